@@ -1,0 +1,156 @@
+"""The one table of coefficients: computed from betas in float64, read through `extract`.
+
+Index t runs over 0..T-1; t = 0 is the papers' t = 1.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ddpm_lesson.gaussian import table_dtype
+
+
+def extract(v: Tensor, t: Tensor, x_shape: Sequence[int], *, dtype: torch.dtype | None = None) -> Tensor:
+    """The entries v[t], one per batch element, shaped to broadcast against x.
+
+    v: (T,). t: (B,) int64 in 0..T-1, on v's device. x_shape: (B, *D). dtype: the result's; None keeps v's.
+    Returns (B, 1, ..., 1) with as many dimensions as x_shape.
+    Raises TypeError for a t that is not integer, ValueError for shapes or devices that do not fit and for a t out
+    of range (on a GPU that last check would wait for the device, so there PyTorch's own index check has to do).
+    Not v[t] alone: (B,) would broadcast against the last axis of an image, the width.
+    """
+    if t.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"t must hold integer indices (int64), got {t.dtype}")
+    if t.ndim != 1 or len(x_shape) == 0 or t.shape[0] != x_shape[0]:
+        raise ValueError(f"t must be (B,) with the batch size of x {tuple(x_shape)}, got t of shape {tuple(t.shape)}")
+    if t.device != v.device:
+        raise ValueError(f"t and the table must be on one device, got t on {t.device} and the table on {v.device}")
+    if t.device.type == "cpu" and not torch.compiler.is_compiling() and t.numel():
+        low, high = t.aminmax()
+        if low < 0 or high >= len(v):
+            raise ValueError(f"t must lie in 0..{len(v) - 1}, got values from {low.item()} to {high.item()}")
+    out = v[t.long()].view(-1, *[1] * (len(x_shape) - 1))
+    return out if dtype is None else out.to(dtype)
+
+
+def combine(t: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
+    """Sum of v[t] * x over the pairs (v, x): how every formula of the process meets images.
+
+    t: (B,). v: (T,). x: (B, *D), all of one shape. The arithmetic is in float32 at least, in float64 for float64
+    images; the result has the images' own dtype.
+    Raises ValueError if the shapes differ, TypeError if an image is not floating point.
+    """
+    images = [x for _, x in terms]
+    if any(x.shape != images[0].shape for x in images):
+        raise ValueError(f"images must have one shape, got {' and '.join(str(tuple(x.shape)) for x in images)}")
+    dtype = images[0].dtype
+    for x in images:
+        if not x.is_floating_point():
+            raise TypeError(f"images must be floating point in [-1, 1], got {x.dtype}")
+        dtype = torch.promote_types(dtype, x.dtype)
+    return sum(at(v, t, x) * x for v, x in terms).to(dtype)
+
+
+def at(v: Tensor, t: Tensor, x: Tensor) -> Tensor:
+    """`extract` for arithmetic on x: v[t] as (B, 1, ...) in x's dtype, float32 at least."""
+    return extract(v, t, x.shape, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+class Coefficients(nn.Module):
+    """Everything that betas determine, as tables indexed by t.  Ho et al. 2020, Section 2.
+
+    betas: (T,), the variances that the steps add, in (0, 1); the last one may be 1.
+    All tables are (T,) float64 (float32 on devices without float64) and stay so under `.half()` and
+    `.to(torch.bfloat16)`; `.to(device)` moves them. They are no part of the state dict: betas determine them.
+    Raises ValueError if betas is not one-dimensional or leaves its range.
+    """
+
+    betas: Tensor
+    alphas: Tensor  # 1 - betas
+    alphas_bar: Tensor  # their cumulative product, Eq. 4
+    alphas_bar_prev: Tensor  # one step earlier, 1 at t = 0
+    log_alphas_bar: Tensor
+    snr: Tensor  # alphas_bar / (1 - alphas_bar)
+    sqrt_alphas: Tensor
+    sqrt_betas: Tensor
+    sqrt_alphas_bar: Tensor
+    sqrt_one_minus_alphas_bar: Tensor
+    sqrt_recip_alphas_bar: Tensor
+    sqrt_recipm1_alphas_bar: Tensor  # sqrt(1 / alphas_bar - 1)
+    posterior_var: Tensor  # Eq. 7, 0 at t = 0
+    posterior_log_var: Tensor  # -inf at t = 0
+    posterior_log_var_clipped: Tensor  # index 0 holds index 1's value: the variance "fixedsmall"
+    log_betas_clipped: Tensor  # log betas with that same index 0: the variance "fixedlarge"
+    posterior_mean_coef1: Tensor  # of x_0 in Eq. 7
+    posterior_mean_coef2: Tensor  # of x_t in Eq. 7
+    timestep_map: Tensor  # (T,) int64: which step of the base process each step is
+
+    def __init__(self, betas: Tensor):
+        super().__init__()
+        self._cpu_tables = _tables(_checked_betas(betas))
+        self._cpu_tables["timestep_map"] = torch.arange(self.T, device="cpu")
+        self.alpha_bar_T = self._cpu_tables["alphas_bar"][-1].item()
+        for name, table in self._cpu_tables.items():
+            self.register_buffer(name, table, persistent=False)
+
+    @property
+    def T(self) -> int:
+        """Number of steps."""
+        return len(self._cpu_tables["betas"])
+
+    def extra_repr(self) -> str:
+        return f"T={self.T}, alpha_bar_T={self.alpha_bar_T:.4g}"
+
+    def _apply(self, fn, recurse=True):
+        device = fn(torch.empty(0, device=self.betas.device)).device  # where fn moves to; its dtype is not for tables
+        for name, table in self._cpu_tables.items():
+            dtype = table_dtype(device) if table.is_floating_point() else table.dtype
+            self._buffers[name] = table.to(device, dtype)
+        return self
+
+
+def _checked_betas(betas: Tensor) -> Tensor:
+    betas = torch.as_tensor(betas).detach().to("cpu", torch.float64)
+    if betas.ndim != 1 or len(betas) == 0:
+        raise ValueError(f"betas must be (T,) with at least one step, got shape {tuple(betas.shape)}")
+    inside = (betas > 0) & (betas <= 1)
+    if not bool(inside.all()):
+        t = int((~inside).nonzero()[0])
+        raise ValueError(f"betas are variances and must lie in (0, 1], got {betas[t].item()} at t = {t}")
+    if bool((betas[:-1] == 1).any()):
+        t = int((betas[:-1] == 1).nonzero()[0])
+        raise ValueError(f"beta = 1 erases the image and is allowed at the last step only, got it at t = {t}")
+    return betas
+
+
+def _tables(betas: Tensor) -> dict[str, Tensor]:
+    """Every table of GaussianDiffusion from betas, on the CPU in float64. log1p and expm1 keep small betas exact."""
+    alphas = 1 - betas
+    log_alphas_bar = torch.log1p(-betas).cumsum(0)
+    alphas_bar, one_minus_alphas_bar = log_alphas_bar.exp(), -torch.expm1(log_alphas_bar)
+    log_alphas_bar_prev = torch.cat([log_alphas_bar.new_zeros(1), log_alphas_bar[:-1]])
+    alphas_bar_prev, one_minus_alphas_bar_prev = log_alphas_bar_prev.exp(), -torch.expm1(log_alphas_bar_prev)
+    posterior_var = betas * one_minus_alphas_bar_prev / one_minus_alphas_bar
+    # The posterior at t = 0 is a point. p's variance there takes index 1's value; a single step has only its beta.
+    first = posterior_var[1:2] if len(betas) > 1 else betas
+    return {
+        "betas": betas,
+        "alphas": alphas,
+        "alphas_bar": alphas_bar,
+        "alphas_bar_prev": alphas_bar_prev,
+        "log_alphas_bar": log_alphas_bar,
+        "snr": alphas_bar / one_minus_alphas_bar,
+        "sqrt_alphas": alphas.sqrt(),
+        "sqrt_betas": betas.sqrt(),
+        "sqrt_alphas_bar": alphas_bar.sqrt(),
+        "sqrt_one_minus_alphas_bar": one_minus_alphas_bar.sqrt(),
+        "sqrt_recip_alphas_bar": (1 / alphas_bar).sqrt(),
+        "sqrt_recipm1_alphas_bar": (one_minus_alphas_bar / alphas_bar).sqrt(),
+        "posterior_var": posterior_var,
+        "posterior_log_var": posterior_var.log(),
+        "posterior_log_var_clipped": torch.cat([first, posterior_var[1:]]).log(),
+        "log_betas_clipped": torch.cat([first, betas[1:]]).log(),
+        "posterior_mean_coef1": alphas_bar_prev.sqrt() * betas / one_minus_alphas_bar,
+        "posterior_mean_coef2": alphas.sqrt() * one_minus_alphas_bar_prev / one_minus_alphas_bar,
+    }

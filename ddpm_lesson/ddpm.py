@@ -1,0 +1,130 @@
+"""The two front doors: Algorithm 1 (training) and Algorithm 2 (sampling) with the linear schedule.
+
+The names and arguments are those of the post that this course grew out of. Everything else is in the core.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddpm_lesson import schedules
+from ddpm_lesson.gaussian import randn_like
+from ddpm_lesson.predictions import clipped, make_denoiser, mean_type_named, variance_named
+from ddpm_lesson.process import GaussianDiffusion
+from ddpm_lesson.samplers import State, ancestral, last, reverse
+
+
+class ImageRangeWarning(UserWarning):
+    """Images far outside [-1, 1]: the signal-to-noise ratio of every step is then another one than intended."""
+
+
+class GaussianDiffusionTrainer(nn.Module):
+    """Algorithm 1: the loss of a network on noised images.  Ho et al. 2020, Eq. 14.
+
+    model: called as model(x_t, t), returns x_t's shape. beta_1, beta_T, T: the linear schedule. mean_type: what the
+    model predicts: "epsilon", "xstart", "xprev" or "v"; give the sampler the same.
+    forward: x_0 (B, *D) float in [-1, 1] -> squared errors (B, *D), not reduced: average them (`.mean()`), a sum
+    would grow with the batch. Float32 at least. Each image gets its own t. t and noise are drawn on the CPU in that order, so a seed
+    means the same on every device.
+    Raises TypeError for integer images, ValueError for NaN; warns with ImageRangeWarning for images (not for points,
+    (B, D)) far outside [-1, 1], and with PriorNotReachedWarning if the chain is too short for its betas. On a GPU the
+    values are looked at once, at the first call.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Tensor],
+        beta_1: float,
+        beta_T: float,
+        T: int,
+        *,
+        mean_type: str = "epsilon",
+    ):
+        super().__init__()
+        self.model = model
+        self.mean_type = mean_type_named(mean_type)
+        self.process = GaussianDiffusion(schedules.linear(T, beta_1, beta_T))
+        self.process.describe()
+        self._values_seen = False
+
+    def forward(self, x_0: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        self._check(x_0)
+        device = torch.device("cpu") if generator is None else generator.device
+        t = torch.randint(self.process.T, (x_0.shape[0],), device=device, generator=generator).to(x_0.device)
+        noise = randn_like(x_0, generator)
+        x_t = self.process.q_sample(x_0, t, noise)
+        target = self.mean_type.target(self.process, x_0, x_t, t, noise)
+        output = self.model(x_t, t)
+        if output.shape != x_t.shape:
+            raise ValueError(f"the model must return x_t's shape {tuple(x_t.shape)}, got {tuple(output.shape)}")
+        dtype = torch.promote_types(output.dtype, torch.float32)
+        return F.mse_loss(output.to(dtype), target.to(dtype), reduction="none")
+
+    def _check(self, x_0: Tensor) -> None:
+        if not x_0.is_floating_point():
+            raise TypeError(f"images must be floating point in [-1, 1], got {x_0.dtype}; 8-bit images: x / 127.5 - 1")
+        on_cpu = x_0.device.type == "cpu"
+        if torch.compiler.is_compiling() or x_0.numel() == 0 or not (on_cpu or not self._values_seen):
+            return
+        self._values_seen = True
+        if not bool(x_0.isfinite().all()):
+            raise ValueError(f"images must be finite numbers in [-1, 1], got {int((~x_0.isfinite()).sum())} NaN or inf")
+        largest = x_0.detach().abs().max().item()
+        if x_0.ndim > 2 and largest > 1.5:
+            cause = "8-bit values (scale with x / 127.5 - 1)" if largest > 16 else "a mean and std normalisation"
+            warnings.warn(
+                f"images should lie in [-1, 1], got values up to {largest:.3g} in size; likely cause: {cause}",
+                ImageRangeWarning,
+                stacklevel=5,
+            )
+
+
+class GaussianDiffusionSampler(nn.Module):
+    """Algorithm 2: from noise to images, one step at a time.  Ho et al. 2020.
+
+    model, beta_1, beta_T, T, mean_type: as for the trainer. img_size: the side of the images; if given, x_T is held
+    to it. var_type: "fixedlarge" (beta), "fixedsmall" (posterior variance) or
+    "learned_range" (between the two, by a model with twice as many output channels).
+    clip_denoised: clip the estimated x_0 to [-1, 1] before the step's mean is formed, at every step.
+    forward: x_T (B, *D) standard normal -> x_0 (B, *D), clipped to [-1, 1]. The model runs in eval mode and without
+    gradients, whatever its state, and gets its state back.
+    Raises ValueError for an unknown mean_type or var_type, and for an x_T of another size.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Tensor],
+        beta_1: float,
+        beta_T: float,
+        T: int,
+        img_size: int | None = None,
+        mean_type: str = "epsilon",
+        var_type: str = "fixedlarge",
+        *,
+        clip_denoised: bool = True,
+    ):
+        super().__init__()
+        self.model = model
+        self.img_size = img_size
+        self.process = GaussianDiffusion(schedules.linear(T, beta_1, beta_T))
+        self.mean_type = mean_type_named(mean_type)
+        self.variance = variance_named(var_type)
+        self.clip_denoised = clip_denoised
+
+    def states(self, x_T: Tensor, *, generator: torch.Generator | None = None) -> Iterator[State]:
+        """Every state from x_T to x_0, the last one not yet clipped: for pictures of the way."""
+        if not x_T.is_floating_point():
+            raise TypeError(f"x_T must be floating point noise, got {x_T.dtype}")
+        if self.img_size is not None and x_T.shape[2:] != (self.img_size, self.img_size):
+            raise ValueError(f"x_T must be (B, C, {self.img_size}, {self.img_size}), got {tuple(x_T.shape)}")
+        denoise = make_denoiser(self.model, self.process, self.mean_type)
+        if self.clip_denoised:
+            denoise = clipped(denoise, self.process)
+        p = reverse(self.process, denoise, self.variance)
+        return ancestral(self.process, p, x_T, generator=generator)
+
+    def forward(self, x_T: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        return last(self.states(x_T, generator=generator)).clamp(-1, 1)

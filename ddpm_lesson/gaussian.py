@@ -1,0 +1,103 @@
+"""Gaussians as values: a mean and a log variance, with the few operations that diffusion needs."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Gaussian(NamedTuple):
+    """A Gaussian with independent coordinates, N(mean, exp(log_var) I).
+
+    mean: (B, *D). log_var: any shape that broadcasts against mean, (B, 1, ...) as a rule; natural logarithm of the
+    variance. -inf is legal and means a point. Every result is per coordinate, in nats: sum over D for an image.
+    """
+
+    mean: Tensor
+    log_var: Tensor
+
+    def sample(self, noise: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
+        """mean + exp(log_var / 2) * noise: the noise is multiplied by a standard deviation, not by a variance.
+
+        noise: the shape of mean, standard normal; drawn with `randn_like` if it is not given.
+        Returns (B, *D) in mean's dtype; exactly mean where log_var is -inf.
+        Raises ValueError if noise has another shape than mean.
+        """
+        if noise is None:
+            noise = randn_like(self.mean, generator)
+        elif noise.shape != self.mean.shape:
+            raise ValueError(f"noise must have mean's shape {tuple(self.mean.shape)}, got {tuple(noise.shape)}")
+        return (self.mean + torch.exp(0.5 * self.log_var) * noise).to(self.mean.dtype)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density at x per coordinate, in nats.  x: (B, *D).
+
+        For a point (log_var = -inf) +inf at the mean and -inf elsewhere.
+        """
+        squared = (x - self.mean) ** 2
+        scaled = torch.where(squared == 0, 0.0, squared * torch.exp(-self.log_var))
+        return -0.5 * (scaled + self.log_var + math.log(2 * math.pi))
+
+    def entropy(self) -> Tensor:
+        """Differential entropy per coordinate, in nats: (log(2 pi e) + log_var) / 2, in mean's shape."""
+        return 0.5 * (math.log(2 * math.pi * math.e) + self.log_var.expand(self.mean.shape))
+
+    def kl(self, other: "Gaussian") -> Tensor:
+        """KL(self || other) per coordinate, in nats: DDPM's L_{t-1} and L_T are sums of these (Eq. 5).
+
+        Zero only where both agree; +inf where self is a point and other is not. Not symmetric in the two.
+        """
+        log_ratio = self.log_var - other.log_var
+        squared = (self.mean - other.mean) ** 2 * torch.exp(-other.log_var)
+        return 0.5 * (torch.exp(log_ratio) - 1 - log_ratio + squared)
+
+    def discretized_log_prob(self, x: Tensor, levels: int = 256) -> Tensor:
+        """Log probability of the bin around x per coordinate, in nats.  Ho et al. 2020, Eq. 13.
+
+        x: (B, *D), values on the grid of `levels` equally spaced numbers from -1 to 1 (256 for 8-bit images, 17 for
+        the 8x8 digits). The first bin reaches down to -inf and the last one up to +inf, so that the probabilities
+        of all levels add up to 1.
+        Returns mean's shape, float64 (float32 on devices without it). Values and gradients are finite for every
+        finite input: the difference of the two distribution functions is taken in the logarithm, on the side of
+        the smaller tail. Raises ValueError if levels < 2.
+        Not the density at x: that is not a probability and can exceed 1.
+        """
+        if levels < 2:
+            raise ValueError(f"levels must be at least 2, got {levels}")
+        dtype = table_dtype(x.device)
+        half = 1 / (levels - 1)
+        # A standard deviation of 1e-15 is a point on any grid, and the floor keeps every product below finite.
+        inv_std = torch.exp(-0.5 * self.log_var.to(dtype).clamp(min=-69))
+        centred = x.to(dtype) - self.mean.to(dtype)
+        upper, lower = (centred + half) * inv_std, (centred - half) * inv_std
+        flip = centred > 0
+        log_near = _log_ndtr(torch.where(flip, -lower, upper))  # both ends seen from the lower tail
+        log_share = _log_ndtr(torch.where(flip, -upper, lower)) - log_near
+        inside = log_near + torch.log(-torch.expm1(log_share.clamp(max=-torch.finfo(dtype).tiny)))
+        log_p = torch.where(x < -1 + half, _log_ndtr(upper), inside)
+        return torch.where(x > 1 - half, _log_ndtr(-lower), log_p)
+
+
+def randn_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard normal noise in the shape, dtype and device of x, the same on every device.
+
+    It is drawn on the generator's own device (the CPU's default generator if there is none) and then moved, so a
+    seed means the same noise on a CPU and on a GPU. Half precision is drawn in float32 and rounded.
+    A generator that lives on the GPU draws there: faster, and other numbers.
+    """
+    device = torch.device("cpu") if generator is None else generator.device
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.randn(x.shape, dtype=dtype, device=device, generator=generator).to(x.device, x.dtype)
+
+
+def table_dtype(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has no float64 (Apple's MPS)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _log_ndtr(z: Tensor) -> Tensor:
+    """Log of the standard normal distribution function; unlike torch.special's, with exact gradients far out."""
+    tail = z.clamp(max=0)
+    log_tail = torch.log(0.5 * torch.special.erfcx(-tail / math.sqrt(2))) - 0.5 * tail**2
+    return torch.where(z < 0, log_tail, torch.log1p(-0.5 * torch.special.erfc(z.clamp(min=0) / math.sqrt(2))))

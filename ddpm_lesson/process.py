@@ -1,0 +1,212 @@
+"""The Gaussian diffusion process q and everything that follows from it in closed form.
+
+Index t runs over 0..T-1; t = 0 is the papers' t = 1.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddpm_lesson.coefficients import Coefficients, at, combine, extract
+from ddpm_lesson.gaussian import Gaussian, randn_like
+from ddpm_lesson.schedules import betas_from_alphas_bar
+
+__all__ = ["Description", "GaussianDiffusion", "PriorNotReachedWarning", "extract"]
+
+
+class PriorNotReachedWarning(UserWarning):
+    """The chain ends before x_T is standard normal, so sampling starts from the wrong distribution."""
+
+
+class Description(NamedTuple):
+    """What `GaussianDiffusion.describe` finds. prior_bits is L_T in bits per dimension where x_0^2 = 1."""
+
+    T: int
+    alpha_bar_T: float
+    terminal_snr: float
+    prior_bits: float
+
+
+class GaussianDiffusion(Coefficients):
+    """The forward process q, its posterior, and the ways between x_0, eps, x_{t-1}, v and score.  Ho et al. 2020.
+
+    betas: (T,) in (0, 1); the last one may be 1. The tables are attributes: see `Coefficients`.
+    In every method x is (B, *D), t is (B,) int64 in 0..T-1, and the result has the images' dtype; arithmetic is in
+    float32 at least. Wrong dtypes raise TypeError; shapes, devices or steps that do not fit raise ValueError.
+    """
+
+    def __init__(self, betas: Tensor):
+        super().__init__(betas)
+        self._base: list[GaussianDiffusion] = []  # in a list, so that the base is no submodule of a respaced chain
+
+    @classmethod
+    def from_alphas_bar(cls, alphas_bar: Tensor) -> "GaussianDiffusion":
+        """The process with these cumulative products.
+
+        alphas_bar: (T,) falling, below 1; the last one may be 0. Raises ValueError otherwise.
+        """
+        before_first = torch.ones(1, dtype=torch.float64, device=alphas_bar.device)
+        return cls(betas_from_alphas_bar(torch.cat([before_first, alphas_bar.double()])))
+
+    @property
+    def base(self) -> "GaussianDiffusion":
+        """The process whose steps a network knows: itself, or the one this chain was respaced from."""
+        return self._base[0] if self._base else self
+
+    def respaced(self, timesteps: Sequence[int]) -> "GaussianDiffusion":
+        """The same process seen only at these steps: again a GaussianDiffusion.  Nichol & Dhariwal 2021, Section 4.
+
+        timesteps: increasing indices into 0..T-1, from `spacing` for example.
+        The result has alphas_bar[timesteps], betas that lead from one to the next, this process's `base`, and a
+        `timestep_map` to the base's indices. Raises ValueError if timesteps are empty, do not increase or leave
+        0..T-1. Not betas[timesteps]: those would add far too little noise.
+        """
+        steps = torch.as_tensor(timesteps, device="cpu")
+        if steps.ndim != 1 or len(steps) == 0 or steps.is_floating_point() or not bool((steps.diff() > 0).all()):
+            raise ValueError(f"timesteps must be increasing integers, at least one, got {timesteps}")
+        if steps[0] < 0 or steps[-1] >= self.T:
+            raise ValueError(f"timesteps must lie in 0..{self.T - 1}, got {steps[0].item()} to {steps[-1].item()}")
+        log_alphas_bar = self._cpu_tables["log_alphas_bar"][steps]
+        betas = -torch.expm1(log_alphas_bar.diff(prepend=log_alphas_bar.new_zeros(1)))
+        chain = GaussianDiffusion(betas)
+        chain._cpu_tables["timestep_map"] = self._cpu_tables["timestep_map"][steps]
+        chain._base = [self.base]
+        return chain.to(self.betas.device)
+
+    # The forward process.
+
+    def q_step(self, x_prev: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """One step, x_t from x_{t-1}: sqrt(1 - beta_t) x_prev + sqrt(beta_t) noise.  Ho et al. 2020, Eq. 2.
+
+        t is the step that is made: t = 0 leads from x_0 to the papers' x_1.
+        """
+        return combine(t, (self.sqrt_alphas, x_prev), (self.sqrt_betas, noise))
+
+    def q_marginal(self, x_0: Tensor, t: Tensor) -> Gaussian:
+        """q(x_t | x_0).  Ho et al. 2020, Eq. 4.
+
+        Returns Gaussian with mean (B, *D) and log_var (B, 1, ...).
+        Not the distribution of x_t over the data set: that is a mixture of these.
+        """
+        log_var = 2 * at(self.sqrt_one_minus_alphas_bar, t, x_0).log()
+        return Gaussian(combine(t, (self.sqrt_alphas_bar, x_0)), log_var)
+
+    def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t from x_0 in one jump: sqrt(alphas_bar) x_0 + sqrt(1 - alphas_bar) noise.  Ho et al. 2020, Eq. 4.
+
+        noise: standard normal, of x_0's shape.
+        """
+        return combine(t, (self.sqrt_alphas_bar, x_0), (self.sqrt_one_minus_alphas_bar, noise))
+
+    def q_sample_pair(
+        self, x_0: Tensor, t: Tensor, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """A joint draw (x_{t-1}, x_t) given x_0: a jump to t - 1, then one step.  At t = 0, x_{t-1} is x_0.
+
+        Not two calls of q_sample: those would be independent given x_0.
+        """
+        jumped = self.q_sample(x_0, (t - 1).clamp(min=0), randn_like(x_0, generator))
+        x_prev = torch.where((t == 0).view(-1, *[1] * (x_0.ndim - 1)), x_0, jumped)
+        return x_prev, self.q_step(x_prev, t, randn_like(x_0, generator))
+
+    def q_posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Gaussian:
+        """Posterior q(x_{t-1} | x_t, x_0).  Ho et al. 2020, Eq. 6-7.
+
+        Returns Gaussian with mean (B, *D) and log_var (B, 1, ...); -inf at t = 0, where the posterior is a point.
+        Not p(x_{t-1} | x_t): that puts the network's estimate in the place of x_0.
+        """
+        mean = combine(t, (self.posterior_mean_coef1, x_0), (self.posterior_mean_coef2, x_t))
+        return Gaussian(mean, at(self.posterior_log_var, t, x_t))
+
+    def q_posterior_ddim(self, x_0: Tensor, eps: Tensor, t: Tensor, eta: float) -> Gaussian:
+        """DDIM's q_sigma(x_{t-1} | x_t, x_0) with sigma = eta * sqrt(posterior_var).  Song et al. 2021, Eq. 7, 12, 16.
+
+        x_t = sqrt(alphas_bar) x_0 + sqrt(1 - alphas_bar) eps enters through eps. eta in 0..1: 0 gives the
+        deterministic sampler (log_var = -inf), 1 gives `q_posterior`.
+        Raises ValueError if eta leaves 0..1. DDIM's alpha_t is DDPM's alphas_bar_t.
+        """
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta must lie in 0..1, got {eta}")
+        var = eta**2 * self.posterior_var
+        direction = (1 - self.alphas_bar_prev - var).clamp(min=0).sqrt()
+        mean = combine(t, (self.alphas_bar_prev.sqrt(), x_0), (direction, eps))
+        return Gaussian(mean, at(var.log(), t, x_0))
+
+    # Conversions: every quantity to x_0, and back.
+
+    def x_0_from_eps(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """The x_0 that this noise leads back to: (x_t - sqrt(1 - alphas_bar) eps) / sqrt(alphas_bar).  DDPM Eq. 15.
+
+        An error in eps is multiplied by sqrt(1 / alphas_bar - 1): 157.4 at the last of 1000 linear steps.
+        Raises ValueError where alphas_bar = 0: there x_t is the noise and says nothing of x_0.
+        """
+        if self.alpha_bar_T == 0 and bool((t == self.T - 1).any()):
+            raise ValueError(
+                f"x_0 cannot be found from eps at t = {self.T - 1}: alphas_bar is 0 there and x_t is the noise "
+                "itself; predict v or xstart, or take a schedule with alphas_bar_T > 0"
+            )
+        return combine(t, (self.sqrt_recip_alphas_bar, x_t), (-self.sqrt_recipm1_alphas_bar, eps))
+
+    def eps_from_x_0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
+        """The noise that leads from this x_0 to x_t: (x_t - sqrt(alphas_bar) x_0) / sqrt(1 - alphas_bar)."""
+        std = self.sqrt_one_minus_alphas_bar
+        return combine(t, (1 / std, x_t), (-self.sqrt_alphas_bar / std, x_0))
+
+    def x_0_from_x_prev(self, x_t: Tensor, t: Tensor, x_prev: Tensor) -> Tensor:
+        """The x_0 whose posterior mean is x_prev: DDPM Eq. 7 solved for x_0.
+
+        Exact at t = 0, where x_prev is x_0; ill-conditioned late, where errors grow 7791-fold (t = 999, linear).
+        """
+        coef1, coef2 = self.posterior_mean_coef1, self.posterior_mean_coef2
+        return combine(t, (1 / coef1, x_prev), (-coef2 / coef1, x_t))
+
+    def x_prev_from_x_0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
+        """The posterior mean of x_{t-1}.  DDPM Eq. 7.  Not a sample: `q_posterior` also has the variance."""
+        return self.q_posterior(x_0, x_t, t).mean
+
+    def velocity(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """v = sqrt(alphas_bar) noise - sqrt(1 - alphas_bar) x_0.  Salimans & Ho 2022, Section 4."""
+        return combine(t, (self.sqrt_alphas_bar, noise), (-self.sqrt_one_minus_alphas_bar, x_0))
+
+    def x_0_from_v(self, x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
+        """sqrt(alphas_bar) x_t - sqrt(1 - alphas_bar) v.  Salimans & Ho 2022, Appendix D.  No error grows, at any t."""
+        return combine(t, (self.sqrt_alphas_bar, x_t), (-self.sqrt_one_minus_alphas_bar, v))
+
+    def v_from_x_0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
+        """(sqrt(alphas_bar) x_t - x_0) / sqrt(1 - alphas_bar): `x_0_from_v` solved for v."""
+        std = self.sqrt_one_minus_alphas_bar
+        return combine(t, (self.sqrt_alphas_bar / std, x_t), (-1 / std, x_0))
+
+    def x_0_from_score(self, x_t: Tensor, t: Tensor, score: Tensor) -> Tensor:
+        """(x_t + (1 - alphas_bar) score) / sqrt(alphas_bar), Tweedie's formula; undefined where `x_0_from_eps` is."""
+        return self.x_0_from_eps(x_t, t, combine(t, (-self.sqrt_one_minus_alphas_bar, score)))
+
+    def score_from_x_0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
+        """Gradient of log q(x_t | x_0) in x_t: -(x_t - sqrt(alphas_bar) x_0) / (1 - alphas_bar).
+
+        With E[x_0 | x_t] in the place of x_0 it is the score of q(x_t).
+        """
+        var = self.sqrt_one_minus_alphas_bar**2
+        return combine(t, (-1 / var, x_t), (self.sqrt_alphas_bar / var, x_0))
+
+    def describe(self) -> Description:
+        """Where the chain ends: alphas_bar_T, terminal SNR, and L_T in bits per dimension where x_0^2 = 1.
+
+        Warns with PriorNotReachedWarning if L_T exceeds 0.01 bits: sampling starts at N(0, I), and this chain's x_T
+        has not arrived there.
+        """
+        a = self.alpha_bar_T
+        bits = -0.5 * math.log2(1 - a)  # KL(N(sqrt(a) x_0, 1 - a) || N(0, 1)) at x_0^2 = 1
+        if bits > 0.01:
+            warnings.warn(
+                f"the chain of T = {self.T} steps ends at alphas_bar_T = {a:.3g}: x_T still carries {bits:.3g} bits "
+                "per dimension of the image and is not standard normal; take more steps, larger betas "
+                "(schedules.linear_scaled) or schedules.cosine",
+                PriorNotReachedWarning,
+                stacklevel=2,
+            )
+        return Description(self.T, a, a / (1 - a), bits)

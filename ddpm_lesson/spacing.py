@@ -1,0 +1,104 @@
+"""Which of T steps a shorter chain visits: each function returns S increasing indices into 0..T-1.
+
+The result goes into `GaussianDiffusion.respaced`. Every function raises ValueError unless 1 <= S <= T.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+
+def leading(T: int, S: int) -> list[int]:
+    """0, k, 2k, ... with k = T // S.  Lin et al. 2023, Table 2 ("leading").
+
+    The chain starts early: 10 of 1000 steps begin at index 900, where noise is expected but some image is left.
+    Exactly S steps; published code that takes range(0, T, T // S) gives 334 for S = 300 of 1000.
+    """
+    _check(T, S)
+    return [i * (T // S) for i in range(S)]
+
+
+def trailing(T: int, S: int) -> list[int]:
+    """T - 1 and every T / S steps below it.  Lin et al. 2023, Table 2 ("trailing").
+
+    The last index is always T - 1, so that sampling starts where the noise is. Not `leading` shifted by one:
+    the stride is a fraction and is rounded at each step.
+    """
+    _check(T, S)
+    return [round(T * i / S) - 1 for i in range(1, S + 1)]
+
+
+def linspace(T: int, S: int) -> list[int]:
+    """Evenly spaced from 0 to T - 1, both included.  Lin et al. 2023, Table 2 ("linspace").
+
+    Raises ValueError also for S = 1, which cannot hold both ends (`trailing` can do one step).
+    """
+    _check(T, S)
+    if S == 1:
+        raise ValueError("linspace holds both ends and needs S >= 2, got 1; use trailing for a single step")
+    return [round(i * (T - 1) / (S - 1)) for i in range(S)]
+
+
+def quadratic(T: int, S: int) -> list[int]:
+    """Squares of evenly spaced roots up to 0.8 T.  Song et al. 2021 (DDIM), Section D.2 and their code.
+
+    Small squares fall on the same integer; such steps would move nothing and are left out, so fewer than S may
+    come back. The grid ends at 0.8 T, not at T - 1.
+    """
+    _check(T, S)
+    end = (0.8 * T) ** 0.5
+    return sorted({int((end * i / max(S - 1, 1)) ** 2) for i in range(S)})
+
+
+def ddim(T: int, S: int) -> list[int]:
+    """range(0, T, k) with the smallest whole stride k that gives exactly S steps.  Improved DDPM's "ddimN".
+
+    Raises ValueError if no whole stride does (S = 300 of 1000, say).
+    """
+    _check(T, S)
+    for stride in range(1, T + 1):
+        if len(range(0, T, stride)) == S:
+            return list(range(0, T, stride))
+    raise ValueError(f"no whole stride through {T} steps visits exactly {S} of them")
+
+
+def sections(T: int, counts: Sequence[int]) -> list[int]:
+    """T cut into len(counts) equal sections, counts[k] steps in the k-th.  Improved DDPM's section counts.
+
+    Within a section the steps are evenly spaced from its first to its last index; one step takes the first.
+    Raises ValueError if counts is empty or a section holds fewer steps than asked for.
+    """
+    if not counts:
+        raise ValueError("counts must name at least one section, got none")
+    steps, start = [], 0
+    for k, count in enumerate(counts):
+        size = T // len(counts) + (k < T % len(counts))
+        if not 1 <= count <= size:
+            raise ValueError(f"section {k} holds {size} steps, cannot choose {count} of them")
+        stride = (size - 1) / (count - 1) if count > 1 else 1
+        steps += [start + round(stride * i) for i in range(count)]
+        start += size
+    return steps
+
+
+SPACINGS: dict[str, Callable[[int, int], list[int]]] = {
+    f.__name__: f for f in (leading, trailing, linspace, quadratic, ddim)
+}
+
+
+def named(text: str, T: int) -> list[int]:
+    """The steps that a short text asks for: "trailing50", "ddim25", or sections "10,15,20".
+
+    The front door for command lines and forms. Raises ValueError for any other text and lists the forms.
+    """
+    if re.fullmatch(r"\d+(,\d+)*", text):
+        return sections(T, [int(count) for count in text.split(",")])
+    match = re.fullmatch(r"([a-z]+)(\d+)", text)
+    if match is None or match[1] not in SPACINGS:
+        names = ", ".join(f"{name}N" for name in SPACINGS)
+        raise ValueError(f"unknown step choice {text!r}; expected {names} with a number N, or counts like 10,15,20")
+    return SPACINGS[match[1]](T, int(match[2]))
+
+
+def _check(T: int, S: int) -> None:
+    if not 1 <= S <= T:
+        raise ValueError(f"the number of steps S must lie in 1..{T}, got {S}")
