@@ -128,9 +128,9 @@ def _tables(betas: Tensor) -> dict[str, Tensor]:
     """Every table of GaussianDiffusion from betas, on the CPU in float64. log1p and expm1 keep small betas exact."""
     alphas = 1 - betas
     log_alphas_bar = torch.log1p(-betas).cumsum(0)
-    alphas_bar, one_minus_alphas_bar = log_alphas_bar.exp(), -torch.expm1(log_alphas_bar)
+    alphas_bar, one_minus_alphas_bar = log_alphas_bar.exp(), 0 - torch.expm1(log_alphas_bar)
     log_alphas_bar_prev = torch.cat([log_alphas_bar.new_zeros(1), log_alphas_bar[:-1]])
-    alphas_bar_prev, one_minus_alphas_bar_prev = log_alphas_bar_prev.exp(), -torch.expm1(log_alphas_bar_prev)
+    alphas_bar_prev, one_minus_alphas_bar_prev = log_alphas_bar_prev.exp(), 0 - torch.expm1(log_alphas_bar_prev)
     posterior_var = betas * one_minus_alphas_bar_prev / one_minus_alphas_bar
     # The posterior at t = 0 is a point. p's variance there takes index 1's value; a single step has only its beta.
     first = posterior_var[1:2] if len(betas) > 1 else betas

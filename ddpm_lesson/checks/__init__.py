@@ -1,0 +1,19 @@
+"""Checks that diagnose: `checks.q_sample(your_function)` prints whether it is right, or which mistake it makes.
+
+One file for each notebook. `registry` maps the name of each exercise to its check.
+"""
+
+from ddpm_lesson.checks.forward_process import (
+    cosine_betas,
+    extract,
+    linear_betas,
+    posterior,
+    q_sample,
+    respaced_betas,
+    x_0_from_eps,
+)
+
+registry = {
+    check.name: check
+    for check in (linear_betas, q_sample, extract, cosine_betas, posterior, x_0_from_eps, respaced_betas)
+}

@@ -1,0 +1,729 @@
+"""The checks of notebook 01: schedules, q(x_t | x_0), extract, the posterior, respacing and the way back from eps.
+
+Each block holds a slow specification in plain Python numbers, the inputs, and a table of wrong implementations, each
+with the sentence for whoever wrote it. Inputs are exact fractions and not random, so that every machine sees the same.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddpm_lesson.checks._engine import Case, Check, Misconception
+
+BETAS = [0.05 * (i + 1) for i in range(10)]  # large steps, so that float32 still resolves 1 - alpha_bar
+
+IMAGES = [  # shape and t: mixed t, points, a batch as large as the image is wide, a video, a batch of one
+    ((4, 1, 8, 8), [0, 3, 3, 9]),
+    ((3, 2), [9, 1, 0]),
+    ((4, 3, 4, 4), [9, 0, 5, 2]),
+    ((2, 3, 2, 4, 4), [4, 9]),
+    ((1, 1, 8, 8), [7]),
+]
+
+
+def _double(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _fractions(*shape: int, start: int = 0) -> Tensor:
+    """Multiples of 1/32 from -1 to 1 in float32, in an order without pattern."""
+    values = [((start + 37 * i) % 65 - 32) / 32 for i in range(math.prod(shape))]
+    return torch.tensor(values, dtype=torch.float32).reshape(shape)
+
+
+def _products(betas: list[float]) -> list[float]:
+    """alphas_bar: the product of 1 - beta up to each step."""
+    return [math.prod(1 - beta for beta in betas[: i + 1]) for i in range(len(betas))]
+
+
+def _at(table: Tensor, t: Tensor, x: Tensor) -> Tensor:
+    """table[t] with as many axes as x."""
+    return table[t].reshape(-1, *[1] * (x.ndim - 1))
+
+
+ALPHAS_BAR = _products(BETAS)
+
+
+def _linear_betas(beta_1, beta_T, T):
+    """Exercise 1.1: T betas on a straight line from beta_1 to beta_T.  Ho et al. 2020, sec. 4.
+
+    beta_1, beta_T: floats.  T: int of at least 1; T = 1 gives beta_1.  Returns (T,) float64.
+    Index 0 holds the papers' beta_1: in code t starts at 0.
+    """
+    return _double([beta_1 + (beta_T - beta_1) * i / max(T - 1, 1) for i in range(T)])
+
+
+linear_betas = Check(
+    number="1.1",
+    name="linear_betas",
+    specification=_linear_betas,
+    cases=tuple(
+        Case(f"beta_1 = {beta_1}, beta_T = {beta_T}, T = {T}", (beta_1, beta_T, T))
+        for beta_1, beta_T, T in [(0.1, 0.3, 5), (0.05, 0.25, 2), (0.0001, 0.02, 1000), (0.0001, 0.02, 1)]
+    ),
+    among="T = 1 and T = 1000",
+    exact_dtype=True,
+    misconceptions=(
+        Misconception(
+            lambda beta_1, beta_T, T: _double([beta_1 + (beta_T - beta_1) * i / T for i in range(T)]),
+            "Your last beta stops one step short of beta_T. T points have T - 1 gaps between them: divide by T - 1.",
+        ),
+        Misconception(
+            lambda beta_1, beta_T, T: _double([beta_1 + (beta_T - beta_1) * (i + 1) / T for i in range(T)]),
+            "Your first beta lies one step past beta_1. Index 0 holds beta_1 itself: the papers' t = 1 is 0 in code.",
+        ),
+        Misconception(
+            lambda beta_1, beta_T, T: torch.cat([_double([0.0]), _linear_betas(beta_1, beta_T, T)]),
+            "You return T + 1 numbers, a zero first, so that beta_1 has index 1. In code t runs from 0 to T - 1: "
+            "every table here has T entries and starts with beta_1.",
+        ),
+        Misconception(
+            lambda beta_1, beta_T, T: _linear_betas(beta_1, beta_T, T).float().double(),
+            "Your numbers have only the precision of float32: they were rounded before they became float64, and "
+            "converting later brings no digit back. Ask for dtype=torch.float64 where the numbers are made.",
+        ),
+        Misconception(
+            lambda beta_1, beta_T, T: _linear_betas(beta_1, beta_T, T).float(),
+            "You return float32. The product of 1000 factors near 1 piles up rounding errors: ask for "
+            "dtype=torch.float64 where the numbers are made.",
+        ),
+        Misconception(
+            lambda beta_1, beta_T, T: _linear_betas(beta_1**0.5, beta_T**0.5, T) ** 2,
+            "You put the square roots of beta on a line: that is the quadratic schedule. Here beta itself is linear.",
+        ),
+        Misconception(
+            lambda beta_1, beta_T, T: _linear_betas(math.log(beta_1), math.log(beta_T), T).exp(),
+            "You multiply by a constant factor at each step: that is a geometric schedule. Here each step adds the "
+            "same amount.",
+        ),
+        Misconception(
+            lambda beta_1, beta_T, T: 1 - _linear_betas(beta_1, beta_T, T),
+            "You return 1 - beta: those are the alphas. beta is the variance that a step adds and starts small.",
+        ),
+    ),
+)
+
+
+def _q_sample(x_0, t, noise, alphas_bar):
+    """Exercise 1.2: x_t ~ q(x_t | x_0), given the noise.  Ho et al. 2020, Eq. 4.
+
+    x_0, noise: (B, *D).  t: (B,) int64 in 0..T-1, one for each image.  alphas_bar: (T,).  Returns (B, *D).
+    Not one step from x_{t-1}: this jumps from x_0 to x_t at once.
+    """
+    images = []
+    for image, step, its_noise in zip(x_0, t.tolist(), noise, strict=True):
+        a_bar = alphas_bar.tolist()[step]
+        pixels = zip(image.flatten().tolist(), its_noise.flatten().tolist(), strict=True)
+        images.append([math.sqrt(a_bar) * x + math.sqrt(1 - a_bar) * e for x, e in pixels])
+    return _double(images).reshape(x_0.shape)
+
+
+def _mix(a_bar: Tensor, x_0: Tensor, noise: Tensor) -> Tensor:
+    return a_bar.sqrt() * x_0 + (1 - a_bar).sqrt() * noise
+
+
+def _mixed_by(signal: Callable, spread: Callable) -> Callable:
+    """q_sample with these two functions of alpha_bar_t as the coefficients of x_0 and noise."""
+
+    def q_sample(x_0, t, noise, alphas_bar):
+        a_bar = _at(alphas_bar, t, x_0)
+        return signal(a_bar) * x_0 + spread(a_bar) * noise
+
+    return q_sample
+
+
+def _jump_cases(first: str, chains: list[tuple]) -> tuple[Case, ...]:
+    """Cases (x, t, noise, alphas_bar) on the images, then on chains of their own: (remark, shape, t, alphas_bar)."""
+    rows = [("", shape, t, ALPHAS_BAR) for shape, t in IMAGES] + chains
+    return tuple(
+        Case(
+            f"{first} of shape {shape}, t = {t}{remark}",
+            (_fractions(*shape), torch.tensor(t), _fractions(*shape, start=11), _double(alphas_bar)),
+        )
+        for remark, shape, t, alphas_bar in rows
+    )
+
+
+SHORT_CHAIN = (", T = 1", (2, 5), [0, 0], ALPHAS_BAR[:1])
+
+q_sample = Check(
+    number="1.2",
+    name="q_sample",
+    specification=_q_sample,
+    cases=_jump_cases("x_0", [SHORT_CHAIN, (", alpha_bar_T = 0", (2, 1, 4, 4), [9, 8], ALPHAS_BAR[:9] + [0.0])]),
+    among="t = 0 and mixed t",
+    misconceptions=(
+        Misconception(
+            _mixed_by(lambda a_bar: a_bar.sqrt(), lambda a_bar: 1 - a_bar),
+            "You scaled the noise by 1 - alpha_bar: that is the variance. Noise is multiplied by a standard "
+            "deviation, its square root.",
+        ),
+        Misconception(
+            _mixed_by(lambda a_bar: a_bar, lambda a_bar: (1 - a_bar).sqrt()),
+            "You scaled x_0 by alpha_bar. Each step multiplies the image by sqrt(1 - beta), so after all of them it "
+            "is multiplied by sqrt(alpha_bar): the images fade too fast without the root.",
+        ),
+        Misconception(
+            _mixed_by(lambda a_bar: a_bar, lambda a_bar: 1 - a_bar),
+            "Both square roots are missing. alpha_bar and 1 - alpha_bar are shares of the variance; images and noise "
+            "are multiplied by the roots, or data of variance 1 do not keep it.",
+        ),
+        Misconception(
+            _mixed_by(lambda a_bar: (1 - a_bar).sqrt(), lambda a_bar: a_bar.sqrt()),
+            "The two coefficients are swapped: your x_t is noise at t = 0 and the image at the end. "
+            "sqrt(alpha_bar) belongs to x_0.",
+        ),
+        Misconception(
+            _mixed_by(lambda a_bar: a_bar.sqrt(), lambda a_bar: 1 - a_bar.sqrt()),
+            "You scaled the noise by 1 - sqrt(alpha_bar), so that the two weights add up to 1. It is the variances "
+            "that add up to 1, and they are the squares of the weights.",
+        ),
+        Misconception(
+            _mixed_by(lambda a_bar: a_bar.sqrt(), torch.ones_like),
+            "You added the noise without scaling it. x_t then has too much noise at every t, the first as well: "
+            "multiply the noise by sqrt(1 - alpha_bar).",
+        ),
+        Misconception(
+            _mixed_by(torch.ones_like, lambda a_bar: (1 - a_bar).sqrt()),
+            "You did not shrink x_0. The image never fades and the variance grows past 1: multiply x_0 by "
+            "sqrt(alpha_bar).",
+        ),
+        Misconception(
+            _mixed_by(lambda a_bar: a_bar.sqrt(), lambda a_bar: -(1 - a_bar).sqrt()),
+            "You subtracted the noise. The samples look alike, but a network trained on them would learn -noise: "
+            "the noise is added.",
+        ),
+        Misconception(
+            lambda x_0, t, noise, alphas_bar: _mix(_at(alphas_bar, t - 1, x_0), x_0, noise),
+            "You read alphas_bar at t - 1. In code t = 0 is already the papers' t = 1, and index -1 wraps around to "
+            "the noisiest step: read it at t.",
+        ),
+        Misconception(
+            lambda x_0, t, noise, alphas_bar: _mix(
+                _at(torch.cat([torch.ones_like(alphas_bar[:1]), alphas_bar]), t, x_0), x_0, noise
+            ),
+            "You are one step late: at t = 0 your x_t is x_0 without any noise. In code t = 0 is the papers' t = 1, "
+            "and one step of noise is in it.",
+        ),
+        Misconception(
+            lambda x_0, t, noise, alphas_bar: _mix(alphas_bar[t[0]], x_0, noise),
+            "You used the first image's t for the whole batch. Every image has its own t: training needs many t in "
+            "one batch.",
+        ),
+        Misconception(
+            lambda x_0, t, noise, alphas_bar: _mix(alphas_bar[t], x_0, noise),
+            "alphas_bar[t] has shape (B,), and broadcasting lines that up with the last axis, the columns of an image. "
+            "It runs where B happens to be the width, and is wrong there. Give it the shape (B, 1, ..., 1).",
+        ),
+        Misconception(
+            lambda x_0, t, noise, alphas_bar: _mix(alphas_bar[t][:, None], x_0, noise),
+            "Your coefficients have shape (B, 1): that is right for points, but on images it lines up with the rows. "
+            "They need one axis for each axis of x_0: (B, 1, ..., 1).",
+        ),
+        Misconception(
+            lambda x_0, t, noise, alphas_bar: _mix(alphas_bar[t].view(-1, 1, 1, 1), x_0, noise),
+            "Your coefficients have shape (B, 1, 1, 1): that is right for images only. Points are (B, 2) and videos "
+            "have five axes: count the axes of x_0.",
+        ),
+    ),
+)
+
+
+def _extract(v, t, x_shape):
+    """Exercise 1.3: v[t], one number for each image, shaped to multiply a batch of x_shape.
+
+    v: (T,) of any floating-point dtype, which the result keeps.  t: (B,) int64 in 0..T-1.  x_shape: (B, *D).
+    Returns (B, 1, ..., 1) with as many axes as x_shape.
+    Not expanded to x_shape: broadcasting does that for free.
+    """
+    table = v.tolist()
+    shape = [len(t)] + [1] * (len(x_shape) - 1)
+    return torch.tensor([table[step] for step in t.tolist()], dtype=v.dtype).reshape(shape)
+
+
+extract = Check(
+    number="1.3",
+    name="extract",
+    specification=_extract,
+    cases=tuple(
+        Case(
+            f"v in {str(dtype).removeprefix('torch.')} with T = {T}, t = {t}, x_shape = {x_shape}",
+            (_double(ALPHAS_BAR[:T]).to(dtype), torch.tensor(t), torch.Size(x_shape)),
+        )
+        for dtype, T, t, x_shape in [
+            (torch.float64, 10, [0, 3, 3, 9], (4, 1, 8, 8)),
+            (torch.float64, 10, [9, 1, 0], (3, 2)),
+            (torch.float16, 10, [5], (1, 3, 2, 4, 4)),
+            (torch.float32, 3, [2, 0, 1], (3, 1, 4, 4)),
+            (torch.float64, 10, [4, 4], (2,)),
+            (torch.float64, 1, [0, 0], (2, 3)),
+        ]
+    ),
+    among="three dtypes and mixed t",
+    exact_dtype=True,
+    misconceptions=(
+        Misconception(
+            lambda v, t, x_shape: _extract(v, t, x_shape).float(),
+            "You turned the result into float32. With float64 data the identities then hold to seven digits only, "
+            "and half-precision images are promoted until a half-precision network refuses them: keep v's dtype.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: _extract(v, t, x_shape).double(),
+            "You turned the result into float64. It would promote every image that it multiplies: keep v's dtype.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: v[t],
+            "You return shape (B,). Broadcasting lines that up with the last axis of the images, not with the batch: "
+            "add an axis of length 1 for each further axis of x_shape.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: v[t].reshape(-1, 1, 1, 1),
+            "You always return (B, 1, 1, 1): that is right for images only. Points are (B, 2) and videos have five "
+            "axes: count the axes of x_shape.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: v[t].reshape(-1, *[1] * len(x_shape)),
+            "You add one axis too many: the batch itself is the first axis of x_shape, so len(x_shape) - 1 ones "
+            "follow it.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: v[t].reshape(*[1] * (len(x_shape) - 1), -1),
+            "Your ones stand before the batch axis: (1, ..., 1, B) scales the columns of each image. The batch comes "
+            "first: (B, 1, ..., 1).",
+        ),
+        Misconception(
+            lambda v, t, x_shape: _extract(v, t, x_shape).expand(x_shape),
+            "You return the full x_shape. One number for each image is enough, (B, 1, ..., 1): broadcasting repeats it "
+            "for free.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: _extract(v, torch.arange(len(t)), x_shape),
+            "You took the first B entries of v: image i got v[i]. Image i needs v[t[i]].",
+        ),
+        Misconception(
+            lambda v, t, x_shape: _extract(v, t - 1, x_shape),
+            "You read v at t - 1. In code t starts at 0, and index -1 wraps around to the last entry: read it at t.",
+        ),
+    ),
+)
+
+
+def _cosine(time: float, s: float) -> float:
+    return math.cos((time + s) / (1 + s) * math.pi / 2) ** 2
+
+
+def _along(curve: Callable, T: int, max_beta: float) -> Tensor:
+    """Capped betas whose alpha_bar falls along this function of time."""
+    return _double([min(1 - curve((i + 1) / T) / curve(i / T), max_beta) for i in range(T)])
+
+
+def _cosine_betas(T, s=0.008, max_beta=0.999):
+    """Exercise 1.4: betas whose alpha_bar is a squared cosine of time.  Nichol, Dhariwal 2021, sec. 3.2.
+
+    T: int of at least 1.  s: float, the offset.  max_beta: float, the cap on every beta.  Returns (T,).
+    Step i leads from time i / T to time (i + 1) / T.  Not capped on alpha_bar: the cap belongs to beta.
+    """
+    return _along(lambda time: _cosine(time, s), T, max_beta)
+
+
+cosine_betas = Check(
+    number="1.4",
+    name="cosine_betas",
+    specification=_cosine_betas,
+    cases=tuple(
+        Case(f"T = {T}, s = {s}, max_beta = {max_beta}", (T, s, max_beta))
+        for T, s, max_beta in [
+            (10, 0.008, 0.999),
+            (20, 0.008, 0.999),
+            (10, 0.1, 0.999),
+            (10, 0.008, 0.3),
+            (2, 0.008, 0.999),
+            (1, 0.008, 0.999),
+        ]
+    ),
+    among="T = 1, another s and another cap",
+    misconceptions=(
+        Misconception(
+            lambda T, s, max_beta: _cosine_betas(T, 0.0, max_beta),
+            "You left out s. Without the offset the first betas of a long chain are almost 0, and so little noise "
+            "is hard to tell from none.",
+        ),
+        Misconception(
+            lambda T, s, max_beta: _cosine_betas(T, 0.008, max_beta),
+            "You wrote 0.008 into the formula. The offset is the argument s.",
+        ),
+        Misconception(
+            lambda T, s, max_beta: _cosine_betas(T, s, 0.999),
+            "You wrote 0.999 into the formula. The cap is the argument max_beta.",
+        ),
+        Misconception(
+            lambda T, s, max_beta: _cosine_betas(T, s, 1.0),
+            "You left out the cap. The last beta comes out as 1 and alpha_bar_T as 0, and then no way leads from eps "
+            "back to x_0: let no beta exceed max_beta.",
+        ),
+        Misconception(
+            lambda T, s, max_beta: _along(lambda time: _cosine(time, s) ** 0.5, T, max_beta),
+            "You left out the square. alpha_bar is the squared cosine; the cosine itself is sqrt(alpha_bar), the "
+            "factor in front of x_0.",
+        ),
+        Misconception(
+            lambda T, s, max_beta: _double(
+                [min(1 - _cosine((i + 1) / T, s) / _cosine(0, s), max_beta) for i in range(T)]
+            ),
+            "You return 1 - alpha_bar, capped: that is all the noise up to step i. beta is the noise of one step: "
+            "1 minus the ratio of two neighbouring alpha_bar.",
+        ),
+        Misconception(
+            lambda T, s, max_beta: _double([_cosine((i + 1) / T, s) / _cosine(0, s) for i in range(T)]),
+            "You return alphas_bar, what is left of the image. Betas are asked for: 1 minus the ratio of two "
+            "neighbouring alpha_bar.",
+        ),
+        Misconception(
+            lambda T, s, max_beta: _along(lambda time: _cosine(time, s) if time else 1.0, T, max_beta),
+            "Your first step starts from 1. Because of s the squared cosine is below 1 at time 0: divide by that "
+            "value, as every later step divides by its own start.",
+        ),
+        Misconception(
+            lambda T, s, max_beta: _along(lambda time: _cosine(max(time - 1 / T, 0), s), T, max_beta),
+            "You are one step late: your first beta is 0 and the last step is missing. Step i leads from time i / T "
+            "to time (i + 1) / T.",
+        ),
+        Misconception(
+            lambda T, s, max_beta: _along(lambda time: _cosine(time, s), T - 1, max_beta),
+            "You return T - 1 betas, since T points have T - 1 gaps. T steps need T + 1 points: 0, 1/T, ..., 1.",
+        ),
+        Misconception(
+            lambda T, s, max_beta: _along(lambda time: math.cos((time + s) * math.pi / 2) ** 2, T, max_beta),
+            "You added s but did not divide by 1 + s. The cosine then passes its zero before time 1, and alpha_bar "
+            "rises again at the end.",
+        ),
+    ),
+)
+
+
+def _posterior(x_0, x_t, t, betas):
+    """Exercise 1.5: mean and variance of q(x_{t-1} | x_t, x_0).  Ho et al. 2020, Eq. 6-7.
+
+    x_0, x_t: (B, *D).  t: (B,) int64 in 0..T-1; t = 0 is the papers' t = 1.  betas: (T,).
+    Returns mean (B, *D) and var (B, 1, ..., 1).  At t = 0 the mean is x_0 and the variance is 0.
+    Not p(x_{t-1} | x_t): that puts the network's estimate in the place of x_0.
+    """
+    means, variances = [], []
+    for image_0, image_t, step in zip(x_0, x_t, t.tolist(), strict=True):
+        pixels = list(zip(image_0.flatten().tolist(), image_t.flatten().tolist(), strict=True))
+        if step == 0:  # x_{t-1} is x_0 itself
+            means.append([pixel_0 for pixel_0, _ in pixels])
+            variances.append(0.0)
+            continue
+        beta, a_bar_prev = betas.tolist()[step], _products(betas.tolist())[step - 1]
+        prior, likelihood = 1 / (1 - a_bar_prev), (1 - beta) / beta  # what each Gaussian knows of x_{t-1}: precisions
+        variance = 1 / (prior + likelihood)
+        by_prior, by_likelihood = prior * math.sqrt(a_bar_prev), math.sqrt(1 - beta) / beta
+        means.append([variance * (by_prior * pixel_0 + by_likelihood * pixel_t) for pixel_0, pixel_t in pixels])
+        variances.append(variance)
+    return _double(means).reshape(x_0.shape), _double(variances).reshape(-1, *[1] * (x_0.ndim - 1))
+
+
+class _Step(NamedTuple):
+    """The coefficients of step t, each (B, 1, ..., 1)."""
+
+    beta: Tensor
+    alpha: Tensor
+    a_bar: Tensor
+    a_bar_prev: Tensor
+
+
+def _mean(x_0: Tensor, x_t: Tensor, c: _Step) -> Tensor:
+    at_0 = c.a_bar_prev.sqrt() * c.beta / (1 - c.a_bar)
+    at_t = c.alpha.sqrt() * (1 - c.a_bar_prev) / (1 - c.a_bar)
+    return at_0 * x_0 + at_t * x_t
+
+
+def _var(c: _Step) -> Tensor:
+    return c.beta * (1 - c.a_bar_prev) / (1 - c.a_bar)
+
+
+def _posterior_by(mean: Callable = _mean, var: Callable = _var, before_first: Callable = torch.ones_like) -> Callable:
+    """posterior with these formulas; before_first makes the alpha_bar that precedes index 0 out of the last one."""
+
+    def posterior(x_0, x_t, t, betas):
+        alphas_bar = torch.cumprod(1 - betas, 0)
+        alphas_bar_prev = torch.cat([before_first(alphas_bar[-1:]), alphas_bar[:-1]])
+        c = _Step(*(_at(table, t, x_0) for table in (betas, 1 - betas, alphas_bar, alphas_bar_prev)))
+        return mean(x_0, x_t, c), var(c)
+
+    return posterior
+
+
+def _posterior_clipped(x_0, x_t, t, betas):
+    mean, _ = _posterior_by()(x_0, x_t, t, betas)
+    _, var = _posterior_by()(x_0, x_t, t.clamp(min=min(1, len(betas) - 1)), betas)
+    return mean, var
+
+
+posterior = Check(
+    number="1.5",
+    name="posterior",
+    specification=_posterior,
+    cases=tuple(
+        Case(
+            f"x_0 of shape {shape}, t = {t}{remark}",
+            (_fractions(*shape), _fractions(*shape, start=11), torch.tensor(t), _double(betas)),
+        )
+        for remark, shape, t, betas in [
+            *(("", shape, t, BETAS) for shape, t in IMAGES),
+            (", T = 1", (2, 5), [0, 0], BETAS[:1]),
+            (", beta_T = 1", (2, 1, 4, 4), [9, 8], BETAS[:9] + [1.0]),
+        ]
+    ),
+    among="t = 0 and mixed t",
+    outputs=("mean", "var"),
+    misconceptions=(
+        Misconception(
+            _posterior_by(mean=lambda x_0, x_t, c: _mean(x_t, x_0, c)),
+            "The two coefficients of the mean are swapped: at t = 0 your mean is x_t and not x_0. The one with beta "
+            "and sqrt(alpha_bar_prev) belongs to x_0.",
+        ),
+        Misconception(
+            _posterior_by(var=lambda c: c.beta),
+            "You return beta as the variance. That is the forward step's; knowing x_0 as well narrows it by "
+            "(1 - alpha_bar_prev) / (1 - alpha_bar), to 0 at t = 0.",
+        ),
+        Misconception(
+            _posterior_by(mean=lambda x_0, x_t, c: _mean(x_0, x_t, c._replace(a_bar_prev=c.a_bar))),
+            "Your mean has alpha_bar in the place of alpha_bar_prev. The prior is q(x_{t-1} | x_0), one step before "
+            "t; your variance has it right.",
+        ),
+        Misconception(
+            _posterior_by(
+                mean=lambda x_0, x_t, c: _mean(x_0, x_t, c._replace(a_bar_prev=c.a_bar)), var=lambda c: c.beta
+            ),
+            "You have alpha_bar in the place of alpha_bar_prev, in mean and variance. The prior is q(x_{t-1} | x_0), "
+            "one step before t.",
+        ),
+        Misconception(
+            _posterior_by(before_first=torch.clone),
+            "At t = 0 your alpha_bar_prev is the last entry of the table: index -1 wraps around. Before the first "
+            "step there is no noise: alpha_bar_prev is 1 there, the mean is x_0 and the variance 0.",
+        ),
+        Misconception(
+            _posterior_by(var=lambda c: _var(c).sqrt()),
+            "You return the standard deviation. The variance is asked for, its square.",
+        ),
+        Misconception(
+            _posterior_by(var=lambda c: _var(c).log()),
+            "You return the logarithm of the variance, minus infinity at t = 0. The variance itself is asked for.",
+        ),
+        Misconception(
+            _posterior_clipped,
+            "At t = 0 you return the variance of index 1. Code that needs a finite logarithm puts it there, but the "
+            "posterior at t = 0 is a point: its variance is 0.",
+        ),
+        Misconception(
+            _posterior_by(
+                mean=lambda x_0, x_t, c: (
+                    (c.a_bar_prev * c.beta * x_0 + c.alpha * (1 - c.a_bar_prev) * x_t) / (1 - c.a_bar)
+                )
+            ),
+            "The square roots are missing from the mean. x_0 is multiplied by sqrt(alpha_bar_prev) and x_t by "
+            "sqrt(alpha): they scale images, and alphas are shares of variance.",
+        ),
+        Misconception(
+            _posterior_by(
+                mean=lambda x_0, x_t, c: (1 - c.a_bar) * _mean(x_0, x_t, c), var=lambda c: (1 - c.a_bar) * _var(c)
+            ),
+            "You left out the division by 1 - alpha_bar in mean and variance. It is what Bayes' rule divides by; "
+            "without it the mean at t = 0 is not x_0.",
+        ),
+        Misconception(
+            _posterior_by(var=lambda c: 1 - c.a_bar),
+            "You return 1 - alpha_bar: that is the variance of x_t given x_0. Asked for is that of x_{t-1}, and x_t "
+            "is known as well.",
+        ),
+    ),
+)
+
+
+def _x_0_from_eps(x_t, t, eps, alphas_bar):
+    """Exercise 1.6: the x_0 that x_t and eps imply.  Ho et al. 2020, Eq. 15.
+
+    x_t, eps: (B, *D).  t: (B,) int64 in 0..T-1.  alphas_bar: (T,), above 0.  Returns (B, *D), not clipped.
+    Not x_{t-1}: this goes all the way back at once.
+    """
+    images = []
+    for image, step, its_eps in zip(x_t, t.tolist(), eps, strict=True):
+        a_bar = alphas_bar.tolist()[step]
+        pixels = zip(image.flatten().tolist(), its_eps.flatten().tolist(), strict=True)
+        images.append([(x - math.sqrt(1 - a_bar) * e) / math.sqrt(a_bar) for x, e in pixels])
+    return _double(images).reshape(x_t.shape)
+
+
+def _unmix(a_bar: Tensor, x_t: Tensor, eps: Tensor) -> Tensor:
+    return (x_t - (1 - a_bar).sqrt() * eps) / a_bar.sqrt()
+
+
+def _unmixed_by(spread: Callable, scale: Callable) -> Callable:
+    """x_0_from_eps that subtracts spread(alpha_bar_t) * eps and divides by scale(alpha_bar_t)."""
+
+    def x_0_from_eps(x_t, t, eps, alphas_bar):
+        a_bar = _at(alphas_bar, t, x_t)
+        return (x_t - spread(a_bar) * eps) / scale(a_bar)
+
+    return x_0_from_eps
+
+
+x_0_from_eps = Check(
+    number="1.6",
+    name="x_0_from_eps",
+    specification=_x_0_from_eps,
+    cases=_jump_cases("x_t", [SHORT_CHAIN]),
+    among="t = 0 and mixed t",
+    misconceptions=(
+        Misconception(
+            _unmixed_by(lambda a_bar: (1 - a_bar).sqrt(), lambda a_bar: a_bar),
+            "You divided by alpha_bar. x_0 was multiplied by sqrt(alpha_bar): divide by the root, or the estimate is "
+            "too large late in the chain.",
+        ),
+        Misconception(
+            _unmixed_by(lambda a_bar: 1 - a_bar, lambda a_bar: a_bar.sqrt()),
+            "You subtracted (1 - alpha_bar) * eps: that is the variance. The noise in x_t was multiplied by its "
+            "square root.",
+        ),
+        Misconception(
+            _unmixed_by(lambda a_bar: 1 - a_bar, lambda a_bar: a_bar),
+            "Both square roots are missing: x_t was mixed with sqrt(alpha_bar) and sqrt(1 - alpha_bar), and is taken "
+            "apart with the same two.",
+        ),
+        Misconception(
+            _unmixed_by(lambda a_bar: (1 - a_bar).sqrt(), torch.ones_like),
+            "You did not divide. What is left after the noise is sqrt(alpha_bar) * x_0, a faded image.",
+        ),
+        Misconception(
+            _unmixed_by(lambda a_bar: (1 - a_bar).sqrt(), lambda a_bar: 1 / a_bar.sqrt()),
+            "You multiplied by sqrt(alpha_bar). It is in x_t already: divide by it.",
+        ),
+        Misconception(
+            _unmixed_by(lambda a_bar: -(1 - a_bar).sqrt(), lambda a_bar: a_bar.sqrt()),
+            "You added the noise once more. It is in x_t already: subtract it.",
+        ),
+        Misconception(
+            _unmixed_by(lambda a_bar: ((1 - a_bar) / a_bar).sqrt(), torch.ones_like),
+            "You divided eps by sqrt(alpha_bar), but not x_t. Brackets: the whole difference is divided.",
+        ),
+        Misconception(
+            lambda x_t, t, eps, alphas_bar: _unmix(_at(alphas_bar, t, x_t), x_t, eps).clamp(-1, 1),
+            "You clipped the estimate to [-1, 1]. That is a sampler's choice: here it hides how far a wrong eps leads "
+            "astray, and x_t can no longer be mixed again from x_0 and eps.",
+        ),
+        Misconception(
+            lambda x_t, t, eps, alphas_bar: _unmix(_at(alphas_bar, t - 1, x_t), x_t, eps),
+            "You read alphas_bar at t - 1. x_t was mixed with the entry at t, and at t = 0 index -1 wraps around to "
+            "the noisiest step.",
+        ),
+        Misconception(
+            lambda x_t, t, eps, alphas_bar: _unmix(alphas_bar[t], x_t, eps),
+            "alphas_bar[t] has shape (B,), and broadcasting lines that up with the last axis, the columns of an image. "
+            "It runs where B happens to be the width, and is wrong there. Give it the shape (B, 1, ..., 1).",
+        ),
+    ),
+)
+
+
+def _respaced_betas(alphas_bar, timesteps):
+    """Exercise 1.7: betas of the chain that visits only these timesteps.  Nichol, Dhariwal 2021, sec. 4.
+
+    alphas_bar: (T,).  timesteps: (S,) int64, increasing, in 0..T-1.  Returns (S,).
+    The short chain has the long chain's alpha_bar at every timestep that it visits.
+    """
+    table, prev, betas = alphas_bar.tolist(), 1.0, []
+    for step in timesteps.tolist():
+        betas.append(1 - table[step] / prev)
+        prev = table[step]
+    return _double(betas)
+
+
+def _respaced_by(rule: Callable, before_first: Callable = torch.ones_like) -> Callable:
+    """respaced_betas with this rule of alpha_bar at each kept step and at the kept step before it.
+
+    before_first makes the alpha_bar that precedes the first kept step out of all the kept ones.
+    """
+
+    def respaced_betas(alphas_bar, timesteps):
+        kept = alphas_bar[timesteps]
+        return rule(kept, torch.cat([before_first(kept)[:1], kept[:-1]]))
+
+    return respaced_betas
+
+
+def _long_betas(alphas_bar: Tensor) -> Tensor:
+    return _respaced_betas(alphas_bar, torch.arange(len(alphas_bar)))
+
+
+def _summed_betas(alphas_bar, timesteps):
+    total = _long_betas(alphas_bar).cumsum(0)[timesteps]
+    return torch.cat([total[:1], total.diff()])
+
+
+respaced_betas = Check(
+    number="1.7",
+    name="respaced_betas",
+    specification=_respaced_betas,
+    cases=tuple(
+        Case(f"T = 10, timesteps = {timesteps}", (_double(ALPHAS_BAR), torch.tensor(timesteps)))
+        for timesteps in [[0, 3, 6, 9], [1, 2, 7], [4, 9], [9], [0], list(range(10))]
+    ),
+    among="uneven steps, one step and all steps",
+    misconceptions=(
+        Misconception(
+            lambda alphas_bar, timesteps: _long_betas(alphas_bar)[timesteps],
+            "You picked the old betas of the kept steps. A long step has to do the work of all the steps that it "
+            "skips: with your betas the chain ends far from noise.",
+        ),
+        Misconception(
+            lambda alphas_bar, timesteps: _respaced_betas(alphas_bar, timesteps)[1:],
+            "You return S - 1 betas: the first is missing. It leads from the clean image, where alpha_bar is 1, to "
+            "the first kept step.",
+        ),
+        Misconception(
+            _respaced_by(lambda a_bar, prev: 1 - a_bar / prev, before_first=torch.clone),
+            "Your first beta is 0. The first step leads from the clean image to the first kept step: the alpha_bar "
+            "before it is 1.",
+        ),
+        Misconception(
+            _respaced_by(lambda a_bar, prev: 1 - a_bar / prev, before_first=lambda kept: kept[-1:]),
+            "Your first beta divides by the last alpha_bar: the shift wraps around. Before the first kept step "
+            "alpha_bar is 1.",
+        ),
+        Misconception(
+            _respaced_by(lambda a_bar, prev: 1 - prev / a_bar),
+            "Your ratio is upside down, and the betas come out negative. alpha_bar falls: the later value goes on top.",
+        ),
+        Misconception(
+            _respaced_by(lambda a_bar, prev: 1 - a_bar * prev),
+            "You multiplied two alpha_bar. alpha_bar is a running product: what one step adds to it is the ratio of "
+            "two neighbours.",
+        ),
+        Misconception(
+            _respaced_by(lambda a_bar, prev: prev - a_bar),
+            "You subtracted two alpha_bar. alpha_bar is a running product and not a sum: one step is the ratio of two "
+            "neighbours, and beta is 1 minus it.",
+        ),
+        Misconception(
+            _respaced_by(lambda a_bar, prev: a_bar / prev),
+            "You return the alphas of the short chain. beta is 1 - alpha.",
+        ),
+        Misconception(
+            _respaced_by(lambda a_bar, prev: 1 - a_bar),
+            "You return 1 - alpha_bar: that is all the noise up to a kept step. beta is the noise since the kept step "
+            "before: divide by its alpha_bar first.",
+        ),
+        Misconception(
+            _summed_betas,
+            "You added up the betas of the skipped steps. That is close for small betas only, and can pass 1: the "
+            "alphas multiply, and beta is 1 minus their product.",
+        ),
+    ),
+)

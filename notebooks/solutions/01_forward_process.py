@@ -1,0 +1,47 @@
+"""Solutions of the exercises in notebook 01, one function each.  Try first: the checks say what is wrong."""
+
+import math
+
+import torch
+
+
+def linear_betas(beta_1, beta_T, T):
+    # float64 at once: numbers that were float32 first keep its seven digits
+    return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)
+
+
+def q_sample(x_0, t, noise, alphas_bar):
+    a_bar = alphas_bar[t].reshape(-1, *[1] * (x_0.ndim - 1))  # (B, 1, ..., 1): the batch axis stays first
+    signal, spread = a_bar.sqrt().to(x_0.dtype), (1 - a_bar).sqrt().to(x_0.dtype)  # images keep their dtype
+    return signal * x_0 + spread * noise
+
+
+def extract(v, t, x_shape):
+    # gather and reshape only: a change of dtype here would reach every image that the result multiplies
+    return v.gather(0, t).reshape(-1, *[1] * (len(x_shape) - 1))
+
+
+def cosine_betas(T, s=0.008, max_beta=0.999):
+    time = torch.linspace(0, 1, T + 1, dtype=torch.float64)  # T steps have T + 1 ends
+    alphas_bar = torch.cos((time + s) / (1 + s) * math.pi / 2) ** 2  # up to a factor that the ratio cancels
+    return (1 - alphas_bar[1:] / alphas_bar[:-1]).clamp(max=max_beta)
+
+
+def posterior(x_0, x_t, t, betas):
+    alphas_bar = torch.cumprod(1 - betas, 0)
+    alphas_bar_prev = torch.cat([torch.ones_like(alphas_bar[:1]), alphas_bar[:-1]])  # 1: no noise before the first step
+    beta, a_bar, a_bar_prev = (extract(table, t, x_0.shape) for table in (betas, alphas_bar, alphas_bar_prev))
+    coef1 = a_bar_prev.sqrt() * beta / (1 - a_bar)
+    coef2 = (1 - beta).sqrt() * (1 - a_bar_prev) / (1 - a_bar)
+    return coef1 * x_0 + coef2 * x_t, beta * (1 - a_bar_prev) / (1 - a_bar)
+
+
+def x_0_from_eps(x_t, t, eps, alphas_bar):
+    a_bar = extract(alphas_bar, t, x_t.shape)
+    return (x_t - (1 - a_bar).sqrt() * eps) / a_bar.sqrt()
+
+
+def respaced_betas(alphas_bar, timesteps):
+    kept = alphas_bar[timesteps]
+    before = torch.cat([torch.ones_like(kept[:1]), kept[:-1]])  # the first kept step starts from the clean image
+    return 1 - kept / before

@@ -1,0 +1,790 @@
+"""The checks: every solution passes, every stub is left alone, every misconception gets its own sentence."""
+
+import ast
+import functools
+import importlib.util
+import inspect
+import math
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from einops import rearrange
+from torch import nn
+
+from ddpm_lesson import checks
+
+ROOT = Path(__file__).parent.parent
+CHECKS = list(checks.registry.values())
+MISCONCEPTIONS = [
+    pytest.param(check, i, id=f"{check.name}-{i}") for check in CHECKS for i in range(len(check.misconceptions))
+]
+every_check = pytest.mark.parametrize("check", CHECKS, ids=list(checks.registry))
+
+
+def solutions() -> dict:
+    """The functions of every file in notebooks/solutions, by name."""
+    functions = {}
+    for path in sorted((ROOT / "notebooks" / "solutions").glob("*.py")):
+        spec = importlib.util.spec_from_file_location("solution_" + path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        functions |= dict(inspect.getmembers(module, inspect.isfunction))
+    return functions
+
+
+SOLUTIONS = solutions()
+
+
+def said(check, function, capsys) -> str:
+    """What the check prints, without the line's end; it returns None and leaves stderr empty."""
+    capsys.readouterr()
+    assert check(function) is None
+    out, err = capsys.readouterr()
+    assert err == "" and out.endswith("\n")
+    return out[:-1]
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["default32", "default64"])
+def default_dtype(request):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(request.param)
+    yield request.param
+    torch.set_default_dtype(before)
+
+
+# Right answers.
+
+
+@every_check
+def test_solution_passes(check, capsys, default_dtype):
+    expected = f"{check.number} {check.name}: yes ({len(check.cases)} inputs, {check.among} among them)"
+    assert said(check, SOLUTIONS[check.name], capsys) == expected
+
+
+def test_solutions_and_checks_are_the_same_set():
+    assert set(SOLUTIONS) == set(checks.registry)
+    assert all(getattr(checks, name) is check for name, check in checks.registry.items())
+    numbers = [check.number for check in CHECKS]
+    assert numbers == sorted(set(numbers))
+
+
+@every_check
+def test_solution_has_the_parameters_of_the_specification(check):
+    """The stub that a notebook shows has them too."""
+    assert inspect.signature(SOLUTIONS[check.name]) == inspect.signature(check.specification)
+
+
+Moments = namedtuple("Moments", "mean var")
+
+
+def spread_out(table, t, x):
+    """table[t] as (B, 1, ..., 1), by einops."""
+    return rearrange(table[t], f"b -> b {'1 ' * (x.ndim - 1)}")
+
+
+def linear_by_loop(beta_1, beta_T, T):
+    betas = torch.empty(T, dtype=torch.float64)
+    for i in range(T):
+        betas[i] = beta_1 if T == 1 else beta_1 + i * (beta_T - beta_1) / (T - 1)
+    return betas
+
+
+def linear_by_weights(beta_1, beta_T, T):
+    share = torch.arange(T, dtype=torch.float64) / max(T - 1, 1)
+    return (1 - share) * beta_1 + share * beta_T
+
+
+def q_sample_by_loop(x_0, t, noise, alphas_bar):
+    return torch.stack(
+        [alphas_bar[t[i]] ** 0.5 * x_0[i] + (1 - alphas_bar[t[i]]) ** 0.5 * noise[i] for i in range(len(x_0))]
+    )
+
+
+def q_sample_by_einops(x_0, t, noise, alphas_bar):
+    a_bar = spread_out(alphas_bar, t, x_0)
+    return torch.sqrt(a_bar) * x_0 + torch.sqrt(1 - a_bar) * noise
+
+
+def q_sample_in_float32(x_0, t, noise, alphas_bar):
+    a_bar = alphas_bar.float()[t].view(-1, *(1,) * (x_0.dim() - 1))
+    return a_bar.sqrt() * x_0.float() + (1 - a_bar).sqrt() * noise.float()
+
+
+def q_sample_by_numpy(x_0, t, noise, alphas_bar):
+    a_bar = alphas_bar.numpy()[t.numpy()]
+    x, e = np.moveaxis(x_0.numpy(), 0, -1), np.moveaxis(noise.numpy(), 0, -1)
+    return torch.from_numpy(np.moveaxis(np.sqrt(a_bar) * x + np.sqrt(1 - a_bar) * e, -1, 0))
+
+
+def q_sample_flat(x_0, t, noise, alphas_bar):
+    a_bar = torch.gather(alphas_bar, 0, t)[:, None]
+    return (a_bar.sqrt() * x_0.flatten(1) + (1 - a_bar).sqrt() * noise.flatten(1)).view_as(x_0)
+
+
+def extract_by_indexing(v, t, x_shape):
+    return v[t][(...,) + (None,) * (len(x_shape) - 1)]
+
+
+def extract_by_loop(v, t, x_shape):
+    out = torch.stack([v[i] for i in t])
+    for _ in x_shape[1:]:
+        out = out.unsqueeze(-1)
+    return out
+
+
+def extract_by_einops(v, t, x_shape):
+    return rearrange(v.index_select(0, t), f"b -> b {'1 ' * (len(x_shape) - 1)}")
+
+
+def extract_by_numpy(v, t, x_shape):
+    return torch.from_numpy(v.numpy()[t.numpy()].reshape([len(t)] + [1] * (len(x_shape) - 1)))
+
+
+def cosine_by_loop(T, s=0.008, max_beta=0.999):
+    def alpha_bar(time):
+        return math.cos((time + s) / (1 + s) * math.pi * 0.5) ** 2 / math.cos(s / (1 + s) * math.pi * 0.5) ** 2
+
+    return torch.tensor([min(1 - alpha_bar((i + 1) / T) / alpha_bar(i / T), max_beta) for i in range(T)])
+
+
+def cosine_in_float32(T, s=0.008, max_beta=0.999):
+    alphas_bar = torch.cos((torch.arange(T + 1).float() / T + s) / (1 + s) * torch.pi / 2).square()
+    return torch.clip(1 - alphas_bar[1:] / alphas_bar[:-1], max=max_beta)
+
+
+def cosine_by_numpy(T, s=0.008, max_beta=0.999):
+    half_angle = (np.linspace(0, 1, T + 1) + s) / (1 + s) * np.pi
+    alphas_bar = (1 + np.cos(half_angle)) / 2  # cos(a)^2 = (1 + cos(2a)) / 2
+    return torch.from_numpy(np.minimum(1 - alphas_bar[1:] / alphas_bar[:-1], max_beta))
+
+
+def posterior_by_bayes(x_0, x_t, t, betas):
+    """Precisions add; at t = 0 the prior's is infinite and is written out."""
+    beta = spread_out(betas, t, x_0)
+    a_bar = torch.cumprod(1 - betas, 0)
+    a_bar_prev = spread_out(torch.nn.functional.pad(a_bar[:-1], (1, 0), value=1.0), t, x_0)
+    first = a_bar_prev == 1
+    prior_var = torch.where(first, 1.0, 1 - a_bar_prev)
+    var = 1 / (1 / prior_var + (1 - beta) / beta)
+    mean = var * (a_bar_prev.sqrt() / prior_var * x_0 + (1 - beta).sqrt() / beta * x_t)
+    return Moments(torch.where(first, x_0.double(), mean), torch.where(first, 0.0, var))
+
+
+def posterior_by_loop(x_0, x_t, t, betas):
+    means, variances = [], []
+    for x, y, i in zip(x_0, x_t, t, strict=True):
+        before, after = torch.prod(1 - betas[:i]), torch.prod(1 - betas[: i + 1])
+        first, second = before.sqrt() * betas[i], (1 - betas[i]).sqrt() * (1 - before)
+        means.append((first * x + second * y) / (1 - after))
+        variances.append((betas[i] * (1 - before) / (1 - after)).reshape([1] * (x_0.ndim - 1)))
+    return [torch.stack(means), torch.stack(variances)]
+
+
+def posterior_in_float32(x_0, x_t, t, betas):
+    return tuple(part.float() for part in SOLUTIONS["posterior"](x_0, x_t, t, betas.float()))
+
+
+def respaced_by_loop(alphas_bar, timesteps):
+    betas, previous = [], 1.0
+    for i in timesteps:
+        betas.append(1 - alphas_bar[i] / previous)
+        previous = alphas_bar[i]
+    return torch.stack(betas)
+
+
+def respaced_from_products(alphas_bar, timesteps):
+    """The alphas between two kept steps, multiplied."""
+    alphas = alphas_bar / torch.cat([alphas_bar.new_ones(1), alphas_bar[:-1]])
+    starts = [0, *(timesteps[:-1] + 1).tolist()]
+    return torch.stack([1 - alphas[a : b + 1].prod() for a, b in zip(starts, timesteps.tolist(), strict=True)])
+
+
+def respaced_in_float32(alphas_bar, timesteps):
+    kept = alphas_bar.float()[timesteps]
+    return -torch.expm1(torch.diff(kept.log(), prepend=torch.zeros(1)))
+
+
+def x_0_by_loop(x_t, t, eps, alphas_bar):
+    out = torch.empty_like(x_t)
+    for i, step in enumerate(t.tolist()):
+        out[i] = (x_t[i] - math.sqrt(1 - alphas_bar[step]) * eps[i]) / math.sqrt(alphas_bar[step])
+    return out
+
+
+def x_0_by_einops(x_t, t, eps, alphas_bar):
+    a_bar = spread_out(alphas_bar, t, x_t)
+    return x_t * a_bar.rsqrt() - (1 / a_bar - 1).sqrt() * eps
+
+
+def x_0_in_float32(x_t, t, eps, alphas_bar):
+    a_bar = alphas_bar.to(x_t.dtype)[t].reshape(-1, *[1] * (x_t.ndim - 1))
+    return (x_t - (1 - a_bar).sqrt() * eps) / a_bar.sqrt()
+
+
+VARIANTS = {
+    "linear_betas": [
+        linear_by_loop,
+        linear_by_weights,
+        lambda beta_1, beta_T, T: torch.from_numpy(np.linspace(beta_1, beta_T, T)),
+        lambda *args: linear_by_loop(*args).requires_grad_(),
+    ],
+    "q_sample": [q_sample_by_loop, q_sample_by_einops, q_sample_in_float32, q_sample_by_numpy, q_sample_flat],
+    "extract": [extract_by_indexing, extract_by_loop, extract_by_einops, extract_by_numpy],
+    "cosine_betas": [cosine_by_loop, cosine_in_float32, cosine_by_numpy],
+    "posterior": [posterior_by_bayes, posterior_by_loop, posterior_in_float32],
+    "respaced_betas": [respaced_by_loop, respaced_from_products, respaced_in_float32],
+    "x_0_from_eps": [x_0_by_loop, x_0_by_einops, x_0_in_float32],
+}
+
+
+@pytest.mark.parametrize(("name", "i"), [(name, i) for name, row in VARIANTS.items() for i in range(len(row))])
+def test_correct_variants_pass(name, i, capsys):
+    assert said(checks.registry[name], VARIANTS[name][i], capsys).startswith(
+        f"{checks.registry[name].number} {name}: yes"
+    )
+
+
+@every_check
+def test_at_least_three_variants(check):
+    assert len(VARIANTS[check.name]) >= 3
+
+
+def test_use_of_the_global_generator_is_no_mistake(capsys):
+    def q_sample(x_0, t, noise, alphas_bar):
+        torch.rand(3), np.random.rand(3)
+        return SOLUTIONS["q_sample"](x_0, t, noise, alphas_bar)
+
+    assert said(checks.q_sample, q_sample, capsys).startswith("1.2 q_sample: yes")
+
+
+def test_callables_that_are_no_plain_functions(capsys):
+    class Learner(nn.Module):
+        def forward(self, x_0, t, noise, alphas_bar):
+            return SOLUTIONS["q_sample"](x_0, t, noise, alphas_bar)
+
+    for function in [Learner(), Learner().forward, functools.partial(SOLUTIONS["q_sample"])]:
+        assert said(checks.q_sample, function, capsys).startswith("1.2 q_sample: yes")
+    assert said(checks.linear_betas, max, capsys).startswith("1.1 linear_betas: no. For beta_1 = 0.1, beta_T = 0.3")
+
+
+# Untouched stubs.
+
+
+def dots(x_0, t, noise, alphas_bar): ...
+
+
+def passes(x_0, t, noise, alphas_bar):
+    pass
+
+
+def docstring_and_dots(x_0: torch.Tensor, t, noise, alphas_bar) -> torch.Tensor:
+    """x_t ~ q(x_t | x_0)."""
+    ...
+
+
+def docstring_only(x_0, t, noise, alphas_bar):
+    """x_t ~ q(x_t | x_0)."""
+
+
+def raises(x_0, t, noise, alphas_bar):
+    raise NotImplementedError
+
+
+def raises_with_words(x_0, t, noise, alphas_bar):
+    """x_t ~ q(x_t | x_0)."""
+    raise NotImplementedError("your turn")
+
+
+def returns_nothing(x_0, t, noise, alphas_bar):
+    return
+
+
+UNTOUCHED = [
+    dots,
+    passes,
+    docstring_and_dots,
+    docstring_only,
+    raises,
+    raises_with_words,
+    returns_nothing,
+    lambda x_0, t, noise, alphas_bar: ...,
+    torch.no_grad()(dots),
+]
+
+
+@every_check
+@pytest.mark.parametrize("stub", UNTOUCHED, ids=range(len(UNTOUCHED)))
+def test_untouched_stub_is_not_attempted(check, stub, capsys, default_dtype):
+    assert said(check, stub, capsys) == f"{check.number} {check.name}: not attempted"
+
+
+def test_a_forgotten_return_is_no_stub(capsys):
+    def computes(x_0, t, noise, alphas_bar):
+        x_t = x_0 + noise  # noqa: F841
+
+    def half_done(x_0, t, noise, alphas_bar):
+        a_bar = alphas_bar[t]  # noqa: F841
+        ...
+
+    def prints(x_0, t, noise, alphas_bar):
+        print(end="")
+
+    for function in [computes, half_done, prints, lambda x_0, t, noise, alphas_bar: [None][0]]:
+        assert said(checks.q_sample, function, capsys) == (
+            "1.2 q_sample: no. For x_0 of shape (4, 1, 8, 8), t = [0, 3, 3, 9]: "
+            "your function returns None: did you forget return?"
+        )
+
+
+@pytest.mark.parametrize("constant", [lambda *args: 0.5, lambda *args: 1, lambda *args: [], lambda *args: (0, 1)])
+def test_a_constant_is_an_attempt(constant, capsys):
+    assert "no. For x_0 of shape (4, 1, 8, 8)" in said(checks.q_sample, constant, capsys)
+
+
+# Misconceptions.
+
+
+@every_check
+def test_misconceptions_are_four_at_least_with_a_sentence_each(check):
+    sentences = [misconception.sentence for misconception in check.misconceptions]
+    assert len(set(sentences)) == len(sentences) >= 4
+    assert all(sentence.endswith(".") and "  " not in sentence for sentence in sentences)
+
+
+@pytest.mark.parametrize(("check", "i"), MISCONCEPTIONS)
+def test_misconception_gets_its_sentence_and_no_other(check, i, capsys, default_dtype):
+    misconception = check.misconceptions[i]
+    assert check.explanations(check.run(misconception.function)) == [misconception]
+    expected = f"{check.number} {check.name}: no. {misconception.sentence}"
+    assert said(check, misconception.function, capsys) == expected
+
+
+@pytest.mark.parametrize(("check", "i"), MISCONCEPTIONS)
+def test_misconceptions_are_pairwise_distinguishable(check, i):
+    """On one input at least both give values, one of shape, dtype and values differing, or one of the two raises."""
+
+    def distinct(a, b):
+        if bool(a.trouble) != bool(b.trouble):
+            return True
+        return any(
+            x.shape != y.shape
+            or (check.exact_dtype and x.dtype != y.dtype)
+            or not torch.allclose(x.double(), y.double(), rtol=1e-4, atol=1e-5, equal_nan=True)
+            for x, y in zip(a.values, b.values, strict=True)
+        )
+
+    mine = check.run(check.misconceptions[i].function)
+    for other in check.misconceptions[i + 1 :]:
+        assert any(map(distinct, mine, check.run(other.function))), other.sentence
+
+
+def test_a_misconception_is_seen_in_other_words_and_dtypes(capsys):
+    def by_loop(x_0, t, noise, alphas_bar):
+        a_bar = alphas_bar.float()
+        rows = [a_bar[i].sqrt() * x + (1 - a_bar[i]) * e for x, i, e in zip(x_0, t, noise, strict=True)]
+        return torch.stack(rows)
+
+    def images_only(x_0, t, noise, alphas_bar):
+        a_bar = rearrange(alphas_bar[t], "b -> b 1 1 1")
+        assert x_0.ndim == 4, "images only"
+        return a_bar.sqrt() * x_0 + (1 - a_bar) * noise
+
+    for function in [by_loop, images_only]:
+        assert "1.2 q_sample: no. You scaled the noise by 1 - alpha_bar" in said(checks.q_sample, function, capsys)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda beta_1, beta_T, T: torch.linspace(beta_1, beta_T, T, dtype=torch.float32).double(),
+        lambda beta_1, beta_T, T: torch.from_numpy(np.linspace(beta_1, beta_T, T, dtype=np.float32)).double(),
+        lambda beta_1, beta_T, T: torch.tensor(np.linspace(beta_1, beta_T, T), dtype=torch.float32).to(torch.float64),
+    ],
+)
+def test_float32_first_is_seen_however_it_was_rounded(function, capsys):
+    """ERRATA 10."""
+    assert "only the precision of float32" in said(checks.linear_betas, function, capsys)
+
+
+def test_the_posts_extract_is_told_about_its_float(capsys):
+    """ERRATA 11."""
+
+    def extract(v, t, x_shape):
+        out = torch.gather(v, index=t, dim=0).float()
+        return out.view([t.shape[0]] + [1] * (len(x_shape) - 1))
+
+    assert "1.3 extract: no. You turned the result into float32." in said(checks.extract, extract, capsys)
+
+
+def test_the_posts_variance_at_t_0_is_told(capsys):
+    """ERRATA 7."""
+
+    def posterior(x_0, x_t, t, betas):
+        mean, _ = SOLUTIONS["posterior"](x_0, x_t, t, betas)
+        a_bar = torch.cumprod(1 - betas, 0)
+        a_bar_prev = torch.cat([torch.ones(1, dtype=torch.float64), a_bar[:-1]])
+        posterior_var = betas * (1 - a_bar_prev) / (1 - a_bar)
+        clipped = torch.cat([posterior_var[1:2], posterior_var[1:]])
+        return mean, spread_out(clipped, t, x_0)
+
+    assert "At t = 0 you return the variance of index 1." in said(checks.posterior, posterior, capsys)
+
+
+# Wrong in no known way.
+
+
+def sees(function, message, capsys, check=checks.q_sample):
+    assert said(check, function, capsys) == f"{check.number} {check.name}: no. {message}"
+
+
+AT_FIRST = "For x_0 of shape (4, 1, 8, 8), t = [0, 3, 3, 9]: "
+
+
+def q_sample_then(change):
+    return lambda *args: change(SOLUTIONS["q_sample"](*args))
+
+
+def test_expected_and_got(capsys):
+    def one_pixel(x_t):
+        x_t = x_t.clone()
+        x_t.view(-1)[70] = 0.25
+        return x_t
+
+    # at the flat index i, x_0 is (37 i mod 65 - 32) / 32 and noise ((11 + 37 i) mod 65 - 32) / 32; i = 70 has t = 3
+    a_bar, x_0, noise = 0.95 * 0.9 * 0.85 * 0.8, (37 * 70 % 65 - 32) / 32, ((11 + 37 * 70) % 65 - 32) / 32
+    x_t = math.sqrt(a_bar) * x_0 + math.sqrt(1 - a_bar) * noise
+
+    def only_the_first(*args):
+        x_t = SOLUTIONS["q_sample"](*args)
+        return one_pixel(x_t) if x_t.shape == (4, 1, 8, 8) else x_t
+
+    sees(only_the_first, f"{AT_FIRST}expected out[1,0,0,6] = {x_t:.4g}, got 0.25.", capsys)
+
+
+def test_first_differing_input_is_named(capsys):
+    def wrong_for_one_image(x_0, t, noise, alphas_bar):
+        return SOLUTIONS["q_sample"](x_0, t, noise, alphas_bar) + (0.5 if len(x_0) == 1 else 0.0)
+
+    assert "no. For x_0 of shape (1, 1, 8, 8), t = [7]: expected out[0,0,0,0] = " in said(
+        checks.q_sample, wrong_for_one_image, capsys
+    )
+
+
+def test_enough_digits_to_tell_expected_from_got(capsys):
+    function = lambda beta_1, beta_T, T: torch.linspace(beta_1, beta_T, T, dtype=torch.float64) * (1 + 2e-5)  # noqa: E731
+    message = "For beta_1 = 0.1, beta_T = 0.3, T = 5: expected out[0] = 0.1, got 0.100002."
+    sees(function, message, capsys, checks.linear_betas)
+
+
+def test_shape(capsys):
+    message = f"{AT_FIRST}expected out of shape (4, 1, 8, 8), got (4, 64)."
+    sees(q_sample_then(lambda x_t: x_t.flatten(1)), message, capsys)
+    sees(q_sample_then(lambda x_t: x_t.sum()), f"{AT_FIRST}expected out of shape (4, 1, 8, 8), got ().", capsys)
+
+    def flat_var(*args):
+        mean, var = SOLUTIONS["posterior"](*args)
+        return mean, var.flatten()
+
+    message = f"{AT_FIRST}expected var of shape (4, 1, 1, 1), got (4,)."
+    sees(flat_var, message, capsys, checks.posterior)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_dtype(dtype, capsys):
+    message = f"{AT_FIRST}expected out of dtype torch.float64, got {dtype}."
+    sees(q_sample_then(lambda x_t: x_t.to(dtype)), message, capsys)
+
+
+def test_half_precision_is_too_coarse(capsys):
+    assert f"no. {AT_FIRST}expected out[" in said(checks.q_sample, q_sample_then(torch.Tensor.bfloat16), capsys)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite(value, capsys):
+    text = said(checks.q_sample, q_sample_then(lambda x_t: torch.full_like(x_t, value)), capsys)
+    assert text.startswith(f"1.2 q_sample: no. {AT_FIRST}expected out[0,0,0,0] = ")
+    assert text.endswith(f", got {value}, which is not a finite number.")
+
+
+def test_something_else_than_a_tensor(capsys):
+    sees(q_sample_then(lambda x_t: x_t.tolist()), f"{AT_FIRST}expected a tensor, got list.", capsys)
+    sees(q_sample_then(lambda x_t: x_t.numpy()), f"{AT_FIRST}expected a tensor, got ndarray.", capsys)
+    sees(q_sample_then(lambda x_t: (x_t, x_t)), f"{AT_FIRST}expected a tensor, got tuple.", capsys)
+
+    def only_mean(*args):
+        return SOLUTIONS["posterior"](*args)[0]
+
+    def mean_and_float(*args):
+        return SOLUTIONS["posterior"](*args)[0], 0.0
+
+    def three(*args):
+        return (*SOLUTIONS["posterior"](*args), SOLUTIONS["posterior"](*args)[1])
+
+    for function, got in [
+        (only_mean, "Tensor"),
+        (mean_and_float, "Tensor, float"),
+        (three, "Tensor, Tensor, Tensor"),
+        (lambda *args: (args[0],)[1:], "nothing"),
+    ]:
+        sees(function, f"{AT_FIRST}expected the tensors mean, var, got {got}.", capsys, checks.posterior)
+
+
+@pytest.mark.parametrize("odd", [torch.Tensor.to_sparse, lambda x_t: x_t.to("meta"), lambda x_t: x_t[:0]])
+def test_odd_tensors_break_nothing(odd, capsys):
+    assert said(checks.q_sample, q_sample_then(odd), capsys).startswith("1.2 q_sample: ")
+
+
+@every_check
+@pytest.mark.parametrize("thing", [None, 3, "q_sample", torch.ones(2), ...], ids=range(5))
+def test_not_callable(check, thing, capsys):
+    sees(thing, f"Expected a function, got {type(thing).__name__}.", capsys, check)
+
+
+def test_number_of_parameters(capsys):
+    expected = "Expected 4 parameters (x_0, t, noise, alphas_bar), "
+    sees(lambda x_0, t, noise: x_0 + noise, f"{expected}got 3 (x_0, t, noise).", capsys)
+    sees(lambda a, b, c, d, e: a, f"{expected}got 5 (a, b, c, d, e).", capsys)
+    sees(lambda: torch.ones(1), f"{expected}got 0 ().", capsys)
+
+
+def test_new_noise_in_the_place_of_the_argument(capsys):
+    message = "Two calls with the same input gave two results: what is random must be an argument."
+    for draw in [torch.randn_like, lambda x: torch.from_numpy(np.random.rand(*x.shape))]:
+        sees(lambda x, t, noise, a, draw=draw: SOLUTIONS["q_sample"](x, t, draw(noise), a), message, capsys)
+
+
+# Exceptions.
+
+
+class Silent(Exception):
+    pass
+
+
+@every_check
+@pytest.mark.parametrize("error", [ValueError("at 0x7f3a: boom\nand more"), Silent(), SystemExit(3), StopIteration()])
+def test_exception_is_reported_with_its_input(check, error, capsys):
+    def breaks(*args):
+        raise error
+
+    text = said(check, breaks, capsys)
+    start = f"{check.number} {check.name}: no. For {check.cases[0].words}: your function raised {type(error).__name__}"
+    assert text.startswith(start)
+    assert text.endswith("(in the line: raise error).")
+    assert "\n" not in text and "7f3a" not in text and ("at 0x...: boom" in text) == isinstance(error, ValueError)
+
+
+def test_exception_on_a_later_input(capsys):
+    def linear_betas(beta_1, beta_T, T):
+        return torch.tensor([beta_1 + (beta_T - beta_1) * i / (T - 1) for i in range(T)], dtype=torch.float64)
+
+    text = said(checks.linear_betas, linear_betas, capsys)
+    assert "no. For beta_1 = 0.0001, beta_T = 0.02, T = 1: your function raised ZeroDivisionError" in text
+    assert "range(T)]" in text
+
+
+def test_exception_deep_inside_names_the_learners_line(capsys):
+    def q_sample(x_0, t, noise, alphas_bar):
+        return rearrange(x_0, "b c h -> b (c h)")
+
+    text = said(checks.q_sample, q_sample, capsys)
+    assert f"no. {AT_FIRST}your function raised EinopsError" in text
+    assert text.endswith('(in the line: return rearrange(x_0, "b c h -> b (c h)")).')
+
+
+def test_endless_recursion(capsys):
+    def q_sample(x_0, t, noise, alphas_bar):
+        return q_sample(x_0, t, noise, alphas_bar)
+
+    assert "your function raised RecursionError" in said(checks.q_sample, q_sample, capsys)
+
+
+def test_an_interrupt_is_the_learners_own():
+    def q_sample(x_0, t, noise, alphas_bar):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        checks.q_sample(q_sample)
+
+
+# Changes in place.
+
+
+def test_in_place_change_is_told_when_the_result_is_right(capsys):
+    def q_sample(x_0, t, noise, alphas_bar):
+        a_bar = alphas_bar[t].view(-1, *[1] * (x_0.ndim - 1)).float()
+        noise *= (1 - a_bar).sqrt()
+        return x_0.mul_(a_bar.sqrt()) + noise
+
+    sees(
+        q_sample,
+        "The result is right, but your function changes x_0 and noise in place: the caller loses what was there. "
+        "Build a new tensor, x * a and not x *= a.",
+        capsys,
+    )
+
+
+def test_in_place_change_is_told_beside_a_misconception(capsys):
+    def q_sample(x_0, t, noise, alphas_bar):
+        a_bar = alphas_bar[t].view(-1, *[1] * (x_0.ndim - 1)).float()
+        x_0 *= a_bar.sqrt()
+        return x_0 + (1 - a_bar) * noise
+
+    text = said(checks.q_sample, q_sample, capsys)
+    assert text.startswith(
+        f"1.2 q_sample: no. {checks.q_sample.misconceptions[0].sentence} And your function changes x_0"
+    )
+
+
+@every_check
+def test_every_tensor_that_is_changed_is_named(check, capsys):
+    """Values, shape and dtype of the arguments are watched, whichever of the inputs is hurt."""
+    names = list(inspect.signature(check.specification).parameters)
+    tensors = [i for i, arg in enumerate(check.cases[0].args) if isinstance(arg, torch.Tensor)]
+    for i in tensors:
+        for spoil in [
+            torch.Tensor.neg_,
+            lambda x: x.unsqueeze_(0),
+            lambda x: setattr(x, "data", x.data.to(torch.int8)),
+        ]:
+
+            def spoils(*args, i=i, spoil=spoil):
+                result = SOLUTIONS[check.name](*args)
+                spoil(args[i])
+                return result
+
+            text = said(check, spoils, capsys)
+            assert f"no. The result is right, but your function changes {names[i]} in place: " in text
+
+
+@every_check
+def test_a_check_leaves_its_own_inputs_alone(check, capsys):
+    def spoils(*args):
+        for arg in args:
+            if isinstance(arg, torch.Tensor):
+                arg.zero_()
+        return args[0]
+
+    first = said(check, spoils, capsys)
+    assert said(check, spoils, capsys) == first
+    assert said(check, SOLUTIONS[check.name], capsys).startswith(f"{check.number} {check.name}: yes")
+
+
+# The same words everywhere.
+
+
+@every_check
+def test_output_is_the_same_twice_and_under_both_default_dtypes(check, capsys):
+    functions = [m.function for m in check.misconceptions] + [SOLUTIONS[check.name], dots]
+    functions += [lambda *args: args[0], lambda *args: torch.zeros(3, dtype=torch.float32)]
+    texts = []
+    for dtype in [torch.float32, torch.float32, torch.float64]:
+        torch.set_default_dtype(dtype)
+        try:
+            texts.append([said(check, function, capsys) for function in functions])
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert texts[0] == texts[1] == texts[2]
+    assert all(text.isascii() and "\n" not in text and "tensor(" not in text for text in texts[0])
+
+
+def test_inputs_are_exact_in_every_dtype_and_take_no_random_number():
+    state = torch.get_rng_state()
+    for check in CHECKS:
+        check.diagnose(SOLUTIONS[check.name])
+    assert torch.equal(torch.get_rng_state(), state)
+    x_0 = checks.q_sample.cases[0].args[0]
+    assert torch.equal(x_0, x_0.to(torch.bfloat16).float()) and x_0.abs().max() <= 1
+
+
+@every_check
+def test_help_shows_the_exercise(check):
+    text = inspect.getdoc(check)
+    assert text.startswith(f"Exercise {check.number}: ")
+    assert "Returns" in text
+
+
+def test_the_checks_import_torch_and_nothing_of_the_course():
+    for path in (ROOT / "ddpm_lesson" / "checks").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for module in modules:
+                own = module.startswith("ddpm_lesson.checks")
+                assert own or module.split(".")[0] in {"torch", *sys.stdlib_module_names}, f"{path.name}: {module}"
+
+
+# The specifications against facts from elsewhere.
+
+
+def test_linear_betas_reach_the_published_end():
+    betas = checks.linear_betas.specification(1e-4, 0.02, 1000)
+    assert betas[0] == 1e-4 and betas[-1].item() == pytest.approx(0.02, rel=1e-14)
+    assert torch.prod(1 - betas).item() == pytest.approx(4.036e-5, rel=2e-4)
+
+
+def test_cosine_betas_reach_the_published_end():
+    betas = checks.cosine_betas.specification(1000)
+    assert betas[0].item() == pytest.approx(4.128e-5, rel=2e-4) and betas[-1] == 0.999
+    assert torch.prod(1 - betas).item() == pytest.approx(2.43e-9, rel=2e-3)
+
+
+def chain():
+    betas = checks.linear_betas.specification(1e-4, 0.02, 1000)
+    return betas, torch.cumprod(1 - betas, 0)
+
+
+def test_q_sample_and_x_0_from_eps_undo_each_other():
+    _, alphas_bar = chain()
+    x_0, noise, t = torch.tensor([[0.5, -1.0]] * 2), torch.tensor([[0.25, 2.0]] * 2), torch.tensor([0, 999])
+    x_t = checks.q_sample.specification(x_0, t, noise, alphas_bar)
+    assert torch.allclose(checks.x_0_from_eps.specification(x_t, t, noise, alphas_bar), x_0.double(), atol=1e-12)
+
+
+def test_q_sample_is_a_chain_of_single_steps():
+    """Mean and variance pushed through the steps one by one."""
+    betas, alphas_bar = chain()
+    mean, var = 1.0, 0.0
+    for beta in betas.tolist():
+        mean, var = math.sqrt(1 - beta) * mean, (1 - beta) * var + beta
+    one, zero, t = torch.ones(1, 1), torch.zeros(1, 1), torch.tensor([999])
+    assert checks.q_sample.specification(one, t, zero, alphas_bar).item() == pytest.approx(mean, rel=1e-11)
+    assert checks.q_sample.specification(zero, t, one, alphas_bar).item() ** 2 == pytest.approx(var, rel=1e-11)
+
+
+def test_x_0_from_eps_amplifies_an_error_as_published():
+    """ERRATA 6: 157.4 times at t = 999."""
+    _, alphas_bar = chain()
+    x_0 = checks.x_0_from_eps.specification(torch.zeros(1, 1), torch.tensor([999]), torch.ones(1, 1), alphas_bar)
+    assert -x_0.item() == pytest.approx(157.4, abs=0.05)
+
+
+@pytest.mark.parametrize(("t", "inverse"), [(1, 1.83), (100, 52.9), (500, 327), (999, 7791)])
+def test_posterior_mean_has_the_published_condition(t, inverse):
+    """ERRATA 5: 1 / coef1."""
+    betas, _ = chain()
+    coef1, _ = checks.posterior.specification(torch.ones(1, 1), torch.zeros(1, 1), torch.tensor([t]), betas)
+    assert 1 / coef1.item() == pytest.approx(inverse, rel=3e-3)
+
+
+def test_posterior_variance_of_index_1_is_the_published():
+    """ERRATA 7: its logarithm is -9.82."""
+    betas, _ = chain()
+    _, var = checks.posterior.specification(torch.ones(2, 1), torch.zeros(2, 1), torch.tensor([0, 1]), betas)
+    assert var[0] == 0 and math.log(var[1].item()) == pytest.approx(-9.82, abs=0.005)
+
+
+def test_respaced_betas_keep_alphas_bar():
+    _, alphas_bar = chain()
+    timesteps = torch.tensor([9, 10, 500, 999])
+    betas = checks.respaced_betas.specification(alphas_bar, timesteps)
+    assert torch.allclose(torch.cumprod(1 - betas, 0), alphas_bar[timesteps], rtol=1e-12, atol=0)
+
+
+def test_extract_is_a_look_up():
+    v = torch.tensor([0.5, 0.25, 0.125], dtype=torch.float16)
+    out = checks.extract.specification(v, torch.tensor([2, 0]), (2, 3, 4))
+    assert out.dtype == torch.float16 and out.tolist() == [[[0.125]], [[0.5]]]
