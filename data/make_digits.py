@@ -1,0 +1,36 @@
+"""Writes digits.npz, beside this file, from scikit-learn's copy of the UCI digits: python data/make_digits.py
+
+Needs scikit-learn, which the course itself does not.  The same bytes come out on every machine: nothing is
+compressed (compressors differ between versions) and the archive carries no date.
+"""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+
+def write(path, **arrays):
+    """The arrays as an .npz file that depends on nothing but their names, dtypes, shapes and values."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            member.create_system = 3  # zipfile writes the number of the operating system at hand otherwise
+            with archive.open(member, "w") as file:
+                np.lib.format.write_array(file, array, version=(1, 0))
+
+
+def main():
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    arrays = {"images": digits.images.astype(np.uint8), "labels": digits.target.astype(np.uint8)}
+    assert (arrays["images"] == digits.images).all() and arrays["images"].max() == 16
+    write(Path(__file__).with_name("digits.npz"), **arrays)
+    for name, array in arrays.items():
+        print(name, array.dtype, array.shape, hashlib.sha256(array.tobytes()).hexdigest())
+
+
+if __name__ == "__main__":
+    main()

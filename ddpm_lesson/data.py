@@ -1,0 +1,228 @@
+"""Data to diffuse: bundled digits, 2-D points, torchvision's sets, a folder of your own images."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from http.client import HTTPException
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ddpm_lesson.points import checkerboard, eight_gaussians, eight_gaussians_mixture, swiss_roll, two_moons
+
+__all__ = (
+    ["Images", "DataNotFoundError", "bundled", "to_uint8", "digits", "mnist", "fashion_mnist", "cifar10", "folder"]
+    + ["checkerboard", "eight_gaussians", "eight_gaussians_mixture", "swiss_roll", "two_moons"]  # of points.py
+)
+
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+IDX_FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
+
+
+def bundled(name: str) -> Path:
+    """Path of a file that ships with the course; name is relative to the repository's data/ folder.
+
+    Raises FileNotFoundError, listing the files that ship, if there is none of this name.
+    Not for downloads: those lie under DDPM_LESSON_DATA, see `mnist`.
+    """
+    package = Path(__file__).resolve().parent
+    data = package / "_bundled" if (package / "_bundled").is_dir() else package.parent / "data"
+    if not (data / name).is_file():
+        files = sorted(file.relative_to(data).as_posix() for file in data.rglob("*") if file.is_file())
+        raise FileNotFoundError(f"no bundled file {name!r}; there are: {', '.join(files)}")
+    return data / name
+
+
+class Images(Dataset):
+    """Labelled images, held as integers and scaled when indexed: x = 2 * data / (levels - 1) - 1.
+
+    data: (N, C, H, W) uint8 in 0..levels - 1.  labels: (N,) int64.  classes: names, by label.
+    images[3] is (x (C, H, W), label int); images[3:9] or images[index_tensor] is (x (N, C, H, W), labels (N,)).
+    x is float32 in [-1, 1]; its levels are 2 / (levels - 1) apart.  An index out of range raises IndexError.
+    Raises TypeError if dtypes, ValueError if shapes or labels are not as above.
+    Not images.data: those are the integers; a model trains on the x of images[...].
+    """
+
+    def __init__(self, data: Tensor, labels: Tensor, *, levels: int, classes: Sequence[str]):
+        if (data.dtype, labels.dtype) != (torch.uint8, torch.int64):
+            raise TypeError(f"data must be uint8 and labels int64, got {data.dtype} and {labels.dtype}")
+        if len(data.shape) != 4 or labels.shape != data.shape[:1]:
+            raise ValueError(f"expected data (N, C, H, W), labels (N,), got {[*data.shape]}, {[*labels.shape]}")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+            raise ValueError(f"labels must lie in 0..{len(classes) - 1}, got {labels.min()}..{labels.max()}")
+        self.data, self.labels, self.levels, self.classes = data, labels, levels, tuple(classes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int | slice | Tensor) -> tuple[Tensor, int | Tensor]:
+        x, label = 2 * self.data[index].float() / (self.levels - 1) - 1, self.labels[index]
+        return x, label if label.ndim else label.item()
+
+
+def to_uint8(x: Tensor, levels: int) -> Tensor:
+    """Floats in [-1, 1] to the nearest of the integers 0..levels - 1: the way back from the x of `Images`.
+
+    x: floating point, any shape; what lies outside [-1, 1] is clamped.  Returns uint8 of the same shape.
+    Raises TypeError if x is not floating point, ValueError if it has NaN or levels is not in 2..256.
+    Not (x * 127.5 + 127.5).to(uint8): that rounds down.
+    """
+    if not x.is_floating_point():
+        raise TypeError(f"x must be floating point in [-1, 1], got {x.dtype}")
+    if not 2 <= levels <= 256:
+        raise ValueError(f"levels must lie in 2..256, got {levels}")
+    if x.isnan().any():
+        raise ValueError(f"x must hold numbers in [-1, 1], got {x.isnan().sum()} NaN among {x.numel()} values")
+    return ((x.float() + 1) * (levels - 1) / 2).round().clamp(0, levels - 1).to(torch.uint8)
+
+
+def digits(split: str | None = None) -> Images:
+    """The 1,797 bundled digits, 8x8.  UCI, Alpaydin and Kaynak 1998, as in scikit-learn's `load_digits`.
+
+    split: None for all, "train" for the first 1,415, "test" for the last 382, in scikit-learn's order.
+    Returns Images with data (N, 1, 8, 8) and levels 17.  Raises ValueError on another split.
+    The images come form after form (see data/README.md), and the cut lies between two forms: the test split is from
+    forms that the train split has not seen.
+    """
+    splits = {None: slice(None), "train": slice(1415), "test": slice(1415, None)}
+    if split not in splits:
+        raise ValueError(f"split must be None, 'train' or 'test', got {split!r}")
+    with np.load(bundled("digits.npz")) as file:
+        data, labels = torch.from_numpy(file["images"])[:, None], torch.from_numpy(file["labels"]).long()
+    return Images(data[splits[split]], labels[splits[split]], levels=17, classes="0123456789")
+
+
+class DataNotFoundError(FileNotFoundError):
+    """A data set is not on this machine and was not, or could not be, downloaded."""
+
+
+def mnist(root: str | Path | None = None, train: bool = True, download: bool = True) -> Images:
+    """MNIST, LeCun et al. 1998: 60,000 (train) or 10,000 digits, data (N, 1, 28, 28).  Read by torchvision.
+
+    root: a folder in torchvision's layout; None is the environment variable DDPM_LESSON_DATA, and where that is
+    not set ~/.cache/ddpm_lesson.  Files that are there and whole are only read; else all are downloaded to root.
+    Raises DataNotFoundError, naming the files and both ways out, if download is then False or fails.
+    Not `digits`: those are smaller, ship with the course, and have 17 levels in the place of 256.
+    """
+    from torchvision.datasets import MNIST
+
+    return _torchvision(MNIST, f"MNIST/raw/ with {IDX_FILES}", root, train, download)
+
+
+def fashion_mnist(root: str | Path | None = None, train: bool = True, download: bool = True) -> Images:
+    """Fashion-MNIST, Xiao et al. 2017: clothes in MNIST's format.  Arguments and errors as in `mnist`."""
+    from torchvision.datasets import FashionMNIST
+
+    return _torchvision(FashionMNIST, f"FashionMNIST/raw/ with {IDX_FILES}", root, train, download)
+
+
+def cifar10(root: str | Path | None = None, train: bool = True, download: bool = True) -> Images:
+    """CIFAR-10, Krizhevsky 2009: 50,000 (train) or 10,000 photographs in RGB, data (N, 3, 32, 32).
+
+    Arguments and errors as in `mnist`.  Not torchvision's order of axes, which is (N, H, W, C).
+    """
+    from torchvision.datasets import CIFAR10
+
+    files = "cifar-10-batches-py/ with data_batch_1 to data_batch_5, test_batch and batches.meta"
+    return _torchvision(CIFAR10, files, root, train, download)
+
+
+def _torchvision(source: type, files: str, root: str | Path | None, train: bool, download: bool) -> Images:
+    root = Path(root or os.environ.get("DDPM_LESSON_DATA") or "~/.cache/ddpm_lesson").expanduser()
+    damaged = (RuntimeError, ValueError, AssertionError)  # what torchvision raises for files missing or cut short
+    try:
+        try:
+            found = source(root, train=train)
+        except damaged:
+            if not download:
+                raise
+            _download(source, root)
+            found = source(root, train=train)
+    except (*damaged, OSError, HTTPException) as error:
+        raise DataNotFoundError(
+            f"{source.__name__} is missing or damaged under {root}. Either connect to the internet and call again with "
+            f"download=True, or put {files}, unpacked, under that folder or another one, and name that one with root= "
+            f"or the environment variable DDPM_LESSON_DATA. What failed: {error}"
+        ) from error
+    data, labels = torch.as_tensor(found.data), torch.as_tensor(found.targets)
+    data = data[:, None] if data.ndim == 3 else data.permute(0, 3, 1, 2).contiguous()
+    return Images(data, labels, levels=256, classes=found.classes)
+
+
+def _download(source: type, root: Path) -> None:
+    """Files reach root whole or not at all: torchvision takes a half-unpacked file for a whole one next time."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as scratch:
+        source(scratch, download=True)
+        for file in sorted(Path(scratch).rglob("*")):
+            target = root / file.relative_to(scratch)
+            if file.is_dir():
+                target.mkdir(exist_ok=True)
+            elif file.suffix != ".gz":
+                os.replace(file, target)
+
+
+def folder(path: str | Path, size: int, *, channels: int = 3) -> Images:
+    """Your own images: all in one folder, which is then the only class, or in one sub-folder per class.
+
+    Each image is cropped to its central square and resized, antialiased, to (size, size); channels: 3 for RGB, 1 for
+    grey.  Transparent becomes white; of an animation the first frame counts; hidden files are left out.
+    Returns Images with levels 256 and classes in alphabetical order.
+    Raises FileNotFoundError if path is missing or has no images, NotADirectoryError if it is a file, ValueError if
+    images lie both in path and in its sub-folders, size is not a positive integer, or channels is not 1 or 3.
+    Not in memory, unlike the other sets: an index decodes the files that it selects, each time, and raises OSError
+    with the name of a file that cannot be read.
+    """
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"size must be a positive integer, got {size!r}")
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels!r}")
+    path = Path(path).expanduser().resolve()
+    if not path.exists():
+        raise FileNotFoundError(f"there is no folder {path}")
+    if not path.is_dir():
+        raise NotADirectoryError(f"path must be a folder of images, got the file {path}")
+    files = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.suffix.lower() in ENDINGS]
+    files = [file for file in files if (path / file).is_file() and not any(part[0] == "." for part in file.parts)]
+    if not files:
+        raise FileNotFoundError(f"no images in {path}: looked for names that end in {', '.join(ENDINGS)}")
+    loose = [file.name for file in files if len(file.parts) == 1]
+    if 0 < len(loose) < len(files):
+        raise ValueError(f"{path} has images both in sub-folders, one per class, and outside of them: {loose[0]}")
+    names = [path.name if loose else file.parts[0] for file in files]
+    classes = sorted(set(names))
+    labels = torch.tensor([classes.index(name) for name in names])
+    return Images(_Files([path / file for file in files], size, channels), labels, levels=256, classes=classes)
+
+
+class _Files:
+    """Image files in the place of a uint8 tensor (N, C, H, W): an index decodes what it selects."""
+
+    dtype = torch.uint8
+
+    def __init__(self, files: list[Path], size: int, channels: int):
+        self.files, self.shape = files, (len(files), channels, size, size)
+
+    def __getitem__(self, index: int | slice | Tensor) -> Tensor:
+        chosen = torch.arange(len(self.files))[index]
+        pixels = np.array([self.decode(self.files[i]) for i in chosen.flatten().tolist()], dtype=np.uint8)
+        return torch.from_numpy(pixels.reshape(*chosen.shape, *self.shape[1:]))
+
+    def decode(self, file: Path) -> np.ndarray:
+        from PIL import Image, ImageOps
+
+        try:
+            with Image.open(file) as image:
+                image = ImageOps.exif_transpose(image)
+                if image.mode.startswith("I"):  # 16-bit grey, of which PIL would clip all above 255
+                    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+                image = image.convert("RGBA")
+        except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more on damaged files
+            raise OSError(f"{file} cannot be read as an image: {error}") from error
+        _, channels, *sides = self.shape
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), sides, Image.Resampling.BICUBIC)
+        return np.asarray(image).reshape(*sides, channels).transpose(2, 0, 1)
