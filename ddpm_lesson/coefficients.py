@@ -30,7 +30,7 @@ def extract(v: Tensor, t: Tensor, x_shape: Sequence[int], *, dtype: torch.dtype 
         low, high = t.aminmax()
         if low < 0 or high >= len(v):
             raise ValueError(f"t must lie in 0..{len(v) - 1}, got values from {low.item()} to {high.item()}")
-    out = v[t.long()].view(-1, *[1] * (len(x_shape) - 1))
+    out = v.gather(0, t.long()).view(-1, *[1] * (len(x_shape) - 1))
     return out if dtype is None else out.to(dtype)
 
 

@@ -1,0 +1,56 @@
+# `make` lists the targets. VENV=path (without spaces) uses another environment, PYTHON=python3.12 creates it with
+# another Python.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help lab test coverage format notebooks sync address
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+lab: $(STAMP) ## open the course in JupyterLab (LAB_FLAGS=--no-browser for a remote machine)
+	$(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS) notebooks/01_forward_process.ipynb
+
+test: $(STAMP) ## check style, run the unit tests, then every notebook against its stored outputs
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval notebooks/
+
+coverage: $(STAMP) ## run the unit tests and list the statements that none of them reaches
+	$(BIN)/python -m coverage run -m pytest tests
+	$(BIN)/python -m coverage report
+
+format: $(STAMP) ## format the code and repair what ruff can repair
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+notebooks: $(STAMP) ## rebuild and execute the notebooks whose source in notebooks/source changed
+	$(BIN)/python notebooks/build.py build
+
+sync: $(STAMP) ## bring edits made in JupyterLab back to notebooks/source
+	$(BIN)/python notebooks/build.py sync
+
+address: $(STAMP) ## write the repository's address into badges and set-up cells: make address REPO=owner/name
+	$(if $(REPO),,$(error say which repository: make address REPO=owner/name))
+	$(BIN)/python notebooks/build.py address $(REPO)
+
+# The stamp is written last: an interrupted installation is resumed by the next call. Building without isolation
+# lets a reinstallation after a change of pyproject.toml work offline, in seconds.
+$(STAMP): pyproject.toml setup.py
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	        { echo "'$(PYTHON)' must be Python 3.10 or newer, got: $$($(PYTHON) --version 2>&1)." \
+	               "Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }; \
+	    $(PYTHON) -c 'import venv, ensurepip' || \
+	        { echo "'$(PYTHON)' lacks venv. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }; \
+	    $(PYTHON) -m venv "$(VENV)"; \
+	fi
+	@echo "Installing the course's packages into $(VENV): minutes and gigabytes the first time, seconds later"
+	@$(BIN)/python -m pip install --quiet "setuptools>=77"
+	@$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[notebooks,test,eval]"
+	@touch "$@"

@@ -1,0 +1,303 @@
+"""Figures of the course: each function draws its data on one Axes and returns that Axes.
+
+Without `ax` a new figure is made, sized for what it holds. Nothing here trains, shows a figure or changes
+matplotlib's settings. The colours are those of Okabe and Ito (2008), which colour-blind readers tell apart; on
+matplotlib's opaque white they read on a dark page as well. In a notebook write `ax = plots.cloud(...)`: a cell
+that ends with the bare call prints the Axes too.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+from torch import Tensor
+
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
+)  # fmt: skip
+LINE_STYLES = ("-", "--", "-.", ":")
+GAP, TITLE_GAP = 0.06, 0.3  # between rows of images without and with titles, in widths of an image
+Frame = TypeVar("Frame")
+
+
+def image_grid(
+    images: Tensor, *, ncols: int | None = None, titles: Sequence[str] | None = None, ax: Axes | None = None
+) -> Axes:
+    """Images side by side, row after row, all on the scale from -1 (black) to 1 (white).
+
+    images: (N, H, W) or (N, 1, H, W) grey, (N, 3, H, W) colour; floats. Values outside [-1, 1], as in a noisy
+    x_t, show as black or white.  ncols: a square grid if not given.  titles: N texts, above the images.
+    Raises ValueError for another shape, for integers, for NaN, and for a number of titles other than N.
+    Not (C, H, W): three dimensions are N grey images, never one colour image.
+    """
+    pixels = _pixels(images)
+    if titles is not None and len(titles) != len(pixels):
+        raise ValueError(f"titles must be {len(pixels)}, one for each image, got {len(titles)}")
+    ncols = ncols or math.ceil(math.sqrt(len(pixels)))
+    nrows = math.ceil(len(pixels) / ncols)
+    height, gap = pixels.shape[1] / pixels.shape[2], GAP if titles is None else TITLE_GAP
+    ax = ax or _new_axes(0.8 * ncols, 0.8 * nrows * (height + gap))
+    for i, image in enumerate(pixels):
+        x, y = i % ncols * (1 + GAP), i // ncols * (height + gap)
+        extent = (x, x + 1, y + height, y)
+        ax.imshow(image, extent=extent, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        ax.add_patch(Rectangle((x, y), 1, height, fill=False, edgecolor="0.6", linewidth=0.5, clip_on=False))
+        if titles is not None:
+            ax.text(x + 0.5, y - GAP / 2, titles[i], ha="center", va="bottom", fontsize="small")
+    ax.set(xlim=(0, ncols * (1 + GAP) - GAP), ylim=(nrows * (height + gap) - gap, 0))
+    ax.axis("off")
+    return ax
+
+
+def chain(
+    images: Tensor, timesteps: Iterable[int], *, names: Sequence[str] | None = None, ax: Axes | None = None
+) -> Axes:
+    """Chains of images over t: a row for each chain, a column for each t.
+
+    images: (R, T, C, H, W), C = 1 or 3; floats, shown as `image_grid` shows them.
+    timesteps: T whole numbers, written above the columns.  names: R texts, written beside the rows.
+    Raises ValueError for another shape, and if timesteps or names do not match it.
+    Not (T, R, ...): a sampler's states stacked along dim 0 need `.transpose(0, 1)` first.
+    """
+    if images.ndim != 5:
+        raise ValueError(f"images must be (R, T, C, H, W), got {tuple(images.shape)}")
+    columns = [f"$t = {int(t)}$" for t in timesteps]
+    if len(columns) != images.shape[1]:
+        raise ValueError(f"timesteps must be {images.shape[1]}, one for each column, got {len(columns)}")
+    if names is not None and len(names) != len(images):
+        raise ValueError(f"names must be {len(images)}, one for each row, got {len(names)}")
+    ax = image_grid(images.flatten(0, 1), ncols=len(columns), ax=ax)
+    height = images.shape[3] / images.shape[4]
+    for i, text in enumerate(columns):
+        ax.text(i * (1 + GAP) + 0.5, -GAP, text, ha="center", va="bottom", fontsize="small")
+    for i, text in enumerate(names or ()):
+        ax.text(-2 * GAP, i * (height + GAP) + height / 2, text, ha="right", va="center", fontsize="small")
+    return ax
+
+
+def forward_and_reverse(images: Tensor, steps: Sequence[int], *, ax: Axes | None = None) -> Axes:
+    """One walk as two chains: q adds noise from left to right, p takes it away from right to left.
+
+    After Ho et al. 2020, Fig. 2.  images: (N, C, H, W), shown as `image_grid` shows them.
+    steps: N whole numbers, how many steps of noise each image has seen (the papers' t).
+    Raises ValueError for another shape, and for a number of steps other than N.
+    """
+    pixels = _pixels(images)
+    if len(steps) != len(pixels):
+        raise ValueError(f"steps must be {len(pixels)}, one for each image, got {len(steps)}")
+    height, pitch = pixels.shape[1] / pixels.shape[2], 1.7
+    ax = ax or _new_axes(1.1 * pitch * len(pixels), 1.9 * height)
+    for i, (image, step) in enumerate(zip(pixels, steps, strict=True)):
+        x = i * pitch
+        ax.imshow(image, extent=(x, x + 1, height, 0), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        ax.add_patch(Rectangle((x, 0), 1, height, fill=False, edgecolor="0.6", linewidth=0.5, clip_on=False))
+        ax.text(x + 0.5, height + GAP, f"$x_{{{step}}}$", ha="center", va="top")
+        if i > 0:
+            left, right = x - pitch + 1 + GAP, x - GAP
+            ax.annotate("", (right, height / 3), (left, height / 3), arrowprops={"arrowstyle": "-|>", "color": BLUE})
+            ax.annotate(
+                "", (left, 2 * height / 3), (right, 2 * height / 3), arrowprops={"arrowstyle": "-|>", "color": VERMILION}
+            )
+    width = (len(pixels) - 1) * pitch + 1
+    q, p = r"$q(x_t\mid x_{t-1})$", r"$p_\theta(x_{t-1}\mid x_t)$"
+    ax.text(0, -0.1, f"forward, fixed: {q} adds noise", ha="left", va="bottom", color=BLUE)
+    ax.text(width, height + 0.35, f"reverse, learned: {p} removes noise", ha="right", va="top", color=VERMILION)
+    ax.set(xlim=(-GAP, width + GAP), ylim=(height + 0.65, -0.4))
+    ax.axis("off")
+    return ax
+
+
+def schedule(alphas_bar: Mapping[str, Tensor], *, ax: Axes | None = None) -> Axes:
+    """alphas_bar over t, the share of x_0's variance that is left in x_t.  Ho et al. 2020, Eq. 4.
+
+    alphas_bar: name -> (T,) in [0, 1]; one line each. Chains of one length share the axis t in 0..T-1; chains
+    of several lengths are drawn over (t + 1) / T, so that all of them end at 1.
+    Raises ValueError for no chain, another shape, or values outside [0, 1] (betas given as alphas_bar pass).
+    Not the amplitude: that is the square root.
+    """
+    return _over_time(alphas_bar, lambda a: a, r"$\bar\alpha_t$", ax)
+
+
+def log_snr(alphas_bar: Mapping[str, Tensor], *, ax: Axes | None = None) -> Axes:
+    """log(alphas_bar / (1 - alphas_bar)) over t, the logarithm of the signal-to-noise ratio of x_t.
+
+    Takes and refuses what `schedule` does. Natural logarithm; where alphas_bar is 0 or 1 the line has a gap.
+    """
+    return _over_time(alphas_bar, torch.logit, r"$\log\,\mathrm{SNR}(t)$", ax)
+
+
+def cloud(points: Tensor, *, color: str = BLUE, label: str | None = None, ax: Axes | None = None) -> Axes:
+    """Points of a 2-D data set, both axes on the same scale.
+
+    points: (N, 2).  label: for the legend, which the caller draws with `ax.legend()`.
+    Raises ValueError for another shape.
+    """
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"points must be (N, 2), got {tuple(points.shape)}")
+    ax = ax or _new_axes(3.5, 3.5)
+    x, y = _numpy(points).T
+    ax.scatter(x, y, s=6, color=color, alpha=0.6, linewidths=0, label=label)
+    return _plane(ax)
+
+
+def vector_field(
+    field: Callable[[Tensor], Tensor],
+    *,
+    extent: tuple[float, float, float, float] = (-3, 3, -3, 3),
+    n: int = 17,
+    color: str = VERMILION,
+    ax: Axes | None = None,
+) -> Axes:
+    """Arrows of a vector field on an n by n grid, such as the exact score at one t.
+
+    field: takes (n * n, 2) points in torch's default dtype and returns as many vectors.
+    extent: left, right, bottom, top. The longest arrow is as long as the grid is wide between two points, and
+    all others in proportion.
+    Raises ValueError if field returns another shape.
+    """
+    left, right, bottom, top = extent
+    points = torch.cartesian_prod(torch.linspace(left, right, n), torch.linspace(bottom, top, n))
+    vectors = field(points)
+    if vectors.shape != points.shape:
+        raise ValueError(f"field must return {tuple(points.shape)}, got {tuple(vectors.shape)}")
+    ax = ax or _new_axes(3.5, 3.5)
+    x, y, u, v = *_numpy(points).T, *_numpy(vectors).T
+    scale = np.hypot(u, v).max() * (n - 1) / (right - left) or 1
+    ax.quiver(x, y, u, v, color=color, angles="xy", scale_units="xy", scale=scale, width=0.004)
+    return _plane(ax)
+
+
+def loss_curve(losses: Sequence[float] | Tensor, *, smooth: int = 1, ax: Axes | None = None) -> Axes:
+    """Training losses over steps; with smooth > 1 also the mean of the last `smooth` losses.
+
+    losses: (N,), one for each step.  Raises ValueError for another shape, and for smooth outside 1..N.
+    """
+    losses = _numpy(torch.as_tensor(losses))
+    if losses.ndim != 1 or len(losses) == 0:
+        raise ValueError(f"losses must be (N,), got {losses.shape}")
+    if not 1 <= smooth <= len(losses):
+        raise ValueError(f"smooth must lie in 1..{len(losses)}, got {smooth}")
+    ax = ax or _new_axes(5, 3)
+    steps = np.arange(1, len(losses) + 1)
+    ax.plot(steps, losses, color=BLUE, alpha=1 if smooth == 1 else 0.35, linewidth=0.8, label="each step")
+    if smooth > 1:
+        means = np.convolve(losses, np.full(smooth, 1 / smooth), mode="valid")
+        ax.plot(steps[smooth - 1 :], means, color=VERMILION, linewidth=1.8, label=f"mean of {smooth} steps")
+        ax.legend()
+    ax.set(xlabel="training step", ylabel="loss")
+    return ax
+
+
+@dataclass(frozen=True)
+class Animation:
+    """An animated PNG that a notebook shows as a picture.  `png`: the file's bytes.  `alt`: what it shows.
+
+    It needs no script, no server and no trusted notebook: JupyterLab, Colab and browsers play it as they show
+    any PNG, and a viewer that knows no animated PNG shows the first frame.
+    """
+
+    png: bytes
+    alt: str
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+    def __repr__(self) -> str:
+        return f"Animation: {self.alt}"
+
+
+def animate(
+    draw: Callable[[Figure, Frame], object],
+    frames: Iterable[Frame],
+    *,
+    alt: str,
+    size: tuple[float, float] = (6, 3),
+    fps: float = 10,
+) -> Animation:
+    """A picture that moves: draw(figure, frame) fills an empty figure for each of the frames.
+
+    frames: whatever draw takes, such as timesteps.  alt: one sentence, for readers who cannot see it.
+    size: inches, at 80 pixels each.  The last frame stays for 1.5 s, then the animation starts again.
+    draw sets the limits of its axes itself; otherwise every frame has its own. All frames share 64 colours,
+    which keeps 40 frames of the default size below 300 kB.
+    Raises ValueError if there are no frames or alt is empty.
+    """
+    if not alt.strip():
+        raise ValueError("alt must say what the animation shows, got an empty text")
+    figure = Figure(figsize=size, dpi=80, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    pictures = []
+    for frame in frames:
+        figure.clear()
+        draw(figure, frame)
+        canvas.draw()
+        pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    if not pictures:
+        raise ValueError("frames must hold at least one frame, got none")
+    samples = pictures[:: math.ceil(len(pictures) / 8)]
+    palette = Image.fromarray(np.concatenate([np.asarray(picture) for picture in samples])).quantize(
+        64, Image.Quantize.MAXCOVERAGE
+    )
+    first, *rest = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
+    durations = [1000 / fps] * len(rest) + [1500]
+    file = io.BytesIO()
+    first.save(file, "PNG", save_all=True, append_images=rest, duration=durations, loop=0)
+    return Animation(file.getvalue(), alt)
+
+
+def _over_time(alphas_bar, transform, ylabel, ax):
+    if not alphas_bar:
+        raise ValueError("alphas_bar must name at least one chain, got none")
+    for name, values in alphas_bar.items():
+        if values.ndim != 1 or len(values) == 0:
+            raise ValueError(f"alphas_bar of {name!r} must be (T,), got {tuple(values.shape)}")
+        if not 0 <= values.min() <= values.max() <= 1:
+            got = f"{values.min():.4g} to {values.max():.4g}"
+            raise ValueError(f"alphas_bar of {name!r} must lie in [0, 1], got {got}")
+    ax = ax or _new_axes(5, 3)
+    one_length = len({len(values) for values in alphas_bar.values()}) == 1
+    for i, (name, values) in enumerate(alphas_bar.items()):
+        t = np.arange(len(values)) if one_length else np.arange(1, len(values) + 1) / len(values)
+        style = LINE_STYLES[i % len(LINE_STYLES)]
+        color = COLOURS[i % len(COLOURS)]
+        ax.plot(t, transform(torch.from_numpy(_numpy(values))), style, color=color, label=name)
+    ax.set(xlabel="$t$" if one_length else "$(t + 1) / T$", ylabel=ylabel)
+    ax.legend()
+    return ax
+
+
+def _pixels(images):
+    """(N, H, W) in [-1, 1] if the images are grey, (N, H, W, 3) in [0, 1] if they are coloured."""
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floats in [-1, 1], got {images.dtype}")
+    batch = images.unsqueeze(1) if images.ndim == 3 else images
+    if batch.ndim != 4 or batch.shape[1] not in (1, 3) or batch.numel() == 0:
+        raise ValueError(f"images must be (N, H, W), (N, 1, H, W) or (N, 3, H, W), got {tuple(images.shape)}")
+    if batch.isnan().any():
+        raise ValueError("images must be numbers, got NaN")
+    if batch.shape[1] == 1:
+        return _numpy(batch[:, 0])
+    return _numpy((batch.permute(0, 2, 3, 1) + 1) / 2).clip(0, 1)
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.detach().cpu().double().numpy()
+
+
+def _new_axes(width: float, height: float) -> Axes:
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def _plane(ax: Axes) -> Axes:
+    ax.set(xlabel="$x^{(1)}$", ylabel="$x^{(2)}$", aspect="equal")
+    return ax

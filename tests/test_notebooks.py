@@ -1,0 +1,323 @@
+"""Rules that every notebook of the course keeps, and for each rule a notebook that breaks it.
+
+A rule takes a notebook and its name and yields a sentence for every place where it is broken.
+"""
+
+import ast
+import re
+import runpy
+from copy import deepcopy
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+build = SimpleNamespace(**runpy.run_path(str(FOLDER / "build.py")))
+
+LIVE = re.compile(r"(animate|interact|interactive|tqdm|trange|perf_counter|time\.time)\(|[wW]idgets\.\w+\(|%time")
+MARK = re.compile(r"^# NBVAL_\w+", re.M)
+MACHINE_PATH = re.compile(r"(?<![\w/.:])/(home|Users|root|tmp|work|mnt|opt|usr|var|content)/\S*|\b[A-Za-z]:\\Users\S*")
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def markdown(notebook):
+    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def tree(cell):
+    return ast.parse(TransformerManager().transform_cell(cell.source))
+
+
+def stubs(cell):
+    """Names of the functions in a cell that are left to the learner: their body ends in `...`."""
+    functions = [node for node in tree(cell).body if isinstance(node, ast.FunctionDef)]
+    return [f.name for f in functions if ast.unparse(f.body[-1]) == "..."]
+
+
+def texts(output):
+    """What an output says, without the pictures that are embedded in it."""
+    data = output.get("data", {})
+    found = [output.get("text", ""), data.get("text/plain", ""), data.get("text/html", "")]
+    return [re.sub(r"data:[^\"')]*", "", text) for text in found if text]
+
+
+def is_picture(output):
+    data = output.get("data", {})
+    return any(kind.startswith("image/") for kind in data) or "<img" in data.get("text/html", "")
+
+
+def number(name):
+    return int(name[:2])
+
+
+def is_executed(notebook, name):
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    if counts != list(range(1, len(counts) + 1)):
+        yield f"the code cells must have run once, from the top; their counts are {counts}"
+    for cell in code_cells(notebook):
+        if any(output.output_type == "error" for output in cell.outputs):
+            yield f"this cell failed:\n{cell.source}"
+
+
+def has_plain_metadata(notebook, name):
+    if notebook.metadata != build.final_metadata(notebook):
+        yield f"the metadata must be what `make notebooks` writes, got {dict(notebook.metadata)}"
+    for cell in notebook.cells:
+        if set(cell.metadata) - {"tags"}:
+            yield f"a cell holds metadata other than tags: {dict(cell.metadata)}"
+
+
+def has_short_cells(notebook, name):
+    counted = [cell for cell in code_cells(notebook) if "setup" not in tags(cell) and not stubs(cell)]
+    lengths = [len([line for line in MARK.sub("", cell.source).splitlines() if line.strip()]) for cell in counted]
+    if median(lengths or [0]) > 5:
+        yield f"half of the code cells must have at most 5 lines, the median is {median(lengths)}"
+    for cell, length in zip(counted, lengths, strict=True):
+        if length > 15:
+            yield f"a code cell may have 15 lines, this one has {length}:\n{cell.source}"
+
+
+def begins_with_the_setup_cell(notebook, name):
+    if ["setup" in tags(cell) for cell in code_cells(notebook)].count(True) != 1:
+        yield "one cell must carry the tag setup"
+    elif code_cells(notebook)[0].source != (FOLDER / "setup_cell.py").read_text("utf-8").strip("\n"):
+        yield "the first code cell must be the text of setup_cell.py, tagged setup; `make notebooks` writes it"
+
+
+def has_its_badge(notebook, name):
+    link = f"https://colab.research.google.com/github/{build.address_of(FOLDER)}/blob/main/notebooks/{name}.ipynb"
+    if f"]({link})" not in notebook.cells[0].source:
+        yield f"the first cell must hold a badge that links to {link}"
+
+
+def has_numbered_headings(notebook, name):
+    lines = re.sub(r"^```.*?^```", "", "\n".join(markdown(notebook)), flags=re.M | re.S).splitlines()
+    titles, sections = ([line for line in lines if line.startswith(mark)] for mark in ("# ", "## "))
+    if len(titles) != 1 or not titles[0].startswith(f"# {number(name)}. "):
+        yield f"the one title must read '# {number(name)}. ...', got {titles}"
+    for i, section in enumerate(sections, start=1):
+        if not section.startswith(f"## {number(name)}.{i} "):
+            yield f"the section must begin with '## {number(name)}.{i} ', got {section!r}"
+
+
+def has_captions(notebook, name):
+    figures = 0
+    for i, cell in enumerate(notebook.cells):
+        pictures = [output for output in cell.get("outputs", []) if is_picture(output)]
+        if not pictures:
+            continue
+        figures += 1
+        caption = f"*Figure {number(name)}.{figures}.* "
+        following = notebook.cells[i + 1 : i + 2]
+        if len(pictures) > 1:
+            yield f"a cell may show one figure, this one shows {len(pictures)}:\n{cell.source}"
+        if not following or following[0].cell_type != "markdown" or not following[0].source.startswith(caption):
+            yield f"a Markdown cell that begins with {caption!r} must follow this one:\n{cell.source}"
+
+
+def has_alternative_texts(notebook, name):
+    shown = "\n".join(markdown(notebook) + [text for c in code_cells(notebook) for o in c.outputs for text in texts(o)])
+    for image in re.findall(r"<img\b[^>]*>|!\[\s*\]\([^)]*\)", shown):
+        if not re.search(r"\balt=[\"'][^\"']", image):
+            yield f"an image needs an alternative text: {image}"
+
+
+def names_no_machine(notebook, name):
+    outputs = [text for cell in code_cells(notebook) for output in cell.outputs for text in texts(output)]
+    for text in [cell.source for cell in notebook.cells] + outputs:
+        for path in MACHINE_PATH.finditer(text):
+            yield f"a path of one machine: {path[0]}"
+
+
+def marks_what_varies(notebook, name):
+    for cell in code_cells(notebook):
+        marks = MARK.findall(cell.source) + [tag for tag in tags(cell) if tag.startswith("nbval") or "raises" in tag]
+        if set(marks) - {"# NBVAL_IGNORE_OUTPUT", "nbval-ignore-output"}:
+            yield f"the only mark for nbval is NBVAL_IGNORE_OUTPUT, got {marks}"
+        elif marks and not LIVE.search(cell.source) and "setup" not in tags(cell):
+            yield f"only animations, widgets, progress bars and timings may be left uncompared, not:\n{cell.source}"
+        elif LIVE.search(cell.source) and not marks:
+            yield f"what varies must carry # NBVAL_IGNORE_OUTPUT:\n{cell.source}"
+
+
+def checks_its_exercises(notebook, name):
+    cells = code_cells(notebook)
+    for cell, following in zip(cells, [*cells[1:], new_code_cell()], strict=True):
+        for stub in stubs(cell):
+            if not re.search(rf"^checks\.\w+\({stub}\)$", following.source, re.M):
+                yield f"the next code cell must call checks.<name>({stub})"
+            elif not any("not attempted" in text for output in following.outputs for text in texts(output)):
+                yield f"the check of the untouched {stub} must have printed 'not attempted'"
+
+
+RULES = [
+    is_executed,
+    has_plain_metadata,
+    has_short_cells,
+    begins_with_the_setup_cell,
+    has_its_badge,
+    has_numbered_headings,
+    has_captions,
+    has_alternative_texts,
+    names_no_machine,
+    marks_what_varies,
+    checks_its_exercises,
+]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_keeps_the_rule(name, rule):
+    assert list(rule(build.read_notebook(FOLDER / f"{name}.ipynb"), name)) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_equals_its_source(name):
+    notebook, source = build.read_notebook(FOLDER / f"{name}.ipynb"), build.read_source(FOLDER / f"source/{name}.py")
+    assert build.cells(notebook) == build.cells(source)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_is_below_2_mb(name):
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < 2e6
+
+
+def test_every_notebook_has_a_source_and_solutions():
+    sources, solutions = ({path.stem for path in FOLDER.glob(f"{kind}/*.py")} for kind in ("source", "solutions"))
+    assert set(NAMES) == sources and set(NAMES) <= solutions
+
+
+def test_solutions_are_no_notebooks():
+    assert list(FOLDER.glob("solutions/**/*.ipynb")) == []  # nbval would run them
+
+
+def picture():
+    return new_output("display_data", {"image/png": "iVBORw0KGgo=", "text/plain": "<Figure size 600x360 with 1 Axes>"})
+
+
+def printed(text):
+    return new_output("stream", name="stdout", text=text)
+
+
+def finished(notebook):
+    """As if built: executed in order, with the metadata of its text."""
+    for i, cell in enumerate(code_cells(notebook), start=1):
+        cell.execution_count = i
+    notebook.metadata = nbformat.from_dict(build.final_metadata(notebook))
+    return notebook
+
+
+def example():
+    """A notebook 01_example that keeps every rule."""
+    badge = f"https://colab.research.google.com/github/{build.address_of(FOLDER)}/blob/main/notebooks/01_example.ipynb"
+    cells = [
+        new_markdown_cell(f"# 1. Example\n\n[![Open in Colab](https://a.org/badge.svg)]({badge})"),
+        new_code_cell((FOLDER / "setup_cell.py").read_text("utf-8").strip("\n"), metadata={"tags": ["setup"]}),
+        new_markdown_cell("## 1.1 A figure\n\n```python\n# no title\n```"),
+        new_code_cell("ax = plots.cloud(points)", outputs=[picture()]),
+        new_markdown_cell("*Figure 1.1.* Two clusters."),
+        new_code_cell("# NBVAL_IGNORE_OUTPUT\nplots.animate(draw, ts, alt='Noise.')", outputs=[picture()]),
+        new_markdown_cell("*Figure 1.2.* They dissolve."),
+        new_markdown_cell("## 1.2 An exercise"),
+        new_code_cell('def half(x):\n    """Half of x."""\n    ...'),
+        new_code_cell("checks.half(half)", outputs=[printed("1.2 half: not attempted\n")]),
+    ]
+    return finished(new_notebook(cells=cells))
+
+
+def replace(i, old, new):
+    def breach(notebook):
+        assert old in notebook.cells[i].source
+        notebook.cells[i].source = notebook.cells[i].source.replace(old, new)
+
+    return breach
+
+
+def append(*cells):
+    return lambda notebook: notebook.cells.extend(cells)
+
+
+def output(i, *outputs):
+    return lambda notebook: notebook.cells[i].update(outputs=list(outputs))
+
+
+def code(text, *outputs):
+    return new_code_cell(text, outputs=list(outputs))
+
+
+SIX_LINES, SIXTEEN_LINES = "\n\n".join("abcdef"), "\n".join("abcdefghijklmnop")
+BREACHES = [
+    (is_executed, lambda notebook: notebook.cells[3].update(execution_count=None)),
+    (is_executed, lambda notebook: notebook.cells[3].update(execution_count=7)),
+    (is_executed, output(3, new_output("error", ename="ValueError", evalue="", traceback=[]))),
+    (has_plain_metadata, lambda notebook: notebook.metadata.kernelspec.update(name="mine")),
+    (has_plain_metadata, lambda notebook: notebook.metadata.update(widgets={})),
+    (has_plain_metadata, lambda notebook: notebook.cells[3].metadata.update(execution={})),
+    (has_plain_metadata, replace(4, "Two", "Three")),  # edited since it was built
+    (has_short_cells, append(code(SIXTEEN_LINES))),
+    (has_short_cells, append(*[code(SIX_LINES)] * 4)),
+    (begins_with_the_setup_cell, lambda notebook: notebook.cells[1].metadata.clear()),
+    (begins_with_the_setup_cell, lambda notebook: notebook.cells[3].metadata.update(tags=["setup"])),
+    (begins_with_the_setup_cell, replace(1, "import sys", "import  sys")),
+    (begins_with_the_setup_cell, lambda notebook: notebook.cells.insert(1, code("import torch"))),
+    (has_its_badge, replace(0, "/blob/", "/tree/")),
+    (has_its_badge, replace(0, "01_example", "02_example")),
+    (has_numbered_headings, replace(0, "# 1. ", "# ")),
+    (has_numbered_headings, replace(7, "## 1.2", "## 1.3")),
+    (has_numbered_headings, append(new_markdown_cell("# 1. Another title"))),
+    (has_captions, replace(4, "*Figure 1.1.* ", "")),
+    (has_captions, replace(6, "1.2", "1.1")),
+    (has_captions, lambda notebook: notebook.cells.insert(4, code("x = 1"))),
+    (has_captions, output(3, picture(), picture())),
+    (
+        has_captions,
+        append(code("show()", new_output("display_data", {"text/html": "<img alt='A cat' src='cat.gif'>"}))),
+    ),
+    (has_alternative_texts, append(new_markdown_cell("![](cat.png)"))),
+    (has_alternative_texts, append(new_markdown_cell('<img src="cat.png" alt="">'))),
+    (has_alternative_texts, output(9, printed("not attempted"), new_output("display_data", {"text/html": "<img >"}))),
+    (names_no_machine, append(new_markdown_cell("It lies in /home/ann/data."))),
+    (names_no_machine, append(code("x", printed("File C:\\Users\\ann")))),
+    (names_no_machine, append(code("x", new_output("execute_result", {"text/plain": "Path('/tmp/x')"})))),
+    (marks_what_varies, append(code("# NBVAL_IGNORE_OUTPUT\nx"))),
+    (marks_what_varies, append(new_code_cell("x", metadata={"tags": ["nbval-ignore-output"]}))),
+    (marks_what_varies, append(code("# NBVAL_SKIP\nx"))),
+    (marks_what_varies, append(new_code_cell("1 / 0", metadata={"tags": ["raises-exception"]}))),
+    (marks_what_varies, append(code("%timeit x"))),
+    (marks_what_varies, append(code("interact(show, t=(0, 9))"))),
+    (checks_its_exercises, append(code("def third(x):\n    ..."))),
+    (checks_its_exercises, replace(9, "(half)", "(third)")),
+    (checks_its_exercises, output(9, printed("1.2 half: yes (6 inputs)"))),
+]
+
+
+@pytest.mark.parametrize(("broken", "breach"), BREACHES)
+def test_rule_finds_its_breach(broken, breach):
+    notebook = deepcopy(example())
+    breach(notebook)
+    if broken not in (is_executed, has_plain_metadata):
+        finished(notebook)
+    assert broken in [rule for rule in RULES if list(rule(notebook, "01_example"))]
+
+
+def test_example_keeps_every_rule():
+    assert [sentence for rule in RULES for sentence in rule(example(), "01_example")] == []
+
+
+def test_embedded_pictures_are_not_searched_for_paths():
+    html = "<img alt='Noise' src='data:image/png;base64,AAA=/tmp/AAA'>"
+    notebook = new_notebook(cells=[code("x", new_output("display_data", {"text/html": html}))])
+    assert list(names_no_machine(notebook, "01_example")) == []

@@ -1,0 +1,274 @@
+"""The project as a whole: who imports whom, the cost of an import, the wheel, the versions, the README, make."""
+
+import ast
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+import ddpm_lesson
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it on Python 3.10
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "ddpm_lesson"
+
+# A module imports only from those to its left; nothing imports a leaf.
+ORDER = (
+    "schedules spacing gaussian coefficients process predictions oracle losses samplers "
+    "networks ddpm variants data training metrics cli __main__"
+).split()
+LEAVES = ["plots", "checks", "interop"]
+
+
+def modules(package: Path) -> list[str]:
+    """Names of a package's top-level modules and subpackages, __init__ left out."""
+    subpackages = [path.parent.name for path in package.glob("*/__init__.py")]
+    return sorted(subpackages + [path.stem for path in package.glob("*.py") if path.stem != "__init__"])
+
+
+def imported(path: Path, package: Path) -> set[str]:
+    """The package's top-level modules that a file imports, in functions too; "" is the package itself."""
+    here = [package.name, *path.relative_to(package).with_suffix("").parts]
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: -node.level] if node.level else []
+            base = base + (node.module.split(".") if node.module else [])
+            names += [".".join([*base, alias.name]) for alias in node.names]
+    parts = [name.split(".") + [""] for name in names]
+    return {part[1] if part[1] in modules(package) else "" for part in parts if part[0] == package.name}
+
+
+def violations(package: Path) -> list[str]:
+    """One sentence for every import against the order, and for every module without a place in it."""
+    found = []
+    for module in modules(package):
+        if module not in ORDER + LEAVES:
+            found.append(f"{module} has no place in the order")
+            continue
+        allowed = ORDER[: ORDER.index(module)] if module in ORDER else ORDER
+        if module == "networks":
+            allowed = []  # networks know nothing of diffusion
+        paths = sorted((package / module).rglob("*.py")) or [package / f"{module}.py"]
+        for path in paths:
+            for target in sorted(imported(path, package) - {module, *allowed}):
+                found.append(f"{path.relative_to(package).as_posix()} imports {target or 'the package itself'}")
+    return found
+
+
+def test_modules_import_only_from_above():
+    assert len(modules(PACKAGE)) > 5
+    assert violations(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "message"),
+    [
+        ("schedules.py", "from ddpm_lesson.process import extract", "schedules.py imports process"),
+        ("schedules.py", "import ddpm_lesson.process as p", "schedules.py imports process"),
+        ("schedules.py", "from . import process", "schedules.py imports process"),
+        ("schedules.py", "def f():\n    from .process import extract", "schedules.py imports process"),
+        ("process.py", "from ddpm_lesson import extract", "process.py imports the package itself"),
+        ("process.py", "import ddpm_lesson", "process.py imports the package itself"),
+        ("process.py", "from . import plots", "process.py imports plots"),
+        ("networks/mlp.py", "from ..schedules import linear", "networks/mlp.py imports schedules"),
+        ("plots.py", "from .checks import engine", "plots.py imports checks"),
+        ("helpers.py", "import torch", "helpers has no place in the order"),
+        ("process.py", "from .schedules import linear", None),
+        ("networks/mlp.py", "from .blocks import Swish", None),
+        ("checks/engine.py", "from ..process import extract\nfrom . import other", None),
+        ("__init__.py", "from .process import extract", None),
+    ],
+)
+def test_the_import_order_is_seen(tmp_path, file, line, message):
+    package = tmp_path / "ddpm_lesson"
+    for name in "__init__ schedules process plots networks/__init__ networks/mlp checks/__init__".split():
+        path = package / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (package / file).write_text(line)
+    assert violations(package) == ([message] if message else [])
+
+
+def run(*command, **kwargs) -> str:
+    """Output of a command; a failing one fails the test with all it said."""
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, **kwargs)
+    assert done.returncode == 0, f"{command} said:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_import_is_cheap():
+    code = "import torch, time; s = time.perf_counter(); import ddpm_lesson; print(time.perf_counter() - s)"
+    seconds = []
+    while len(seconds) < 5 and min(seconds, default=1) > 0.1:  # a busy machine slows a run, nothing speeds one up
+        seconds.append(float(run(sys.executable, "-c", code, cwd=ROOT)))
+    assert min(seconds) <= 0.1
+
+
+def test_slow_packages_load_when_used():
+    core = [f"ddpm_lesson.{name}" for name in modules(PACKAGE) if name not in [*LEAVES, "__main__"]]
+    code = f"import sys, ddpm_lesson, {', '.join(core)}; print(*sys.modules)"
+    loaded = run(sys.executable, "-c", code, cwd=ROOT).split()
+    assert "torch" in loaded and core[0] in loaded
+    assert not {"torchvision", "matplotlib", "diffusers", "IPython"} & set(loaded)
+
+
+def test_wheel_works_outside_of_the_repository(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    for name in ["pyproject.toml", "setup.py", "README.md", "LICENSE", "LICENSE-prose.md"]:
+        shutil.copy(ROOT / name, source)
+    for name in ["ddpm_lesson", "data"]:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    run(*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", tmp_path, source)
+    (wheel,) = tmp_path.glob("*.whl")
+
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("ddpm_lesson/")}
+    code = {path.relative_to(source).as_posix() for path in (source / "ddpm_lesson").rglob("*.py")}
+    data = [path.relative_to(source / "data") for path in (source / "data").rglob("*") if path.is_file()]
+    assert held == code | {f"ddpm_lesson/_bundled/{path.as_posix()}" for path in data}
+
+    run(*pip, "install", "--no-deps", "--no-index", "--target", target, wheel)
+    use = (
+        f"import sys; sys.path.insert(0, {str(target)!r})\n"
+        "import ddpm_lesson; from ddpm_lesson.data import bundled, digits\n"
+        "x_0, labels = digits()[:]\n"
+        "print(ddpm_lesson.__file__, bundled('digits.npz'), tuple(x_0.shape), len(labels), sep='\\n')"
+    )
+    lines = run(sys.executable, "-I", "-c", use, cwd=tmp_path).splitlines()
+    assert Path(lines[0]) == target / "ddpm_lesson" / "__init__.py"
+    assert Path(lines[1]) == target / "ddpm_lesson" / "_bundled" / "digits.npz"
+    assert lines[2:] == ["(1797, 1, 8, 8)", "1797"]
+
+
+def pyproject() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def bounds(requirements) -> dict[str, str]:
+    return {r.name: str(r.specifier) for r in map(Requirement, requirements)}
+
+
+def test_versions_are_lower_bounds():
+    project = pyproject()["project"]
+    for requirements in [project["dependencies"], *project["optional-dependencies"].values()]:
+        assert all(re.fullmatch(r">=[\d.]+", bound) for bound in bounds(requirements).values())
+
+
+def test_package_has_the_version_of_pyproject():
+    assert ddpm_lesson.__version__ == pyproject()["project"]["version"]
+
+
+def test_environment_yml_agrees_with_pyproject():
+    project, extras = pyproject()["project"], pyproject()["project"]["optional-dependencies"]
+    *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    assert conda == [f"python{project['requires-python']}", "pip"]
+    *packages, this = pip["pip"]
+    assert this == "-e .[notebooks,test]"
+    assert {"torch", "torchvision", "jupyterlab", "matplotlib", "einops", "nbval", "pytest"} <= set(bounds(packages))
+    listed = bounds(project["dependencies"] + extras["notebooks"] + extras["test"])
+    assert bounds(packages).items() <= listed.items()
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_code_runs():
+    (block,) = re.findall(r"```python\n(.*?)```", readme(), re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert names["samples"].shape == (16, 1, 8, 8)
+    assert names["samples"].abs().max() <= 1
+
+
+def test_readme_maps_every_module():
+    rows = re.findall(r"^\| `([\w/]+)(?:\.py)?`", readme(), re.MULTILINE)
+    assert sorted(row.strip("/") for row in rows) == modules(PACKAGE)
+
+
+def test_links_inside_the_repository_lead_somewhere():
+    for page in ROOT.glob("*.md"):
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert "://" in target or (ROOT / target).exists(), f"{page.name} links to {target}, which does not exist"
+
+
+def test_no_file_names_a_path_of_one_machine():
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a git checkout: which files belong to the project is unknown")
+    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).split("\0")
+    path = re.compile(r"(?<![\w.+-])/(home|root|tmp|work|Users)/\w")
+    for name in filter(lambda name: (ROOT / name).is_file(), listed):
+        text = (ROOT / name).read_bytes().decode("utf-8", errors="ignore")
+        assert not path.search(text), f"{name} names {path.search(text)[0]}..."
+
+
+def test_no_network_blocks(no_network):
+    with pytest.raises(OSError, match="blocked"):
+        socket.create_connection(("localhost", 9))
+    with pytest.raises(OSError, match="blocked"), socket.socket() as unconnected:
+        unconnected.connect(("127.0.0.1", 9))
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "VENV", "PYTHON")
+    clean = {key: value for key, value in os.environ.items() if key not in outer}
+    return subprocess.run(["make", *arguments], cwd=folder, env=clean, capture_output=True, text=True)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder with a space in its name and the files that make reads."""
+    folder = tmp_path / "a checkout"
+    folder.mkdir()
+    for name in ["Makefile", "pyproject.toml", "setup.py"]:
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@needs_make
+def test_make_installs_once(checkout):
+    assert "pip install" in make(checkout, "-n", "test").stdout
+    stamp = checkout / ".venv" / ".installed"
+    stamp.parent.mkdir()
+    stamp.touch()
+    second = make(checkout, "-n", "test").stdout
+    assert "pip install" not in second
+    assert re.findall(r"-m (\w+ [^-\s]\S*|\w+ --nbval)", second) == [
+        "ruff check",
+        "ruff format",
+        "pytest tests",
+        "pytest --nbval",
+    ]
+    os.utime(stamp, (0, 0))  # older than pyproject.toml
+    assert "pip install" in make(checkout, "-n", "test").stdout
+    assert f'"{pyproject()["build-system"]["requires"][0]}"' in make(checkout, "-n", "test").stdout
+
+
+@needs_make
+def test_make_asks_for_a_newer_python(checkout):
+    old = checkout / "old-python"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.18\nexit 1\n')
+    old.chmod(0o755)
+    done = make(checkout, "lab", "PYTHON=./old-python")
+    assert done.returncode != 0
+    assert f"must be Python {pyproject()['project']['requires-python'][2:]} or newer, got: Python 3.9.18" in done.stderr
+    assert not (checkout / ".venv").exists()
