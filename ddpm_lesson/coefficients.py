@@ -3,6 +3,7 @@
 Index t runs over 0..T-1; t = 0 is the papers' t = 1.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -39,11 +40,14 @@ def combine(t: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
 
     t: (B,). v: (T,). x: (B, *D), all of one shape. The arithmetic is in float32 at least, in float64 for float64
     images; the result has the images' own dtype.
-    Raises ValueError if the shapes differ, TypeError if an image is not floating point.
+    Raises ValueError if shapes or devices differ, TypeError if an image is not floating point.
     """
     images = [x for _, x in terms]
     if any(x.shape != images[0].shape for x in images):
         raise ValueError(f"images must have one shape, got {' and '.join(str(tuple(x.shape)) for x in images)}")
+    if any(x.device != t.device for x in images):
+        devices = " and ".join(str(x.device) for x in images)
+        raise ValueError(f"t and the images must be on one device, got t on {t.device} and images on {devices}")
     dtype = images[0].dtype
     for x in images:
         if not x.is_floating_point():
@@ -61,6 +65,7 @@ class Coefficients(nn.Module):
     """Everything that betas determine, as tables indexed by t.  Ho et al. 2020, Section 2.
 
     betas: (T,), the variances that the steps add, in (0, 1); the last one may be 1.
+    log_alphas: (T,), log(1 - betas), for steps so large that betas have lost its digits; if not given, from betas.
     All tables are (T,) float64 (float32 on devices without float64) and stay so under `.half()` and
     `.to(torch.bfloat16)`; `.to(device)` moves them. They are no part of the state dict: betas determine them.
     Raises ValueError if betas is not one-dimensional or leaves its range.
@@ -71,6 +76,7 @@ class Coefficients(nn.Module):
     alphas_bar: Tensor  # their cumulative product, Eq. 4
     alphas_bar_prev: Tensor  # one step earlier, 1 at t = 0
     log_alphas_bar: Tensor
+    log_one_minus_alphas_bar: Tensor  # log variance of q(x_t | x_0)
     snr: Tensor  # alphas_bar / (1 - alphas_bar)
     sqrt_alphas: Tensor
     sqrt_betas: Tensor
@@ -86,9 +92,10 @@ class Coefficients(nn.Module):
     posterior_mean_coef2: Tensor  # of x_t in Eq. 7
     timestep_map: Tensor  # (T,) int64: which step of the base process each step is
 
-    def __init__(self, betas: Tensor):
+    def __init__(self, betas: Tensor, *, log_alphas: Tensor | None = None):
         super().__init__()
-        self._cpu_tables = _tables(_checked_betas(betas))
+        betas = _checked_betas(betas)
+        self._cpu_tables = _tables(betas, torch.log1p(-betas) if log_alphas is None else log_alphas)
         self._cpu_tables["timestep_map"] = torch.arange(self.T, device="cpu")
         self.alpha_bar_T = self._cpu_tables["alphas_bar"][-1].item()
         for name, table in self._cpu_tables.items():
@@ -111,23 +118,23 @@ class Coefficients(nn.Module):
 
 
 def _checked_betas(betas: Tensor) -> Tensor:
-    betas = torch.as_tensor(betas).detach().to("cpu", torch.float64)
+    betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu").detach()
     if betas.ndim != 1 or len(betas) == 0:
         raise ValueError(f"betas must be (T,) with at least one step, got shape {tuple(betas.shape)}")
     inside = (betas > 0) & (betas <= 1)
     if not bool(inside.all()):
         t = int((~inside).nonzero()[0])
         raise ValueError(f"betas are variances and must lie in (0, 1], got {betas[t].item()} at t = {t}")
-    if bool((betas[:-1] == 1).any()):
-        t = int((betas[:-1] == 1).nonzero()[0])
-        raise ValueError(f"beta = 1 erases the image and is allowed at the last step only, got it at t = {t}")
     return betas
 
 
-def _tables(betas: Tensor) -> dict[str, Tensor]:
-    """Every table of GaussianDiffusion from betas, on the CPU in float64. log1p and expm1 keep small betas exact."""
-    alphas = 1 - betas
-    log_alphas_bar = torch.log1p(-betas).cumsum(0)
+def _tables(betas: Tensor, log_alphas: Tensor) -> dict[str, Tensor]:
+    """Every table, on the CPU in float64. Logarithms and expm1 keep the digits of tiny and of very large steps."""
+    erased = log_alphas[:-1] == -math.inf
+    if bool(erased.any()):
+        t = int(erased.nonzero()[0])
+        raise ValueError(f"beta = 1 erases the image and is allowed at the last step only, got it at t = {t}")
+    alphas, log_alphas_bar = log_alphas.exp(), log_alphas.cumsum(0)
     alphas_bar, one_minus_alphas_bar = log_alphas_bar.exp(), 0 - torch.expm1(log_alphas_bar)
     log_alphas_bar_prev = torch.cat([log_alphas_bar.new_zeros(1), log_alphas_bar[:-1]])
     alphas_bar_prev, one_minus_alphas_bar_prev = log_alphas_bar_prev.exp(), 0 - torch.expm1(log_alphas_bar_prev)
@@ -140,6 +147,9 @@ def _tables(betas: Tensor) -> dict[str, Tensor]:
         "alphas_bar": alphas_bar,
         "alphas_bar_prev": alphas_bar_prev,
         "log_alphas_bar": log_alphas_bar,
+        "log_one_minus_alphas_bar": torch.where(
+            alphas_bar < 0.5, 0 + torch.log1p(-alphas_bar), one_minus_alphas_bar.log()
+        ),
         "snr": alphas_bar / one_minus_alphas_bar,
         "sqrt_alphas": alphas.sqrt(),
         "sqrt_betas": betas.sqrt(),

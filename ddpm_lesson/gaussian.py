@@ -35,9 +35,9 @@ class Gaussian(NamedTuple):
 
         For a point (log_var = -inf) +inf at the mean and -inf elsewhere.
         """
-        squared = (x - self.mean) ** 2
-        scaled = torch.where(squared == 0, 0.0, squared * torch.exp(-self.log_var))
-        return -0.5 * (scaled + self.log_var + math.log(2 * math.pi))
+        squared = _squared_distance(x, self.mean)
+        log_p = -0.5 * (squared * torch.exp(-self.log_var) + self.log_var + math.log(2 * math.pi))
+        return torch.where(self.log_var == -math.inf, torch.where(squared == 0, math.inf, -math.inf), log_p)
 
     def entropy(self) -> Tensor:
         """Differential entropy per coordinate, in nats: (log(2 pi e) + log_var) / 2, in mean's shape."""
@@ -46,11 +46,12 @@ class Gaussian(NamedTuple):
     def kl(self, other: "Gaussian") -> Tensor:
         """KL(self || other) per coordinate, in nats: DDPM's L_{t-1} and L_T are sums of these (Eq. 5).
 
-        Zero only where both agree; +inf where self is a point and other is not. Not symmetric in the two.
+        Zero only where both agree; +inf where just one is a point, or both are and differ. Not symmetric in the two.
         """
-        log_ratio = self.log_var - other.log_var
-        squared = (self.mean - other.mean) ** 2 * torch.exp(-other.log_var)
-        return 0.5 * (torch.exp(log_ratio) - 1 - log_ratio + squared)
+        log_ratio, squared = self.log_var - other.log_var, _squared_distance(self.mean, other.mean)
+        kl = 0.5 * (torch.expm1(log_ratio) - log_ratio + squared * torch.exp(-other.log_var))
+        same_point = (squared == 0) & (self.log_var == other.log_var)
+        return torch.where(other.log_var == -math.inf, torch.where(same_point, 0.0, math.inf), kl)
 
     def discretized_log_prob(self, x: Tensor, levels: int = 256) -> Tensor:
         """Log probability of the bin around x per coordinate, in nats.  Ho et al. 2020, Eq. 13.
@@ -58,8 +59,8 @@ class Gaussian(NamedTuple):
         x: (B, *D), values on the grid of `levels` equally spaced numbers from -1 to 1 (256 for 8-bit images, 17 for
         the 8x8 digits). The first bin reaches down to -inf and the last one up to +inf, so that the probabilities
         of all levels add up to 1.
-        Returns mean's shape, float64 (float32 on devices without it). Values and gradients are finite for every
-        finite input: the difference of the two distribution functions is taken in the logarithm, on the side of
+        Returns mean's shape, float64 (float32 on devices without it). Values and gradients are finite for any
+        image and network output: the difference of the two distribution functions is taken in the logarithm, on the side of
         the smaller tail. Raises ValueError if levels < 2.
         Not the density at x: that is not a probability and can exceed 1.
         """
@@ -94,6 +95,11 @@ def randn_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
 def table_dtype(device: torch.device) -> torch.dtype:
     """float64, or float32 on a device that has no float64 (Apple's MPS)."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    return (a.to(dtype) - b.to(dtype)) ** 2
 
 
 def _log_ndtr(z: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Index t runs over 0..T-1; t = 0 is the papers' t = 1.
 """
 
+import copy
 import math
 import warnings
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ddpm_lesson.coefficients import Coefficients, at, combine, extract
 from ddpm_lesson.gaussian import Gaussian, randn_like
@@ -39,8 +41,8 @@ class GaussianDiffusion(Coefficients):
     float32 at least. Wrong dtypes raise TypeError; shapes, devices or steps that do not fit raise ValueError.
     """
 
-    def __init__(self, betas: Tensor):
-        super().__init__(betas)
+    def __init__(self, betas: Tensor, *, log_alphas: Tensor | None = None):
+        super().__init__(betas, log_alphas=log_alphas)
         self._base: list[GaussianDiffusion] = []  # in a list, so that the base is no submodule of a respaced chain
 
     @classmethod
@@ -49,8 +51,9 @@ class GaussianDiffusion(Coefficients):
 
         alphas_bar: (T,) falling, below 1; the last one may be 0. Raises ValueError otherwise.
         """
-        before_first = torch.ones(1, dtype=torch.float64, device=alphas_bar.device)
-        return cls(betas_from_alphas_bar(torch.cat([before_first, alphas_bar.double()])))
+        if alphas_bar.ndim != 1:
+            raise ValueError(f"alphas_bar must be (T,), got shape {tuple(alphas_bar.shape)}")
+        return cls(betas_from_alphas_bar(pad(alphas_bar.to("cpu", torch.float64), (1, 0), value=1)))
 
     @property
     def base(self) -> "GaussianDiffusion":
@@ -66,14 +69,14 @@ class GaussianDiffusion(Coefficients):
         0..T-1. Not betas[timesteps]: those would add far too little noise.
         """
         steps = torch.as_tensor(timesteps, device="cpu")
-        if steps.ndim != 1 or len(steps) == 0 or steps.is_floating_point() or not bool((steps.diff() > 0).all()):
+        whole = not steps.is_floating_point() and steps.dtype != torch.bool
+        if steps.ndim != 1 or len(steps) == 0 or not whole or not bool((steps.diff() > 0).all()):
             raise ValueError(f"timesteps must be increasing integers, at least one, got {timesteps}")
         if steps[0] < 0 or steps[-1] >= self.T:
             raise ValueError(f"timesteps must lie in 0..{self.T - 1}, got {steps[0].item()} to {steps[-1].item()}")
-        log_alphas_bar = self._cpu_tables["log_alphas_bar"][steps]
-        betas = -torch.expm1(log_alphas_bar.diff(prepend=log_alphas_bar.new_zeros(1)))
-        chain = GaussianDiffusion(betas)
-        chain._cpu_tables["timestep_map"] = self._cpu_tables["timestep_map"][steps]
+        log_alphas = pad(self._cpu_tables["log_alphas_bar"][steps.long()], (1, 0)).diff()
+        chain = GaussianDiffusion(-torch.expm1(log_alphas), log_alphas=log_alphas)
+        chain._cpu_tables["timestep_map"] = self._cpu_tables["timestep_map"][steps.long()]
         chain._base = [self.base]
         return chain.to(self.betas.device)
 
@@ -92,8 +95,7 @@ class GaussianDiffusion(Coefficients):
         Returns Gaussian with mean (B, *D) and log_var (B, 1, ...).
         Not the distribution of x_t over the data set: that is a mixture of these.
         """
-        log_var = 2 * at(self.sqrt_one_minus_alphas_bar, t, x_0).log()
-        return Gaussian(combine(t, (self.sqrt_alphas_bar, x_0)), log_var)
+        return Gaussian(combine(t, (self.sqrt_alphas_bar, x_0)), at(self.log_one_minus_alphas_bar, t, x_0))
 
     def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t from x_0 in one jump: sqrt(alphas_bar) x_0 + sqrt(1 - alphas_bar) noise.  Ho et al. 2020, Eq. 4.
@@ -109,8 +111,8 @@ class GaussianDiffusion(Coefficients):
 
         Not two calls of q_sample: those would be independent given x_0.
         """
-        jumped = self.q_sample(x_0, (t - 1).clamp(min=0), randn_like(x_0, generator))
-        x_prev = torch.where((t == 0).view(-1, *[1] * (x_0.ndim - 1)), x_0, jumped)
+        std_prev = pad(self.sqrt_one_minus_alphas_bar[:-1], (1, 0))  # 0 at t = 0
+        x_prev = combine(t, (self.alphas_bar_prev.sqrt(), x_0), (std_prev, randn_like(x_0, generator)))
         return x_prev, self.q_step(x_prev, t, randn_like(x_0, generator))
 
     def q_posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Gaussian:
@@ -131,10 +133,10 @@ class GaussianDiffusion(Coefficients):
         """
         if not 0 <= eta <= 1:
             raise ValueError(f"eta must lie in 0..1, got {eta}")
-        var = eta**2 * self.posterior_var
-        direction = (1 - self.alphas_bar_prev - var).clamp(min=0).sqrt()
-        mean = combine(t, (self.alphas_bar_prev.sqrt(), x_0), (direction, eps))
-        return Gaussian(mean, at(var.log(), t, x_0))
+        # 1 - alphas_bar_prev - sigma^2, without the difference of nearly equal numbers.
+        rest = self.posterior_var * (self.sqrt_one_minus_alphas_bar**2 / self.betas - eta**2)
+        mean = combine(t, (self.alphas_bar_prev.sqrt(), x_0), (rest.clamp(min=0).sqrt(), eps))
+        return Gaussian(mean, at((eta**2 * self.posterior_var).log(), t, x_0))
 
     # Conversions: every quantity to x_0, and back.
 
@@ -144,11 +146,7 @@ class GaussianDiffusion(Coefficients):
         An error in eps is multiplied by sqrt(1 / alphas_bar - 1): 157.4 at the last of 1000 linear steps.
         Raises ValueError where alphas_bar = 0: there x_t is the noise and says nothing of x_0.
         """
-        if self.alpha_bar_T == 0 and bool((t == self.T - 1).any()):
-            raise ValueError(
-                f"x_0 cannot be found from eps at t = {self.T - 1}: alphas_bar is 0 there and x_t is the noise "
-                "itself; predict v or xstart, or take a schedule with alphas_bar_T > 0"
-            )
+        self._refuse_pure_noise(x_t, t)
         return combine(t, (self.sqrt_recip_alphas_bar, x_t), (-self.sqrt_recipm1_alphas_bar, eps))
 
     def eps_from_x_0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
@@ -183,7 +181,9 @@ class GaussianDiffusion(Coefficients):
 
     def x_0_from_score(self, x_t: Tensor, t: Tensor, score: Tensor) -> Tensor:
         """(x_t + (1 - alphas_bar) score) / sqrt(alphas_bar), Tweedie's formula; undefined where `x_0_from_eps` is."""
-        return self.x_0_from_eps(x_t, t, combine(t, (-self.sqrt_one_minus_alphas_bar, score)))
+        self._refuse_pure_noise(x_t, t)
+        var = self.sqrt_one_minus_alphas_bar**2
+        return combine(t, (self.sqrt_recip_alphas_bar, x_t), (var * self.sqrt_recip_alphas_bar, score))
 
     def score_from_x_0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
         """Gradient of log q(x_t | x_0) in x_t: -(x_t - sqrt(alphas_bar) x_0) / (1 - alphas_bar).
@@ -200,7 +200,8 @@ class GaussianDiffusion(Coefficients):
         has not arrived there.
         """
         a = self.alpha_bar_T
-        bits = -0.5 * math.log2(1 - a)  # KL(N(sqrt(a) x_0, 1 - a) || N(0, 1)) at x_0^2 = 1
+        # KL(N(sqrt(a) x_0, 1 - a) || N(0, 1)) is -log(1 - a) / 2 where x_0^2 = 1.
+        bits = max(0.0, -0.5 * self._cpu_tables["log_one_minus_alphas_bar"][-1].item() / math.log(2))
         if bits > 0.01:
             warnings.warn(
                 f"the chain of T = {self.T} steps ends at alphas_bar_T = {a:.3g}: x_T still carries {bits:.3g} bits "
@@ -209,4 +210,20 @@ class GaussianDiffusion(Coefficients):
                 PriorNotReachedWarning,
                 stacklevel=2,
             )
-        return Description(self.T, a, a / (1 - a), bits)
+        return Description(self.T, a, self._cpu_tables["snr"][-1].item(), bits)
+
+    def _refuse_pure_noise(self, x_t: Tensor, t: Tensor) -> None:
+        """Only a process that ends at alphas_bar = 0 has to look: elsewhere no value is read back from a GPU."""
+        if self.alpha_bar_T == 0 and bool(
+            (nothing_left := extract(self.alphas_bar, t, x_t.shape).flatten() == 0).any()
+        ):
+            raise ValueError(
+                f"x_0 cannot be found from eps at t = {t[nothing_left][0].item()}: alphas_bar is 0 there and x_t is "
+                "the noise itself; predict v or xstart, or take a schedule with alphas_bar_T > 0"
+            )
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        if self.base.betas.device != self.betas.device:  # others may use the base where it is: move a copy
+            self._base = [copy.deepcopy(self.base)._apply(fn)]
+        return self

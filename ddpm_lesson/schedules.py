@@ -179,7 +179,8 @@ def betas_from_alphas_bar(alphas_bar: Tensor, max_beta: float = 1.0) -> Tensor:
     """
     _check_variances(max_beta=max_beta)
     if alphas_bar.ndim != 1 or not bool((alphas_bar.diff() < 0).all() and (alphas_bar[-1] >= 0)):
-        raise ValueError("alphas_bar must be one-dimensional, fall at every step and stay at or above 0")
+        shape, ends = tuple(alphas_bar.shape), alphas_bar.flatten()[[0, -1]].tolist() if alphas_bar.numel() else []
+        raise ValueError(f"alphas_bar must be (T + 1,), fall at every step to 0 or above, got {shape}, ends {ends}")
     return (1 - alphas_bar[1:] / alphas_bar[:-1]).clamp(max=max_beta)
 
 
@@ -209,7 +210,7 @@ def _warmup(T: int, beta_1: float, beta_T: float, fraction: float) -> Tensor:
 
 
 def _after_one(alphas_bar: Tensor) -> Tensor:
-    return torch.cat([torch.ones(1, dtype=torch.float64), alphas_bar])
+    return torch.cat([alphas_bar.new_ones(1), alphas_bar])
 
 
 def _steps(T: int) -> int:

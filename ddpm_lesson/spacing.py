@@ -45,8 +45,7 @@ def quadratic(T: int, S: int) -> list[int]:
     come back. The grid ends at 0.8 T, not at T - 1.
     """
     _check(T, S)
-    end = (0.8 * T) ** 0.5
-    return sorted({int((end * i / max(S - 1, 1)) ** 2) for i in range(S)})
+    return sorted({int(0.8 * T * i**2 / max(S - 1, 1) ** 2) for i in range(S)})
 
 
 def ddim(T: int, S: int) -> list[int]:

@@ -1,0 +1,226 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from diffusers import DDIMScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ddpm_lesson import spacing
+
+T_AND_S = st.integers(1, 4000).flatmap(lambda T: st.tuples(st.just(T), st.integers(1, T)))
+
+
+def diffusers_steps(name, S, T=1000):
+    scheduler = DDIMScheduler(num_train_timesteps=T, timestep_spacing=name)
+    scheduler.set_timesteps(S)
+    return scheduler.timesteps.flip(0).tolist()
+
+
+def is_a_choice(steps, T):
+    return all(a < b for a, b in zip(steps, steps[1:], strict=False)) and 0 <= steps[0] and steps[-1] < T
+
+
+def has_ties(start, stride, S):
+    """Whether start + i * stride falls exactly between two integers for some i < S: there rounding is a convention."""
+    return any((start + i * stride) % 1 == Fraction(1, 2) for i in range(S))
+
+
+@settings(deadline=None)
+@given(T_AND_S)
+def test_leading_has_S_steps_from_0(T_and_S):
+    T, S = T_and_S
+    steps = spacing.leading(T, S)
+    assert len(steps) == S and steps[0] == 0 and is_a_choice(steps, T)
+
+
+@settings(deadline=None)
+@given(T_AND_S)
+def test_trailing_has_S_steps_up_to_the_last(T_and_S):
+    T, S = T_and_S
+    steps = spacing.trailing(T, S)
+    assert len(steps) == S and steps[-1] == T - 1 and is_a_choice(steps, T)
+    assert all(abs(step + 1 - Fraction(T * i, S)) <= Fraction(1, 2) for i, step in enumerate(steps, start=1))
+
+
+@settings(deadline=None)
+@given(T_AND_S.filter(lambda T_and_S: T_and_S[1] > 1))
+def test_linspace_has_S_steps_with_both_ends(T_and_S):
+    T, S = T_and_S
+    steps = spacing.linspace(T, S)
+    assert len(steps) == S and steps[0] == 0 and steps[-1] == T - 1 and is_a_choice(steps, T)
+    assert all(abs(step - Fraction(i * (T - 1), S - 1)) <= Fraction(1, 2) for i, step in enumerate(steps))
+
+
+@settings(deadline=None)
+@given(T_AND_S)
+def test_quadratic_increases_and_has_at_most_S_steps(T_and_S):
+    T, S = T_and_S
+    steps = spacing.quadratic(T, S)
+    assert len(steps) <= S and is_a_choice(steps, T)
+
+
+@pytest.mark.parametrize("name", ["leading", "trailing", "linspace", "quadratic", "ddim"])
+def test_all_steps_of_a_short_chain(name):
+    every = list(range(12))
+    assert spacing.SPACINGS[name](12, 12) == (every if name != "quadratic" else [0, 1, 2, 3, 5, 6, 7, 9])
+
+
+def test_small_cases_by_hand():
+    assert spacing.leading(10, 3) == [0, 3, 6]
+    assert spacing.trailing(10, 3) == [2, 6, 9]
+    assert spacing.linspace(10, 3) == [0, 4, 9]  # the middle lies at 4.5; ties go to the even number
+    assert spacing.trailing(1000, 4) == [249, 499, 749, 999]
+    assert spacing.trailing(1000, 1) == [999]
+
+
+# diffusers' three conventions.
+
+
+def test_leading_is_that_of_diffusers():
+    assert [S for S in range(1, 1001) if spacing.leading(1000, S) != diffusers_steps("leading", S)] == []
+
+
+@pytest.mark.parametrize("S", [1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250, 500, 1000, 3, 7, 30, 150, 300])
+def test_trailing_is_that_of_diffusers(S):
+    assert not has_ties(Fraction(0), Fraction(1000, S), S)
+    assert spacing.trailing(1000, S) == diffusers_steps("trailing", S)
+
+
+@pytest.mark.parametrize("S", [2, 4, 8, 10, 20, 50, 100, 200, 250, 500, 1000])
+def test_linspace_is_that_of_diffusers(S):
+    assert not has_ties(Fraction(0), Fraction(999, S - 1), S)
+    assert spacing.linspace(1000, S) == diffusers_steps("linspace", S)
+
+
+# What published code gets wrong, and what the choices mean.
+
+
+def test_leading_keeps_its_promise_where_published_code_gives_334_steps():
+    assert len(range(0, 1000, 1000 // 300)) == 334
+    assert len(spacing.leading(1000, 300)) == 300
+
+
+def test_trailing_keeps_its_promise_where_an_accumulated_float_stride_adds_a_step():
+    theirs = diffusers_steps("trailing", 61)
+    assert len(theirs) == 62 and theirs[0] == -1
+    assert len(spacing.trailing(1000, 61)) == 61
+
+
+def test_ten_leading_steps_begin_at_900_and_ten_trailing_ones_at_999():
+    assert spacing.leading(1000, 10)[-1] == 900
+    assert spacing.trailing(1000, 10)[-1] == 999
+
+
+@pytest.mark.parametrize("S", [10, 50, 100, 500])
+def test_quadratic_is_the_grid_of_the_ddim_code(S):
+    """Their list repeats small indices; a repeated step moves nothing."""
+    theirs = [int(s) for s in np.linspace(0, np.sqrt(1000 * 0.8), S) ** 2]
+    assert spacing.quadratic(1000, S) == sorted(set(theirs))
+
+
+def test_quadratic_steps_grow():
+    assert spacing.quadratic(1000, 5) == [0, 50, 200, 450, 800]
+
+
+def test_quadratic_ends_at_four_fifths():
+    assert [T for T in range(5, 4001) if spacing.quadratic(T, 5)[-1] != 4 * T // 5] == []
+
+
+@pytest.mark.parametrize(
+    "T, S, expected",
+    [
+        (1000, 25, list(range(0, 1000, 40))),
+        (1000, 10, list(range(0, 1000, 100))),
+        (10, 4, [0, 3, 6, 9]),
+        (10, 3, [0, 4, 8]),
+        (7, 1, [0]),
+    ],
+)
+def test_ddim_takes_the_smallest_whole_stride(T, S, expected):
+    assert spacing.ddim(T, S) == expected
+
+
+@pytest.mark.parametrize("T, S", [(1000, 300), (10, 6)])
+def test_ddim_says_so_where_no_whole_stride_fits(T, S):
+    with pytest.raises(ValueError, match=f"no whole stride through {T} steps visits exactly {S}"):
+        spacing.ddim(T, S)
+
+
+@pytest.mark.parametrize(
+    "T, counts, expected",
+    [
+        (10, [2, 3], [0, 4, 5, 7, 9]),
+        (10, [1, 1, 1], [0, 4, 7]),  # sections of 4, 3 and 3 steps
+        (10, [4], [0, 3, 6, 9]),
+        (6, [3, 1], [0, 1, 2, 3]),
+        (300, [2, 3, 4], [0, 99, 100, 150, 199, 200, 233, 266, 299]),  # 149.5 and 1.5 go to the even offset
+    ],
+)
+def test_sections_by_hand(T, counts, expected):
+    assert spacing.sections(T, counts) == expected
+
+
+@settings(deadline=None)
+@given(st.integers(1, 500), st.lists(st.integers(1, 40), min_size=1, max_size=5))
+def test_sections_hold_the_counts_that_were_asked_for(T, counts):
+    edges = np.cumsum([0] + [T // len(counts) + (k < T % len(counts)) for k in range(len(counts))])
+    if any(count > size for count, size in zip(counts, np.diff(edges), strict=True)):
+        with pytest.raises(ValueError, match=r"section \d holds \d+ steps, cannot choose \d+"):
+            spacing.sections(T, counts)
+    else:
+        steps = spacing.sections(T, counts)
+        assert is_a_choice(steps, T)
+        assert np.histogram(steps, edges)[0].tolist()[:-1] == counts[:-1] and len(steps) == sum(counts)
+
+
+# The front door.
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("leading10", spacing.leading(1000, 10)),
+        ("trailing50", spacing.trailing(1000, 50)),
+        ("linspace7", spacing.linspace(1000, 7)),
+        ("quadratic20", spacing.quadratic(1000, 20)),
+        ("ddim25", spacing.ddim(1000, 25)),
+        ("10,15,20", spacing.sections(1000, [10, 15, 20])),
+        ("8", spacing.sections(1000, [8])),
+    ],
+)
+def test_named_choices(text, expected):
+    assert spacing.named(text, 1000) == expected
+
+
+@pytest.mark.parametrize("text", ["uniform10", "trailing", "10,", "", "ddim-5", "trailing 10"])
+def test_an_unknown_choice_lists_the_forms(text):
+    forms = "leadingN, trailingN, linspaceN, quadraticN, ddimN with a number N, or counts like 10,15,20"
+    with pytest.raises(ValueError, match=f"unknown step choice '{text}'; expected {forms}"):
+        spacing.named(text, 1000)
+
+
+@pytest.mark.parametrize("name", ["leading", "trailing", "linspace", "quadratic", "ddim"])
+@pytest.mark.parametrize("S", [0, -1, 11])
+def test_S_must_lie_between_1_and_T(name, S):
+    with pytest.raises(ValueError, match=rf"number of steps S must lie in 1\.\.10, got {S}"):
+        spacing.SPACINGS[name](10, S)
+
+
+def test_linspace_needs_two_steps():
+    with pytest.raises(ValueError, match="needs S >= 2, got 1; use trailing"):
+        spacing.linspace(10, 1)
+
+
+@pytest.mark.parametrize(
+    "counts, message",
+    [
+        ([], "at least one section, got none"),
+        ([6, 5], "section 0 holds 5 steps, cannot choose 6"),
+        ([5, 0], "section 1 holds 5 steps, cannot choose 0"),
+        ([1] * 11, "section 10 holds 0 steps, cannot choose 1"),
+    ],
+)
+def test_sections_must_hold_what_is_asked_for(counts, message):
+    with pytest.raises(ValueError, match=message):
+        spacing.sections(10, counts)
