@@ -148,12 +148,13 @@ def cosine_by_loop(T, s=0.008, max_beta=0.999):
     def alpha_bar(time):
         return math.cos((time + s) / (1 + s) * math.pi * 0.5) ** 2 / math.cos(s / (1 + s) * math.pi * 0.5) ** 2
 
-    return torch.tensor([min(1 - alpha_bar((i + 1) / T) / alpha_bar(i / T), max_beta) for i in range(T)])
+    betas = [min(1 - alpha_bar((i + 1) / T) / alpha_bar(i / T), max_beta) for i in range(T)]
+    return torch.tensor(betas, dtype=torch.float64)
 
 
-def cosine_in_float32(T, s=0.008, max_beta=0.999):
-    alphas_bar = torch.cos((torch.arange(T + 1).float() / T + s) / (1 + s) * torch.pi / 2).square()
-    return torch.clip(1 - alphas_bar[1:] / alphas_bar[:-1], max=max_beta)
+def cosine_by_logarithms(T, s=0.008, max_beta=0.999):
+    angle = (torch.arange(T + 1).double() / T + s) / (1 + s) * torch.pi / 2
+    return torch.clip(-torch.expm1(2 * torch.cos(angle).log().diff()), max=max_beta)
 
 
 def cosine_by_numpy(T, s=0.008, max_beta=0.999):
@@ -203,9 +204,9 @@ def respaced_from_products(alphas_bar, timesteps):
     return torch.stack([1 - alphas[a : b + 1].prod() for a, b in zip(starts, timesteps.tolist(), strict=True)])
 
 
-def respaced_in_float32(alphas_bar, timesteps):
-    kept = alphas_bar.float()[timesteps]
-    return -torch.expm1(torch.diff(kept.log(), prepend=torch.zeros(1)))
+def respaced_by_logarithms(alphas_bar, timesteps):
+    logs = alphas_bar[timesteps].log()
+    return -torch.expm1(torch.diff(logs, prepend=torch.zeros_like(logs[:1])))
 
 
 def x_0_by_loop(x_t, t, eps, alphas_bar):
@@ -233,10 +234,16 @@ VARIANTS = {
         lambda *args: linear_by_loop(*args).requires_grad_(),
     ],
     "q_sample": [q_sample_by_loop, q_sample_by_einops, q_sample_in_float32, q_sample_by_numpy, q_sample_flat],
-    "extract": [extract_by_indexing, extract_by_loop, extract_by_einops, extract_by_numpy],
-    "cosine_betas": [cosine_by_loop, cosine_in_float32, cosine_by_numpy],
+    "extract": [
+        extract_by_indexing,
+        extract_by_loop,
+        extract_by_einops,
+        extract_by_numpy,
+        lambda v, t, x_shape: v.view(-1, *[1] * (len(x_shape) - 1))[t],
+    ],
+    "cosine_betas": [cosine_by_loop, cosine_by_logarithms, cosine_by_numpy],
     "posterior": [posterior_by_bayes, posterior_by_loop, posterior_in_float32],
-    "respaced_betas": [respaced_by_loop, respaced_from_products, respaced_in_float32],
+    "respaced_betas": [respaced_by_loop, respaced_from_products, respaced_by_logarithms],
     "x_0_from_eps": [x_0_by_loop, x_0_by_einops, x_0_in_float32],
 }
 
@@ -266,7 +273,19 @@ def test_callables_that_are_no_plain_functions(capsys):
         def forward(self, x_0, t, noise, alphas_bar):
             return SOLUTIONS["q_sample"](x_0, t, noise, alphas_bar)
 
-    for function in [Learner(), Learner().forward, functools.partial(SOLUTIONS["q_sample"])]:
+    class Odd:
+        """Its signature is none, and it says that it wraps what is no function."""
+
+        __signature__ = __code__ = "odd"
+
+        def __call__(self, x_0, t, noise, alphas_bar):
+            return SOLUTIONS["q_sample"](x_0, t, noise, alphas_bar)
+
+    class Loop(Odd):
+        __signature__ = property(lambda self: 1 / 0)
+        __wrapped__ = property(lambda self: self)
+
+    for function in [Learner(), Learner().forward, functools.partial(SOLUTIONS["q_sample"]), Odd(), Loop()]:
         assert said(checks.q_sample, function, capsys).startswith("1.2 q_sample: yes")
     assert said(checks.linear_betas, max, capsys).startswith("1.1 linear_betas: no. For beta_1 = 0.1, beta_T = 0.3")
 
@@ -352,7 +371,8 @@ def test_a_constant_is_an_attempt(constant, capsys):
 def test_misconceptions_are_four_at_least_with_a_sentence_each(check):
     sentences = [misconception.sentence for misconception in check.misconceptions]
     assert len(set(sentences)) == len(sentences) >= 4
-    assert all(sentence.endswith(".") and "  " not in sentence for sentence in sentences)
+    assert all(sentence.endswith(".") and sentence.isascii() for sentence in sentences)
+    assert not any(odd in sentence for sentence in sentences for odd in ["  ", "\n", "tensor("])
 
 
 @pytest.mark.parametrize(("check", "i"), MISCONCEPTIONS)
@@ -395,6 +415,143 @@ def test_a_misconception_is_seen_in_other_words_and_dtypes(capsys):
 
     for function in [by_loop, images_only]:
         assert "1.2 q_sample: no. You scaled the noise by 1 - alpha_bar" in said(checks.q_sample, function, capsys)
+
+
+def posterior_with(coef1=None, coef2=None, var=None, prev=None, give=None):
+    """posterior as learners write it, with one piece replaced; each piece is a function of the tables."""
+
+    def posterior(x_0, x_t, t, betas):
+        alphas = 1 - betas
+        alphas_bar = torch.cumprod(alphas, dim=0)
+        one = torch.ones(1, dtype=torch.float64)
+        alphas_bar_prev = prev(alphas_bar) if prev else torch.cat((one, alphas_bar[:-1]))
+        tables = (betas, alphas, alphas_bar, alphas_bar_prev)
+        first = (coef1 or (lambda b, a, ab, abp: torch.sqrt(abp) * b / (1 - ab)))(*tables)
+        second = (coef2 or (lambda b, a, ab, abp: torch.sqrt(a) * (1 - abp) / (1 - ab)))(*tables)
+        variance = (var or (lambda b, a, ab, abp: (1 - abp) / (1 - ab) * b))(*tables)
+        mean = spread_out(first, t, x_0) * x_0 + spread_out(second, t, x_0) * x_t
+        return give(mean, variance, t) if give else (mean, spread_out(variance, t, x_0))
+
+    return posterior
+
+
+def cosine_with(f, ratio=lambda f: 1 - f[1:] / f[:-1], dtype=torch.float64):
+    """cosine_betas as learners write it, with another f(u, s), ratio or dtype."""
+
+    def cosine_betas(T, s=0.008, max_beta=0.999):
+        u = torch.linspace(0, 1, T + 1, dtype=dtype)
+        return ratio(f(u, s)).clamp(max=max_beta)
+
+    return cosine_betas
+
+
+def right_f(u, s):
+    return torch.cos((u + s) / (1 + s) * torch.pi / 2) ** 2
+
+
+def by_half_angle(u, s):
+    return (1 + torch.cos((u + s) / (1 + s) * torch.pi)) / 2  # 0 at the end, where right_f leaves 4e-33
+
+
+def x_0_with(spread, scale):
+    def x_0_from_eps(x_t, t, eps, alphas_bar):
+        a_bar = SOLUTIONS["extract"](alphas_bar, t, x_t.shape)
+        return (x_t - torch.sqrt(spread(a_bar)) * eps) / torch.sqrt(scale(a_bar))
+
+    return x_0_from_eps
+
+
+def respaced_in_a_list(alphas_bar, timesteps):
+    kept = [1.0, *alphas_bar[timesteps].tolist()]
+    return torch.tensor([1 - after / before for before, after in zip(kept[:-1], kept[1:], strict=True)]).float()
+
+
+def respaced_from_the_step_before(alphas_bar, timesteps):
+    kept = alphas_bar[timesteps]
+    return 1 - kept / torch.cat([alphas_bar[timesteps[0] - 1].view(1), kept[:-1]])
+
+
+NATURAL = [  # exercise, what learners write, words of the sentence that they need
+    ("linear_betas", lambda b, e, T: b + (e - b) * torch.arange(T, dtype=torch.float64) / (T - 1), "T - 1 is 0"),
+    ("linear_betas", lambda b, e, T: b + torch.arange(T) / (T - 1) * (e - b), "T - 1 is 0"),
+    ("q_sample", lambda x, t, e, a: a[t].sqrt() * x + (1 - a[t]).sqrt() * e, "meet the columns"),
+    ("extract", lambda v, t, shape: v.view(len(t), *[1] * (len(shape) - 1))[t], "before the look-up"),
+    ("extract", lambda v, t, shape: v.reshape(-1, *[1] * (len(shape) - 1)).gather(0, t), "before the look-up"),
+    ("extract", lambda v, t, shape: v.view(-1, 1)[t], "always return (B, 1)"),
+    ("extract", lambda v, t, shape: v.view(-1, 1, 1, 1)[t], "always return (B, 1, 1, 1)"),
+    ("extract", lambda v, t, shape: v[t[0]].view([1] * len(shape)), "the first image's t"),
+    ("extract", lambda v, t, shape: v[t[0].item()], "the first image's t"),
+    ("cosine_betas", cosine_with(right_f, dtype=torch.float32), "You return float32"),
+    ("cosine_betas", cosine_with(lambda u, s: right_f(u, s).double(), dtype=torch.float32), "precision of float32"),
+    ("cosine_betas", lambda *a: cosine_with(right_f, dtype=torch.float32)(*a).double(), "precision of float32"),
+    ("cosine_betas", cosine_with(right_f, lambda f: f[1:] / f[:-1]), "those are the alphas"),
+    ("cosine_betas", lambda T, s, m: 1 - cosine_with(right_f)(T, s, 1.0), "You return the alphas"),
+    ("cosine_betas", cosine_with(lambda u, s: torch.cos((u + s / (1 + s)) * torch.pi / 2) ** 2), "divided only s"),
+    ("cosine_betas", cosine_with(lambda u, s: torch.cos((u + s / 1 + s) * torch.pi / 2) ** 2), "is u + 2 s"),
+    ("cosine_betas", cosine_with(right_f, lambda f: 1 - f[:-1] / f[1:]), "upside down"),
+    ("cosine_betas", cosine_with(right_f, lambda f: 1 - f[:-1] / f[1:], torch.float32), "upside down"),
+    ("cosine_betas", cosine_with(by_half_angle, lambda f: 1 - f[:-1] / f[1:]), "upside down"),
+    ("cosine_betas", cosine_with(lambda u, s: torch.cos((u + s) / (1 + s)) ** 2), "left out pi / 2"),
+    ("cosine_betas", cosine_with(lambda u, s: torch.cos((u + s) / (1 + s) * torch.pi) ** 2), "runs to pi"),
+    ("cosine_betas", cosine_with(lambda u, s: torch.sin((u + s) / (1 + s) * torch.pi / 2) ** 2), "took the sine"),
+    ("posterior", posterior_with(coef1=lambda b, a, ab, abp: abp * b / (1 - ab)), "root over alpha_bar_prev"),
+    ("posterior", posterior_with(coef2=lambda b, a, ab, abp: a * (1 - abp) / (1 - ab)), "root over alpha is"),
+    ("posterior", posterior_with(coef1=lambda b, a, ab, abp: ab.sqrt() * b / (1 - ab)), "of x_0 has sqrt(alpha_bar)"),
+    ("posterior", posterior_with(coef2=lambda b, a, ab, abp: ab.sqrt() * (1 - abp) / (1 - ab)), "where sqrt(alpha)"),
+    ("posterior", posterior_with(coef2=lambda b, a, ab, abp: a.sqrt() * (1 - ab) / (1 - ab)), "so that it cancels"),
+    ("posterior", posterior_with(prev=lambda ab: torch.cat((ab[:1], ab[:-1]))), "alphas_bar[0]"),
+    ("posterior", posterior_with(prev=lambda ab: nn.functional.pad(ab[:-1], (1, 0))), "alpha_bar_prev is 0"),
+    ("posterior", posterior_with(prev=lambda ab: ab.roll(1)), "wraps around"),
+    ("posterior", posterior_with(var=lambda b, a, ab, abp: (1 - ab) / (1 - abp) * b), "upside down"),
+    ("posterior", posterior_with(var=lambda b, a, ab, abp: (1 - ab) / (1 - ab) * b), "Your variance is beta"),
+    ("posterior", posterior_with(give=lambda mean, var, t: (mean, var[t])), "Your variance has shape (B,)"),
+    ("posterior", posterior_with(give=lambda mean, var, t: (spread_out(var, t, mean), mean)), "variance first"),
+    (
+        "posterior",
+        posterior_with(give=lambda mean, var, t: (mean, spread_out(var, t, mean) * torch.ones_like(mean))),
+        "shape of the images",
+    ),
+    ("x_0_from_eps", x_0_with(lambda a_bar: a_bar, lambda a_bar: 1 - a_bar), "are swapped"),
+    ("x_0_from_eps", x_0_with(lambda a_bar: 1 - a_bar, lambda a_bar: 1 - a_bar), "the noise's factor"),
+    ("respaced_betas", respaced_from_the_step_before, "alphas_bar[timesteps[0] - 1]"),
+    ("respaced_betas", lambda a_bar, steps: 1 - a_bar[steps] / a_bar[steps - 1], "alphas_bar[timesteps - 1]"),
+    ("respaced_betas", respaced_in_a_list, "keeps seven digits only"),
+    ("respaced_betas", lambda a, steps: respaced_by_logarithms(a.float(), steps).double(), "keeps seven digits only"),
+]
+
+
+@pytest.mark.parametrize(("name", "function", "words"), NATURAL, ids=range(len(NATURAL)))
+def test_a_natural_mistake_gets_its_sentence(name, function, words, capsys):
+    text = said(checks.registry[name], function, capsys)
+    assert f"{name}: no. " in text and words in text
+    assert any(misconception.sentence in text for misconception in checks.registry[name].misconceptions)
+
+
+def test_a_wrong_formula_in_float32_is_a_wrong_formula_first(capsys):
+    no_square = cosine_with(lambda u, s: torch.cos((u + s) / (1 + s) * torch.pi / 2), dtype=torch.float32)
+    assert "cosine_betas: no. You left out the square." in said(checks.cosine_betas, no_square, capsys)
+    flat = lambda v, t, x_shape: v[t].float()  # noqa: E731
+    assert "extract: no. You return shape (B,)." in said(checks.extract, flat, capsys)
+
+
+def test_a_dtype_of_which_no_sentence_speaks(capsys):
+    half = lambda v, t, x_shape: SOLUTIONS["extract"](v, t, x_shape).bfloat16()  # noqa: E731
+    text = said(checks.extract, half, capsys)
+    assert text.endswith("expected out of dtype torch.float64, got torch.bfloat16.")
+
+
+def test_the_same_error_is_proof_only_where_it_is_the_same_on_every_input(capsys):
+    def other_message(v, t, x_shape):
+        if len(v) != len(t):
+            raise RuntimeError("no room")
+        return SOLUTIONS["extract"](v, t, x_shape)
+
+    def one_input_less(v, t, x_shape):
+        shaped = v.view(len(t), *[1] * (len(x_shape) - 1)) if len(v) > 1 else v
+        return shaped[t].reshape(len(t), *[1] * (len(x_shape) - 1))
+
+    for function in [other_message, one_input_less]:
+        assert ": your function raised RuntimeError: " in said(checks.extract, function, capsys)
 
 
 @pytest.mark.parametrize(
@@ -485,12 +642,12 @@ def test_shape(capsys):
     sees(q_sample_then(lambda x_t: x_t.flatten(1)), message, capsys)
     sees(q_sample_then(lambda x_t: x_t.sum()), f"{AT_FIRST}expected out of shape (4, 1, 8, 8), got ().", capsys)
 
-    def flat_var(*args):
+    def deep_var(*args):
         mean, var = SOLUTIONS["posterior"](*args)
-        return mean, var.flatten()
+        return mean, var[None]
 
-    message = f"{AT_FIRST}expected var of shape (4, 1, 1, 1), got (4,)."
-    sees(flat_var, message, capsys, checks.posterior)
+    message = f"{AT_FIRST}expected var of shape (4, 1, 1, 1), got (1, 4, 1, 1, 1)."
+    sees(deep_var, message, capsys, checks.posterior)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
@@ -575,6 +732,17 @@ def test_exception_is_reported_with_its_input(check, error, capsys):
     assert text.startswith(start)
     assert text.endswith("(in the line: raise error).")
     assert "\n" not in text and "7f3a" not in text and ("at 0x...: boom" in text) == isinstance(error, ValueError)
+
+
+def test_exception_that_cannot_be_printed(capsys):
+    class Broken(Exception):
+        def __str__(self):
+            raise ValueError
+
+    def q_sample(x_0, t, noise, alphas_bar):
+        raise Broken
+
+    sees(q_sample, f"{AT_FIRST}your function raised Broken (in the line: raise Broken).", capsys)
 
 
 def test_exception_on_a_later_input(capsys):
@@ -678,8 +846,8 @@ def test_a_check_leaves_its_own_inputs_alone(check, capsys):
 
 @every_check
 def test_output_is_the_same_twice_and_under_both_default_dtypes(check, capsys):
-    functions = [m.function for m in check.misconceptions] + [SOLUTIONS[check.name], dots]
-    functions += [lambda *args: args[0], lambda *args: torch.zeros(3, dtype=torch.float32)]
+    """The misconceptions' sentences are compared above."""
+    functions = [SOLUTIONS[check.name], dots, lambda *args: args[0], lambda *args: torch.zeros(3, dtype=torch.float32)]
     texts = []
     for dtype in [torch.float32, torch.float32, torch.float64]:
         torch.set_default_dtype(dtype)

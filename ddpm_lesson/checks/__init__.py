@@ -15,5 +15,5 @@ from ddpm_lesson.checks.forward_process import (
 
 registry = {
     check.name: check
-    for check in (linear_betas, q_sample, extract, cosine_betas, posterior, x_0_from_eps, respaced_betas)
+    for check in (linear_betas, extract, q_sample, cosine_betas, posterior, x_0_from_eps, respaced_betas)
 }

@@ -11,6 +11,7 @@ import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import CodeType
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 SINGLE = {"rtol": 1e-5, "atol": 1e-6}  # what a computation in float32 leaves
 DOUBLE = {"rtol": 1e-10, "atol": 1e-14}
+HUGE = 1e12  # past it a number was divided by a zero that came out rounded, and its size is chance
 
 
 class Case(NamedTuple):
@@ -39,6 +41,7 @@ class Outcome(NamedTuple):
 
     values: tuple[Tensor, ...]
     trouble: str
+    line: str  # the one that raised, in words
     changed: set[str]  # the parameters whose arguments it altered
 
 
@@ -96,49 +99,56 @@ class Check:
     def explanations(self, outcomes: list[Outcome]) -> list[Misconception]:
         """The misconceptions that do the same, if that is wrong.
 
-        The same: equal values, up to float32's rounding, wherever the function gave any. Where it raised proves
-        nothing, but a misconception that raises where the function does not is ruled out.
+        The same: equal values, up to float32's rounding, wherever the function gave any; a misconception that raises
+        there is ruled out. Where the function raised proves nothing, unless no value is wrong: then the misconception
+        must raise the same. If exact_dtype leaves none, the dtype is set aside: a wrong formula in float32 is a wrong
+        formula first.
         """
-        problems = self._problems(outcomes)
-        given = [i for i, outcome in enumerate(outcomes) if not outcome.trouble]
-        candidates = self.misconceptions if any(problems[i] for i in given) else ()
-        runs = [(misconception, self.run(misconception.function)) for misconception in candidates]
-        return [m for m, other in runs if not any(self._differs(outcomes[i], other[i]) for i in given)]
+        runs = [(m, self.run(m.function)) for m in self.misconceptions]
+        found = self._same_as(outcomes, runs, self.exact_dtype)
+        return found or (self._same_as(outcomes, runs, False) if self.exact_dtype else [])
 
-    def _problems(self, outcomes):
+    def _same_as(self, outcomes, runs, exact):
+        problems = self._problems(outcomes, exact)
+        given = [i for i, outcome in enumerate(outcomes) if not outcome.trouble]
+        troubles = {i: outcome.trouble for i, outcome in enumerate(outcomes) if outcome.trouble}
+        if not any(problems[i] for i in given):
+            runs = [(m, o) for m, o in runs if troubles and all(o[i].trouble == words for i, words in troubles.items())]
+        return [m for m, o in runs if not any(self._differs(outcomes[i], o[i], exact) for i in given)]
+
+    def _problems(self, outcomes, exact):
         """How each outcome differs from the specification's, in words; "" where it does not."""
-        tolerance = DOUBLE if self.exact_dtype else SINGLE
-        wanted = self.run(self.specification)
-        return [self._differs(got, want, tolerance) for got, want in zip(outcomes, wanted, strict=True)]
+        wanted, tolerance = self.run(self.specification), DOUBLE if exact else SINGLE
+        return [self._differs(got, want, exact, tolerance) for got, want in zip(outcomes, wanted, strict=True)]
 
     def _mistake(self, function, outcomes):
         """The sentence to print; "" if every value is right."""
-        problems = self._problems(outcomes)
+        problems = self._problems(outcomes, self.exact_dtype)
         if not any(problems):
             return ""
         if found := self.explanations(outcomes):
             return found[0].sentence
-        if self._problems(self.run(function)) != problems:
+        if self._problems(self.run(function), self.exact_dtype) != problems:
             return "Two calls with the same input gave two results: what is random must be an argument."
         case, problem = next((c, p) for c, p in zip(self.cases, problems, strict=True) if p)
         return f"For {case.words}: {problem}{'' if problem.endswith(('.', '?')) else '.'}"
 
-    def _differs(self, got, want, tolerance=SINGLE):
+    def _differs(self, got, want, exact, tolerance=SINGLE):
         """Where two outcomes first differ, in words; "" if they agree."""
         if got.trouble or want.trouble:
-            return got.trouble or want.trouble
+            return got.trouble + got.line or want.trouble
         for name, g, w in zip(self.outputs, got.values, want.values, strict=True):
             if g.shape != w.shape:
                 return f"expected {name} of shape {tuple(w.shape)}, got {tuple(g.shape)}"
-            if g.dtype != w.dtype and (self.exact_dtype or not g.is_floating_point()):
+            if g.dtype != w.dtype and (exact or not g.is_floating_point()):
                 return f"expected {name} of dtype {w.dtype}, got {g.dtype}"
-            far = ~torch.isclose(g.double(), w.double(), equal_nan=True, **tolerance)
+            far = ~torch.isclose(_comparable(g), _comparable(w), equal_nan=True, **tolerance)
             if far.any():
                 return _first_difference(name, g, w, far.nonzero()[0].tolist())
         return ""
 
     def _run_case(self, function, case):
-        args, values, trouble = copy.deepcopy(case.args), (), ""
+        args, values, trouble, line = copy.deepcopy(case.args), (), "", ""
         many = len(self.outputs) > 1
         try:
             returned = function(*args)
@@ -151,17 +161,18 @@ class Check:
             else:
                 values = tuple(part.detach().cpu().to_dense().clone() for part in parts)
         except (Exception, SystemExit) as error:
-            trouble = f"your function raised {_words(error)}"
+            trouble, line = f"your function raised {_words(error)}", _line(error)
         passed = zip(self._parameters, args, case.args, strict=False)  # what is left out keeps its default
-        return Outcome(values, trouble, {name for name, after, before in passed if not _same(after, before)})
+        return Outcome(values, trouble, line, {name for name, after, before in passed if not _same(after, before)})
 
     def _misfit(self, function):
         """What is wrong with the function's parameters; "" if the inputs can be passed to it."""
         try:
             signature = inspect.signature(function)
-            signature.bind(*self.cases[0].args)
-        except ValueError:  # a built-in that does not tell
+        except Exception:  # a built-in that does not tell, or a __signature__ that is none
             return ""
+        try:
+            signature.bind(*self.cases[0].args)
         except TypeError:
             mine, yours = self._parameters, list(signature.parameters)
             return f"Expected {len(mine)} parameters ({', '.join(mine)}), got {len(yours)} ({', '.join(yours)})."
@@ -170,8 +181,11 @@ class Check:
 
 def _is_stub(function):
     """True while the body is `...`, `pass`, a docstring or `raise NotImplementedError`: it reads no variable."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    if code is None or not set(code.co_names) <= {"NotImplementedError"}:
+    try:
+        code = inspect.unwrap(function).__code__
+    except Exception:  # no plain function
+        return False
+    if not isinstance(code, CodeType) or not set(code.co_names) <= {"NotImplementedError"}:
         return False
     if not all(const is None or const is ... or isinstance(const, str) for const in code.co_consts):
         return False
@@ -187,13 +201,25 @@ def _first_difference(name, got, want, index):
     return f"expected {place} = {w:.{digits}g}, got {g:.{digits}g}{remark}"
 
 
+def _comparable(values):
+    values = values.double()
+    return torch.where(values.abs() > HUGE, values * math.inf, values)
+
+
 def _same(a, b):
     return a.dtype == b.dtype and torch.equal(a, b) if isinstance(b, Tensor) else a == b
 
 
 def _words(error):
-    """Type, first line of the message, and the line of the function that raised."""
-    message = re.sub("0x[0-9a-fA-F]+", "0x...", str(error)).strip().split("\n")[0]
+    """Type and first line of the message."""
+    try:
+        message = re.sub("0x[0-9a-fA-F]+", "0x...", str(error)).strip().split("\n")[0]
+    except Exception:  # its __str__ is broken too
+        message = ""
+    return type(error).__name__ + (f": {message}" if message else "")
+
+
+def _line(error):
+    """The line of the function that raised."""
     frames = traceback.extract_tb(error.__traceback__)[1:2]  # 0 is this file, 1 the function
-    line = f" (in the line: {frames[0].line})" if frames and frames[0].line else ""
-    return type(error).__name__ + (f": {message}" if message else "") + line
+    return f" (in the line: {frames[0].line})" if frames and frames[0].line else ""

@@ -46,6 +46,14 @@ def _at(table: Tensor, t: Tensor, x: Tensor) -> Tensor:
 
 ALPHAS_BAR = _products(BETAS)
 
+ROUNDED_FIRST = (
+    "Your numbers have only the precision of float32: they were rounded before they became float64, and converting "
+    "later brings no digit back. Ask for dtype=torch.float64 where the numbers are made."
+)
+UPSIDE_DOWN = (
+    "Your ratio is upside down, and the betas come out negative. alpha_bar falls: the later value goes on top."
+)
+
 
 def _linear_betas(beta_1, beta_T, T):
     """Exercise 1.1: T betas on a straight line from beta_1 to beta_T.  Ho et al. 2020, sec. 4.
@@ -81,10 +89,11 @@ linear_betas = Check(
             "every table here has T entries and starts with beta_1.",
         ),
         Misconception(
-            lambda beta_1, beta_T, T: _linear_betas(beta_1, beta_T, T).float().double(),
-            "Your numbers have only the precision of float32: they were rounded before they became float64, and "
-            "converting later brings no digit back. Ask for dtype=torch.float64 where the numbers are made.",
+            lambda beta_1, beta_T, T: beta_1 + (beta_T - beta_1) * _double(list(range(T))) / (T - 1),
+            "For T = 1 you return NaN: T - 1 is 0 there, and 0 / 0 is no number. A single point has no gap after it "
+            "and is beta_1 itself: keep the divisor from being 0.",
         ),
+        Misconception(lambda beta_1, beta_T, T: _linear_betas(beta_1, beta_T, T).float().double(), ROUNDED_FIRST),
         Misconception(
             lambda beta_1, beta_T, T: _linear_betas(beta_1, beta_T, T).float(),
             "You return float32. The product of 1000 factors near 1 piles up rounding errors: ask for "
@@ -107,8 +116,109 @@ linear_betas = Check(
 )
 
 
+def _extract(v, t, x_shape):
+    """Exercise 1.2: v[t], one number for each image, shaped to multiply a batch of x_shape.
+
+    v: (T,) of any floating-point dtype, which the result keeps.  t: (B,) int64 in 0..T-1.  x_shape: (B, *D).
+    Returns (B, 1, ..., 1) with as many axes as x_shape.
+    Not expanded to x_shape: broadcasting does that for free.
+    """
+    table = v.tolist()
+    shape = [len(t)] + [1] * (len(x_shape) - 1)
+    return torch.tensor([table[step] for step in t.tolist()], dtype=v.dtype).reshape(shape)
+
+
+extract = Check(
+    number="1.2",
+    name="extract",
+    specification=_extract,
+    cases=tuple(
+        Case(
+            f"v in {str(dtype).removeprefix('torch.')} with T = {T}, t = {t}, x_shape = {x_shape}",
+            (_double(ALPHAS_BAR[:T]).to(dtype), torch.tensor(t), torch.Size(x_shape)),
+        )
+        for dtype, T, t, x_shape in [
+            (torch.float64, 10, [0, 3, 3, 9], (4, 1, 8, 8)),
+            (torch.float64, 10, [9, 1, 0], (3, 2)),
+            (torch.float16, 10, [5], (1, 3, 2, 4, 4)),
+            (torch.float32, 3, [2, 0, 1], (3, 1, 4, 4)),
+            (torch.float64, 10, [4, 4], (2,)),
+            (torch.float64, 1, [0, 0], (2, 3)),
+        ]
+    ),
+    among="three dtypes and mixed t",
+    exact_dtype=True,
+    misconceptions=(
+        Misconception(
+            lambda v, t, x_shape: _extract(v, t, x_shape).float(),
+            "You turned the result into float32. With float64 data the identities then hold to seven digits only, "
+            "and half-precision images are promoted until a half-precision network refuses them: keep v's dtype.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: _extract(v, t, x_shape).double(),
+            "You turned the result into float64. It would promote every image that it multiplies: keep v's dtype.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: v[t],
+            "You return shape (B,). Broadcasting lines that up with the last axis of the images, not with the batch: "
+            "add an axis of length 1 for each further axis of x_shape.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: v[t].reshape(-1, 1, 1, 1),
+            "You always return (B, 1, 1, 1): that is right for images only. Points are (B, 2) and videos have five "
+            "axes: count the axes of x_shape.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: v[t].reshape(-1, 1),
+            "You always return (B, 1): right for points, but images line it up with their rows. Count x_shape's axes.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: v[t].reshape(-1, *[1] * len(x_shape)),
+            "You add one axis too many: the batch itself is the first axis of x_shape, so len(x_shape) - 1 ones "
+            "follow it.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: v[t].reshape(*[1] * (len(x_shape) - 1), -1),
+            "Your ones stand before the batch axis: (1, ..., 1, B) scales the columns of each image. The batch comes "
+            "first: (B, 1, ..., 1).",
+        ),
+        Misconception(
+            lambda v, t, x_shape: _extract(v, t, x_shape).expand(x_shape),
+            "You return the full x_shape. One number for each image is enough, (B, 1, ..., 1): broadcasting repeats it "
+            "for free.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: v.reshape([len(t)] + [1] * (len(x_shape) - 1))[t],
+            "You gave v the shape of the batch before the look-up. v holds T numbers and not B: look up first, then "
+            "give the B numbers their axes.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: v.reshape([-1] + [1] * (len(x_shape) - 1)).gather(0, t),
+            "You gave v its axes before the look-up, and gather wants v and t to have equally many. Gather from v as "
+            "it is, then give the B numbers their axes.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: v[t[0]],
+            "You return a single number, the one at the first image's t. Every image has its own t.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: _extract(v, t[:1], x_shape),
+            "You used the first image's t for the whole batch: your first axis is 1, not B. Each image has its own t.",
+        ),
+        Misconception(
+            lambda v, t, x_shape: _extract(v, torch.arange(len(t)), x_shape),
+            "You took the first B entries of v: image i got v[i]. Image i needs v[t[i]].",
+        ),
+        Misconception(
+            lambda v, t, x_shape: _extract(v, t - 1, x_shape),
+            "You read v at t - 1. In code t starts at 0, and index -1 wraps around to the last entry: read it at t.",
+        ),
+    ),
+)
+
+
 def _q_sample(x_0, t, noise, alphas_bar):
-    """Exercise 1.2: x_t ~ q(x_t | x_0), given the noise.  Ho et al. 2020, Eq. 4.
+    """Exercise 1.3: x_t ~ q(x_t | x_0), given the noise.  Ho et al. 2020, Eq. 4.
 
     x_0, noise: (B, *D).  t: (B,) int64 in 0..T-1, one for each image.  alphas_bar: (T,).  Returns (B, *D).
     Not one step from x_{t-1}: this jumps from x_0 to x_t at once.
@@ -150,7 +260,7 @@ def _jump_cases(first: str, chains: list[tuple]) -> tuple[Case, ...]:
 SHORT_CHAIN = (", T = 1", (2, 5), [0, 0], ALPHAS_BAR[:1])
 
 q_sample = Check(
-    number="1.2",
+    number="1.3",
     name="q_sample",
     specification=_q_sample,
     cases=_jump_cases("x_0", [SHORT_CHAIN, (", alpha_bar_T = 0", (2, 1, 4, 4), [9, 8], ALPHAS_BAR[:9] + [0.0])]),
@@ -215,8 +325,9 @@ q_sample = Check(
         ),
         Misconception(
             lambda x_0, t, noise, alphas_bar: _mix(alphas_bar[t], x_0, noise),
-            "alphas_bar[t] has shape (B,), and broadcasting lines that up with the last axis, the columns of an image. "
-            "It runs where B happens to be the width, and is wrong there. Give it the shape (B, 1, ..., 1).",
+            "alphas_bar[t] has shape (B,), and broadcasting lines shapes up from the right: your coefficients meet the "
+            "columns of the images. It runs where B happens to be the width, and is wrong there. Each image needs "
+            "its own coefficient, so they must meet the batch axis.",
         ),
         Misconception(
             lambda x_0, t, noise, alphas_bar: _mix(alphas_bar[t][:, None], x_0, noise),
@@ -232,85 +343,6 @@ q_sample = Check(
 )
 
 
-def _extract(v, t, x_shape):
-    """Exercise 1.3: v[t], one number for each image, shaped to multiply a batch of x_shape.
-
-    v: (T,) of any floating-point dtype, which the result keeps.  t: (B,) int64 in 0..T-1.  x_shape: (B, *D).
-    Returns (B, 1, ..., 1) with as many axes as x_shape.
-    Not expanded to x_shape: broadcasting does that for free.
-    """
-    table = v.tolist()
-    shape = [len(t)] + [1] * (len(x_shape) - 1)
-    return torch.tensor([table[step] for step in t.tolist()], dtype=v.dtype).reshape(shape)
-
-
-extract = Check(
-    number="1.3",
-    name="extract",
-    specification=_extract,
-    cases=tuple(
-        Case(
-            f"v in {str(dtype).removeprefix('torch.')} with T = {T}, t = {t}, x_shape = {x_shape}",
-            (_double(ALPHAS_BAR[:T]).to(dtype), torch.tensor(t), torch.Size(x_shape)),
-        )
-        for dtype, T, t, x_shape in [
-            (torch.float64, 10, [0, 3, 3, 9], (4, 1, 8, 8)),
-            (torch.float64, 10, [9, 1, 0], (3, 2)),
-            (torch.float16, 10, [5], (1, 3, 2, 4, 4)),
-            (torch.float32, 3, [2, 0, 1], (3, 1, 4, 4)),
-            (torch.float64, 10, [4, 4], (2,)),
-            (torch.float64, 1, [0, 0], (2, 3)),
-        ]
-    ),
-    among="three dtypes and mixed t",
-    exact_dtype=True,
-    misconceptions=(
-        Misconception(
-            lambda v, t, x_shape: _extract(v, t, x_shape).float(),
-            "You turned the result into float32. With float64 data the identities then hold to seven digits only, "
-            "and half-precision images are promoted until a half-precision network refuses them: keep v's dtype.",
-        ),
-        Misconception(
-            lambda v, t, x_shape: _extract(v, t, x_shape).double(),
-            "You turned the result into float64. It would promote every image that it multiplies: keep v's dtype.",
-        ),
-        Misconception(
-            lambda v, t, x_shape: v[t],
-            "You return shape (B,). Broadcasting lines that up with the last axis of the images, not with the batch: "
-            "add an axis of length 1 for each further axis of x_shape.",
-        ),
-        Misconception(
-            lambda v, t, x_shape: v[t].reshape(-1, 1, 1, 1),
-            "You always return (B, 1, 1, 1): that is right for images only. Points are (B, 2) and videos have five "
-            "axes: count the axes of x_shape.",
-        ),
-        Misconception(
-            lambda v, t, x_shape: v[t].reshape(-1, *[1] * len(x_shape)),
-            "You add one axis too many: the batch itself is the first axis of x_shape, so len(x_shape) - 1 ones "
-            "follow it.",
-        ),
-        Misconception(
-            lambda v, t, x_shape: v[t].reshape(*[1] * (len(x_shape) - 1), -1),
-            "Your ones stand before the batch axis: (1, ..., 1, B) scales the columns of each image. The batch comes "
-            "first: (B, 1, ..., 1).",
-        ),
-        Misconception(
-            lambda v, t, x_shape: _extract(v, t, x_shape).expand(x_shape),
-            "You return the full x_shape. One number for each image is enough, (B, 1, ..., 1): broadcasting repeats it "
-            "for free.",
-        ),
-        Misconception(
-            lambda v, t, x_shape: _extract(v, torch.arange(len(t)), x_shape),
-            "You took the first B entries of v: image i got v[i]. Image i needs v[t[i]].",
-        ),
-        Misconception(
-            lambda v, t, x_shape: _extract(v, t - 1, x_shape),
-            "You read v at t - 1. In code t starts at 0, and index -1 wraps around to the last entry: read it at t.",
-        ),
-    ),
-)
-
-
 def _cosine(time: float, s: float) -> float:
     return math.cos((time + s) / (1 + s) * math.pi / 2) ** 2
 
@@ -320,10 +352,15 @@ def _along(curve: Callable, T: int, max_beta: float) -> Tensor:
     return _double([min(1 - curve((i + 1) / T) / curve(i / T), max_beta) for i in range(T)])
 
 
+def _cosine_by(angle: Callable, wave: Callable = math.cos) -> Callable:
+    """cosine_betas with this angle as a function of time and s."""
+    return lambda T, s, max_beta: _along(lambda time: wave(angle(time, s)) ** 2, T, max_beta)
+
+
 def _cosine_betas(T, s=0.008, max_beta=0.999):
     """Exercise 1.4: betas whose alpha_bar is a squared cosine of time.  Nichol, Dhariwal 2021, sec. 3.2.
 
-    T: int of at least 1.  s: float, the offset.  max_beta: float, the cap on every beta.  Returns (T,).
+    T: int of at least 1.  s: float, the offset.  max_beta: float, the cap on every beta.  Returns (T,) float64.
     Step i leads from time i / T to time (i + 1) / T.  Not capped on alpha_bar: the cap belongs to beta.
     """
     return _along(lambda time: _cosine(time, s), T, max_beta)
@@ -345,7 +382,14 @@ cosine_betas = Check(
         ]
     ),
     among="T = 1, another s and another cap",
+    exact_dtype=True,
     misconceptions=(
+        Misconception(
+            lambda T, s, max_beta: _cosine_betas(T, s, max_beta).float(),
+            "You return float32, torch's default. 1 minus a ratio near 1 leaves few of its digits, and a long product "
+            "of them fewer: ask for dtype=torch.float64 where the numbers are made.",
+        ),
+        Misconception(lambda T, s, max_beta: _cosine_betas(T, s, max_beta).float().double(), ROUNDED_FIRST),
         Misconception(
             lambda T, s, max_beta: _cosine_betas(T, 0.0, max_beta),
             "You left out s. Without the offset the first betas of a long chain are almost 0, and so little noise "
@@ -382,6 +426,17 @@ cosine_betas = Check(
             "neighbouring alpha_bar.",
         ),
         Misconception(
+            lambda T, s, max_beta: 1 - _cosine_betas(T, s, 1.0),
+            "You return the alphas, the ratio of two neighbouring alpha_bar: that is what a step keeps. beta is what "
+            "it adds, 1 minus the ratio, and has a cap.",
+        ),
+        Misconception(
+            lambda T, s, max_beta: (1 - _cosine_betas(T, s, 1.0)).clamp(max=max_beta),
+            "You capped the ratio of two neighbouring alpha_bar and return it: those are the alphas. beta is 1 minus "
+            "the ratio, and the cap is meant for beta.",
+        ),
+        Misconception(lambda T, s, max_beta: _along(lambda time: 1 / _cosine(time, s), T, max_beta), UPSIDE_DOWN),
+        Misconception(
             lambda T, s, max_beta: _along(lambda time: _cosine(time, s) if time else 1.0, T, max_beta),
             "Your first step starts from 1. Because of s the squared cosine is below 1 at time 0: divide by that "
             "value, as every later step divides by its own start.",
@@ -396,7 +451,28 @@ cosine_betas = Check(
             "You return T - 1 betas, since T points have T - 1 gaps. T steps need T + 1 points: 0, 1/T, ..., 1.",
         ),
         Misconception(
-            lambda T, s, max_beta: _along(lambda time: math.cos((time + s) * math.pi / 2) ** 2, T, max_beta),
+            _cosine_by(lambda time, s: (time + s / (1 + s)) * math.pi / 2),
+            "You divided only s by 1 + s. Brackets: the sum u + s is divided, so that the angle ends at pi / 2.",
+        ),
+        Misconception(
+            _cosine_by(lambda time, s: (time + s / 1 + s) * math.pi / 2),
+            "Python divides before it adds: u + s / 1 + s is u + 2 s. Put brackets around u + s and around 1 + s.",
+        ),
+        Misconception(
+            _cosine_by(lambda time, s: (time + s) / (1 + s)),
+            "You left out pi / 2. The angle then ends at 1 in the place of a right angle, and nearly a third of "
+            "alpha_bar is left at the end.",
+        ),
+        Misconception(
+            _cosine_by(lambda time, s: (time + s) / (1 + s) * math.pi),
+            "Your angle runs to pi and not to pi / 2. The squared cosine is back at 1 there: the image would return.",
+        ),
+        Misconception(
+            _cosine_by(lambda time, s: (time + s) / (1 + s) * math.pi / 2, wave=math.sin),
+            "You took the sine. It rises from 0 to 1, and alpha_bar has to fall from 1 to 0: that is the cosine.",
+        ),
+        Misconception(
+            _cosine_by(lambda time, s: (time + s) * math.pi / 2),
             "You added s but did not divide by 1 + s. The cosine then passes its zero before time 1, and alpha_bar "
             "rises again at the end.",
         ),
@@ -436,31 +512,56 @@ class _Step(NamedTuple):
     a_bar_prev: Tensor
 
 
-def _mean(x_0: Tensor, x_t: Tensor, c: _Step) -> Tensor:
-    at_0 = c.a_bar_prev.sqrt() * c.beta / (1 - c.a_bar)
-    at_t = c.alpha.sqrt() * (1 - c.a_bar_prev) / (1 - c.a_bar)
-    return at_0 * x_0 + at_t * x_t
+def _at_0(c: _Step) -> Tensor:
+    return c.a_bar_prev.sqrt() * c.beta / (1 - c.a_bar)
+
+
+def _at_t(c: _Step) -> Tensor:
+    return c.alpha.sqrt() * (1 - c.a_bar_prev) / (1 - c.a_bar)
 
 
 def _var(c: _Step) -> Tensor:
     return c.beta * (1 - c.a_bar_prev) / (1 - c.a_bar)
 
 
-def _posterior_by(mean: Callable = _mean, var: Callable = _var, before_first: Callable = torch.ones_like) -> Callable:
-    """posterior with these formulas; before_first makes the alpha_bar that precedes index 0 out of the last one."""
+def _late(coefficient: Callable) -> Callable:
+    """The coefficient with alpha_bar in the place of alpha_bar_prev."""
+    return lambda c: coefficient(c._replace(a_bar_prev=c.a_bar))
+
+
+def _undivided(coefficient: Callable) -> Callable:
+    return lambda c: (1 - c.a_bar) * coefficient(c)
+
+
+def _posterior_by(
+    at_0: Callable = _at_0,
+    at_t: Callable = _at_t,
+    var: Callable = _var,
+    before_first: Callable = torch.ones_like,
+    look_up: Callable = _at,
+) -> Callable:
+    """posterior with these coefficients of x_0 and x_t and this variance.
+
+    before_first(alphas_bar)[0] is the alpha_bar that precedes index 0.
+    """
 
     def posterior(x_0, x_t, t, betas):
         alphas_bar = torch.cumprod(1 - betas, 0)
-        alphas_bar_prev = torch.cat([before_first(alphas_bar[-1:]), alphas_bar[:-1]])
-        c = _Step(*(_at(table, t, x_0) for table in (betas, 1 - betas, alphas_bar, alphas_bar_prev)))
-        return mean(x_0, x_t, c), var(c)
+        alphas_bar_prev = torch.cat([before_first(alphas_bar)[:1], alphas_bar[:-1]])
+        c = _Step(*(look_up(table, t, x_0) for table in (betas, 1 - betas, alphas_bar, alphas_bar_prev)))
+        return at_0(c) * x_0 + at_t(c) * x_t, var(c)
 
     return posterior
 
 
+def _posterior_then(change: Callable) -> Callable:
+    """posterior with this change of the mean and variance that it returns."""
+    return lambda x_0, x_t, t, betas: change(*_posterior(x_0, x_t, t, betas))
+
+
 def _posterior_clipped(x_0, x_t, t, betas):
-    mean, _ = _posterior_by()(x_0, x_t, t, betas)
-    _, var = _posterior_by()(x_0, x_t, t.clamp(min=min(1, len(betas) - 1)), betas)
+    mean, _ = _posterior(x_0, x_t, t, betas)
+    _, var = _posterior(x_0, x_t, t.clamp(min=min(1, len(betas) - 1)), betas)
     return mean, var
 
 
@@ -483,31 +584,87 @@ posterior = Check(
     outputs=("mean", "var"),
     misconceptions=(
         Misconception(
-            _posterior_by(mean=lambda x_0, x_t, c: _mean(x_t, x_0, c)),
+            _posterior_by(at_0=_at_t, at_t=_at_0),
             "The two coefficients of the mean are swapped: at t = 0 your mean is x_t and not x_0. The one with beta "
             "and sqrt(alpha_bar_prev) belongs to x_0.",
         ),
         Misconception(
-            _posterior_by(var=lambda c: c.beta),
-            "You return beta as the variance. That is the forward step's; knowing x_0 as well narrows it by "
-            "(1 - alpha_bar_prev) / (1 - alpha_bar), to 0 at t = 0.",
+            _posterior_by(at_0=lambda c: c.a_bar_prev * c.beta / (1 - c.a_bar)),
+            "The square root over alpha_bar_prev is missing. The jump to x_{t-1} multiplies x_0 by "
+            "sqrt(alpha_bar_prev), and so does the mean.",
         ),
         Misconception(
-            _posterior_by(mean=lambda x_0, x_t, c: _mean(x_0, x_t, c._replace(a_bar_prev=c.a_bar))),
+            _posterior_by(at_t=lambda c: c.alpha * (1 - c.a_bar_prev) / (1 - c.a_bar)),
+            "The square root over alpha is missing. The step multiplied x_{t-1} by sqrt(alpha), and the mean takes "
+            "that factor over to x_t.",
+        ),
+        Misconception(
+            _posterior_by(
+                at_0=lambda c: c.a_bar_prev * c.beta / (1 - c.a_bar),
+                at_t=lambda c: c.alpha * (1 - c.a_bar_prev) / (1 - c.a_bar),
+            ),
+            "The square roots are missing from the mean. x_0 is multiplied by sqrt(alpha_bar_prev) and x_t by "
+            "sqrt(alpha): they scale images, and alphas are shares of variance.",
+        ),
+        Misconception(
+            _posterior_by(at_0=_late(_at_0)),
+            "The coefficient of x_0 has sqrt(alpha_bar), where sqrt(alpha_bar_prev) belongs. It comes from the prior "
+            "q(x_{t-1} | x_0), which stands one step before t.",
+        ),
+        Misconception(
+            _posterior_by(at_t=lambda c: c.a_bar.sqrt() * (1 - c.a_bar_prev) / (1 - c.a_bar)),
+            "The coefficient of x_t has sqrt(alpha_bar), where sqrt(alpha) belongs. It comes from a single step, from "
+            "x_{t-1} to x_t, and not from the jump.",
+        ),
+        Misconception(
+            _posterior_by(at_t=_late(_at_t)),
+            "The coefficient of x_t has 1 - alpha_bar on top too, so that it cancels. On top belongs 1 - "
+            "alpha_bar_prev, the variance of the prior q(x_{t-1} | x_0).",
+        ),
+        Misconception(
+            _posterior_by(at_0=_late(_at_0), at_t=_late(_at_t)),
             "Your mean has alpha_bar in the place of alpha_bar_prev. The prior is q(x_{t-1} | x_0), one step before "
             "t; your variance has it right.",
         ),
         Misconception(
-            _posterior_by(
-                mean=lambda x_0, x_t, c: _mean(x_0, x_t, c._replace(a_bar_prev=c.a_bar)), var=lambda c: c.beta
-            ),
+            _posterior_by(at_0=_late(_at_0), at_t=_late(_at_t), var=_late(_var)),
             "You have alpha_bar in the place of alpha_bar_prev, in mean and variance. The prior is q(x_{t-1} | x_0), "
             "one step before t.",
         ),
         Misconception(
-            _posterior_by(before_first=torch.clone),
+            _posterior_by(before_first=lambda alphas_bar: alphas_bar[-1:]),
             "At t = 0 your alpha_bar_prev is the last entry of the table: index -1 wraps around. Before the first "
             "step there is no noise: alpha_bar_prev is 1 there, the mean is x_0 and the variance 0.",
+        ),
+        Misconception(
+            _posterior_by(before_first=torch.clone),
+            "At t = 0 your alpha_bar_prev is alphas_bar[0], the value after the first step. Before that step there is "
+            "no noise: alpha_bar_prev is 1, the product of no factors.",
+        ),
+        Misconception(
+            _posterior_by(before_first=torch.zeros_like),
+            "At t = 0 your alpha_bar_prev is 0, as if nothing of the image were there before the first step. All of "
+            "it is: alpha_bar_prev is 1, the product of no factors.",
+        ),
+        Misconception(
+            _posterior_by(at_0=_undivided(_at_0), at_t=_undivided(_at_t), var=_undivided(_var)),
+            "You left out the division by 1 - alpha_bar in mean and variance. It is what Bayes' rule divides by; "
+            "without it the mean at t = 0 is not x_0.",
+        ),
+        Misconception(
+            _posterior_by(var=lambda c: c.beta),
+            "Your variance is beta, that of the forward step (with alpha_bar for alpha_bar_prev the ratio cancels). "
+            "Knowing x_0 as well narrows it by (1 - alpha_bar_prev) / (1 - alpha_bar), to 0 at t = 0.",
+        ),
+        Misconception(
+            _posterior_by(var=lambda c: 1 - c.a_bar),
+            "You return 1 - alpha_bar: that is the variance of x_t given x_0. Asked for is that of x_{t-1}, and x_t "
+            "is known as well.",
+        ),
+        Misconception(
+            _posterior_by(var=lambda c: c.beta * (1 - c.a_bar) / (1 - c.a_bar_prev)),
+            "The ratio in your variance is upside down: infinite at t = 0, and above 1 later. Knowing x_0 as well can "
+            "only narrow beta: the smaller number, 1 - alpha_bar_prev, goes on top.",
         ),
         Misconception(
             _posterior_by(var=lambda c: _var(c).sqrt()),
@@ -523,25 +680,22 @@ posterior = Check(
             "posterior at t = 0 is a point: its variance is 0.",
         ),
         Misconception(
-            _posterior_by(
-                mean=lambda x_0, x_t, c: (
-                    (c.a_bar_prev * c.beta * x_0 + c.alpha * (1 - c.a_bar_prev) * x_t) / (1 - c.a_bar)
-                )
-            ),
-            "The square roots are missing from the mean. x_0 is multiplied by sqrt(alpha_bar_prev) and x_t by "
-            "sqrt(alpha): they scale images, and alphas are shares of variance.",
+            _posterior_by(look_up=lambda table, t, x: table[t]),
+            "Your coefficients have shape (B,), and broadcasting lines that up with the last axis, the columns of an "
+            "image. It runs where B happens to be the width, and is wrong there: extract adds the axes that they lack.",
         ),
         Misconception(
-            _posterior_by(
-                mean=lambda x_0, x_t, c: (1 - c.a_bar) * _mean(x_0, x_t, c), var=lambda c: (1 - c.a_bar) * _var(c)
-            ),
-            "You left out the division by 1 - alpha_bar in mean and variance. It is what Bayes' rule divides by; "
-            "without it the mean at t = 0 is not x_0.",
+            _posterior_then(lambda mean, var: (mean, var.flatten())),
+            "Your variance has shape (B,). Whoever multiplies it with images scales their columns: give it the axes "
+            "that the coefficients of the mean have.",
         ),
         Misconception(
-            _posterior_by(var=lambda c: 1 - c.a_bar),
-            "You return 1 - alpha_bar: that is the variance of x_t given x_0. Asked for is that of x_{t-1}, and x_t "
-            "is known as well.",
+            _posterior_then(lambda mean, var: (mean, var.expand_as(mean))),
+            "Your variance has the shape of the images. An image's pixels share one number: return (B, 1, ..., 1).",
+        ),
+        Misconception(
+            _posterior_then(lambda mean, var: (var, mean)),
+            "You return the variance first. The order is (mean, var).",
         ),
     ),
 )
@@ -598,6 +752,15 @@ x_0_from_eps = Check(
             "apart with the same two.",
         ),
         Misconception(
+            _unmixed_by(lambda a_bar: a_bar.sqrt(), lambda a_bar: (1 - a_bar).sqrt()),
+            "alpha_bar and 1 - alpha_bar are swapped. In x_t the noise was multiplied by sqrt(1 - alpha_bar) and x_0 "
+            "by sqrt(alpha_bar): subtract with the first, divide by the second.",
+        ),
+        Misconception(
+            _unmixed_by(lambda a_bar: (1 - a_bar).sqrt(), lambda a_bar: (1 - a_bar).sqrt()),
+            "You divided by the noise's factor, sqrt(1 - alpha_bar). What is left is sqrt(alpha_bar) * x_0.",
+        ),
+        Misconception(
             _unmixed_by(lambda a_bar: (1 - a_bar).sqrt(), torch.ones_like),
             "You did not divide. What is left after the noise is sqrt(alpha_bar) * x_0, a faded image.",
         ),
@@ -626,7 +789,7 @@ x_0_from_eps = Check(
         Misconception(
             lambda x_t, t, eps, alphas_bar: _unmix(alphas_bar[t], x_t, eps),
             "alphas_bar[t] has shape (B,), and broadcasting lines that up with the last axis, the columns of an image. "
-            "It runs where B happens to be the width, and is wrong there. Give it the shape (B, 1, ..., 1).",
+            "It runs where B happens to be the width, and is wrong there: extract adds the axes that it lacks.",
         ),
     ),
 )
@@ -635,7 +798,7 @@ x_0_from_eps = Check(
 def _respaced_betas(alphas_bar, timesteps):
     """Exercise 1.7: betas of the chain that visits only these timesteps.  Nichol, Dhariwal 2021, sec. 4.
 
-    alphas_bar: (T,).  timesteps: (S,) int64, increasing, in 0..T-1.  Returns (S,).
+    alphas_bar: (T,) float64.  timesteps: (S,) int64, increasing, in 0..T-1.  Returns (S,) float64.
     The short chain has the long chain's alpha_bar at every timestep that it visits.
     """
     table, prev, betas = alphas_bar.tolist(), 1.0, []
@@ -645,15 +808,15 @@ def _respaced_betas(alphas_bar, timesteps):
     return _double(betas)
 
 
-def _respaced_by(rule: Callable, before_first: Callable = torch.ones_like) -> Callable:
-    """respaced_betas with this rule of alpha_bar at each kept step and at the kept step before it.
-
-    before_first makes the alpha_bar that precedes the first kept step out of all the kept ones.
-    """
+def _respaced_by(
+    rule: Callable = lambda a_bar, prev: 1 - a_bar / prev,
+    before_first: Callable = lambda alphas_bar, timesteps: torch.ones_like(alphas_bar[:1]),
+) -> Callable:
+    """respaced_betas with this rule of alpha_bar at each kept step and at the one before."""
 
     def respaced_betas(alphas_bar, timesteps):
         kept = alphas_bar[timesteps]
-        return rule(kept, torch.cat([before_first(kept)[:1], kept[:-1]]))
+        return rule(kept, torch.cat([before_first(alphas_bar, timesteps), kept[:-1]]))
 
     return respaced_betas
 
@@ -676,10 +839,20 @@ respaced_betas = Check(
         for timesteps in [[0, 3, 6, 9], [1, 2, 7], [4, 9], [9], [0], list(range(10))]
     ),
     among="uneven steps, one step and all steps",
+    exact_dtype=True,
     misconceptions=(
         Misconception(
+            lambda alphas_bar, timesteps: _respaced_betas(alphas_bar, timesteps).float(),
+            "You return float32, which keeps seven digits only, and 1 minus a ratio near 1 leaves fewer. alphas_bar "
+            "is float64: so are your betas.",
+        ),
+        Misconception(
+            lambda alphas_bar, timesteps: _respaced_betas(alphas_bar, timesteps).float().double(),
+            "Your betas went through float32, which keeps seven digits only: stay in alphas_bar's float64.",
+        ),
+        Misconception(
             lambda alphas_bar, timesteps: _long_betas(alphas_bar)[timesteps],
-            "You picked the old betas of the kept steps. A long step has to do the work of all the steps that it "
+            "Your betas are the old ones of the kept steps. A long step has to do the work of all the steps that it "
             "skips: with your betas the chain ends far from noise.",
         ),
         Misconception(
@@ -688,19 +861,24 @@ respaced_betas = Check(
             "the first kept step.",
         ),
         Misconception(
-            _respaced_by(lambda a_bar, prev: 1 - a_bar / prev, before_first=torch.clone),
-            "Your first beta is 0. The first step leads from the clean image to the first kept step: the alpha_bar "
-            "before it is 1.",
+            _respaced_by(before_first=lambda alphas_bar, timesteps: alphas_bar[timesteps[:1]]),
+            "Your first beta is 0. It leads from the clean image, where alpha_bar is 1, to the first kept step.",
         ),
         Misconception(
-            _respaced_by(lambda a_bar, prev: 1 - a_bar / prev, before_first=lambda kept: kept[-1:]),
-            "Your first beta divides by the last alpha_bar: the shift wraps around. Before the first kept step "
-            "alpha_bar is 1.",
+            _respaced_by(before_first=lambda alphas_bar, timesteps: alphas_bar[timesteps[-1:]]),
+            "Your first beta divides by the last alpha_bar: the shift wraps around. Before the first stands 1.",
         ),
         Misconception(
-            _respaced_by(lambda a_bar, prev: 1 - prev / a_bar),
-            "Your ratio is upside down, and the betas come out negative. alpha_bar falls: the later value goes on top.",
+            _respaced_by(before_first=lambda alphas_bar, timesteps: alphas_bar[timesteps[:1] - 1]),
+            "Your first beta divides by alphas_bar[timesteps[0] - 1], a step that the short chain does not visit (and "
+            "at 0 index -1 wraps around). Before the first kept step alpha_bar is 1.",
         ),
+        Misconception(
+            lambda alphas_bar, timesteps: 1 - alphas_bar[timesteps] / alphas_bar[timesteps - 1],
+            "You divide by alphas_bar[timesteps - 1], the step before in the long chain (and at 0 index -1 wraps "
+            "around). Divide by alpha_bar at the kept step before; before the first it is 1.",
+        ),
+        Misconception(_respaced_by(lambda a_bar, prev: 1 - prev / a_bar), UPSIDE_DOWN),
         Misconception(
             _respaced_by(lambda a_bar, prev: 1 - a_bar * prev),
             "You multiplied two alpha_bar. alpha_bar is a running product: what one step adds to it is the ratio of "

@@ -10,15 +10,15 @@ def linear_betas(beta_1, beta_T, T):
     return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)
 
 
+def extract(v, t, x_shape):
+    # gather and reshape only: a change of dtype here would reach every image that the result multiplies
+    return v.gather(0, t).reshape(-1, *[1] * (len(x_shape) - 1))
+
+
 def q_sample(x_0, t, noise, alphas_bar):
     a_bar = alphas_bar[t].reshape(-1, *[1] * (x_0.ndim - 1))  # (B, 1, ..., 1): the batch axis stays first
     signal, spread = a_bar.sqrt().to(x_0.dtype), (1 - a_bar).sqrt().to(x_0.dtype)  # images keep their dtype
     return signal * x_0 + spread * noise
-
-
-def extract(v, t, x_shape):
-    # gather and reshape only: a change of dtype here would reach every image that the result multiplies
-    return v.gather(0, t).reshape(-1, *[1] * (len(x_shape) - 1))
 
 
 def cosine_betas(T, s=0.008, max_beta=0.999):
