@@ -204,8 +204,8 @@ class GaussianDiffusion(Coefficients):
         bits = max(0.0, -0.5 * self._cpu_tables["log_one_minus_alphas_bar"][-1].item() / math.log(2))
         if bits > 0.01:
             warnings.warn(
-                f"the chain of T = {self.T} steps ends at alphas_bar_T = {a:.3g}: x_T still carries {bits:.3g} bits "
-                "per dimension of the image and is not standard normal; take more steps, larger betas "
+                f"the chain of T = {self.T} steps ends at alphas_bar_T = {a:.3g}: x_T still carries up to {bits:.3g} "
+                "bits per dimension of the image and is not standard normal; take more steps, larger betas "
                 "(schedules.linear_scaled) or schedules.cosine",
                 PriorNotReachedWarning,
                 stacklevel=2,

@@ -25,7 +25,7 @@ def linear(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
 def linear_scaled(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
     """`linear` with both ends multiplied by 1000 / T.  Nichol & Dhariwal 2021, the code's "linear" schedule.
 
-    Returns (T,) float64. The chain reaches nearly the same alphas_bar_T for every T.
+    Returns (T,) float64. The sum of the betas is the same for every T, so the chain always ends near noise.
     Raises ValueError where the last beta would reach 1: T <= 20 with the defaults.
     """
     scale = 1000 / _steps(T)
@@ -85,7 +85,7 @@ def warmup50(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
 def cosine(T: int, s: float = 0.008, max_beta: float = 0.999) -> Tensor:
     """alphas_bar follows a squared cosine.  Nichol & Dhariwal 2021, Eq. 17.
 
-    alphas_bar(u) = cos^2((u + s) / (1 + s) * pi / 2), u = t / T; betas are the ratios, capped at max_beta.
+    alphas_bar(u) = f(u) / f(0), f(u) = cos^2((u + s) / (1 + s) * pi / 2), u = t / T; betas are the ratios, capped at max_beta.
     Returns (T,) float64. Raises ValueError if s is negative or max_beta lies outside (0, 1].
     The cap keeps the last beta below 1; without it alphas_bar_T would be 0.
     """
@@ -120,7 +120,7 @@ def geometric(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
 
 
 def geometric_variance(T: int, var_min: float = 1e-4, var_max: float = 0.9999) -> Tensor:
-    """The whole noise variance 1 - alphas_bar grows by the same factor per step.  Xiao et al. 2022, the code's option.
+    """1 - alphas_bar grows by the same factor at every step.  After an option of the code of Xiao et al. 2022.
 
     1 - alphas_bar_t = var_min * (var_max / var_min) ** (t / T), t = 1..T. Returns (T,) float64.
     Raises ValueError unless 0 < var_min < var_max <= 1.

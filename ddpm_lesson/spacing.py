@@ -39,7 +39,7 @@ def linspace(T: int, S: int) -> list[int]:
 
 
 def quadratic(T: int, S: int) -> list[int]:
-    """Squares of evenly spaced roots up to 0.8 T.  Song et al. 2021 (DDIM), Section D.2 and their code.
+    """Squares of evenly spaced roots up to 0.8 T.  Song et al. 2021 (DDIM), Section D.2; 0.8 is their code's.
 
     Small squares fall on the same integer; such steps would move nothing and are left out, so fewer than S may
     come back. The grid ends at 0.8 T, not at T - 1.

@@ -106,12 +106,12 @@ print(f"{len(digits)} images of shape {tuple(digits.shape[1:])}, values from {di
 _ = plots.image_grid(digits[:20], ncols=10)
 
 # %% [markdown]
-# *Figure 1.1.* Twenty of the digits that this course uses. They are real scans, 8 by 8 pixels with 17 grey levels, scaled so that ink is 1 (shown white) and paper is −1 (shown black).
+# *Figure 1.1.* Twenty of the digits that this course uses. They were written by hand and scanned to 32 by 32 black or white points; each pixel here counts the black points in a block of 4 by 4, so there are 17 levels. They are scaled so that ink is 1 (shown white) and paper is −1 (shown black).
 
 # %% [markdown]
 # *Idea.* Destroying an image is easy: add noise, a little at a time, until nothing is left but noise. Nobody has to learn that. And pure noise is a distribution that everybody can draw from.
 #
-# So look for the way back. If one step of destruction is small, the step back is a small correction. Section 1.9 shows that it is then nearly Gaussian: a mean and a variance, which a network can learn. Make the steps many and small, learn each step back, start in fresh noise, and walk. Every walk starts elsewhere and draws its own noise at every step, so every walk ends in another digit, and in a new one.
+# So look for the way back. If one step of destruction is small, the step back is a small correction. Section 1.9 shows that it is then nearly Gaussian: a mean and a variance, which a network can learn. Make the steps many and small, learn each step back, start in fresh noise, and walk. Every walk starts elsewhere and draws its own noise at every step, so walks end in different digits, and in digits that nobody wrote.
 #
 # Two processes, then, and they are easy to mix up:
 #
@@ -136,7 +136,7 @@ _ = plots.forward_and_reverse(torch.cat([walked[i] for i in shown]), shown)
 # *Figure 1.2.* One digit on its walk of 1000 steps. Upper arrows: q adds noise and is fixed. Lower arrows: p removes noise and is to be learned. After 60 steps you still read the digit, after 400 hardly, and the last picture looks like noise. (Values beyond −1 and 1 are shown as black and white, here and in all pictures of noisy images.)
 
 # %% [markdown]
-# **What goes wrong: p and q swapped.** This course grew out of a Chinese blog post on DDPM; where its text or code errs, and other published code too, you will find a paragraph that begins with these words. The first: *the post* calls the forward process p and the reverse process q, and says of both that they are parameterised. The paper has it the other way round (DDPM Eq. 1 and 2). Keep this order in mind when you read code: `q_sample` adds noise, `p_sample` takes it away.
+# **What goes wrong: p and q swapped.** This course grew out of a Chinese blog post on DDPM; where its text or code errs, and other published code too, you will find a paragraph that begins with these words. The first: *the post* calls the forward process p and the reverse process q, and says of both that they are parameterised chains (and a page later, rightly, that the one that adds noise predicts nothing). The paper has it the other way round (DDPM Eq. 1 and 2): p is learned, q is fixed. Keep this order in mind when you read code: `q_sample` adds noise, `p_sample` takes it away.
 
 # %% [markdown]
 # ## 1.2 One step, and why its factor has a square root
@@ -202,7 +202,7 @@ assert torch.allclose(schedules.linear(1000), betas, rtol=1e-14, atol=0) and 1e-
 print("float32 first: right to 7 digits. float64 at once: right to 14")
 
 # %% [markdown]
-# Seven digits are enough for a picture. They are not enough to *test* formulas: every identity of this notebook would hold to seven digits only, and a real mistake could hide behind that. From here on the notebook takes `schedules.linear`, the finished form of your exercise.
+# Seven digits are enough for a picture. They are not enough to *compare*: these are slightly other betas, and every number computed from them agrees with a paper or another library to seven digits only. From here on the notebook takes `schedules.linear`, the finished form of your exercise.
 
 # %% [markdown]
 # ## 1.3 Many small steps are one big step
@@ -235,20 +235,22 @@ for beta, a in zip(betas.tolist(), alphas_bar.tolist(), strict=True):
 print(f"1000 steps and one jump agree to 1e-12: {worst < 1e-12}")
 
 # %% [markdown]
-# *Verify, by simulation.* Walk one digit 5000 times through the first 300 steps. The average of 5000 draws with standard deviation $s$ is uncertain by $s/\sqrt{5000}$; six times that is a bound that 64 pixels keep:
+# *Verify, by simulation.* Walk one digit 2000 times through all 1000 steps, and stop twice to look. The average of 2000 draws with standard deviation $s$ is uncertain by $s/\sqrt{2000}$, and their standard deviation, taken over 2000 draws of 64 pixels, by the share $1/\sqrt{2\cdot 2000\cdot 64}$. Six times that is a bound that all pixels keep:
 
 # %%
 torch.manual_seed(1)
-x = digits[:1].expand(5000, -1, -1, -1)
-for beta in betas[:300].float():
+x, stops = digits[:1].expand(2000, -1, -1, -1), {}
+for i, beta in enumerate(betas.float()):
     x = (1 - beta).sqrt() * x + beta.sqrt() * torch.randn(x.shape)
-std = (1 - alphas_bar[299]).sqrt()
+    if i in (299, 999):
+        stops[i] = x
 
 # %%
-bound = 6 * std / math.sqrt(5000)
-off = (x.mean(0) - alphas_bar[299].sqrt() * digits[0]).abs().max()
-print(f"mean of 5000 walks within the bound of the jump: {bool(off < bound)}")
-assert abs(x.std(0).mean() / std - 1) < 0.01
+for i, x in stops.items():
+    mean, std = alphas_bar[i].sqrt() * digits[0], (1 - alphas_bar[i]).sqrt()
+    assert (x.mean(0) - mean).abs().max() < 6 * std / math.sqrt(2000)
+    assert abs((x - mean).std() / std - 1) < 6 / math.sqrt(2 * 2000 * 64)
+print("2000 walks of 300 and of 1000 steps have the jump's mean and standard deviation")
 
 # %% [markdown]
 # *See* that both ways lead to pictures of the same kind:
@@ -272,7 +274,7 @@ print(f"steps with alphas_bar above 1/2: {int((alphas_bar > 0.5).sum())} of 1000
 print(f"sum of the first 259 betas: {betas[:259].sum():.2f}, log 2: {math.log(2):.2f}")
 
 # %% [markdown]
-# **What goes wrong: formulas without their roots.** In the post's text the formula reads $\bar\alpha_t x_0 + 1 - \bar\alpha_t\,\epsilon$: roots and a minus sign were lost when it was copied. Read literally as $\bar\alpha_t\,x_0 + (1-\bar\alpha_t)\,\epsilon$, it gives $x_t$ the variance $\bar\alpha_t^2 + (1-\bar\alpha_t)^2$ for data of variance 1:
+# **What goes wrong: formulas without their roots.** The post's text prints this formula more than once, and some of the copies have lost their roots, some a minus sign too. With roots lost, $\bar\alpha_t\,x_0 + (1-\bar\alpha_t)\,\epsilon$, it gives $x_t$ the variance $\bar\alpha_t^2 + (1-\bar\alpha_t)^2$ for data of variance 1:
 
 # %%
 with_roots = alphas_bar.sqrt() ** 2 + (1 - alphas_bar).sqrt() ** 2
@@ -299,7 +301,7 @@ print("looked up in a loop and by broadcasting, equal:", torch.equal(slow, fast)
 
 # %% [markdown]
 # > **Predict.** You forget the view and write `v[t] * x` for 8 images of 8 by 8 pixels, so `v[t]` has shape (8,). Error, right result, or wrong result?
-# > <details><summary>Then look</summary>Wrong, and silent. Broadcasting aligns shapes from the right, so the eight numbers meet the eight <i>columns</i>. It would be an error for seven images. This is the most treacherous mistake of this section: it shows only where batch size and width agree.</details>
+# > <details><summary>Then look</summary>Wrong, and silent. Broadcasting aligns shapes from the right, so the eight numbers meet the eight <i>columns</i>. It would be an error for seven images. This is the most treacherous mistake of this section: it stays silent exactly where batch size and width agree.</details>
 
 # %%
 t8 = torch.tensor([0, 100, 200, 300, 400, 500, 700, 999])
@@ -322,24 +324,35 @@ def extract(v, t, x_shape):
 checks.extract(extract)
 
 # %% [markdown]
-# **What goes wrong: `.float()` inside.** The post's `extract` ends in `.float()`. That looks harmless. But a coefficient rounded in one place meets its exact self in another, and identities that should hold to 16 digits hold to 7. Go from $x_0$ to $x_t$ with rounded coefficients and back with exact ones:
+# **What goes wrong: `.float()` inside.** The post's `extract` looks up in float64 and then casts to float32. For training that is the right precision: a float64 coefficient would turn a float32 image into float64, which no float32 network takes. But a look-up is the wrong place to choose it. Whoever works in float64, to test a formula, silently gets float32 coefficients:
 
 # %%
-a, noise = alphas_bar[500], torch.randn(4, 1, 8, 8, dtype=torch.float64)
-errors = []
-for signal, spread in [(a.sqrt(), (1 - a).sqrt()), (a.sqrt().float(), (1 - a).sqrt().float())]:
-    x_t = signal.double() * digits[:4].double() + spread.double() * noise
-    errors.append(((x_t - (1 - a).sqrt() * noise) / a.sqrt() - digits[:4].double()).abs().max().item())
-print(f"kept in float64: below 1e-14: {errors[0] < 1e-14}; through .float(): above 1e-9: {errors[1] > 1e-9}")
+t4, noise = torch.tensor([0, 100, 300, 999]), torch.randn(4, 1, 8, 8, dtype=torch.float64)
+signal, spread = alphas_bar.sqrt()[t4].view(4, 1, 1, 1), (1 - alphas_bar).sqrt()[t4].view(4, 1, 1, 1)
+exact = signal * digits[:4].double() + spread * noise
+rounded = signal.float() * digits[:4].double() + spread.float() * noise
+print(f"with .float(), a float64 x_t is wrong by more than 1e-9: {bool((rounded - exact).abs().max() > 1e-9)}")
 
 # %% [markdown]
-# So `extract` keeps v's precision, and whoever multiplies an image rounds the *result* to the image's own dtype. The package does it in that order, for half precision too. `GaussianDiffusion` holds all tables in float64 from here on:
+# And whoever works in half precision gets float32 back, which a half-precision network refuses:
+
+# %%
+x_half = spread.float() * digits[:4].bfloat16()
+print("bfloat16 image times float32 coefficient:", x_half.dtype)
+try:
+    torch.nn.Linear(8, 8, dtype=torch.bfloat16)(x_half)
+except RuntimeError:
+    print("RuntimeError: the network wants bfloat16")
+
+# %% [markdown]
+# So `extract` keeps v's precision, and whoever multiplies an image chooses. The package takes coefficients in float32 at least, in float64 for float64 images, and gives the result the image's own dtype. `GaussianDiffusion` holds all tables from here on; its `q_sample` is what you will write next:
 
 # %%
 process = GaussianDiffusion(schedules.linear(1000))
 for dtype in (torch.bfloat16, torch.float32, torch.float64):
-    x_t = process.q_sample(digits[:4].to(dtype), t, torch.randn(4, 1, 8, 8).to(dtype))
-    print("images in", dtype, "-> x_t in", x_t.dtype, "| tables in", process.betas.dtype)
+    x_t = process.q_sample(digits[:4].to(dtype), t4, noise.to(dtype))
+    print("images in", dtype, "-> x_t in", x_t.dtype)
+assert torch.allclose(x_t, exact, rtol=1e-14, atol=1e-14)
 
 # %% [markdown]
 # **Exercise 1.3 (one star).** Equation (1.2) as a function, with what you just wrote. `x_0` and `noise` are (B, \*D), `t` is (B,): **every image has its own t**. `alphas_bar` is (T,).
@@ -382,7 +395,7 @@ _ = plots.schedule({name: p.alphas_bar for name, p in processes.items()}, ax=axe
 _ = plots.log_snr({name: p.alphas_bar for name, p in processes.items()}, ax=axes[1])
 
 # %% [markdown]
-# *Figure 1.6.* Left: the share of the image's variance that is left. Right: the same as log SNR. The constant schedule destroys the image in the first fifth of the steps and spends the rest on noise. Linear uses the last third for next to nothing. Cosine and sigmoid spread the destruction over all steps; their log SNR plunges only at the very end.
+# *Figure 1.6.* Left: the share of the image's variance that is left. Right: the same as log SNR. The constant schedule destroys the image in the first fifth of the steps and spends the rest on noise. Linear uses the last third for next to nothing. Cosine and sigmoid spread the destruction over all steps; their log SNR plunges only in the first few and in the last steps.
 
 # %% [markdown]
 # *See* what that means for an image. Every column is the same number of steps further on:
@@ -418,6 +431,16 @@ checks.cosine_betas(cosine_betas)
 # $$I(x_0; x_t) = h(x_t) - h(x_t\mid x_0) = \tfrac12\log_2(2\pi e) - \tfrac12\log_2\big(2\pi e(1-\bar\alpha_t)\big) = -\tfrac12\log_2(1-\bar\alpha_t) \tag{1.5}$$
 # which is $\tfrac12\log_2(1+\operatorname{SNR})$, because $1/(1-\bar\alpha_t) = 1+\operatorname{SNR}$. Among all distributions of the same variance the Gaussian has the largest entropy, so (1.5) is an upper bound for a pixel with variance 1 or less; a digit's pixel never holds more than $\log_2 17 = 4.1$ bits anyway.
 
+# %% [markdown]
+# *Verify.* For two Gaussians of correlation $\rho$ the mutual information is $-\tfrac12\log_2(1-\rho^2)$. So $\rho^2$ of many pairs must be $\bar\alpha_t$. (A correlation from $n$ pairs is uncertain by $(1-\rho^2)/\sqrt n$.)
+
+# %%
+torch.manual_seed(2)
+pixels = torch.randn(200_000, 1, dtype=torch.float64)
+x_t = process.q_sample(pixels, torch.full((200_000,), 250), torch.randn(pixels.shape, dtype=torch.float64))
+rho = torch.corrcoef(torch.cat([pixels, x_t], 1).T)[0, 1]
+assert abs(rho - alphas_bar[250].sqrt()) < 6 * (1 - alphas_bar[250]) / math.sqrt(200_000)
+
 # %%
 fig, ax = plt.subplots(figsize=(6, 3))
 for name in ("linear", "cosine"):
@@ -433,7 +456,7 @@ for t in (19, 99, 499, 999):
     print(f"linear, t = {t:3}: at most {-0.5 * torch.log2(1 - alphas_bar[t]):.5f} bits per pixel")
 
 # %% [markdown]
-# **What goes wrong: "later papers let β grow exponentially".** The post says so; none of the repositories that it links to does. The next schedule in print was the cosine. Taken literally (`schedules.geometric`: the same factor from each β to the next), the chain does not end in noise:
+# **What goes wrong: "later papers let β grow exponentially".** The post says so ("and in other ways"); none of the repositories that it links to does. The next schedule in print was the cosine. Taken literally (`schedules.geometric`: the same factor from each β to the next), the chain does not end in noise:
 
 # %%
 print(f"alphas_bar_T of the literal reading: {GaussianDiffusion(schedules.geometric(1000)).alpha_bar_T:.4f}")
@@ -447,14 +470,21 @@ print(f"of the linear schedule: {process.alpha_bar_T:.6f}")
 # Sampling starts in $\mathcal N(0, I)$, the only distribution at hand. So the forward chain must *end* there. By (1.2) it ends at mean $\sqrt{\bar\alpha_T}\,x_0$.
 #
 # > **Predict.** How much of the image's amplitude, $\sqrt{\bar\alpha_T}$, is left after these 100 steps: 0.6 %, 6 % or 60 %?
-# > <details><summary>Then look</summary>60 %. A tenth of the steps with the same betas adds up to a tenth of the sum of betas, and the sum stands in an exponent. Published tutorials use T = 200 with these betas; more than a third of the amplitude is left there.</details>
+# > <details><summary>Then look</summary>60 %. A tenth of the steps with the same betas adds up to a tenth of the sum of betas, and the sum stands in an exponent. Widely read tutorials use T = 200 or 300 with these betas; at 200 more than a third of the amplitude is left.</details>
 
 # %%
-for T in (10, 50, 100, 200, 1000):
+for T in (10, 50, 100, 200, 300, 1000):
     a = torch.prod(1 - schedules.linear(T)).item()
     print(f"T = {T:4}: alphas_bar_T = {a:.3g}, {math.sqrt(a):6.1%} of the amplitude left")
 
 # %% [markdown]
+# | published code | T | betas | where it ends |
+# |---|---|---|---|
+# | DDPM, and the repository behind the post | 1000 | 0.0001 … 0.02 | in noise |
+# | improved-diffusion, lucidrains ("linear") | any | the same, times 1000/T | in noise, if T is well above 20 |
+# | a well-known annotated tutorial, first version | 200 | 0.0001 … 0.02 | 36 % of the amplitude left |
+# | copies of it | 300 | 0.0001 … 0.02 | 22 % left |
+#
 # What does that do to a sampler? The average digit is mostly paper, so it is dark. If the chain stops early, $x_T$ is still dark on average. A sampler that starts in $\mathcal N(0, I)$ starts too bright, at images that the network never saw in training.
 
 # %%
@@ -470,7 +500,7 @@ _ = ax.set(xlabel="mean of the 64 pixels of $x_T$", ylabel="density"), ax.legend
 # %% [markdown]
 # *Figure 1.9.* The mean brightness of $x_T$ for all 1797 digits. With 1000 steps it lies around 0, as noise does. With 100 steps it stays dark: the chain never arrives.
 #
-# `describe()` says where a chain ends and warns by name. Its unit is bits per pixel: how much is lost by starting in $\mathcal N(0, I)$ in the place of the chain's own end (notebook 2 calls it $L_T$):
+# `describe()` says where a chain ends and warns by name. Its unit is bits per pixel: how far $x_T$ of a pixel with $x_0 = \pm 1$ is from $\mathcal N(0, 1)$, as a Kullback-Leibler divergence (notebook 2 calls it $L_T$):
 
 # %%
 with warnings.catch_warnings(record=True) as caught:
@@ -480,7 +510,7 @@ print(f"T =  100: {short.prior_bits:.5f} bits per pixel;", caught[0].category.__
 print(f"T = 1000: {full.prior_bits:.5f} bits per pixel; warnings in all: {len(caught)}")
 
 # %% [markdown]
-# **Repair.** Multiply the betas by $1000/T$ (improved-diffusion does): their sum, which decides the end, then is the same for every $T$. Or take the cosine schedule, which is defined for every $T$. The scaling has a limit: at $T = 20$ the last beta would be 1, which erases the image in one step.
+# **Repair.** Multiply the betas by $1000/T$ (improved-diffusion does): their sum, which decides the end as long as each of them is small, then is the same for every $T$. Or take the cosine schedule, which is defined for every $T$. The scaling has a limit: at $T = 20$ the last beta would be 1, which erases the image in one step.
 
 # %%
 for T in (50, 100, 200, 1000):
@@ -502,7 +532,7 @@ except ValueError as error:
 # $$q(x_{t-1}\mid x_t, x_0) = \frac{q(x_t\mid x_{t-1}, x_0)\;q(x_{t-1}\mid x_0)}{q(x_t\mid x_0)} .$$
 # The chain forgets: given $x_{t-1}$, the step to $x_t$ does not look at $x_0$, so the first factor is (1.1). The second is (1.2) for $t-1$. The denominator does not contain $x_{t-1}$; it only makes the total 1. Once $x_0$ is given, every pixel has its own noise and they are independent, so one pixel is enough. Write $x$ for $x_{t-1}$ and collect what stands in the exponent:
 # $$-\frac12\left[\frac{(x_t-\sqrt{\alpha_t}\,x)^2}{\beta_t} + \frac{(x-\sqrt{\bar\alpha_{t-1}}\,x_0)^2}{1-\bar\alpha_{t-1}}\right] .$$
-# Multiply out and sort by powers of $x$:
+# (Here $t\ge 2$, so that $1-\bar\alpha_{t-1}$ is not 0. For $t = 1$ there is nothing to find: $x_{t-1}$ is $x_0$, and the result below says so too.) Multiply out and sort by powers of $x$:
 # $$-\frac12\left[x^2\Big(\frac{\alpha_t}{\beta_t}+\frac{1}{1-\bar\alpha_{t-1}}\Big) - 2x\Big(\frac{\sqrt{\alpha_t}\,x_t}{\beta_t}+\frac{\sqrt{\bar\alpha_{t-1}}\,x_0}{1-\bar\alpha_{t-1}}\Big)\right] + \text{(no } x\text{)} .$$
 # A quadratic in $x$ with a negative sign: a Gaussian. For $\mathcal N(\tilde\mu, \tilde\beta)$ the bracket reads $x^2/\tilde\beta - 2x\,\tilde\mu/\tilde\beta$, so we can read off both.
 #
@@ -516,18 +546,23 @@ except ValueError as error:
 # *Verify, by brute force.* Forget the algebra. Put Bayes' rule on a fine grid of values for $x_{t-1}$, normalise, and read off mean and variance:
 
 # %%
-t, x_0, x_t = 300, torch.tensor([[0.6]], dtype=torch.float64), torch.tensor([[-0.4]], dtype=torch.float64)
-grid = torch.linspace(-6, 6, 20001, dtype=torch.float64)
-step = torch.distributions.Normal((1 - betas[t]).sqrt() * grid, betas[t].sqrt())
-jump = torch.distributions.Normal(alphas_bar[t - 1].sqrt() * x_0[0], (1 - alphas_bar[t - 1]).sqrt())
-weight = torch.softmax(step.log_prob(x_t[0]) + jump.log_prob(grid), 0)
+x_0, x_t = torch.tensor([[0.6]], dtype=torch.float64), torch.tensor([[-0.4]], dtype=torch.float64)
+grid = torch.linspace(-6, 6, 60001, dtype=torch.float64)
+
+
+def bayes_on_the_grid(t):
+    step = torch.distributions.Normal((1 - betas[t]).sqrt() * grid, betas[t].sqrt())
+    jump = torch.distributions.Normal(alphas_bar[t - 1].sqrt() * x_0[0], (1 - alphas_bar[t - 1]).sqrt())
+    weight = torch.softmax(step.log_prob(x_t[0]) + jump.log_prob(grid), 0)
+    mean = (weight * grid).sum()
+    return mean, (weight * (grid - mean) ** 2).sum()
 
 # %%
-mean = (weight * grid).sum()
-var = (weight * (grid - mean) ** 2).sum()
-posterior = process.q_posterior(x_0, x_t, torch.tensor([t]))
-assert abs(mean - posterior.mean) < 1e-9 and abs(var - posterior.log_var.exp()) < 1e-9
-print("Bayes on a grid and equation (1.6) agree to 1e-9, mean and variance")
+for t in (1, 10, 300, 999):
+    mean, var = bayes_on_the_grid(t)
+    by_formula = process.q_posterior(x_0, x_t, torch.tensor([t]))
+    assert abs(mean - by_formula.mean) < 1e-9 and abs(var / by_formula.log_var.exp() - 1) < 1e-6
+print("Bayes on a grid and equation (1.6) agree, mean and variance, at four different t")
 
 # %% [markdown]
 # > **Predict.** The mean mixes the two things that we know, $x_0$ and $x_t$. At `t = 500`, which of the two has nearly all of the weight?
@@ -562,17 +597,22 @@ checks.posterior(posterior)
 print(f"posterior variance at t = 0: {process.posterior_var[0]:.0f}, its logarithm: {process.posterior_log_var[0]}")
 first, second = process.posterior_log_var_clipped[:2].tolist()
 print(f"log of the clipped table: t = 0: {first:.2f}, t = 1: {second:.2f}")
+print(f"used for q at t = 0 it adds noise of standard deviation {math.exp(first / 2):.4f}")
 
 # %% [markdown]
-# **What goes wrong: minus infinity, and who may clip it.** $-\infty$ is the right value for $q$: the posterior is a point, and its sample is its mean. The *model's* reverse step needs a finite one, because notebook 2 takes its logarithm. So code keeps a second table in which index 0 repeats the value of index 1 (−9.82; the first official code clipped the variance at 1e-20 instead, which gives −46.05). The trap is to use the clipped table for both.
+# **What goes wrong: minus infinity, and who may clip it.** $-\infty$ is the right value for $q$: the posterior is a point, and its sample is its mean. The *model's* last step needs a finite one: it must be a density under which $x_0$ can be scored (notebook 2). So code keeps a second table in which index 0 repeats the value of index 1 (−9.82; the first official code clipped the variance at 1e-20 instead, which gives −46.05). The trap is to use the clipped table for both: the posterior at t = 0 would then scatter around $x_0$, which it knows.
 #
 # The post builds it as `cat([posterior_var[1:2], posterior_var[1:]])`. With $T = 1$ the slice `[1:2]` is empty, so the table loses its only entry; building works, the first sampling step fails:
 
 # %%
 one = torch.tensor([0.5])
 posterior_var = one * (1 - torch.ones(1)) / (1 - torch.cumprod(1 - one, 0))
-print("entries for T = 1, as the post builds it:", len(torch.cat([posterior_var[1:2], posterior_var[1:]])))
-print("entries in the package:", len(GaussianDiffusion(one).posterior_log_var_clipped))
+clipped = torch.cat([posterior_var[1:2], posterior_var[1:]])
+try:
+    clipped.gather(0, torch.tensor([0]))
+except RuntimeError:
+    print(f"RuntimeError: a table of {len(clipped)} entries is asked for t = 0")
+print("entries in the package's table:", len(GaussianDiffusion(one).posterior_log_var_clipped))
 
 # %% [markdown]
 # ## 1.8 Ways back to $x_0$, and how much they can be trusted
@@ -584,7 +624,7 @@ print("entries in the package:", len(GaussianDiffusion(one).posterior_log_var_cl
 # And solve (1.6) for $x_0$, for a network that predicts the mean of $x_{t-1}$:
 # $$x_0 = \frac{\tilde\mu_t - \texttt{coef2}\;x_t}{\texttt{coef1}} . \tag{1.8}$$
 #
-# **Exercise 1.6 (one star).** Equation (1.7), with shapes as in exercise 1.2.
+# **Exercise 1.6 (one star).** Equation (1.7), with shapes as in exercise 1.3.
 # <details><summary>Hint 1</summary>You have extract.</details>
 # <details><summary>Hint 2</summary>The noise is scaled by the root of 1 - alphas_bar and then everything is divided by the root of alphas_bar.</details>
 
@@ -606,6 +646,23 @@ for t in (0, 1, 100, 500, 999):
     from_eps, from_x_prev = process.sqrt_recipm1_alphas_bar[t], 1 / process.posterior_mean_coef1[t]
     print(f"t = {t:3}: an error in eps times {from_eps:8.4f}, an error in x_prev times {from_x_prev:8.2f}")
 
+# %% [markdown]
+# *Verify*: go from $x_0$ to $x_t$ and back both ways, then once more with 0.01 added to what the network would predict:
+
+# %%
+x_0, eps = digits[:1].double(), torch.randn(1, 1, 8, 8, dtype=torch.float64)
+for t in (torch.tensor([i]) for i in (0, 1, 100, 500, 999)):
+    x_t = process.q_sample(x_0, t, eps)
+    x_prev = process.q_posterior(x_0, x_t, t).mean
+    for back, value, factor in [
+        (process.x_0_from_eps, eps, process.sqrt_recipm1_alphas_bar[t]),
+        (process.x_0_from_x_prev, x_prev, 1 / process.posterior_mean_coef1[t]),
+    ]:
+        assert torch.allclose(back(x_t, t, value), x_0, rtol=0, atol=1e-10)
+        off = (back(x_t, t, value + 0.01) - x_0).abs()
+        assert torch.allclose(off, 0.01 * factor * torch.ones_like(off), rtol=1e-6)
+print("both ways lead back to x_0, and multiply an error by exactly these factors")
+
 # %%
 fig, ax = plt.subplots(figsize=(6, 3))
 ax.semilogy(process.sqrt_recipm1_alphas_bar, label="from eps")
@@ -613,12 +670,13 @@ ax.semilogy(1 / process.posterior_mean_coef1, "--", label="from the mean of $x_{
 _ = ax.set(xlabel="t", ylabel="error of $x_0$ / error of prediction"), ax.legend()
 
 # %% [markdown]
-# *Figure 1.11.* The factor by which an error is multiplied on the way to $x_0$. For eps it is below 1 as long as $\bar\alpha_t > 1/2$ and large at the end. For $x_{t-1}$ it is 1 at t = 0, where coef1 is 1 and coef2 is 0, and then climbs at once: a step is so small that it says little about the end of the way. Late, both are hopeless, which is why samplers clip the estimated $x_0$ to [−1, 1] (notebook 4).
+# *Figure 1.11.* The factor by which an error is multiplied on the way to $x_0$, for errors of one size in either prediction. For eps it is below 1 as long as $\bar\alpha_t > 1/2$ and large at the end. For $x_{t-1}$ it is 1 at t = 0, where coef1 is 1 and coef2 is 0, and then climbs at once: a step is so small that it says little about the end of the way. Late, both are hopeless, which is why samplers clip the estimated $x_0$ to [−1, 1] (notebook 4).
 #
-# Where $\bar\alpha_t$ is exactly 0 (a last beta of 1), $x_t$ is the noise itself. Nothing can be found from it, and the package refuses to divide by 0:
+# Where $\bar\alpha_t$ is exactly 0 (a last beta of 1), $x_t$ is the noise itself. (1.7) divides by 0 there: the post's table holds infinity, and 0 times infinity is not a number. (1.8) still works, since coef1 is not 0. The package refuses:
 
 # %%
 ends_in_noise = GaussianDiffusion(schedules.zero_terminal_snr(betas))
+print("the post's table at the last step:", (1 / torch.cumprod(1 - ends_in_noise.betas, 0)).sqrt()[-1].item())
 try:
     ends_in_noise.x_0_from_eps(torch.zeros(1, 2), torch.tensor([999]), torch.zeros(1, 2))
 except ValueError as error:
@@ -629,7 +687,7 @@ except ValueError as error:
 #
 # *Question.* Section 1.7 needed $x_0$. The sampler will not have it; what it needs is $q(x_{t-1}\mid x_t)$. Why may a network model that by a Gaussian, and what has that Gaussian to do with the posterior?
 #
-# *Derive, first the shape.* Bayes once more, now without $x_0$: $q(x_{t-1}\mid x_t) \propto q(x_t\mid x_{t-1})\;q(x_{t-1})$. The first factor, seen as a function of $x_{t-1}$, is a Gaussian bell of width $\sqrt{\beta_t/\alpha_t}$. If $\beta_t$ is small the bell is narrow. On so short a piece the logarithm of $q(x_{t-1})$ is nearly a straight line, and a bell times the exponential of a straight line is a bell again, moved a little. If $\beta_t$ is large the bell is wide, and the product shows every bump that the data have.
+# *Derive, first the shape.* Bayes once more, now without $x_0$: $q(x_{t-1}\mid x_t) \propto q(x_t\mid x_{t-1})\;q(x_{t-1})$. The first factor, seen as a function of $x_{t-1}$, is a Gaussian bell of width $\sqrt{\beta_t/\alpha_t}$. If $\beta_t$ is small the bell is narrow. How narrow is narrow enough? $q(x_{t-1})$ itself was smoothed by noise of variance $1-\bar\alpha_{t-1}$. If $\beta_t$ is small *compared with that*, then on so short a piece the logarithm of $q(x_{t-1})$ is nearly a straight line, and a bell times the exponential of a straight line is a bell again, moved a little. If $\beta_t$ is large the bell is wide, and the product shows every bump that $q(x_{t-1})$ has. (At the very first steps little noise is there yet, so that even small betas are not small in this sense: the last steps back, which settle the grey levels, are the least Gaussian. Notebook 2 treats the last one apart.)
 #
 # *Verify, exactly.* Let the data be two narrow heaps at −1 and +1, so that everything can be computed on a grid. Let `a` be $\bar\alpha_{t-1}$: how far the chain has come before the step.
 #
@@ -674,13 +732,13 @@ _ = axes[0].legend(), axes[0].set(ylabel="density of $x_{t-1}$")
 # %% [markdown]
 # *Figure 1.12.* The exact reverse step (solid) and the Gaussian of the same mean and variance (dashed). For large β it has two humps: was it the left heap or the right one? For small β the two curves lie on each other.
 #
-# Do a thousand small errors add up to the large one? No: with a fifth of β a step is 80 times closer to its Gaussian, while only five times as many steps are needed.
+# Do many small errors add up to the large one? Not here: from β = 0.02 to a fifth of it the step comes about 90 times closer to its Gaussian, while only five times as many steps are needed.
 #
 # *Derive, then the mean.* The true step back is an average of posteriors, over all $x_0$ that may be behind this $x_t$:
 # $$q(x_{t-1}\mid x_t) = \int q(x_{t-1}\mid x_t, x_0)\;q(x_0\mid x_t)\,dx_0 .$$
 # The mean of an average is the average of the means, and by (1.6) the posterior's mean is linear in $x_0$. So
 # $$\mathbb E[x_{t-1}\mid x_t] = \texttt{coef1}\cdot\mathbb E[x_0\mid x_t] + \texttt{coef2}\cdot x_t . \tag{1.9}$$
-# This is why a *guess* of $x_0$ is enough: a network that guesses the average $x_0$ behind $x_t$ has the mean of the step back exactly. Its variance is a choice, and for small steps all sensible choices agree (notebook 2).
+# This is why a *guess* of $x_0$ is enough: a network that guesses the average $x_0$ behind $x_t$ has the mean of the step back exactly. Its variance is a choice; two are common, and notebook 2 says for which data each is right.
 #
 # *Verify* on the same grid, with β = 0.5. The left side is one sum. For $\mathbb E[x_0\mid x_t]$ do Bayes a third time, with a jump from $x_0$ straight to $x_t$:
 
@@ -703,7 +761,7 @@ print("the mean of the true step back is the posterior's mean at E[x_0 | x_t], t
 #
 # *Question.* Training used 1000 steps. Must sampling visit all of them?
 #
-# *Derive.* Choose some steps $\tau_1 < \tau_2 < \dots < \tau_S$. Nothing in (1.2) changes: $x_{\tau_i}$ still has $\bar\alpha_{\tau_i}$. The chain that visits only these steps is a chain like any other; its betas must lead from one to the next. From $\bar\alpha_{\tau_i} = (1-\beta_i')\,\bar\alpha_{\tau_{i-1}}$,
+# *Derive.* Choose some steps $\tau_1 < \tau_2 < \dots < \tau_S$. Nothing in (1.2) changes: $x_{\tau_i}$ still has $\bar\alpha_{\tau_i}$. The chain that visits only these steps is a chain like any other: by section 1.3 the skipped steps between two visited ones merge into a single Gaussian step, whose noise is independent of what came before. Its betas must lead from one to the next. From $\bar\alpha_{\tau_i} = (1-\beta_i')\,\bar\alpha_{\tau_{i-1}}$,
 # $$\beta_i' = 1-\frac{\bar\alpha_{\tau_i}}{\bar\alpha_{\tau_{i-1}}},\qquad \bar\alpha_{\tau_0} = 1 . \tag{1.10: Improved DDPM Eq. 19}$$
 # That is all. As a *forward* chain it is exact, and every formula of this notebook, the posterior too, holds for it with these betas. What suffers is the way back: the betas are large, and section 1.9 says what that means for a Gaussian step.
 
@@ -725,7 +783,7 @@ assert abs(mean - math.sqrt(1 - big)) < 1e-12 and abs(var - big) < 1e-12
 print(f"a hundred steps and one step with beta = {big:.3f} agree to 1e-12")
 
 # %% [markdown]
-# **Exercise 1.7 (one star).** Equation (1.10): from the table `alphas_bar` (T,) and the chosen `timesteps` (increasing), the betas of the short chain.
+# **Exercise 1.7 (one star).** Equation (1.10): from the table `alphas_bar` (T,) and the chosen `timesteps` (increasing), the betas of the short chain, as float64.
 # <details><summary>Hint 1</summary>Look up alphas_bar at the timesteps, then divide each by the one before.</details>
 # <details><summary>Hint 2</summary>Before the first stands 1, not alphas_bar[timesteps[0] - 1].</details>
 
@@ -771,8 +829,18 @@ plots.animate(draw, [0, 0, *range(5, 1000, 30), 999, 999], alt="digits and eight
 
 # %% [markdown]
 # *Figure 1.13.* Twenty-five digits and 600 points on their way. The heaps merge into a ring, then the hole closes: first the fine structure goes, then the coarse one. The way back brings them in the opposite order.
-#
-# Now you. In JupyterLab or Colab the slider moves the step; where no kernel runs, use the animation above.
+
+# %%
+fig, axes = plt.subplots(1, 4, figsize=(10, 2.8), layout="constrained")
+for ax, t in zip(axes, (0, 60, 120, 250), strict=True):
+    _ = plots.cloud(process.q_sample(points, torch.full((600,), t), point_noise), ax=ax)
+    _ = ax.set(xlim=(-3, 3), ylim=(-3, 3), title=f"t = {t}")
+
+# %% [markdown]
+# *Figure 1.14.* The points of figure 1.13, standing still: eight heaps, a ring of heaps that touch, a ring, and a cloud without a hole.
+
+# %% [markdown]
+# Now you. In JupyterLab or Colab the slider moves the step; where no kernel runs, figure 1.14 shows four of its places.
 #
 # > **Predict.** At which step do the eight heaps become a ring, and when does the hole in the ring close?
 # > <details><summary>Then look</summary>Around t = 100 the heaps touch, and around t = 250 the hole is gone. At t = 100 you still read every digit: what noise hides first depends on how large it is, and the strokes of a digit are larger than the gaps between the heaps.</details>
@@ -787,7 +855,7 @@ def show(t=250):
 _ = ipywidgets.interact(show, t=(0, 999, 10))
 
 # %% [markdown]
-# *Figure 1.14.* Look for two places: the step where the eight heaps become a ring, and the step where you can no longer tell a 3 from an 8.
+# *Figure 1.15.* Look for two places: the step where the eight heaps become a ring, and the step where you can no longer tell a 3 from an 8.
 
 # %% [markdown]
 # ## 1.12 What you now have
@@ -795,16 +863,16 @@ _ = ipywidgets.interact(show, t=(0, 999, 10))
 # %% [markdown] tags=["equations"]
 # | | equation | function | test |
 # |---|---|---|---|
-# | 1.1 | one step, $q(x_t \mid x_{t-1})$ (DDPM Eq. 2) | `process.GaussianDiffusion.q_step` | `test_process.py` `test_TODO` |
-# | 1.2 | the jump, $q(x_t \mid x_0)$ (DDPM Eq. 4) | `process.GaussianDiffusion.q_sample` | `test_process.py` `test_TODO` |
-# | 1.3 | signal-to-noise ratio of $x_t$ | `process.GaussianDiffusion.describe` | `test_process.py` `test_TODO` |
-# | 1.4 | the cosine schedule (Improved DDPM Eq. 17) | `schedules.cosine` | `test_schedules.py` `test_TODO` |
-# | 1.5 | bits of $x_0$ left in $x_t$, at most | `process.GaussianDiffusion.describe` | `test_process.py` `test_TODO` |
-# | 1.6 | the posterior, $q(x_{t-1} \mid x_t, x_0)$ (DDPM Eq. 6-7) | `process.GaussianDiffusion.q_posterior` | `test_process.py` `test_TODO` |
-# | 1.7 | $x_0$ from the noise (DDPM Eq. 15) | `process.GaussianDiffusion.x_0_from_eps` | `test_process.py` `test_TODO` |
-# | 1.8 | $x_0$ from the mean of $x_{t-1}$ | `process.GaussianDiffusion.x_0_from_x_prev` | `test_process.py` `test_TODO` |
-# | 1.9 | mean of the true step back | `process.GaussianDiffusion.x_prev_from_x_0` | `test_oracle.py` `test_TODO` |
-# | 1.10 | betas of a shorter chain (Improved DDPM Eq. 19) | `process.GaussianDiffusion.respaced` | `test_process.py` `test_TODO` |
+# | 1.1 | one step, $q(x_t \mid x_{t-1})$ (DDPM Eq. 2) | `process.GaussianDiffusion.q_step` | `test_process.py` `test_single_steps_pushed_through_mean_and_variance_give_the_marginal` |
+# | 1.2 | the jump, $q(x_t \mid x_0)$ (DDPM Eq. 4) | `process.GaussianDiffusion.q_sample` | `test_process.py` `test_simulated_steps_have_the_moments_of_the_marginal` |
+# | 1.3 | signal-to-noise ratio of $x_t$ | `process.GaussianDiffusion.describe` | `test_process.py` `test_describe_against_fifty_digits` |
+# | 1.4 | the cosine schedule (Improved DDPM Eq. 17) | `schedules.cosine` | `test_schedules.py` `test_cosine_against_fifty_digits` |
+# | 1.5 | bits of $x_0$ left in $x_t$, at most | `process.GaussianDiffusion.describe` | `test_process.py` `test_describe_agrees_with_the_divergence_from_the_prior` |
+# | 1.6 | the posterior, $q(x_{t-1} \mid x_t, x_0)$ (DDPM Eq. 6-7) | `process.GaussianDiffusion.q_posterior` | `test_process.py` `test_the_posterior_is_bayes_rule` |
+# | 1.7 | $x_0$ from the noise (DDPM Eq. 15) | `process.GaussianDiffusion.x_0_from_eps` | `test_process.py` `test_erratum_06_an_error_in_eps_grows_157_fold_and_beta_1_gives_no_number` |
+# | 1.8 | $x_0$ from the mean of $x_{t-1}$ | `process.GaussianDiffusion.x_0_from_x_prev` | `test_process.py` `test_erratum_05_x_0_from_x_prev_is_exact_first_and_ill_conditioned_late` |
+# | 1.9 | mean of the true step back | `process.GaussianDiffusion.x_prev_from_x_0` | `test_oracle.py` `test_as_model_minimises_the_squared_error_of_its_mean_type` |
+# | 1.10 | betas of a shorter chain (Improved DDPM Eq. 19) | `process.GaussianDiffusion.respaced` | `test_process.py` `test_a_respaced_chain_has_the_marginals_of_its_base` |
 
 # %% [markdown]
 # Every name in the table can be imported, and in a checkout every test can be run. Your own functions, checked above, compute the same.
