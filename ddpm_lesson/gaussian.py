@@ -60,8 +60,8 @@ class Gaussian(NamedTuple):
         the 8x8 digits). The first bin reaches down to -inf and the last one up to +inf, so that the probabilities
         of all levels add up to 1.
         Returns mean's shape, float64 (float32 on devices without it). Values and gradients are finite for any
-        image and network output: the difference of the two distribution functions is taken in the logarithm, on the side of
-        the smaller tail. Raises ValueError if levels < 2.
+        image and network output: the difference of the two distribution functions is taken in the logarithm, on the
+        side of the smaller tail. Raises ValueError if levels < 2.
         Not the density at x: that is not a probability and can exceed 1.
         """
         if levels < 2:

@@ -103,11 +103,9 @@ def forward_and_reverse(images: Tensor, steps: Sequence[int], *, ax: Axes | None
         ax.add_patch(Rectangle((x, 0), 1, height, fill=False, edgecolor="0.6", linewidth=0.5, clip_on=False))
         ax.text(x + 0.5, height + GAP, f"$x_{{{step}}}$", ha="center", va="top")
         if i > 0:
-            left, right = x - pitch + 1 + GAP, x - GAP
-            ax.annotate("", (right, height / 3), (left, height / 3), arrowprops={"arrowstyle": "-|>", "color": BLUE})
-            ax.annotate(
-                "", (left, 2 * height / 3), (right, 2 * height / 3), arrowprops={"arrowstyle": "-|>", "color": VERMILION}
-            )
+            ends = (x - pitch + 1 + GAP, x - GAP)
+            for (start, end), y, color in ((ends, height / 3, BLUE), (ends[::-1], 2 * height / 3, VERMILION)):
+                ax.annotate("", (end, y), (start, y), arrowprops={"arrowstyle": "-|>", "color": color})
     width = (len(pixels) - 1) * pitch + 1
     q, p = r"$q(x_t\mid x_{t-1})$", r"$p_\theta(x_{t-1}\mid x_t)$"
     ax.text(0, -0.1, f"forward, fixed: {q} adds noise", ha="left", va="bottom", color=BLUE)

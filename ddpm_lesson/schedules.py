@@ -85,8 +85,8 @@ def warmup50(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
 def cosine(T: int, s: float = 0.008, max_beta: float = 0.999) -> Tensor:
     """alphas_bar follows a squared cosine.  Nichol & Dhariwal 2021, Eq. 17.
 
-    alphas_bar(u) = f(u) / f(0), f(u) = cos^2((u + s) / (1 + s) * pi / 2), u = t / T; betas are the ratios, capped at max_beta.
-    Returns (T,) float64. Raises ValueError if s is negative or max_beta lies outside (0, 1].
+    alphas_bar(u) = f(u) / f(0), f(u) = cos^2((u + s) / (1 + s) * pi / 2), u = t / T; betas are its ratios.
+    Returns (T,) float64, capped at max_beta. Raises ValueError if s is negative or max_beta lies outside (0, 1].
     The cap keeps the last beta below 1; without it alphas_bar_T would be 0.
     """
     if s < 0:

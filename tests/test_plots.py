@@ -308,3 +308,20 @@ def test_colours_stand_out_from_white():
     linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     luminance = linear @ torch.tensor([0.2126, 0.7152, 0.0722])
     assert (1.05 / (luminance + 0.05)).min() > 2
+
+
+def test_forward_and_reverse_draws_each_image_and_both_arrows():
+    images = torch.linspace(-1, 1, 3 * 64).view(3, 1, 8, 8)
+    ax = plots.forward_and_reverse(images, [0, 60, 1000])
+    assert [image.get_array().shape for image in ax.images] == [(8, 8)] * 3
+    assert all(image.get_clim() == (-1, 1) for image in ax.images)
+    texts = [text.get_text() for text in ax.texts]
+    assert [text for text in texts if text.startswith("$x_")] == ["$x_{0}$", "$x_{60}$", "$x_{1000}$"]
+    arrows = [(text.xyann[0], text.xy[0]) for text in ax.texts if getattr(text, "arrow_patch", None)]
+    assert sum(start < end for start, end in arrows) == sum(start > end for start, end in arrows) == 2
+    plt.close(ax.figure)
+
+
+def test_forward_and_reverse_needs_a_step_for_each_image():
+    with pytest.raises(ValueError, match="steps must be 3, one for each image, got 2"):
+        plots.forward_and_reverse(torch.zeros(3, 1, 8, 8), [0, 60])
