@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ddpm_lesson import schedules
 from ddpm_lesson.gaussian import randn_like
+from ddpm_lesson.losses import simple_loss
 from ddpm_lesson.predictions import clipped, make_denoiser, mean_type_named, variance_named
 from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.samplers import State, ancestral, last, reverse
@@ -27,8 +27,8 @@ class GaussianDiffusionTrainer(nn.Module):
     model: called as model(x_t, t), returns x_t's shape. beta_1, beta_T, T: the linear schedule. mean_type: what the
     model predicts: "epsilon", "xstart", "xprev" or "v"; give the sampler the same.
     forward: x_0 (B, *D) float in [-1, 1] -> squared errors (B, *D), not reduced: average them (`.mean()`), a sum
-    would grow with the batch. Float32 at least. Each image gets its own t. t and noise are drawn on the CPU in that order, so a seed
-    means the same on every device.
+    would grow with the batch. Float32 at least. Each image gets its own t. t and noise are drawn on the CPU in that
+    order, so a seed means the same on every device.
     Raises TypeError for integer images, ValueError for NaN; warns with ImageRangeWarning for images (not for points,
     (B, D)) far outside [-1, 1], and with PriorNotReachedWarning if the chain is too short for its betas. On a GPU the
     values are looked at once, at the first call.
@@ -56,12 +56,10 @@ class GaussianDiffusionTrainer(nn.Module):
         t = torch.randint(self.process.T, (x_0.shape[0],), device=device, generator=generator).to(x_0.device)
         noise = randn_like(x_0, generator)
         x_t = self.process.q_sample(x_0, t, noise)
-        target = self.mean_type.target(self.process, x_0, x_t, t, noise)
         output = self.model(x_t, t)
         if output.shape != x_t.shape:
             raise ValueError(f"the model must return x_t's shape {tuple(x_t.shape)}, got {tuple(output.shape)}")
-        dtype = torch.promote_types(output.dtype, torch.float32)
-        return F.mse_loss(output.to(dtype), target.to(dtype), reduction="none")
+        return simple_loss(self.process, self.mean_type, output, x_0, x_t, t, noise)
 
     def _check(self, x_0: Tensor) -> None:
         if not x_0.is_floating_point():

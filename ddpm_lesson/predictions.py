@@ -15,7 +15,7 @@ from ddpm_lesson.process import GaussianDiffusion
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says of x_t: x_0 and eps, (B, *D) each, with x_t = sqrt(alphas_bar) x_0 + sqrt(1 - alphas_bar) eps.
+    """What a denoiser says of x_t: x_0 and eps, (B, *D) each: x_t = sqrt(alphas_bar) x_0 + sqrt(1 - alphas_bar) eps.
 
     var_frac: (B, *D), the learned position of the log variance between its bounds (0: fixedsmall, 1: log beta), or
     None for a network that learns no variance. Nothing here belongs to a particular step.
@@ -116,7 +116,7 @@ def fixedsmall(process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_
 
 
 def learned_range(process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: Tensor) -> Tensor:
-    """var_frac log beta + (1 - var_frac) log posterior_var, the latter clipped at i = 0.  Nichol & Dhariwal 2021, Eq. 15.
+    """var_frac log beta + (1 - var_frac) log posterior_var, clipped at i = 0.  Nichol & Dhariwal 2021, Eq. 15.
 
     i: (B,), steps of `process`, the one that steps. Returns (B, *D).
     Raises ValueError if the prediction has no var_frac. At i = 0, var_frac = 1 is log beta itself, not fixedlarge.
@@ -141,10 +141,35 @@ def mean_type_named(name: str) -> MeanType:
 
 
 def variance_named(name: str) -> Variance:
-    """The variance of that name: fixedlarge, fixedsmall or learned_range. Raises ValueError that lists them for any other."""
+    """The variance of that name: fixedlarge, fixedsmall, learned_range. ValueError lists them for any other."""
     if name not in VARIANCES:
         raise ValueError(f"unknown var_type {name!r}, expected one of {', '.join(VARIANCES)}")
     return VARIANCES[name]
+
+
+def split(output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A network's raw output taken apart: what predicts the mean, (B, *D), and var_frac, (B, *D) or None.
+
+    output: x_t's shape (B, *D), or twice its channels (axis 1); then the second half v in [-1, 1] stands for
+    var_frac = (v + 1) / 2 (Nichol & Dhariwal 2021, the code). Raises ValueError for any other shape.
+    """
+    if output.shape == x_t.shape:
+        return output, None
+    if output.shape != (*x_t.shape[:1], *(2 * c for c in x_t.shape[1:2]), *x_t.shape[2:]):
+        expected = f"x_t's shape {tuple(x_t.shape)}, or twice its channels"
+        raise ValueError(f"the model must return {expected}, got {tuple(output.shape)}")
+    output, v = output.chunk(2, 1)
+    return output, (v + 1) / 2
+
+
+def decode(base: GaussianDiffusion, mean_type: MeanType, x_t: Tensor, t: Tensor, output: Tensor) -> Prediction:
+    """What a network's raw output says of x_t, with gradients.
+
+    base: the process it was trained on. x_t: (B, *D). t: (B,). output: (B, *D), or twice the channels, see `split`.
+    Not MeanType.decode: that one knows no variance.
+    """
+    output, var_frac = split(output, x_t)
+    return mean_type.decode(base, x_t, t, output)._replace(var_frac=var_frac)
 
 
 def make_denoiser(
@@ -153,22 +178,15 @@ def make_denoiser(
     """A network as a denoiser: denoise(x_t, t, prev=None) -> Prediction.
 
     model: called as model(x_t, t), or model(x_t, t, cond) if cond is given; returns x_t's shape, or twice its
-    channels (axis 1): then the second half v in [-1, 1] gives var_frac = (v + 1) / 2. A module runs in eval mode and
-    without gradients, and is put back afterwards. base: the process it was trained on.
-    Raises ValueError if the model returns any other shape.
+    channels: see `split`. A module runs in eval mode and without gradients, and is put back afterwards. base: the
+    process it was trained on. Raises ValueError if the model returns any other shape.
     """
     conditions = () if cond is None else (cond,)
 
     def denoise(x_t: Tensor, t: Tensor, prev: Prediction | None = None) -> Prediction:
         with _frozen(model):
             output = model(x_t, t, *conditions)
-        if output.shape == x_t.shape:
-            return mean_type.decode(base, x_t, t, output)
-        if output.shape != (*x_t.shape[:1], *(2 * c for c in x_t.shape[1:2]), *x_t.shape[2:]):
-            expected = f"x_t's shape {tuple(x_t.shape)}, or twice its channels"
-            raise ValueError(f"the model must return {expected}, got {tuple(output.shape)}")
-        output, v = output.chunk(2, 1)
-        return mean_type.decode(base, x_t, t, output)._replace(var_frac=(v + 1) / 2)
+        return decode(base, mean_type, x_t, t, output)
 
     return denoise
 

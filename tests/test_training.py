@@ -1,0 +1,498 @@
+"""Training: one step by hand, exact repetition, what a loss can reach, and the average of weights."""
+
+import copy
+import itertools
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ddpm_lesson import oracle
+from ddpm_lesson.ddpm import GaussianDiffusionTrainer
+from ddpm_lesson.losses import absolute, hybrid_loss, kl_loss, min_snr, simple_loss
+from ddpm_lesson.networks.mlp import MLP
+from ddpm_lesson.points import eight_gaussians, eight_gaussians_mixture
+from ddpm_lesson.predictions import epsilon, fixedlarge, make_denoiser, xstart
+from ddpm_lesson.process import GaussianDiffusion
+from ddpm_lesson.schedules import linear, linear_scaled
+from ddpm_lesson.timesteps import Antithetic, LossSecondMoment, Uniform
+from ddpm_lesson.training import EMA, TrainStep, minibatches, train
+
+T = 50
+PROCESS = GaussianDiffusion(linear_scaled(T))
+SIMPLE = partial(simple_loss, PROCESS, epsilon)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def mlp(seed=0, T=T):
+    torch.manual_seed(seed)
+    return MLP(T, 2, 16, 1)
+
+
+def points(n=64, seed=3):
+    return eight_gaussians(n, generator=seeded(seed))
+
+
+def fresh(n, generator):
+    """New points in every batch."""
+    return (eight_gaussians(n, generator=generator) for _ in itertools.count())
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def run(model, *, steps=5, seed=0, loss=SIMPLE, process=PROCESS, data=None, **options):
+    data = minibatches(points(), batch_size=16, generator=seeded(seed)) if data is None else data
+    return list(train(model, process, data, loss, steps=steps, generator=seeded(seed + 1), **options))
+
+
+# Algorithm 1.
+
+
+def test_a_step_by_hand():
+    # t, then noise, from one generator; the mean squared error of the noise; Adam's first step is lr * sign(gradient)
+    # but for its eps: lr g / (|g| + 1e-8), on the clipped g.
+    model, x_0, draw = mlp(), points(), seeded(1)
+    t, noise = torch.randint(T, (64,), generator=draw), torch.randn(64, 2, generator=draw)
+    a = torch.cumprod(1 - linear_scaled(T), 0)[t][:, None].float()
+    expected = copy.deepcopy(model)
+    losses = ((noise - expected(a.sqrt() * x_0 + (1 - a).sqrt() * noise, t)) ** 2).mean(1)
+    losses.mean().backward()
+    norm = torch.cat([p.grad.flatten() for p in expected.parameters() if p.requires_grad]).norm()
+
+    (step,) = run(model, steps=1, data=[x_0], lr=0.01, clip_norm=norm.item() / 2)
+    assert isinstance(step, TrainStep) and step.step == 1
+    assert torch.equal(step.t, t) and not step.losses.requires_grad
+    torch.testing.assert_close(step.losses, losses.detach(), rtol=1e-5, atol=1e-6)
+    assert step.loss == pytest.approx(losses.mean().item(), rel=1e-5)
+    assert step.grad_norm == pytest.approx(norm.item(), rel=1e-5)
+    for after, before in zip(model.parameters(), expected.parameters(), strict=True):
+        if before.requires_grad:
+            g = before.grad / 2
+            torch.testing.assert_close(after, before - 0.01 * g / (g.abs() + 1e-8), rtol=1e-4, atol=1e-5)
+
+
+def test_loss_is_that_of_the_posts_trainer():
+    process, x_0, model = GaussianDiffusion(linear(1000)), points(), mlp(T=1000)
+    trainer = GaussianDiffusionTrainer(model, 1e-4, 0.02, 1000)
+    expected = trainer(x_0, generator=seeded(1)).mean().item()
+    (step,) = run(model, steps=1, process=process, loss=partial(simple_loss, process, epsilon), data=[x_0])
+    assert step.loss == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("sampler", [Uniform, Antithetic, LossSecondMoment])
+def test_same_seed_same_run_bit_by_bit(sampler):
+    runs = []
+    for _ in range(2):
+        model = mlp()
+        ema = EMA(model)
+        steps = run(model, steps=20, ema=ema, timesteps=sampler(T), warmup=5)
+        runs.append((steps, weights(model), weights(ema.model)))
+    (a, *a_weights), (b, *b_weights) = runs
+    assert [s[:3] for s in a] == [s[:3] for s in b]
+    assert all(torch.equal(x.t, y.t) and torch.equal(x.losses, y.losses) for x, y in zip(a, b, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(a_weights, b_weights, strict=True))
+    assert [s[:3] for s in a] != [s[:3] for s in run(mlp(), steps=20, seed=1)]
+
+
+def test_with_a_generator_pytorchs_own_is_left_alone():
+    model, before = mlp(), torch.get_rng_state()
+    run(model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_a_generator_pytorchs_own_seed_counts():
+    losses = []
+    for _ in range(2):
+        model = mlp()  # seeds PyTorch
+        losses.append([s.loss for s in train(model, PROCESS, minibatches(points(), batch_size=16), SIMPLE, steps=3)])
+    assert losses[0] == losses[1]
+
+
+def test_steps_are_made_one_by_one():
+    # The generator is lazy: nothing happens before it is asked, and what happens between two steps is the caller's.
+    model = mlp()
+    start, steps = weights(model), train(model, PROCESS, [points()], SIMPLE, steps=3, generator=seeded())
+    assert torch.equal(weights(model), start)
+    assert next(steps).step == 1
+    after_one = weights(model)
+    assert not torch.equal(after_one, start) and torch.is_grad_enabled()
+    denoised = make_denoiser(model, PROCESS, epsilon)(points(), torch.zeros(64, dtype=torch.int64))
+    assert not denoised.x_0.requires_grad and model.training
+    assert torch.equal(weights(model), after_one)
+    assert [step.step for step in steps] == [2, 3]
+
+
+def test_no_batch_is_taken_that_is_not_used():
+    taken = []
+
+    def data():
+        for k in itertools.count():
+            taken.append(k)
+            yield points()
+
+    run(mlp(), steps=3, data=data())
+    assert taken == [0, 1, 2]
+
+
+def test_frozen_parameters_stay():
+    model = mlp()
+    model.head.weight.requires_grad_(False)
+    head, tail = model.head.weight.clone(), model.tail[1].weight.clone()
+    run(model)
+    assert torch.equal(model.head.weight, head) and not torch.equal(model.tail[1].weight, tail)
+
+
+def test_learning_rate_rises_linearly():
+    # Adam's step is at most about lr; with a constant gradient exactly lr.
+    for warmup, expected in ((0, [1, 2, 3, 4, 5, 6]), (4, [0.25, 0.75, 1.5, 2.5, 3.5, 4.5])):
+        model, path = Blind().double(), []
+        for _ in train(
+            model, PROCESS, [points()], lambda output, *_: output, steps=6, lr=0.1, warmup=warmup, generator=seeded()
+        ):
+            path.append(-model.w.item() / 0.1)
+        assert path == pytest.approx(expected, rel=1e-6)
+
+
+def test_gradient_is_cut_to_its_norm():
+    # Losses 1e6 times as large, and steps as if they were not: the gradient that Adam sees has norm 1 either way.
+    seen = []
+    for scale in (1.0, 1e6):
+        model = mlp()
+        run(model, steps=1, loss=lambda *a, scale=scale: scale * SIMPLE(*a), clip_norm=0.01)
+        seen.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]).norm().item())
+    assert seen == pytest.approx([0.01, 0.01], rel=1e-3)
+    model = mlp()
+    (step,) = run(model, steps=1, clip_norm=math.inf)
+    norm = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]).norm().item()
+    assert norm == pytest.approx(step.grad_norm, rel=1e-5)
+
+
+class Blind(nn.Module):
+    """A network that looks at nothing and predicts one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x_t, t):
+        return self.w.expand(x_t.shape)
+
+
+def test_erratum_15_neither_batch_nor_image_scale_the_step():
+    # A sum in the place of the mean would make loss and gradient larger by the number of images and of pixels.
+    # (0 - 1)^2 = 1 everywhere, with slope -2 in w.
+    loss = partial(simple_loss, PROCESS, xstart)
+    for shape in ((1, 2), (64, 2), (5, 3, 8, 8)):
+        (step,) = run(Blind(), steps=1, loss=loss, data=[torch.ones(shape)])
+        assert (step.loss, step.grad_norm) == pytest.approx((1, 2))
+
+
+# Losses and samplers of t, in use.
+
+
+def two_headed():
+    torch.manual_seed(0)
+
+    class Doubled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.tail = MLP(T, 2, 16, 1), nn.Linear(2, 4)
+
+        def forward(self, x_t, t):
+            return self.tail(self.body(x_t, t))
+
+    return Doubled()
+
+
+@pytest.mark.parametrize(
+    "make, loss",
+    [
+        (mlp, SIMPLE),
+        (mlp, partial(simple_loss, PROCESS, xstart, error=absolute)),
+        (mlp, partial(kl_loss, PROCESS, epsilon, fixedlarge, rescaled=True)),
+        (two_headed, partial(hybrid_loss, PROCESS, epsilon)),
+        (mlp, lambda output, x_0, x_t, t, noise: min_snr(PROCESS.snr[t]) * SIMPLE(output, x_0, x_t, t, noise).mean(1)),
+    ],
+    ids=["simple", "absolute", "kl", "hybrid", "min_snr"],
+)
+@pytest.mark.parametrize("sampler", [Uniform, Antithetic, LossSecondMoment])
+def test_every_loss_with_every_sampler_goes_down(make, loss, sampler):
+    steps = run(make(), steps=60, loss=loss, timesteps=sampler(T), lr=1e-2, data=fresh(64, seeded(5)))
+    losses = [s.loss for s in steps]
+    assert sum(losses[-10:]) < 0.92 * sum(losses[:10])  # over 20 seeds the ratio was at most 0.87
+
+
+def test_sampler_hears_of_unweighted_losses():
+    timesteps = LossSecondMoment(2, history=1)
+    process = GaussianDiffusion(torch.tensor([0.3, 0.5]))
+    steps = run(mlp(T=2), steps=8, process=process, loss=partial(simple_loss, process, epsilon), timesteps=timesteps)
+    assert timesteps.counts.sum() == 8 * 16
+    last = steps[-1]
+    for step in (0, 1):
+        if (last.t == step).any():
+            assert timesteps.losses[step, 0].item() == pytest.approx(last.losses[last.t == step][-1].item())
+    # Where p_t is not uniform the loss that is minimised carries the weights 1 / (T p_t), and the reported ones do not.
+    assert last.loss != pytest.approx(last.losses.mean().item(), rel=1e-3)
+
+
+# Data.
+
+
+def test_minibatches_are_shuffled_epochs():
+    x, y = torch.arange(10), torch.arange(10) * 10
+    batches = list(itertools.islice(minibatches(x, y, batch_size=3, generator=seeded()), 6))
+    for epoch in (batches[:3], batches[3:]):
+        assert len(torch.cat([b[0] for b in epoch]).unique()) == 9  # the tenth is left out of this pass
+    assert all(torch.equal(10 * b[0], b[1]) for b in batches)
+    assert not all(torch.equal(a[0], b[0]) for a, b in zip(batches[:3], batches[3:], strict=True))
+    again = itertools.islice(minibatches(x, y, batch_size=3, generator=seeded()), 6)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(batches, again, strict=True))
+
+
+@pytest.mark.parametrize("lengths, batch_size", [([10], 11), ([10], 0), ([10, 9], 3), ([0], 1)])
+def test_minibatches_that_cannot_be_made_are_an_error(lengths, batch_size):
+    with pytest.raises(ValueError, match=f"batch_size must lie in 1..N.*got {batch_size} and {lengths[0]}"):
+        next(minibatches(*(torch.zeros(n) for n in lengths), batch_size=batch_size))
+
+
+def test_data_are_gone_through_again():
+    data = DataLoader(TensorDataset(points(20)), batch_size=8)
+    steps = run(mlp(), steps=7, data=data)
+    assert [len(s.t) for s in steps] == [8, 8, 4, 8, 8, 4, 8]
+
+
+def test_bare_tensors_tuples_and_lists_are_the_same_batches():
+    runs = [run(mlp(), steps=2, data=data) for data in ([points()], [(points(),)], [[points()]])]
+    assert [s.loss for s in runs[0]] == [s.loss for s in runs[1]] == [s.loss for s in runs[2]]
+
+
+def test_labels_reach_the_network():
+    class Conditional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.seen = nn.Embedding(3, 2), []
+
+        def forward(self, x_t, t, y):
+            self.seen.append(y)
+            return self.table(y)
+
+    model, y = Conditional(), torch.arange(64) % 3
+    run(model, steps=3, data=minibatches(points(), y, batch_size=64, generator=seeded()))
+    assert len(model.seen) == 3 and torch.equal(model.seen[0].sort().values, y.sort().values)
+
+
+def test_images_are_moved_to_the_models_device(device):
+    process = GaussianDiffusion(linear_scaled(T)).to(device)
+    loss = partial(simple_loss, process, epsilon)
+    (step,) = run(mlp().to(device), steps=1, process=process, loss=loss, data=[points()])
+    (cpu,) = run(mlp(), steps=1, data=[points()])
+    assert step.t.device.type == device.type
+    assert step.loss == pytest.approx(cpu.loss, rel=1e-4)  # the same t and noise on every device
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions(dtype):
+    model = mlp().to(dtype)
+    (step,) = run(model, steps=1, data=[points().to(dtype)])
+    assert step.losses.dtype == torch.promote_types(dtype, torch.float32)
+    assert math.isfinite(step.loss)
+
+
+def test_train_mode_is_set_at_the_start():
+    model = mlp().eval()
+    run(model, steps=1)
+    assert model.training
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    "options, got",
+    [
+        ({"steps": 0}, "got steps = 0, warmup = 0, clip_norm = 1.0"),
+        ({"warmup": -1}, "warmup = -1"),
+        ({"clip_norm": 0.0}, "clip_norm = 0.0"),
+        ({"clip_norm": math.nan}, "clip_norm = nan"),
+    ],
+)
+def test_bad_arguments_are_an_error(options, got):
+    with pytest.raises(
+        ValueError, match=f"steps and clip_norm must be positive and warmup must not be negative.*{got}"
+    ):
+        run(mlp(), **options)
+
+
+def test_a_model_without_parameters_is_an_error():
+    with pytest.raises(ValueError, match="no parameters to train"):
+        run(nn.Identity())
+
+
+def test_one_tensor_is_not_an_iterable_of_batches():
+    with pytest.raises(TypeError, match="got one tensor: minibatches"):
+        run(mlp(), data=points())
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_batches_that_run_out_are_an_error(n):
+    model = mlp()
+    with pytest.raises(ValueError, match=f"the batches ran out after {n}"):
+        run(model, steps=3, data=(points() for _ in range(n)))
+
+
+@pytest.mark.parametrize(
+    "reduced, shape",
+    [(lambda loss: loss.mean(), r"\(\)"), (lambda loss: loss.mean(0), r"\(2,\)")],
+    ids=["mean", "axis 0"],
+)
+def test_a_reduced_loss_is_an_error(reduced, shape):
+    with pytest.raises(ValueError, match=rf"must be \(16,\) or \(16, \*D\), not reduced, got {shape}"):
+        run(mlp(), loss=lambda *a: reduced(SIMPLE(*a)))
+
+
+def test_nan_names_the_step_and_its_t():
+    model, clean = mlp(), points()
+    broken = clean.clone()
+    broken[5] = math.nan
+    steps = train(model, PROCESS, iter([clean, broken]), SIMPLE, steps=3, generator=seeded())
+    next(steps)
+    before, draw = weights(model), seeded()
+    for _ in range(2):
+        t, _ = torch.randint(T, (64,), generator=draw), torch.randn(64, 2, generator=draw)
+    with pytest.raises(FloatingPointError, match=rf"the loss is not finite in step 2, at t = \[{t[5]}\]"):
+        next(steps)
+    assert torch.equal(weights(model), before)
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight():
+    # sqrt has slope inf at 0: a finite loss with a NaN gradient, which clipping would spread over all weights.
+    model = mlp()
+    before = weights(model)
+    with pytest.raises(FloatingPointError, match=r"the gradient is not finite in step 1, t = \["):
+        run(model, loss=lambda output, *_: (0 * output).sqrt())
+    assert torch.equal(weights(model), before)
+
+
+# What training reaches.
+
+
+def test_loss_falls_to_the_irreducible_loss():
+    # No network can do better than E|eps - E[eps | x_t]|^2, the oracle's loss; what is above it is the network's own
+    # error, E|f - E[eps | x_t]|^2. Over 20 seeds that excess went from 0.68..1.07 to 0.024..0.029 in these 400 steps.
+    truth = oracle.Mixture(PROCESS, *eight_gaussians_mixture()).as_model(epsilon)
+    n = 4000
+    x_0, t, noise = points(n, seed=1), torch.arange(n) % T, torch.randn(n, 2, generator=seeded(2))
+    x_t = PROCESS.q_sample(x_0, t, noise)
+
+    def judge(model):
+        with torch.no_grad():
+            loss, least = (SIMPLE(m(x_t, t), x_0, x_t, t, noise).mean(1) for m in (model, truth))
+            excess = (model(x_t, t) - truth(x_t, t)).square().mean(1)
+        cross = loss - least - excess  # mean 0, since the oracle is the conditional expectation
+        assert abs(cross.mean()) < 4 * cross.std() / n**0.5
+        return loss.mean().item() - least.mean().item(), excess.mean().item()
+
+    torch.manual_seed(0)
+    model = MLP(T, 2, 64, 2)
+    assert judge(model)[1] > 0.5
+    run(model, steps=400, data=fresh(256, seeded(0)), lr=3e-3, warmup=20)
+    above, excess = judge(model)
+    assert 0 < above < 0.04 and 0 < excess < 0.04
+
+
+# The average of weights.
+
+
+class Buffered(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.w = nn.Parameter(torch.full((2,), float(value)))
+        self.norm = nn.BatchNorm1d(2)
+
+    def forward(self, x_t, t):
+        return self.w * self.norm(x_t)
+
+
+def test_average_by_hand():
+    # Decays 1/10, 2/11, 3/12 with the warm-up, until decay itself is smaller.
+    ema = EMA(Buffered(0), decay=0.2)
+    value = 0.0
+    for new, decay in ((1.0, 1 / 10), (5.0, 2 / 11), (-2.0, 0.2), (4.0, 0.2)):
+        ema.update(Buffered(new))
+        value = decay * value + (1 - decay) * new
+        assert ema.model.w.tolist() == pytest.approx([value, value], rel=1e-6)
+
+
+def test_early_averages_are_not_the_initial_weights():
+    # Without a warm-up 0.9999^1000 = 90 % of the average would still be the random start.
+    assert 0.9999**1000 == pytest.approx(0.905, abs=5e-4)
+    ema = EMA(Buffered(1).double())
+    new = Buffered(0).double()
+    for _ in range(1000):
+        ema.update(new)
+    assert 0 <= ema.model.w.max() < 1e-12
+
+
+def test_long_averages_use_the_full_decay():
+    # (1 + n) / (10 + n) exceeds 0.99 from n = 890 on.
+    ema = EMA(Buffered(0).double(), decay=0.99)
+    ema.updates = 1000
+    ema.update(Buffered(1).double())
+    assert ema.model.w[0].item() == pytest.approx(0.01, rel=1e-12)
+
+
+def test_buffers_are_copied():
+    model = Buffered(1)
+    ema = EMA(model)
+    model(5 + torch.randn(64, 2), None)  # batch statistics move
+    assert not torch.equal(ema.model.norm.running_mean, model.norm.running_mean)
+    ema.update(model)
+    for average, new in zip(ema.model.buffers(), model.buffers(), strict=True):
+        assert torch.equal(average, new)
+    assert ema.model.norm.num_batches_tracked == 1
+
+
+def test_average_is_a_copy_in_eval_mode_without_gradients():
+    model = Buffered(1).train()
+    ema = EMA(model)
+    assert not ema.model.training and not any(p.requires_grad for p in ema.model.parameters())
+    assert model.training and model.w.requires_grad
+    ema.update(Buffered(3))
+    assert torch.equal(model.w, torch.ones(2)) and not ema.model.training
+
+
+def test_training_keeps_the_average():
+    model = mlp()
+    ema, path = EMA(model, decay=0.5), [weights(model)]
+    for _ in train(model, PROCESS, [points()], SIMPLE, steps=4, ema=ema, lr=0.1, generator=seeded()):
+        path.append(weights(model))
+    expected = path[0]
+    for n, new in enumerate(path[1:]):
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * new
+    torch.testing.assert_close(weights(ema.model), expected)
+
+
+def test_average_resumes_exactly():
+    first = EMA(Buffered(0))
+    for k in range(3):
+        first.update(Buffered(k))
+    second = EMA(Buffered(7))
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for ema in (first, second):
+        ema.update(Buffered(9))
+    assert torch.equal(first.model.w, second.model.w) and first.updates == second.updates == 4
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.1, math.nan])
+def test_decay_outside_of_its_range_is_an_error(decay):
+    with pytest.raises(ValueError, match=r"decay must lie in \[0, 1\), got"):
+        EMA(Buffered(0), decay)
