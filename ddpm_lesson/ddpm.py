@@ -72,7 +72,8 @@ class GaussianDiffusionTrainer(nn.Module):
             raise ValueError(f"images must be finite numbers in [-1, 1], got {int((~x_0.isfinite()).sum())} NaN or inf")
         largest = x_0.detach().abs().max().item()
         if x_0.ndim > 2 and largest > 1.5:
-            cause = "8-bit values (scale with x / 127.5 - 1)" if largest > 16 else "a mean and std normalisation"
+            unscaled = bool(x_0.detach().min() >= 0)
+            cause = "unscaled pixels (8 bits: x / 127.5 - 1)" if unscaled else "a mean and std normalisation"
             warnings.warn(
                 f"images should lie in [-1, 1], got values up to {largest:.3g} in size; likely cause: {cause}",
                 ImageRangeWarning,
