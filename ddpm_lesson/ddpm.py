@@ -89,7 +89,8 @@ class GaussianDiffusionSampler(nn.Module):
     "learned_range" (between the two, by a model with twice as many output channels).
     clip_denoised: clip the estimated x_0 to [-1, 1] before the step's mean is formed, at every step.
     forward: x_T (B, *D) standard normal -> x_0 (B, *D), clipped to [-1, 1]. The model runs in eval mode and without
-    gradients, whatever its state, and gets its state back.
+    gradients, whatever its state, and gets its state back. For data that leave [-1, 1], 2-D points for example, take
+    clip_denoised=False and the last of `states`, which is not clipped.
     Raises ValueError for an unknown mean_type or var_type, and for an x_T of another size.
     """
 

@@ -179,8 +179,10 @@ def make_denoiser(
 
     model: called as model(x_t, t), or model(x_t, t, cond) if cond is given; returns x_t's shape, or twice its
     channels: see `split`. A module runs in eval mode and without gradients, and is put back afterwards. base: the
-    process it was trained on. Raises ValueError if the model returns any other shape.
+    process it was trained on. Raises ValueError if base is a respaced chain, or the model returns any other shape.
     """
+    if base.base is not base:
+        raise ValueError(f"base must be the process the model was trained on, got a chain respaced from it: {base}")
     conditions = () if cond is None else (cond,)
 
     def denoise(x_t: Tensor, t: Tensor, prev: Prediction | None = None) -> Prediction:

@@ -141,3 +141,8 @@ def test_mlp_learns_eight_gaussians(device):
     truth = oracle.Mixture(GaussianDiffusion(linear(1000)), *eight_gaussians_mixture())
     best = GaussianDiffusionTrainer(truth.as_model(epsilon), 1e-4, 0.02, 1000)(eight_gaussians(n)).mean(1)
     assert best.mean() - 6 * best.std() / n**0.5 < loss < 0.35
+
+
+def test_mlp_wants_a_step_for_each_point():
+    with pytest.raises(ValueError, match=r"t must be \(B,\) with the batch size of x, got \(1,\) for \(3, 2\)"):
+        MLP(10)(torch.zeros(3, 2), torch.zeros(1, dtype=torch.int64))

@@ -10,7 +10,7 @@ class MLP(nn.Module):
 
     T: number of steps. dim: coordinates of a point. hidden: width, even. layers: residual layers.
     forward: x (B, dim) float, t (B,) int64 in 0..T-1 -> (B, dim).
-    The time embedding is added in every layer, as the U-Net does. Raises ValueError if x is not (B, dim).
+    The time embedding is added in every layer, as the U-Net does. Raises ValueError if x is not (B, dim) or t not (B,).
     """
 
     def __init__(self, T: int, dim: int = 2, hidden: int = 128, layers: int = 3):
@@ -26,6 +26,8 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(f"x must be (B, {self.dim}), got {tuple(x.shape)}")
+        if t.shape != x.shape[:1]:
+            raise ValueError(f"t must be (B,) with the batch size of x, got {tuple(t.shape)} for {tuple(x.shape)}")
         h, temb = self.head(x), self.time_embedding(t)
         for layer in self.layers:
             h = h + layer(h + temb)
