@@ -25,18 +25,20 @@ MISCONCEPTIONS = [
 every_check = pytest.mark.parametrize("check", CHECKS, ids=list(checks.registry))
 
 
-def solutions() -> dict:
-    """The functions of every file in notebooks/solutions, by name."""
-    functions = {}
+def solutions() -> dict[str, dict]:
+    """For each notebook's number, the functions that its file in notebooks/solutions defines, by name."""
+    by_notebook = {}
     for path in sorted((ROOT / "notebooks" / "solutions").glob("*.py")):
         spec = importlib.util.spec_from_file_location("solution_" + path.stem, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        functions |= dict(inspect.getmembers(module, inspect.isfunction))
-    return functions
+        own = {name: f for name, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == spec.name}
+        by_notebook[str(int(path.stem[:2]))] = own
+    return by_notebook
 
 
-SOLUTIONS = solutions()
+SOLVED = solutions()
+SOLUTIONS = {name: function for functions in SOLVED.values() for name, function in functions.items()}
 
 
 def said(check, function, capsys) -> str:
@@ -66,10 +68,13 @@ def test_solution_passes(check, capsys, default_dtype):
 
 
 def test_solutions_and_checks_are_the_same_set():
-    assert set(SOLUTIONS) == set(checks.registry)
-    assert all(getattr(checks, name) is check for name, check in checks.registry.items())
-    numbers = [check.number for check in CHECKS]
-    assert numbers == sorted(set(numbers))
+    by_notebook = {}
+    for name, check in checks.registry.items():
+        assert getattr(checks, name) is check and check.name == name
+        by_notebook.setdefault(check.number.split(".")[0], set()).add(name)
+    assert {number: set(functions) for number, functions in SOLVED.items()} == by_notebook
+    numbers = [[int(part) for part in check.number.split(".")] for check in CHECKS]
+    assert numbers == sorted(numbers) and len(set(map(tuple, numbers))) == len(numbers)
 
 
 @every_check
@@ -226,6 +231,126 @@ def x_0_in_float32(x_t, t, eps, alphas_bar):
     return (x_t - (1 - a_bar).sqrt() * eps) / a_bar.sqrt()
 
 
+def kl_by_logarithms(mean_1, var_1, mean_2, var_2):
+    log_ratio = torch.log(var_1) - torch.log(var_2)
+    return 0.5 * (log_ratio.exp() - log_ratio - 1) + 0.5 * (mean_1 - mean_2).square() / var_2
+
+
+def kl_of_torch(mean_1, var_1, mean_2, var_2):
+    first, second = (torch.distributions.Normal(m, v.double().sqrt()) for m, v in [(mean_1, var_1), (mean_2, var_2)])
+    return torch.distributions.kl_divergence(first, second)
+
+
+def kl_by_loop(mean_1, var_1, mean_2, var_2):
+    out = torch.empty(mean_1.shape)
+    var_1, var_2 = var_1.expand_as(out), var_2.expand_as(out)
+    for i in np.ndindex(*mean_1.shape):
+        s_1, s_2 = math.sqrt(var_1[i]), math.sqrt(var_2[i])
+        out[i] = math.log(s_2 / s_1) + (var_1[i] + (mean_1[i] - mean_2[i]) ** 2) / (2 * var_2[i]) - 0.5
+    return out
+
+
+def mean_by_posterior(x_t, t, eps, betas):
+    x_0 = SOLUTIONS["x_0_from_eps"](x_t, t, eps, torch.cumprod(1 - betas, 0))
+    return SOLUTIONS["posterior"](x_0, x_t, t, betas)[0]
+
+
+def mean_by_einops(x_t, t, eps, betas):
+    alphas = 1 - betas
+    coefficient = spread_out(betas * torch.rsqrt(1 - alphas.cumprod(0)), t, x_t)
+    return torch.rsqrt(spread_out(alphas, t, x_t)) * (x_t - coefficient * eps)
+
+
+def mean_by_loop(x_t, t, eps, betas):
+    rows = []
+    for x, e, i in zip(x_t, eps, t.tolist(), strict=True):
+        a_bar = torch.prod(1 - betas[: i + 1]).item()
+        rows.append((x - betas[i].item() / math.sqrt(1 - a_bar) * e) / math.sqrt(1 - betas[i].item()))
+    return torch.stack(rows)
+
+
+def vlb_weight_by_loop(betas, var):
+    a_bar, weights = 1.0, []
+    for beta, v in zip(betas.tolist(), var.tolist(), strict=True):
+        a_bar *= 1 - beta
+        weights.append(beta * beta / (2 * v * (1 - beta) * (1 - a_bar)))
+    return torch.tensor(weights)
+
+
+def vlb_weight_of_the_means(betas, var):
+    """Eq. 8 for an error of 1 in eps."""
+    one, zero, t = torch.ones(len(betas)).double(), torch.zeros(len(betas)), torch.arange(len(betas))
+    return (mean_by_einops(one, t, one, betas) - mean_by_einops(one, t, zero, betas)) ** 2 / (2 * var)
+
+
+def simple_loss_by_mse(model, x_0, t, noise, alphas_bar):
+    x_t = q_sample_by_einops(x_0, t, noise, alphas_bar)
+    return nn.functional.mse_loss(model(x_t, t), noise.to(x_t.dtype), reduction="none")
+
+
+def simple_loss_by_loop(model, x_0, t, noise, alphas_bar):
+    x_t = q_sample_by_loop(x_0, t, noise, alphas_bar)
+    return torch.cat([(noise[i : i + 1] - model(x_t[i : i + 1], t[i : i + 1])) ** 2 for i in range(len(t))])
+
+
+def simple_loss_in_float32(model, x_0, t, noise, alphas_bar):
+    return (model(q_sample_in_float32(x_0, t, noise, alphas_bar), t) - noise).pow(2)
+
+
+def bins_of_torch(x, mean, std, levels):
+    normal, edge = torch.distributions.Normal(mean, std.expand_as(mean)), 1 / (levels - 1)
+    upper = torch.where(x == 1, torch.ones_like(x), normal.cdf(x + edge))
+    return torch.log(upper - torch.where(x == -1, torch.zeros_like(x), normal.cdf(x - edge)))
+
+
+def bins_as_published(x, mean, std, levels):
+    """The three cases of improved-diffusion, probabilities clamped at 1e-12, with the exact CDF."""
+    plus = torch.special.ndtr((x - mean + 1 / (levels - 1)) / std)
+    minus = torch.special.ndtr((x - mean - 1 / (levels - 1)) / std)
+    inner = (plus - minus).clamp(min=1e-12).log()
+    outer = torch.where(x > 0.999, (1 - minus).clamp(min=1e-12).log(), inner)
+    return torch.where(x < -0.999, plus.clamp(min=1e-12).log(), outer)
+
+
+def bins_by_edges(x, mean, std, levels):
+    """All edges at once, infinite at both ends, and a look-up."""
+    centres = torch.linspace(-1, 1, levels, dtype=torch.float64)
+    inf = torch.tensor([math.inf], dtype=torch.float64)
+    edges = torch.cat([-inf, (centres[1:] + centres[:-1]) / 2, inf])
+    level = ((x + 1) / 2 * (levels - 1)).round().long()
+    return (
+        torch.erf((edges[level + 1] - mean) / std / 2**0.5) / 2 - torch.erf((edges[level] - mean) / std / 2**0.5) / 2
+    ).log()
+
+
+def bins_by_tails(x, mean, std, levels):
+    """Stable far out too: the smaller of the two tails, on the logarithmic scale."""
+    below, above = (x - 1 / (levels - 1) - mean) / std, (x + 1 / (levels - 1) - mean) / std
+    below, above = below.masked_fill(x < -0.99999, -math.inf), above.masked_fill(x > 0.99999, math.inf)
+    below, above = torch.where(below > 0, -above, below), torch.where(below > 0, -below, above)
+    low, high = torch.special.log_ndtr(below), torch.special.log_ndtr(above)
+    return high + torch.log1p(-torch.exp(low - high))
+
+
+def min_snr_by_where(snr, gamma):
+    small = snr <= gamma
+    x_0 = torch.where(small, snr, gamma)
+    return torch.where(small, 1.0, gamma / snr.clamp(min=gamma)), x_0, x_0 / (1 + snr)
+
+
+def min_snr_by_minimum(snr, gamma):
+    capped = torch.minimum(snr, torch.full_like(snr, gamma))
+    eps = torch.minimum(torch.ones_like(snr), gamma / snr)
+    return [eps, capped, eps * snr / (snr + 1)]
+
+
+def min_snr_by_loop(snr, gamma):
+    rows = [
+        (min(1.0, gamma / r) if r > 0 else 1.0, min(r, gamma), min(r, gamma) / (r + 1)) for r in snr.flatten().tolist()
+    ]
+    return tuple(torch.tensor(column).view(snr.shape) for column in zip(*rows, strict=True))
+
+
 VARIANTS = {
     "linear_betas": [
         linear_by_loop,
@@ -245,6 +370,16 @@ VARIANTS = {
     "posterior": [posterior_by_bayes, posterior_by_loop, posterior_in_float32],
     "respaced_betas": [respaced_by_loop, respaced_from_products, respaced_by_logarithms],
     "x_0_from_eps": [x_0_by_loop, x_0_by_einops, x_0_in_float32],
+    "gaussian_kl": [kl_by_logarithms, kl_of_torch, kl_by_loop],
+    "mean_from_eps": [mean_by_posterior, mean_by_einops, mean_by_loop],
+    "vlb_weight": [
+        vlb_weight_by_loop,
+        vlb_weight_of_the_means,
+        lambda *tables: SOLUTIONS["vlb_weight"](*tables).float(),
+    ],
+    "simple_loss": [simple_loss_by_mse, simple_loss_by_loop, simple_loss_in_float32],
+    "discretized_log_prob": [bins_of_torch, bins_as_published, bins_by_edges, bins_by_tails],
+    "min_snr_weights": [min_snr_by_where, min_snr_by_minimum, min_snr_by_loop],
 }
 
 
@@ -265,7 +400,7 @@ def test_use_of_the_global_generator_is_no_mistake(capsys):
         torch.rand(3), np.random.rand(3)
         return SOLUTIONS["q_sample"](x_0, t, noise, alphas_bar)
 
-    assert said(checks.q_sample, q_sample, capsys).startswith("1.2 q_sample: yes")
+    assert said(checks.q_sample, q_sample, capsys).startswith("1.3 q_sample: yes")
 
 
 def test_callables_that_are_no_plain_functions(capsys):
@@ -286,7 +421,7 @@ def test_callables_that_are_no_plain_functions(capsys):
         __wrapped__ = property(lambda self: self)
 
     for function in [Learner(), Learner().forward, functools.partial(SOLUTIONS["q_sample"]), Odd(), Loop()]:
-        assert said(checks.q_sample, function, capsys).startswith("1.2 q_sample: yes")
+        assert said(checks.q_sample, function, capsys).startswith("1.3 q_sample: yes")
     assert said(checks.linear_betas, max, capsys).startswith("1.1 linear_betas: no. For beta_1 = 0.1, beta_T = 0.3")
 
 
@@ -354,7 +489,7 @@ def test_a_forgotten_return_is_no_stub(capsys):
 
     for function in [computes, half_done, prints, lambda x_0, t, noise, alphas_bar: [None][0]]:
         assert said(checks.q_sample, function, capsys) == (
-            "1.2 q_sample: no. For x_0 of shape (4, 1, 8, 8), t = [0, 3, 3, 9]: "
+            "1.3 q_sample: no. For x_0 of shape (4, 1, 8, 8), t = [0, 3, 3, 9]: "
             "your function returns None: did you forget return?"
         )
 
@@ -414,7 +549,7 @@ def test_a_misconception_is_seen_in_other_words_and_dtypes(capsys):
         return a_bar.sqrt() * x_0 + (1 - a_bar) * noise
 
     for function in [by_loop, images_only]:
-        assert "1.2 q_sample: no. You scaled the noise by 1 - alpha_bar" in said(checks.q_sample, function, capsys)
+        assert "1.3 q_sample: no. You scaled the noise by 1 - alpha_bar" in said(checks.q_sample, function, capsys)
 
 
 def posterior_with(coef1=None, coef2=None, var=None, prev=None, give=None):
@@ -471,6 +606,64 @@ def respaced_from_the_step_before(alphas_bar, timesteps):
     return 1 - kept / torch.cat([alphas_bar[timesteps[0] - 1].view(1), kept[:-1]])
 
 
+def kl_of_torch_with(change):
+    def gaussian_kl(mean_1, var_1, mean_2, var_2):
+        return torch.distributions.kl_divergence(*change(mean_1, var_1, mean_2, var_2))
+
+    return gaussian_kl
+
+
+def normals(m_1, v_1, m_2, v_2):
+    return torch.distributions.Normal(m_1, v_1), torch.distributions.Normal(m_2, v_2)
+
+
+def mean_with(table=lambda v, t, x: v[t].view(-1, *[1] * (x.dim() - 1)), give=None):
+    """mean_from_eps as learners write it, with another look-up or another last line."""
+
+    def mean_from_eps(x_t, t, eps, betas):
+        alphas = 1.0 - betas
+        b, a, ab = (table(v, t, x_t) for v in (betas, alphas, torch.cumprod(alphas, dim=0)))
+        return give(x_t, eps, b, a, ab)
+
+    return mean_from_eps
+
+
+def loss_with(give, q_sample=q_sample_by_einops):
+    def simple_loss(model, x_0, t, noise, alphas_bar):
+        return give(model, x_0, q_sample(x_0, t, noise, alphas_bar), t, noise, alphas_bar)
+
+    return simple_loss
+
+
+def bins_with(edge=lambda levels: 1 / (levels - 1), normal=lambda mean, std: torch.distributions.Normal(mean, std)):
+    """discretized_log_prob as learners write it, with another half bin or another Gaussian."""
+
+    def discretized_log_prob(x, mean, std, levels):
+        p = normal(mean, std)
+        upper = torch.where(x > 0.999, torch.ones_like(x), p.cdf(x + edge(levels)))
+        lower = torch.where(x < -0.999, torch.zeros_like(x), p.cdf(x - edge(levels)))
+        return torch.log(upper - lower)
+
+    return discretized_log_prob
+
+
+def official_bins(x, mean, std, levels):
+    """guided-diffusion's, without its clamp."""
+
+    def cdf(z):
+        return 0.5 * (1.0 + torch.tanh(np.sqrt(2.0 / np.pi) * (z + 0.044715 * torch.pow(z, 3))))
+
+    centered = x - mean
+    cdf_plus, cdf_min = cdf((centered + 1 / (levels - 1)) / std), cdf((centered - 1 / (levels - 1)) / std)
+    inner = torch.where(x > 0.999, torch.log(1.0 - cdf_min), torch.log(cdf_plus - cdf_min))
+    return torch.where(x < -0.999, torch.log(cdf_plus), inner)
+
+
+def min_snr_with(least):
+    """min_snr_weights as learners write it: one minimum, three divisors."""
+    return lambda snr, gamma: (least(snr, gamma) / snr, least(snr, gamma), least(snr, gamma) / (snr + 1))
+
+
 NATURAL = [  # exercise, what learners write, words of the sentence that they need
     ("linear_betas", lambda b, e, T: b + (e - b) * torch.arange(T, dtype=torch.float64) / (T - 1), "T - 1 is 0"),
     ("linear_betas", lambda b, e, T: b + torch.arange(T) / (T - 1) * (e - b), "T - 1 is 0"),
@@ -517,6 +710,53 @@ NATURAL = [  # exercise, what learners write, words of the sentence that they ne
     ("respaced_betas", lambda a_bar, steps: 1 - a_bar[steps] / a_bar[steps - 1], "alphas_bar[timesteps - 1]"),
     ("respaced_betas", respaced_in_a_list, "keeps seven digits only"),
     ("respaced_betas", lambda a, steps: respaced_by_logarithms(a.float(), steps).double(), "keeps seven digits only"),
+    ("gaussian_kl", kl_of_torch_with(normals), "You squared the variances"),
+    ("gaussian_kl", kl_of_torch_with(lambda m, v, n, w: normals(m, v**0.25, n, w**0.25)), "You took roots"),
+    ("gaussian_kl", kl_of_torch_with(lambda m, v, n, w: normals(n, w.sqrt(), m, v.sqrt())), "are reversed"),
+    ("gaussian_kl", lambda m, v, n, w: torch.log(w / v) + (v + (m - n) ** 2) / (2 * w) - 0.5, "counts twice"),
+    ("gaussian_kl", lambda m, v, n, w: 0.5 * (torch.log(v / w) + (v + (m - n) ** 2) / w - 1), "wrong sign"),
+    ("gaussian_kl", lambda m, v, n, w: 0.5 * (torch.log2(w / v) + ((v + (m - n) ** 2) / w - 1) / math.log(2)), "bits"),
+    ("gaussian_kl", lambda *args: kl_by_logarithms(*args).sum(dim=(1, 2, 3)), "the sum over its coordinates"),
+    ("gaussian_kl", lambda *args: torch.mean(kl_by_logarithms(*args)), "the mean of everything"),
+    ("mean_from_eps", mean_with(give=lambda x, e, b, a, ab: (x - b / (1 - ab) * e) / a**0.5), "take the root"),
+    (
+        "mean_from_eps",
+        mean_with(give=lambda x, e, b, a, ab: a.rsqrt() * x - b / (1 - ab).sqrt() * e),
+        "but not eps",
+    ),
+    (
+        "mean_from_eps",
+        mean_with(give=lambda x, e, b, a, ab: 1 / ab.sqrt() * (x - (1 - a) / (1 - ab).sqrt() * e)),
+        "the fading of all steps",
+    ),
+    (
+        "mean_from_eps",
+        mean_with(lambda v, t, x: v[t], lambda x, e, b, a, ab: (x - b / (1 - ab).sqrt() * e) / a.sqrt()),
+        "shape (B,)",
+    ),
+    ("vlb_weight", lambda b, v: b.square() / (v * (1 - b) * (1 - torch.cumprod(1 - b, 0))), "forgot the 2"),
+    ("vlb_weight", lambda b, v: b / ((1 - b) * (1 - torch.cumprod(1 - b, 0))) / 2, "in the place of var"),
+    ("vlb_weight", lambda b, v: b**2 / (2 * v * (1 - b) * b), "1 - alpha where 1 - alpha_bar"),
+    ("simple_loss", loss_with(lambda model, x_0, x, t, e, a: nn.functional.mse_loss(model(x, t), e)), "of everything"),
+    ("simple_loss", loss_with(lambda model, x_0, x, t, e, a: (model(x, t) - e).abs()), "absolute error"),
+    ("simple_loss", loss_with(lambda model, x_0, x, t, e, a: (model(x, t) - x_0) ** 2), "Your target is x_0"),
+    ("simple_loss", loss_with(lambda model, x_0, x, t, e, a: (model(x) - e) ** 2), "called model(x_t)"),
+    ("simple_loss", loss_with(lambda model, x_0, x, t, e, a: (model(x, t.float() / len(a)) - e) ** 2), "t / T"),
+    (
+        "simple_loss",
+        loss_with(lambda model, x_0, x, t, e, a: (model(x, t) - e).flatten(1).pow(2).mean(-1)),
+        "the mean over its coordinates",
+    ),
+    ("discretized_log_prob", bins_with(lambda levels: 1 / 255), "255"),
+    ("discretized_log_prob", bins_with(lambda levels: 1.0 / levels), "leave holes"),
+    ("discretized_log_prob", bins_with(normal=lambda m, s: torch.distributions.Normal(m, s**0.5)), "root of std"),
+    ("discretized_log_prob", lambda x, m, s, levels: torch.distributions.Normal(m, s).log_prob(x), "of the density"),
+    ("discretized_log_prob", official_bins, "tanh approximation"),
+    ("discretized_log_prob", lambda *args: bins_of_torch(*args) / math.log(2), "log2"),
+    ("min_snr_weights", min_snr_with(lambda snr, gamma: snr.clamp(max=gamma)), "0 / 0"),
+    ("min_snr_weights", min_snr_with(torch.clamp), "You took the larger"),
+    ("min_snr_weights", min_snr_with(min), "Python's min"),
+    ("min_snr_weights", lambda snr, gamma: (torch.clamp(snr, max=gamma),) * 3, "the error in x_0"),
 ]
 
 
@@ -574,7 +814,7 @@ def test_the_posts_extract_is_told_about_its_float(capsys):
         out = torch.gather(v, index=t, dim=0).float()
         return out.view([t.shape[0]] + [1] * (len(x_shape) - 1))
 
-    assert "1.3 extract: no. You turned the result into float32." in said(checks.extract, extract, capsys)
+    assert "1.2 extract: no. You turned the result into float32." in said(checks.extract, extract, capsys)
 
 
 def test_the_posts_variance_at_t_0_is_told(capsys):
@@ -663,7 +903,7 @@ def test_half_precision_is_too_coarse(capsys):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_not_finite(value, capsys):
     text = said(checks.q_sample, q_sample_then(lambda x_t: torch.full_like(x_t, value)), capsys)
-    assert text.startswith(f"1.2 q_sample: no. {AT_FIRST}expected out[0,0,0,0] = ")
+    assert text.startswith(f"1.3 q_sample: no. {AT_FIRST}expected out[0,0,0,0] = ")
     assert text.endswith(f", got {value}, which is not a finite number.")
 
 
@@ -692,7 +932,7 @@ def test_something_else_than_a_tensor(capsys):
 
 @pytest.mark.parametrize("odd", [torch.Tensor.to_sparse, lambda x_t: x_t.to("meta"), lambda x_t: x_t[:0]])
 def test_odd_tensors_break_nothing(odd, capsys):
-    assert said(checks.q_sample, q_sample_then(odd), capsys).startswith("1.2 q_sample: ")
+    assert said(checks.q_sample, q_sample_then(odd), capsys).startswith("1.3 q_sample: ")
 
 
 @every_check
@@ -803,7 +1043,7 @@ def test_in_place_change_is_told_beside_a_misconception(capsys):
 
     text = said(checks.q_sample, q_sample, capsys)
     assert text.startswith(
-        f"1.2 q_sample: no. {checks.q_sample.misconceptions[0].sentence} And your function changes x_0"
+        f"1.3 q_sample: no. {checks.q_sample.misconceptions[0].sentence} And your function changes x_0"
     )
 
 
@@ -956,3 +1196,68 @@ def test_extract_is_a_look_up():
     v = torch.tensor([0.5, 0.25, 0.125], dtype=torch.float16)
     out = checks.extract.specification(v, torch.tensor([2, 0]), (2, 3, 4))
     assert out.dtype == torch.float16 and out.tolist() == [[[0.125]], [[0.5]]]
+
+
+def test_gaussian_kl_is_an_expectation_of_log_ratios():
+    """By quadrature over the first Gaussian."""
+    parts = 0.5, 0.25, -1.0, 2.0
+    m_1, v_1, m_2, v_2 = parts
+    x = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    log_1, log_2 = ((-((x - m) ** 2) / v - math.log(2 * math.pi * v)) / 2 for m, v in [(m_1, v_1), (m_2, v_2)])
+    integral = torch.trapezoid(log_1.exp() * (log_1 - log_2), x).item()
+    kl = checks.gaussian_kl.specification(*(torch.tensor([part]) for part in parts)).item()
+    assert kl == pytest.approx(integral, rel=1e-9)
+
+
+def test_mean_from_eps_is_the_posterior_mean_of_the_estimated_x_0():
+    betas, alphas_bar = chain()
+    x_t, eps, t = (
+        torch.tensor([[0.5], [-1.0], [2.0]]),
+        torch.tensor([[0.25], [1.5], [-1.0]]),
+        torch.tensor([0, 300, 999]),
+    )
+    x_0 = checks.x_0_from_eps.specification(x_t, t, eps, alphas_bar)
+    mean, _ = checks.posterior.specification(x_0, x_t, t, betas)
+    assert torch.allclose(checks.mean_from_eps.specification(x_t, t, eps, betas), mean, rtol=1e-10, atol=0)
+
+
+def test_vlb_weight_is_the_kl_of_an_error_of_1_in_eps():
+    """Two Gaussians of the posterior's variance, their means one eps apart."""
+    betas, _ = chain()
+    t, zero = torch.tensor([1, 300, 999]), torch.zeros(3, 1)
+    means = [checks.mean_from_eps.specification(zero, t, zero + eps, betas) for eps in (0, 1)]
+    var = checks.posterior.specification(zero, zero, t, betas)[1]
+    table = torch.ones_like(betas)
+    table[t] = var[:, 0]
+    kl = checks.gaussian_kl.specification(means[0], var, means[1], var)[:, 0]
+    assert torch.allclose(checks.vlb_weight.specification(betas, table)[t], kl, rtol=1e-9, atol=0)
+
+
+def test_simple_loss_is_0_for_the_network_that_knows_x_0():
+    betas, alphas_bar = chain()
+    x_0, noise, t = torch.tensor([[0.5], [-1.0]]), torch.tensor([[0.25], [2.0]]), torch.tensor([0, 999])
+    a_bar = alphas_bar[t][:, None]
+    knows = lambda x_t, t: (x_t - a_bar.sqrt() * x_0) / (1 - a_bar).sqrt()  # noqa: E731
+    assert checks.simple_loss.specification(knows, x_0, t, noise, alphas_bar).abs().max() < 1e-20
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_discretized_probabilities_add_up_to_1(levels):
+    x = torch.linspace(-1, 1, levels, dtype=torch.float64)[:, None]
+    mean, std = torch.tensor([-0.9, 0.1, 1.2]).expand(levels, 3), torch.tensor([0.4, 0.5, 1.0])
+    log_prob = checks.discretized_log_prob.specification(x.expand(levels, 3), mean, std, levels)
+    assert torch.allclose(log_prob.exp().sum(0), torch.ones(3).double(), rtol=1e-12, atol=0)
+
+
+def test_cases_of_discretized_log_prob_are_within_reach_of_a_plain_difference():
+    """No probability that cancellation or the official clamp at 1e-12 would change."""
+    for case in checks.discretized_log_prob.cases:
+        assert checks.discretized_log_prob.specification(*case.args).min() > math.log(1e-8)
+
+
+def test_min_snr_weights_are_one_loss_in_three_terms():
+    """An error in x_0 of 1 is one of sqrt(snr) in eps and of sqrt(snr + 1) in v."""
+    snr = torch.tensor([0.0, 0.25, 5.0, 4000.0], dtype=torch.float64)
+    eps, x_0, v = checks.min_snr_weights.specification(snr, 5.0)
+    assert eps.tolist() == [1, 1, 1, 5 / 4000]
+    assert torch.allclose(eps * snr, x_0, rtol=1e-14) and torch.allclose(v * (snr + 1), x_0, rtol=1e-14)

@@ -12,8 +12,17 @@ from ddpm_lesson.checks.forward_process import (
     respaced_betas,
     x_0_from_eps,
 )
+from ddpm_lesson.checks.loss import (
+    discretized_log_prob,
+    gaussian_kl,
+    mean_from_eps,
+    min_snr_weights,
+    simple_loss,
+    vlb_weight,
+)
 
-registry = {
-    check.name: check
-    for check in (linear_betas, extract, q_sample, cosine_betas, posterior, x_0_from_eps, respaced_betas)
-}
+_by_number = (
+    *(linear_betas, extract, q_sample, cosine_betas, posterior, x_0_from_eps, respaced_betas),
+    *(gaussian_kl, mean_from_eps, vlb_weight, simple_loss, discretized_log_prob, min_snr_weights),
+)
+registry = {check.name: check for check in _by_number}
