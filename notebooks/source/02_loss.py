@@ -1,0 +1,1417 @@
+# %% [markdown]
+# # 2. The loss: what a network has to learn, and why predicting the noise is enough
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ddpm_lesson/blob/main/notebooks/02_loss.ipynb)
+#
+# **You will be able to**
+# - say what least squares learns, and why the noise, the clean image and the score are three names for it;
+# - derive the variational bound line by line, and check every line with a number;
+# - turn the bound into DDPM's loss, and say what was dropped on the way;
+# - read a training curve: what a plateau means, and why a low loss can still give bad samples;
+# - write these functions yourself. The checks tell you which mistake you made.
+#
+# **You need** notebook 1, logarithms and expectations (a self-check follows). **Time**: four to five hours of reading and doing; all cells together run in about a minute on two CPU cores.
+#
+# *The course:* 1 forward process → **2 loss** → 3 U-Net → 4 sampling → 5 variants
+
+# %% [markdown]
+# The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
+
+# %% tags=["setup", "nbval-ignore-output"]
+# Set-up, the same in every notebook: uses the installed ddpm_lesson, else the checkout
+# around this notebook, else fetches it. torch and numpy stay as they are.
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+REPOSITORY = "OWNER/ddpm_lesson"
+specs = {m: importlib.util.find_spec(m) for m in ("ddpm_lesson", "einops", "safetensors", "tqdm")}
+missing = [module for module, spec in specs.items() if spec is None or spec.origin is None]
+if "ddpm_lesson" in missing:
+    marks = "pyproject.toml", "ddpm_lesson/__init__.py"
+    folders = [Path.cwd(), *Path.cwd().parents]
+    checkouts = [str(f) for f in folders if all((f / mark).exists() for mark in marks)]
+    if checkouts:
+        sys.path.insert(0, checkouts[0])
+    else:
+        missing[0] = f"https://github.com/{REPOSITORY}/archive/refs/heads/main.zip"
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        subprocess.run([*pip, *missing], check=True)
+        importlib.invalidate_caches()
+plt.rcParams.update({"figure.dpi": 120, "figure.facecolor": "white"})  # opaque on a dark page
+
+# %%
+import math
+from functools import partial
+
+import torch
+
+from ddpm_lesson import GaussianDiffusion, GaussianDiffusionTrainer, bound, checks, data, losses, oracle, plots
+from ddpm_lesson import schedules, timesteps, training
+from ddpm_lesson.gaussian import Gaussian
+from ddpm_lesson.networks.mlp import MLP
+from ddpm_lesson.predictions import clipped, epsilon, fixedlarge, fixedsmall, make_denoiser, velocity, xprev, xstart
+from ddpm_lesson.samplers import ancestral, last, reverse
+
+torch.set_num_threads(1)  # tensors as small as here gain nothing from more, and lose much on a busy machine
+
+# %% [markdown]
+# ### Can you start?
+#
+# Three questions. If one of them is news to you, follow its pointer first.
+#
+# 1. $X$ is 0 or 4 with probability one half each. Which number $c$ makes $\mathbb E(X-c)^2$ smallest, and how small is it? <details><summary>Answer</summary>$c = 2$, the mean; what is left is the variance, 4. Pointer: "the mean minimises the squared error".</details>
+# 2. What is $\mathbb E\big[\,\mathbb E[X\mid Y]\,\big]$? <details><summary>Answer</summary>$\mathbb E[X]$. Average within each value of $Y$, then average the averages. Pointer: "law of total expectation". The whole notebook leans on it.</details>
+# 3. Which of $\mathbb E[\log X]$ and $\log \mathbb E[X]$ is larger? <details><summary>Answer</summary>$\log\mathbb E[X]$: the logarithm bends downwards, so the average of its values lies below its value at the average. Pointer: "Jensen's inequality".</details>
+
+# %% [markdown]
+# ### Symbols
+#
+# Those of notebook 1, and these.
+#
+# | symbol | in code | shape | what it is | 中文 |
+# |---|---|---|---|---|
+# | $p_\theta(x_{t-1}\mid x_t)$ | `p` | a `Gaussian` | the reverse step; $\theta$ are the weights of a network | 反向一步 |
+# | $\mu_\theta$, $\sigma_t^2$ | `p.mean`, `p.log_var` | (B, \*D), (B, 1, …) | its mean and its variance (in code: the logarithm) | 均值,方差 |
+# | $\epsilon_\theta(x_t, t)$ | `eps` | (B, \*D) | the network's prediction of the noise | 预测噪声 |
+# | $\nabla\log q(x_t)$ | `score` | (B, \*D) | the score: in which direction the density grows | 得分函数 |
+# | $\operatorname{SNR}$ | `snr` | (T,) | $\bar\alpha_t/(1-\bar\alpha_t)$ | 信噪比 |
+# | $L_T, L_{t-1}, L_0$ | `prior`, `terms` | numbers | the terms of the bound | 变分下界各项 |
+# | $L_\text{simple}$ | `simple_loss` | (B, \*D) | the squared error of the noise | 简化损失 |
+#
+# Formulas count $t$ from 1, code from 0. Logarithms are natural and entropies in *nats*, unless *bits* are named: 1 bit is $\log 2 = 0.69$ nats.
+
+# %% [markdown]
+# ## 2.1 What should a network learn?
+#
+# *Question.* Notebook 1 ended with equation (1.9): the mean of the true step back is
+# $$\mathbb E[x_{t-1}\mid x_t] = \texttt{coef1}\cdot\mathbb E[x_0\mid x_t]+\texttt{coef2}\cdot x_t .$$
+# So one function is missing, $m(x_t) = \mathbb E[x_0\mid x_t]$: the *average* clean image behind a noisy one. Nobody can compute it for real images. But pairs $(x_0, x_t)$ are free: take an image, add noise. Which loss on pairs finds the average?
+#
+# *Derive.* Let $f$ be any function of $x_t$. Insert $m$ and multiply out:
+# $$\begin{aligned}
+# \mathbb E\,\|f - x_0\|^2 &= \mathbb E\,\|(f - m) + (m - x_0)\|^2 \\
+# &= \mathbb E\,\|f-m\|^2 + 2\,\mathbb E\,\langle f-m,\ m-x_0\rangle + \mathbb E\,\|m-x_0\|^2 .
+# \end{aligned}$$
+# Look at the middle term, first for one fixed $x_t$. Then $f$ and $m$ are fixed, and only $x_0$ varies:
+# $$\mathbb E\big[\langle f-m,\ m-x_0\rangle\mid x_t\big] = \big\langle f-m,\ m-\mathbb E[x_0\mid x_t]\big\rangle = \langle f-m,\ m - m\rangle = 0 .$$
+# It is 0 for every $x_t$, so its average over $x_t$ is 0 (question 2 of the self-check). What remains is
+# $$\mathbb E\,\|f-x_0\|^2 = \underbrace{\mathbb E\,\|f-m\|^2}_{\text{error of } f} + \underbrace{\mathbb E\,\|m-x_0\|^2}_{\text{irreducible}} . \tag{2.1}$$
+# The second term does not contain $f$. The first is never negative, and 0 only for $f = m$. So **least squares learns the conditional expectation**, and a rest of loss remains that no network can remove: $x_t$ does not say which $x_0$ it came from.
+#
+# *Verify, by brute force.* Data: two heaps on a line, 70 % around −1 and 30 % around +1. Put $q(x_0, x_t)$ on a grid and read off $m$ by its definition. `oracle.Mixture` is the package's exact answer for such data; it will serve as ground truth in all that follows.
+
+# %%
+def log_normal(x, mean, var):
+    """log N(x; mean, var) in nats."""
+    return -0.5 * ((x - mean) ** 2 / var + torch.log(2 * math.pi * var))
+
+# %%
+process = GaussianDiffusion(schedules.linear(1000))
+share, places, widths = torch.tensor([[0.7, 0.3], [-1, 1], [0.2, 0.2]], dtype=torch.float64)
+heaps = oracle.Mixture(process, share, places[:, None], widths)
+t, a = 300, process.alphas_bar[300]
+
+# %%
+grid = torch.linspace(-5, 5, 1001, dtype=torch.float64)
+x_0, x_t = grid[:, None], grid[None, :]
+q_data = (share * log_normal(x_0, places, widths**2).exp()).sum(1, keepdim=True)
+joint = q_data * log_normal(x_t, a.sqrt() * x_0, 1 - a).exp() * 0.01**2
+m = (joint * x_0).sum(0) / joint.sum(0)
+
+# %%
+exact = heaps(grid[:, None], torch.full((1001,), t)).x_0[:, 0]
+assert (exact - m).abs().max() < 1e-9
+print("E[x_0 | x_t]: definition on a grid and oracle agree to 1e-9")
+
+# %% [markdown]
+# Now (2.1) for some function $f$, here $\tanh(3x_t)$:
+
+# %%
+f = torch.tanh(3 * grid)
+total, of_f, rest = ((joint * square).sum() for square in ((f - x_0) ** 2, (f - m) ** 2, (m - x_0) ** 2))
+assert abs(total - of_f - rest) < 1e-12
+print(f"loss {total:.4f} = error of f {of_f:.4f} + irreducible {rest:.4f}")
+
+# %% [markdown]
+# > **Predict.** You train a network of unlimited size on unlimited data with this loss, until nothing changes any more. At which number does the loss stop?
+# > <details><summary>Then look</summary>At 0.53, the irreducible part that was just printed, and not at 0. Whoever sees the plateau without knowing this number may think that training failed.</details>
+#
+# *See* it happen, with the simplest learner of all: draw 400 000 pairs, sort them into bins by $x_t$, and average $x_0$ in each bin. An average *is* the least-squares answer for its bin.
+
+# %%
+torch.manual_seed(0)
+n = 400_000
+clean = 2 * torch.bernoulli(torch.full((n, 1), 0.3)) - 1 + 0.2 * torch.randn(n, 1)
+noisy = process.q_sample(clean, torch.full((n,), t), torch.randn(n, 1))
+
+# %%
+which = torch.bucketize(noisy[:, 0], torch.linspace(-2.1, 1.9, 41))
+bins = [clean[which == k, 0] for k in range(1, 41)]
+centres = torch.linspace(-2.05, 1.85, 40)
+
+# %%
+residual = clean - heaps(noisy, torch.full((n,), t)).x_0
+within = [residual[which == k] for k in range(1, 41)]
+z = torch.stack([r.mean() / r.std() * math.sqrt(len(r)) for r in within])
+print(f"all 40 bin averages within 5 standard errors of E[x_0 | x_t]: {bool((z.abs() < 5).all())}")
+
+# %%
+fig, ax = plt.subplots(figsize=(6, 3.4))
+ax.scatter(noisy[:3000], clean[:3000], s=3, color="0.6", label="pairs")
+ax.plot(centres, [b.mean() for b in bins], "o", ms=4, color=plots.BLUE, label="mean of each bin")
+ax.plot(grid, m, color=plots.VERMILION, label=r"$E[x_0\mid x_t]$")
+ax.plot(centres, [b.median() for b in bins], "x", ms=5, color=plots.GREEN, label="median of each bin")
+_ = ax.set(xlabel="$x_t$", ylabel="$x_0$", xlim=(-2.6, 2.6)), ax.legend(loc="upper left", fontsize="small")
+
+# %% [markdown]
+# *Figure 2.1.* Grey: 3000 of the pairs. The bin averages (dots) lie on the exact conditional expectation (line). Between the heaps it takes values that no clean point has: the average of "left or right" is the middle. The crosses belong to the next paragraph.
+
+# %% [markdown]
+# **What goes wrong: an absolute error in the place of a square.** "L1" is an option in published training code, and it often looks better on images. But the number $c$ that minimises $\mathbb E|c - x_0|$ is the *median*, not the mean: if more than half of the $x_0$ lie above $c$, moving $c$ up lowers more distances than it raises. The crosses in figure 2.1 are medians. They jump where the mean climbs, and (1.9) needs the mean. How far off? A mean must average out to the mean of the data (question 2 of the self-check):
+
+# %%
+below_half = joint.cumsum(0) < 0.5 * joint.sum(0)
+median = grid[below_half.sum(0)]
+print(f"mean of the data     {(share * places).sum():.2f}")
+for name, f in (("E[x_0 | x_t]", m), ("the medians", median)):
+    print(f"mean of {name:12} {(joint.sum(0) * f).sum():.2f}")
+
+# %% [markdown]
+# The median leans to the larger heap, and (1.9) would carry that error into every step back. Repair: square (`losses.squared`), or know what you trade (`losses.absolute`, `losses.huber`).
+
+# %% [markdown]
+# ## 2.2 Why predicting the noise is enough
+#
+# *Question.* DDPM's network never sees $x_0$ as a target. It is asked for the *noise*. Why is that the same?
+#
+# *Derive.* Given $x_t$, noise and image determine each other: (1.7) says $x_0 = (x_t - \sqrt{1-\bar\alpha_t}\,\epsilon)/\sqrt{\bar\alpha_t}$. Take the average given $x_t$ on both sides. $x_t$ is fixed, so only $\epsilon$ is averaged:
+# $$\mathbb E[x_0\mid x_t] = \frac{x_t-\sqrt{1-\bar\alpha_t}\;\mathbb E[\epsilon\mid x_t]}{\sqrt{\bar\alpha_t}} . \tag{2.2}$$
+# By (2.1), with $\epsilon$ in the place of $x_0$, least squares on the noise learns $\mathbb E[\epsilon\mid x_t]$. Put it into (2.2), and you have $\mathbb E[x_0\mid x_t]$; put that into (1.9), and you have the mean of the true step back. **That is why predicting the noise is enough.**
+#
+# *And the score.* There is a third name for the same thing. The density of $x_t$ is an average over all clean images, $q(x_t) = \int q(x_t\mid x_0)\,q(x_0)\,dx_0$. Its gradient in $x_t$, with $\nabla g = g\,\nabla\log g$ in the second line:
+# $$\begin{aligned}
+# \nabla q(x_t) &= \int \nabla q(x_t\mid x_0)\;q(x_0)\,dx_0 \\
+# &= \int q(x_t\mid x_0)\;q(x_0)\;\nabla\log q(x_t\mid x_0)\,dx_0 .
+# \end{aligned}$$
+# Divide by $q(x_t)$. On the left $\nabla q/q = \nabla\log q$. On the right Bayes' rule appears, $q(x_t\mid x_0)\,q(x_0)/q(x_t) = q(x_0\mid x_t)$:
+# $$\nabla\log q(x_t) = \int q(x_0\mid x_t)\,\nabla\log q(x_t\mid x_0)\,dx_0 = \mathbb E\big[\nabla\log q(x_t\mid x_0)\mid x_t\big] .$$
+# Inside stands the Gaussian (1.2), whose log density is $-\|x_t-\sqrt{\bar\alpha_t}\,x_0\|^2/(2(1-\bar\alpha_t))$ plus a constant. Its gradient is $-(x_t-\sqrt{\bar\alpha_t}\,x_0)/(1-\bar\alpha_t)$, and the bracket is $\sqrt{1-\bar\alpha_t}\,\epsilon$. So
+# $$\nabla\log q(x_t) = -\frac{\mathbb E[\epsilon\mid x_t]}{\sqrt{1-\bar\alpha_t}} . \tag{2.3}$$
+# Solve for the noise and put it into (2.2):
+# $$\mathbb E[x_0\mid x_t] = \frac{x_t+(1-\bar\alpha_t)\,\nabla\log q(x_t)}{\sqrt{\bar\alpha_t}} . \tag{2.4}$$
+# This is **Tweedie's formula**. The gradient of $\log q$, which points uphill in density, is called the *score* (得分函数). A network that predicts noise has learned the score, up to a factor.
+#
+# *Verify* on eight heaps in the plane, whose $\log q(x_t)$ is known. Differentiate it with autograd, and compare with the oracle's answers, which were computed by averaging:
+
+# %%
+eight = oracle.Mixture(process, *data.eight_gaussians_mixture())
+x_t = torch.randn(500, 2, dtype=torch.float64).requires_grad_()
+ts = torch.randint(1000, (500,))
+(score,) = torch.autograd.grad(eight.log_prob(x_t, ts).sum(), x_t)
+
+# %%
+with torch.no_grad():
+    x_0, eps, _ = eight(x_t, ts)
+    spread = process.sqrt_one_minus_alphas_bar[ts, None]
+    assert (spread * score + eps).abs().max() < 1e-9  # (2.3)
+    assert (process.x_0_from_score(x_t, ts, score) - x_0).abs().max() < 1e-9  # (2.4)
+print("gradient of log q(x_t), average noise and average x_0: one function, to 1e-9")
+
+# %% [markdown]
+# > **Predict.** Eight heaps of equal weight stand in a ring. At a noise level where they still are apart, where does the score point at the centre of the ring? And what is $\mathbb E[x_0\mid x_t]$ there?
+# > <details><summary>Then look</summary>Nowhere: the eight pulls cancel, so the score is 0, and the average clean point is the centre itself, where no data are. An average need not be typical. Figure 2.2 has a dot in the place of an arrow there.</details>
+
+# %%
+def exact_score(x, t):
+    return eight.score(x, torch.full((len(x),), t))
+
+# %%
+points = data.eight_gaussians(400, generator=torch.Generator().manual_seed(0))
+fig, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
+for ax, t in zip(axes, (20, 100, 400), strict=True):
+    step = torch.full((400,), t)
+    plots.cloud(process.q_sample(points, step, torch.randn(400, 2)), ax=ax)
+    plots.vector_field(partial(exact_score, t=t), ax=ax)
+    ax.set_title(f"t = {t}")
+
+# %% [markdown]
+# *Figure 2.2.* Points $x_t$ and the exact score (arrows; each panel has its own scale). At t = 20 every arrow points to the nearest heap. At t = 100 the heaps pull together inside the ring. At t = 400 only one broad heap is left, and all arrows point to its middle.
+
+# %% [markdown]
+# ## 2.3 The bound
+#
+# *Question.* So far we wanted the *mean* of the step back. Now ask for more: a model $p_\theta$ with a density of its own. How likely are our images under it, and can that be trained?
+#
+# The model starts in noise and walks back: $p(x_T) = \mathcal N(0, I)$ and
+# $$p_\theta(x_{0:T}) = p(x_T)\,\prod_{t=1}^T p_\theta(x_{t-1}\mid x_t), \qquad p_\theta(x_{t-1}\mid x_t) = \mathcal N\big(x_{t-1};\ \mu_\theta(x_t, t),\ \sigma_t^2 I\big). \tag{2.5: DDPM Eq. 1}$$
+# We want $-\log p_\theta(x_0)$ to be small, the *negative log-likelihood*. The trouble is that $x_0$ can be reached on every path $x_1, \dots, x_T$, and all of them count.
+#
+# The plan: carry this number through every line of algebra, **on paper and on a grid at the same time**. Take $T = 3$ steps, one dimension, one fixed $x_0 = 0.8$. The data are the two heaps of section 2.1. The network is a poor one: it believes that the data are one Gaussian, with the right mean −0.4 and variance 0.88. Three numbers $x_1, x_2, x_3$ make a path, so all paths fit on a grid of $121^3$ points.
+
+# %%
+short = GaussianDiffusion(torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64))
+poor = oracle.Gaussian(short, torch.tensor([-0.4], dtype=torch.float64), math.sqrt(0.88))
+p = reverse(short, poor, fixedlarge)
+x_0 = torch.tensor(0.8, dtype=torch.float64)
+
+# %%
+grid = torch.linspace(-7, 7, 121, dtype=torch.float64)
+dx = 14 / 120
+x_1, x_2, x_3 = grid[:, None, None], grid[None, :, None], grid[None, None, :]
+
+# %% [markdown]
+# Two densities on the grid: a reverse step of the model, and a forward step. `i` is the code's index, one less than the papers' $t$. Everything below holds *logarithms* of densities: `p_12` is $\log p_\theta(x_1\mid x_2)$, `q_12` is $\log q(x_2\mid x_1)$.
+
+# %%
+def log_p(x_prev, x_t, i):
+    """log p(x_{t-1} | x_t) of the model."""
+    step = p(x_t.reshape(-1, 1), i).p
+    return log_normal(x_prev, step.mean.view(x_t.shape), step.log_var[0].exp())
+
+# %%
+def log_q(x_t, x_prev, i):
+    """log q(x_t | x_{t-1})."""
+    return log_normal(x_t, short.sqrt_alphas[i] * x_prev, short.betas[i])
+
+# %% [markdown]
+# **Line (a), the definition.** Sum over all paths:
+# $$-\log p_\theta(x_0) = -\log\int p_\theta(x_{0:3})\;dx_1\,dx_2\,dx_3 . \qquad\text{(a)}$$
+
+# %%
+p_3 = log_normal(x_3, 0.0, torch.ones(()))
+p_23, p_12, p_01 = log_p(x_2, x_3, 2), log_p(x_1, x_2, 1), log_p(x_0, x_1, 0)
+a = -(p_3 + p_23 + p_12 + p_01).exp().sum().mul(dx**3).log()
+print(f"(a) {a:.4f}")
+
+# %% [markdown]
+# The same number by another road, without paths: walk the *density* back. $p(x_2) = \int p(x_2\mid x_3)\,p(x_3)\,dx_3$ is a matrix times a vector, and so on down to $x_0$:
+
+# %%
+density = log_normal(grid, 0.0, torch.ones(())).exp()
+for i in (2, 1):
+    density = log_p(grid[:, None], grid[None, :], i).exp() @ density * dx
+nll = -(log_p(x_0, grid, 0).exp() @ density * dx).log()
+assert abs(a - nll) < 1e-6
+print("summing paths and walking the density back agree to 1e-6")
+
+# %% [markdown]
+# With three numbers this works. With the 64 pixels of a digit no grid will do. We need a form that can be estimated from samples.
+#
+# **Line (b), multiply and divide.** Nearly all paths through the grid have nothing to do with $x_0$. The forward process knows good ones. Multiply and divide by $q(x_{1:3}\mid x_0) = q(x_1\mid x_0)\,q(x_2\mid x_1)\,q(x_3\mid x_2)$; an integral against a density is an expectation:
+# $$-\log\int q(x_{1:3}\mid x_0)\,\frac{p_\theta(x_{0:3})}{q(x_{1:3}\mid x_0)}\,dx_{1:3} = -\log\ \mathbb E_q\left[\frac{p_\theta(x_{0:3})}{q(x_{1:3}\mid x_0)}\right] . \qquad\text{(b)}$$
+
+# %%
+q_01, q_12, q_23 = log_q(x_1, x_0, 0), log_q(x_2, x_1, 1), log_q(x_3, x_2, 2)
+path = (q_01 + q_12 + q_23).exp() * dx**3
+
+# %%
+def expect(values):
+    """E_q over all paths x_1, x_2, x_3 that start in x_0."""
+    return (path * values).sum()
+
+# %%
+log_ratio = p_3 + p_23 + p_12 + p_01 - q_01 - q_12 - q_23
+b = -expect(log_ratio.exp()).log()
+assert abs(path.sum() - 1) < 1e-6 and abs(a - b) < 1e-6
+print(f"(b) {b:.4f}, equal to (a) to 1e-6")
+
+# %% [markdown]
+# **Line (c), Jensen.** The logarithm of an average is hard to estimate. The average of logarithms is easy. $-\log$ bends upwards, so the average of its values lies above its value at the average:
+# $$-\log\ \mathbb E_q\left[\frac{p_\theta}{q}\right]\ \le\ \mathbb E_q\left[-\log\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right] =: L . \tag{2.6: DDPM Eq. 3}$$
+# $L$ is the **variational bound** (变分下界; as a bound on $\log p_\theta$ it is a *lower* one, hence the name ELBO for $-L$). This is the only line that is not an equality.
+#
+# > **Predict.** By how much is $L$ too large? Which property of the model would make the gap vanish?
+# > <details><summary>Then look</summary>By the divergence between two ways to imagine the path behind $x_0$: the forward process, and the model's own belief. The next cells derive and measure it. If the model, given $x_0$, believed in exactly the paths of q, the gap would be 0.</details>
+
+# %%
+c = expect(-log_ratio)
+print(f"(c) {c:.4f}, above (b) by {c - b:.4f}")
+
+# %% [markdown]
+# *The gap.* Split the model the other way round, $p_\theta(x_{0:T}) = p_\theta(x_0)\;p_\theta(x_{1:T}\mid x_0)$, and put it into (2.6). $\log p_\theta(x_0)$ does not depend on the path and leaves the expectation:
+# $$L = -\log p_\theta(x_0) + \mathbb E_q\left[\log\frac{q(x_{1:T}\mid x_0)}{p_\theta(x_{1:T}\mid x_0)}\right] = -\log p_\theta(x_0)+\operatorname{KL}\big(q(x_{1:T}\mid x_0)\,\big\|\,p_\theta(x_{1:T}\mid x_0)\big) .$$
+# A Kullback-Leibler divergence is never negative: Jensen once more. On the grid, with the model's belief $p_\theta(x_{1:3}\mid x_0)$ normalised by its own sum:
+
+# %%
+belief = (p_3 + p_23 + p_12 + p_01).flatten().log_softmax(0).view(121, 121, 121) - math.log(dx**3)
+gap = expect(q_01 + q_12 + q_23 - belief)
+assert gap > 0 and abs(c - nll - gap) < 1e-6
+print("(c) = -log p(x_0) + KL(paths of q, paths of the model), to 1e-6")
+
+# %% [markdown]
+# **Line (d), products become sums.** Both chains are products of steps. Pair the $t$-th step back with the $t$-th step forth:
+# $$L = \mathbb E_q\Big[-\log p(x_T) - \sum_{t\ge 1}\log\frac{p_\theta(x_{t-1}\mid x_t)}{q(x_t\mid x_{t-1})}\Big] . \qquad\text{(d)}$$
+
+# %%
+d = expect(-p_3 - (p_01 - q_01) - (p_12 - q_12) - (p_23 - q_23))
+assert abs(c - d) < 1e-6
+print(f"(d) {d:.4f}, equal to (c) to 1e-6")
+
+# %% [markdown]
+# One could train on (d), by drawing whole paths. But a path has a thousand steps, and we want to train on one step at a time. In (d) numerator and denominator run in opposite directions, $x_{t-1}$ given $x_t$ against $x_t$ given $x_{t-1}$, so a single term is no divergence between two distributions of one variable. Turn the denominator round.
+#
+# **Line (e), set $t = 1$ apart.** It leads to $x_0$, and will become a term of its own:
+# $$L = \mathbb E_q\Big[-\log p(x_T) - \sum_{t\ge 2}\log\frac{p_\theta(x_{t-1}\mid x_t)}{q(x_t\mid x_{t-1})} - \log\frac{p_\theta(x_0\mid x_1)}{q(x_1\mid x_0)}\Big] . \qquad\text{(e)}$$
+#
+# **Line (f), Bayes, conditioned on $x_0$.** For $t\ge 2$ the chain forgets $x_0$ once $x_{t-1}$ is given, so we may write it in, and then turn round:
+# $$q(x_t\mid x_{t-1}) = q(x_t\mid x_{t-1}, x_0) = \frac{q(x_{t-1}\mid x_t, x_0)\;q(x_t\mid x_0)}{q(x_{t-1}\mid x_0)} . \qquad\text{(f)}$$
+# *Why condition on $x_0$?* Bayes without it is just as true: $q(x_{t-1}\mid x_t)\,q(x_t)/q(x_{t-1})$. But none of these three is known: each contains the distribution of all images. With $x_0$ given, all three are Gaussians of notebook 1: the posterior (1.6) and two jumps (1.2). And $x_0$ *is* given, we are computing the bound for one image. (For $t = 1$ the formula would say $q(x_0\mid x_1, x_0)$, a point, with no density. That is why $t = 1$ was set apart.)
+
+# %%
+def log_posterior(x_prev, x_t, i):
+    """log q(x_{t-1} | x_t, x_0)."""
+    column = x_t.reshape(-1, 1)
+    q = short.q_posterior(x_0.expand_as(column), column, torch.full((len(column),), i))
+    return log_normal(x_prev, q.mean.view(x_t.shape), q.log_var[0, 0].exp())
+
+# %%
+def log_jump(x_t, i):
+    """log q(x_t | x_0)."""
+    return log_normal(x_t, short.sqrt_alphas_bar[i] * x_0, 1 - short.alphas_bar[i])
+
+# %%
+jump_1, jump_2, jump_3 = log_jump(x_1, 0), log_jump(x_2, 1), log_jump(x_3, 2)
+back_12, back_23 = log_posterior(x_1, x_2, 1), log_posterior(x_2, x_3, 2)
+assert (q_12 - (back_12 + jump_2 - jump_1)).abs().max() < 1e-9
+assert (q_23 - (back_23 + jump_3 - jump_2)).abs().max() < 1e-9
+print("(f) holds at every point of the grid, to 1e-9")
+
+# %% [markdown]
+# **Line (g), put it in.** Every fraction of the sum falls into two; the logarithm makes them two sums:
+# $$L = \mathbb E_q\Big[-\log p(x_T) - \sum_{t\ge 2}\log\frac{p_\theta(x_{t-1}\mid x_t)}{q(x_{t-1}\mid x_t,x_0)} - \sum_{t\ge 2}\log\frac{q(x_{t-1}\mid x_0)}{q(x_t\mid x_0)} - \log\frac{p_\theta(x_0\mid x_1)}{q(x_1\mid x_0)}\Big] . \qquad\text{(g)}$$
+
+# %%
+two_sums = -(p_12 - back_12) - (p_23 - back_23) - (jump_1 - jump_2) - (jump_2 - jump_3)
+g = expect(-p_3 + two_sums - (p_01 - q_01))
+assert abs(d - g) < 1e-6
+print(f"(g) {g:.4f}, equal to (d) to 1e-6")
+
+# %% [markdown]
+# **Line (h), the second sum telescopes.** Write it out for $T = 3$: each term's denominator is the next term's numerator,
+# $$\log\frac{q(x_1\mid x_0)}{q(x_2\mid x_0)}+\log\frac{q(x_2\mid x_0)}{q(x_3\mid x_0)} = \log q(x_1\mid x_0) - \log q(x_3\mid x_0),\qquad\text{in general}\quad \log q(x_1\mid x_0)-\log q(x_T\mid x_0) . \qquad\text{(h)}$$
+
+# %%
+assert ((jump_1 - jump_2) + (jump_2 - jump_3) - (jump_1 - jump_3)).abs().max() < 1e-9
+print("(h) holds at every point of the grid, to 1e-9")
+
+# %% [markdown]
+# **Line (i), cancel.** With (h), line (g) has $-\log q(x_1\mid x_0)$ from the sum and $+\log q(x_1\mid x_0)$ from its last term. They cancel. The $+\log q(x_T\mid x_0)$ joins $-\log p(x_T)$:
+# $$L = \mathbb E_q\Big[\log\frac{q(x_T\mid x_0)}{p(x_T)} + \sum_{t\ge 2}\log\frac{q(x_{t-1}\mid x_t,x_0)}{p_\theta(x_{t-1}\mid x_t)} - \log p_\theta(x_0\mid x_1)\Big] . \qquad\text{(i)}$$
+
+# %%
+i_line = expect((jump_3 - p_3) + (back_12 - p_12) + (back_23 - p_23) - p_01)
+assert abs(g - i_line) < 1e-6
+print(f"(i) {i_line:.4f}, equal to (g) to 1e-6")
+
+# %% [markdown]
+# **The last line: expectations inside.** Each of the three parts looks at few variables only; the rest integrates to 1.
+#
+# - The first part sees only $x_T$. Its expectation under $q(x_T\mid x_0)$ *is* a divergence: $\operatorname{KL}\big(q(x_T\mid x_0)\,\|\,p(x_T)\big)$.
+# - The $t$-th term of the sum sees $x_{t-1}$ and $x_t$. Their joint density is $q(x_t\mid x_0)\,q(x_{t-1}\mid x_t,x_0)$. Average over $x_{t-1}$ first, $x_t$ held fixed: that inner average is again a divergence.
+# - The last part sees only $x_1$.
+#
+# $$L = \underbrace{\operatorname{KL}\big(q(x_T\mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t\ge 2}\mathbb E_{q(x_t\mid x_0)}\underbrace{\operatorname{KL}\big(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t)\big)}_{L_{t-1}}\ \underbrace{-\,\mathbb E_{q(x_1\mid x_0)}\log p_\theta(x_0\mid x_1)}_{L_0} . \tag{2.7: DDPM Eq. 5}$$
+#
+# The integrals are now over one or two variables, each on its own grid:
+
+# %%
+def inner(i):
+    """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for every x_t of the grid, by a sum over x_{t-1}."""
+    rows, columns = grid[:, None], grid[None, :]
+    back = log_posterior(rows, columns, i)
+    return (back.exp() * (back - log_p(rows, columns, i))).sum(0) * dx
+
+# %%
+def outer(values, i):
+    """E over x_t ~ q(x_t | x_0)."""
+    return (log_jump(grid, i).exp() * values).sum() * dx
+
+# %%
+L_T = outer(log_jump(grid, 2) - log_normal(grid, 0.0, torch.ones(())), 2)
+L_2, L_1 = outer(inner(2), 2), outer(inner(1), 1)
+L_0 = outer(-log_p(x_0, grid, 0), 0)
+
+# %%
+total = L_T + L_2 + L_1 + L_0
+assert abs(total - i_line) < 1e-6
+print(f"L_T {L_T:.4f} + L_2 {L_2:.4f} + L_1 {L_1:.4f} + L_0 {L_0:.4f} = {total:.4f}, equal to (i) to 1e-6")
+print(f"-log p(x_0) itself: {nll:.4f}")
+
+# %% [markdown]
+# Every $L_{t-1}$ compares two Gaussians *in the same direction*: the posterior, which knows $x_0$, and the model's step, which does not. Such a divergence has a formula (section 2.4), so the average over $x_{t-1}$ need not be drawn. That makes each term steadier. Its standard deviation, with $x_{t-1}$ drawn as in (i) and averaged as in (2.7):
+
+# %%
+def std(values):
+    return (expect(values**2) - expect(values) ** 2).sqrt()
+
+# %%
+print(f"L_2: drawn {std(back_23 - p_23):.2f}, averaged {std(inner(2).view(1, 1, -1)):.2f}")
+print(f"L_1: drawn {std(back_12 - p_12):.2f}, averaged {std(inner(1).view(1, -1, 1)):.2f}")
+
+# %% [markdown]
+# And each term needs only one $x_t$, which one jump delivers. So a training step can pick a single $t$ and still work on the whole bound.
+#
+# *Import.* `bound.prior_kl` and `bound.vlb_term` are the terms, in bits. The average over $x_t$ is here a sum over the noise:
+
+# %%
+noise, start = grid[:, None], x_0.expand(121, 1)
+weight = log_normal(grid, 0.0, torch.ones(())).exp() * dx
+bits = bound.prior_kl(short, start[:1])
+for i in range(3):
+    t = torch.full((121,), i)
+    x_t = short.q_sample(start, t, noise)
+    bits = bits + weight @ bound.vlb_term(short, p(x_t, i).p, start, x_t, t, decoder=bound.density)
+
+# %%
+assert abs(bits * math.log(2) - total) < 1e-6
+print(f"the package: {bits.item():.4f} bits = {bits.item() * math.log(2):.4f} nats, equal to 1e-6")
+
+# %% [markdown]
+# *See* the bound for every $x_0$, not only for 0.8. The function repeats the last two cells for a whole row of $x_0$:
+
+# %%
+def bound_at(starts):
+    """L in nats for each x_0 of starts, (N,)."""
+    x_0 = starts.repeat_interleave(121)[:, None]
+    nats = bound.prior_kl(short, starts[:, None])
+    for i in range(3):
+        t = torch.full((len(x_0),), i)
+        x_t = short.q_sample(x_0, t, noise.repeat(len(starts), 1))
+        term = bound.vlb_term(short, p(x_t, i).p, x_0, x_t, t, decoder=bound.density)
+        nats = nats + term.view(-1, 121) @ weight
+    return nats * math.log(2)
+
+# %%
+fine = torch.linspace(-2.5, 2.5, 201, dtype=torch.float64)
+log_data = torch.logsumexp(share.log() + log_normal(fine[:, None], places, widths**2), 1)
+log_model = (log_p(fine[:, None], grid[None, :], 0).exp() @ density * dx).log()
+lower = -bound_at(fine)
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(10, 3), layout="constrained")
+axes[0].plot(fine, log_data, color="0.5", label=r"$\log q(x_0)$, the data")
+axes[0].plot(fine, log_model, color=plots.BLUE, label=r"$\log p_\theta(x_0)$, the model")
+axes[0].plot(fine, lower, "--", color=plots.VERMILION, label="$-L$, the bound")
+_ = axes[0].set(xlabel="$x_0$", ylabel="nats", ylim=(-8, 1)), axes[0].legend(fontsize="small")
+axes[1].plot(fine, log_model - lower, color=plots.VERMILION)
+_ = axes[1].set(xlabel="$x_0$", ylabel=r"$\log p_\theta(x_0) + L$, the gap", ylim=(0, None))
+
+# %% [markdown]
+# *Figure 2.3.* Left: the bound (dashed) lies below the model's log-likelihood at every $x_0$, but so closely that the gap needs a picture of its own, on the right. The bound may lie above the *data's* log density, and does between the heaps: there the model promises points that the data do not have.
+#
+# > **Predict.** If $-L$ can exceed $\log q(x_0)$ at single points, can it also on average over the data?
+# > <details><summary>Then look</summary>No. On average over q, no density has a higher log-likelihood than q itself: the difference is a divergence again. So the bound, averaged over the data, is at least the data's entropy.</details>
+
+# %%
+q_fine = log_data.exp() / log_data.exp().sum()
+print("below log p at every x_0:", bool((lower < log_model).all()))
+print("below log q at every x_0:", bool((lower < log_data).all()))
+print("below log q on average:  ", bool(q_fine @ lower < q_fine @ log_data))
+
+# %% [markdown]
+# ## 2.4 What one term costs
+#
+# *Question.* $L_{t-1}$ is a divergence between two Gaussians. What must the network do to make it small?
+#
+# *Derive, the divergence.* Let $p_1 = \mathcal N(\mu_1, v_1)$ and $p_2 = \mathcal N(\mu_2, v_2)$ in one dimension. The term $\log 2\pi$ cancels in the difference of the logarithms:
+# $$\begin{aligned}
+# \operatorname{KL}(p_1\|p_2) &= \mathbb E_{p_1}\big[\log p_1(x)-\log p_2(x)\big] \\
+# &= \mathbb E_{p_1}\Big[-\tfrac12\log v_1 - \tfrac{(x-\mu_1)^2}{2v_1} + \tfrac12\log v_2+\tfrac{(x-\mu_2)^2}{2v_2}\Big] .
+# \end{aligned}$$
+# Under $p_1$ the first square averages to $v_1$. For the second insert $\mu_1$: $(x-\mu_2)^2 = (x-\mu_1)^2 + 2(x-\mu_1)(\mu_1-\mu_2)+(\mu_1-\mu_2)^2$, and the middle part averages to 0. It becomes $v_1+(\mu_1-\mu_2)^2$. So
+# $$\operatorname{KL}(p_1\|p_2) = \frac12\left[\frac{v_1}{v_2}-1-\log\frac{v_1}{v_2}+\frac{(\mu_1-\mu_2)^2}{v_2}\right] . \tag{2.8}$$
+# For images with independent coordinates the logarithms add, so the divergences of the coordinates add.
+#
+# *Verify* by summing $p_1\,(\log p_1-\log p_2)$ on a grid:
+
+# %%
+x = torch.linspace(-30, 30, 60001, dtype=torch.float64)
+(m_1, v_1), (m_2, v_2) = torch.tensor([[0.3, 0.5], [-0.2, 2.0]], dtype=torch.float64)
+log_1, log_2 = log_normal(x, m_1, v_1), log_normal(x, m_2, v_2)
+forth, back = (log_1.exp() @ (log_1 - log_2) * 0.001, log_2.exp() @ (log_2 - log_1) * 0.001)
+print(f"KL(1 || 2) = {forth:.4f} nats, KL(2 || 1) = {back:.4f} nats")
+
+# %% [markdown]
+# The two directions differ. The narrow Gaussian fits under the wide one; the wide one, seen from the narrow one, has much mass where the narrow one has almost none. In $L_{t-1}$ the first place is the posterior's: what we have stands first, the model second.
+#
+# **Exercise 2.1 (one star).** Equation (2.8), elementwise, in nats. The arguments are tensors of *means and variances*.
+# <details><summary>Hint 1</summary>Three parts: the ratio of the variances less 1, minus its logarithm, and the squared distance of the means.</details>
+# <details><summary>Hint 2</summary>Everything is divided by the second variance, the model's, and the whole is halved.</details>
+
+# %%
+def gaussian_kl(mean_1, var_1, mean_2, var_2):
+    ...
+
+# %%
+checks.gaussian_kl(gaussian_kl)
+
+# %% [markdown]
+# *Derive, the term.* In $L_{t-1}$ the first Gaussian is the posterior $\mathcal N(\tilde\mu_t, \tilde\beta_t I)$, the second the model's step $\mathcal N(\mu_\theta, \sigma_t^2 I)$. Leave the variances alone for now: choose $\sigma_t^2$ by hand. Then only one part of (2.8) contains the network. With $D$ coordinates and $r = \tilde\beta_t/\sigma_t^2$,
+# $$L_{t-1} = \mathbb E_q\left[\frac{1}{2\sigma_t^2}\,\big\|\tilde\mu_t(x_t,x_0)-\mu_\theta(x_t,t)\big\|^2\right] + C,\qquad C = \frac D2\,(r-1-\log r) . \tag{2.9: DDPM Eq. 8}$$
+# **A squared distance of means.** Section 2.1 says what minimises it: $\mu_\theta = \mathbb E[\tilde\mu_t\mid x_t] = \texttt{coef1}\,\mathbb E[x_0\mid x_t]+\texttt{coef2}\,x_t$, the mean of the true step back. Both roads, the mean of notebook 1 and the likelihood of section 2.3, meet here.
+#
+# *Verify* at all $t\ge 2$ at once, with means that are off by a random amount:
+
+# %%
+ts = torch.arange(1, 1000)
+x_0, x_t, wrong = torch.randn(3, 999, 1, dtype=torch.float64)
+q = process.q_posterior(x_0, x_t, ts)
+log_var = process.betas[ts, None].log()
+r = (q.log_var - log_var).exp()
+
+# %%
+kl = q.kl(Gaussian(q.mean + wrong, log_var))
+distance = wrong**2 / (2 * log_var.exp())
+assert (kl / (distance + (r - 1 - r.log()) / 2) - 1).abs().max() < 1e-9
+C = (r - 1 - r.log())[:, 0] / 2
+print(f"KL = distance + C to 1e-9 at every t; C is {C[0]:.3f} nats at t = 1 and {C[99]:.6f} at t = 100")
+
+# %% [markdown]
+# $C$ is there because $\sigma_t^2 = \beta_t$ is not the posterior's variance. It fades as both become equal, and no mean can change it.
+#
+# *Derive, the mean in terms of the noise.* Put $x_0 = (x_t-\sqrt{1-\bar\alpha_t}\,\epsilon)/\sqrt{\bar\alpha_t}$ into the posterior mean (1.6), and use $\sqrt{\bar\alpha_{t-1}}/\sqrt{\bar\alpha_t} = 1/\sqrt{\alpha_t}$:
+# $$\tilde\mu_t = \frac{\beta_t}{(1-\bar\alpha_t)\sqrt{\alpha_t}}\,\big(x_t-\sqrt{1-\bar\alpha_t}\;\epsilon\big)+\frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\,x_t .$$
+# The factor of $x_t$, over one denominator, with $\alpha_t\bar\alpha_{t-1} = \bar\alpha_t$ and $\beta_t = 1-\alpha_t$:
+# $$\frac{\beta_t+\alpha_t(1-\bar\alpha_{t-1})}{(1-\bar\alpha_t)\sqrt{\alpha_t}} = \frac{1-\alpha_t+\alpha_t-\bar\alpha_t}{(1-\bar\alpha_t)\sqrt{\alpha_t}} = \frac{1}{\sqrt{\alpha_t}} .$$
+# The factor of $\epsilon$ is $-\beta_t\sqrt{1-\bar\alpha_t}/\big((1-\bar\alpha_t)\sqrt{\alpha_t}\big) = -\beta_t/\big(\sqrt{1-\bar\alpha_t}\,\sqrt{\alpha_t}\big)$. Together, and with the network's guess in the place of the noise:
+# $$\tilde\mu_t = \frac1{\sqrt{\alpha_t}}\Big(x_t-\frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,\epsilon\Big),\qquad \mu_\theta = \frac1{\sqrt{\alpha_t}}\Big(x_t-\frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,\epsilon_\theta(x_t,t)\Big) . \tag{2.10: DDPM Eq. 11}$$
+#
+# *Verify* number by number against the detour through $x_0$:
+
+# %%
+beta, alpha, a = process.betas, process.alphas, process.alphas_bar
+worst = 0.0
+for t in range(1000):
+    x_t, eps = torch.randn(2, 1, 1, dtype=torch.float64)
+    x_0 = (x_t - (1 - a[t]).sqrt() * eps) / a[t].sqrt()
+    direct = (x_t - beta[t] / (1 - a[t]).sqrt() * eps) / alpha[t].sqrt()
+    worst = max(worst, (direct - process.q_posterior(x_0, x_t, torch.tensor([t])).mean).abs().item())
+print(f"(2.10) and the detour through x_0 agree to 1e-10 at every t: {worst < 1e-10}")
+
+# %% [markdown]
+# **Exercise 2.2 (two stars).** The right half of (2.10). `x_t` and `eps` are (B, \*D), `t` is (B,), `betas` is (T,), as in exercise 1.3.
+# <details><summary>Hint 1</summary>Three tables: 1 - betas, its cumulative product, and betas themselves. Look each up at t, and give it as many axes as x_t has.</details>
+# <details><summary>Hint 2</summary>alpha in front, 1 - alphas_bar below the noise, both under roots. beta has no root here.</details>
+
+# %%
+def mean_from_eps(x_t, t, eps, betas):
+    ...
+
+# %%
+checks.mean_from_eps(mean_from_eps)
+
+# %% [markdown]
+# *Derive, the weight.* Subtract the two halves of (2.10); $x_t$ cancels. Square, and divide by $2\sigma_t^2$:
+# $$\frac{1}{2\sigma_t^2}\,\|\tilde\mu_t-\mu_\theta\|^2 = \frac{\beta_t^2}{2\sigma_t^2\,\alpha_t\,(1-\bar\alpha_t)}\;\|\epsilon-\epsilon_\theta(x_t,t)\|^2 . \tag{2.11: DDPM Eq. 12}$$
+# The bound is a **weighted squared error of the noise**. The weight depends on $t$ alone.
+#
+# > **Predict.** The weight at the first steps and at the last: equal, ten times larger early, or more than ten times?
+# > <details><summary>Then look</summary>More: 27 times larger at t = 1 than at t = 999, as the next cell shows. The bound cares most for the last few steps of sampling, where single grey levels are decided.</details>
+#
+# *Measure it* by brute force: two models, one with the right noise and one that is off by 1. What does that 1 cost?
+
+# %%
+for t in (1, 10, 100, 999):
+    step, x_t = torch.tensor([t]), torch.zeros(1, 1, dtype=torch.float64)
+    q, off = (process.q_posterior(process.x_0_from_eps(x_t, step, x_t + e), x_t, step) for e in (0.0, 1.0))
+    cost = q.kl(off._replace(log_var=beta[t].log().view(1, 1))) - q.kl(q._replace(log_var=beta[t].log().view(1, 1)))
+    print(f"t = {t:3}: an error of 1 in the noise costs {cost.item():.4f} nats")
+
+# %% [markdown]
+# **Exercise 2.3 (one star).** The weight of (2.11) for all steps: `betas` and `var`, the model's $\sigma_t^2$, are (T,); return (T,).
+# <details><summary>Hint 1</summary>alphas and alphas_bar come from betas.</details>
+# <details><summary>Hint 2</summary>No roots at all: everything in (2.10) was squared.</details>
+
+# %%
+def vlb_weight(betas, var):
+    ...
+
+# %%
+checks.vlb_weight(vlb_weight)
+
+# %% [markdown]
+# ## 2.5 Five losses, one network
+#
+# *Question.* A network may predict the noise, or $x_0$, or the mean of $x_{t-1}$, or $v$ (a mixture of image and noise), or the score. Which is right?
+#
+# *Derive.* $x_t$ is known to the network. Once it is given, each of the five is a linear function of $x_0$. So an error $e = \hat x_0 - x_0$ in the image means an error in each of the others, by a factor that is the slope:
+#
+# | target | in terms of $x_0$ and $x_t$ | squared error |
+# |---|---|---|
+# | $x_0$ | $x_0$ | $e^2$ |
+# | $\epsilon$ | $(x_t-\sqrt{\bar\alpha_t}\,x_0)/\sqrt{1-\bar\alpha_t}$ | $\operatorname{SNR}\,e^2$ |
+# | $v = \sqrt{\bar\alpha_t}\,\epsilon-\sqrt{1-\bar\alpha_t}\,x_0$ | $(\sqrt{\bar\alpha_t}\,x_t-x_0)/\sqrt{1-\bar\alpha_t}$ | $(\operatorname{SNR}+1)\,e^2$ |
+# | $\tilde\mu_t$, the mean of $x_{t-1}$ | $\texttt{coef1}\,x_0+\texttt{coef2}\,x_t$ | $\texttt{coef1}^2\,e^2$ |
+# | score | $-(x_t-\sqrt{\bar\alpha_t}\,x_0)/(1-\bar\alpha_t)$ | $\operatorname{SNR}/(1-\bar\alpha_t)\;e^2$ |
+#
+# The row of $v$: its slope is $-\bar\alpha_t/\sqrt{1-\bar\alpha_t}-\sqrt{1-\bar\alpha_t} = -(\bar\alpha_t+1-\bar\alpha_t)/\sqrt{1-\bar\alpha_t}$, and the square is $1/(1-\bar\alpha_t) = \operatorname{SNR}+1$. So
+# $$\|\hat\epsilon-\epsilon\|^2 = \operatorname{SNR}\,\|\hat x_0-x_0\|^2 = \frac{\operatorname{SNR}}{\operatorname{SNR}+1}\,\|\hat v-v\|^2 = \frac{\operatorname{SNR}}{\texttt{coef1}^2}\,\|\mu_\theta-\tilde\mu_t\|^2 = (1-\bar\alpha_t)\,\|\hat s-s\|^2 . \tag{2.12}$$
+# **Five losses, equal up to a weight, in value and in gradient.** The conditions: *one* network with one meaning, whose output is converted; $\bar\alpha_t > 0$; nothing is clipped on the way; and the target for $x_{t-1}$ is the posterior's *mean*. (A sampled $x_{t-1}$ has the same expected gradient, with more noise.)
+#
+# *Verify* with a small network of random weights, in float64: convert its output to all five, weigh, and differentiate.
+
+# %%
+torch.manual_seed(0)
+net = MLP(1000, dim=2, hidden=16, layers=2).double()
+t, x_0 = torch.randint(1, 1000, (500,)), data.eight_gaussians(500).double()
+noise = torch.randn_like(x_0)
+x_t = process.q_sample(x_0, t, noise)
+output = epsilon.decode(process, x_t, t, net(x_t, t))
+
+# %%
+def error(mean_type):
+    """Converted output minus target of this MeanType."""
+    return mean_type.target(process, output.x_0, x_t, t, output.eps) - mean_type.target(process, x_0, x_t, t, noise)
+
+# %%
+snr, coef1, var = process.snr[t, None], process.posterior_mean_coef1[t, None], 1 - process.alphas_bar[t, None]
+score_error = process.score_from_x_0(x_t, t, output.x_0) - process.score_from_x_0(x_t, t, x_0)
+weighted = {"noise": error(epsilon) ** 2, "x_0": snr * error(xstart) ** 2}
+weighted |= {"v": snr / (snr + 1) * error(velocity) ** 2, "mean": snr / coef1**2 * error(xprev) ** 2}
+weighted |= {"score": var * score_error**2}
+
+# %%
+def gradient(loss):
+    weights = [w for w in net.parameters() if w.requires_grad]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss.mean(), weights, retain_graph=True)])
+
+# %%
+value, slope = weighted["noise"].mean(), gradient(weighted["noise"])
+for name, loss in weighted.items():
+    off = (gradient(loss) - slope).norm() / slope.norm()
+    assert abs(loss.mean() / value - 1) < 1e-6 and off < 1e-6
+    print(f"{name:5}: value and gradient equal those of the noise to 1e-6")
+
+# %% [markdown]
+# So which is right? All five, *as answers*. As tasks for a network they differ. Without the weights, each loss looks at other steps. And a network's own errors pass through the conversion: section 1.8 counted by how much.
+#
+# > **Predict.** Train on the plain error of $x_0$, without any weight. Compared with the plain error of the noise, which steps does it stress?
+# > <details><summary>Then look</summary>The late ones. The error of x_0 is the error of the noise divided by SNR, and SNR falls to 0.00004. Where x_t is nearly all noise, x_0 is a pure guess, and its plain error is as large as the data.</details>
+
+# %% [markdown]
+# **What goes wrong: training and sampling disagree about the meaning.** In the post, the trainer always fits the noise; the sampler has an option `mean_type`, with which it takes the *same* network's output for $x_0$ or for $x_{t-1}$. To see what that does, no training is needed: take the *perfect* noise predictor for Gaussian data, `oracle.Gaussian`, and let the sampler take its output for $x_0$. Everything is linear, so the final size follows exactly: each reverse step multiplies by a slope and adds noise.
+
+# %%
+def final_rms(model, mean_type):
+    """Root mean square of the samples, exactly, for a model that is linear in x_t."""
+    p = reverse(process, make_denoiser(model, process, mean_type), fixedlarge)
+    one, var = torch.ones(1, 1, dtype=torch.float64), 1.0
+    for i in reversed(range(1000)):
+        step = p(one, i).p
+        var = step.mean.item() ** 2 * var + (step.log_var.exp().item() if i > 0 else 0)
+    return math.sqrt(var)
+
+# %%
+for std in (0.1, 0.25, 0.5):
+    gaussian = oracle.Gaussian(process, torch.zeros(1, dtype=torch.float64), std)
+    wrong = final_rms(gaussian.as_model(epsilon), xstart)
+    print(f"data N(0, {std}^2): noise read as x_0 gives samples of rms {wrong:.2g}")
+
+# %% [markdown]
+# The same bug explodes for narrow data, collapses for wide ones, and gives no error message for any. *Repair:* one object says what an output means, and both sides use it: `xstart.target` in training, `xstart.decode` in sampling. Then every meaning gives the right samples:
+
+# %%
+gaussian = oracle.Gaussian(process, torch.zeros(1, dtype=torch.float64), 0.25)
+for mean_type in (epsilon, xstart):
+    print(f"{mean_type.name:7} trained and sampled: rms {final_rms(gaussian.as_model(mean_type), mean_type):.2f}")
+
+# %% [markdown]
+# **What goes wrong: the wrong inverse, and "sampling's objective".** Where the post says that the noise leads to $x_0$, its code shows `predict_xstart_from_xprev`, the inverse of the posterior mean (and loses a parenthesis). Feed the noise to it, and the result is far off:
+
+# %%
+t = torch.full((500,), 500)
+x_t = process.q_sample(x_0, t, noise)
+wrong = process.x_0_from_x_prev(x_t, t, noise)
+right = process.x_0_from_eps(x_t, t, noise)
+print("through x_0_from_eps:    off by less than 1e-9:", bool((right - x_0).abs().max() < 1e-9))
+print("through x_0_from_x_prev: off by more than 50:  ", bool((wrong - x_0).abs().max() > 50))
+
+# %% [markdown]
+# The post also speaks of a "training and sampling objective", and of "the Gaussian of $x_t$". Sampling has no objective: nothing is minimised, the walk is drawn. And the Gaussian whose mean and variance the sampler computes is that of $x_{t-1}$ *given* $x_t$, $p_\theta(x_{t-1}\mid x_t)$. Over all images $x_t$ is no Gaussian; figure 2.2 shows it.
+
+# %% [markdown]
+# ## 2.6 $L_\text{simple}$ and Algorithm 1
+#
+# *Question.* The bound weighs the error of the noise by (2.11). DDPM got its best images by leaving the weight out (on CIFAR-10 a Fréchet distance of 3.17 in the place of 13.51; small is good). Is that allowed?
+#
+# *Derive.* Replace every weight by 1 and draw $t$ uniformly:
+# $$L_\text{simple} = \mathbb E_{t,\,x_0,\,\epsilon}\Big[\big\|\epsilon-\epsilon_\theta\big(\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\;\epsilon,\ t\big)\big\|^2\Big] . \tag{2.13: DDPM Eq. 14}$$
+# A network that is perfect at every $t$ minimises it whatever the positive weights are, since by (2.1) each $t$ has its own best answer. So no weight is *wrong*. But a real network has to divide its attention, and weights say where errors hurt. Section 2.9 draws them all.
+#
+# *Algorithm 1* of the paper is one gradient step on it. Here it is with the package's line beside it:
+#
+# | DDPM, Algorithm 1 | in code |
+# |---|---|
+# | $x_0\sim q(x_0)$ | a batch `x_0` |
+# | $t\sim\text{Uniform}(\{1,\dots,T\})$ | `t = torch.randint(T, (B,))`, that is 0 … T−1 |
+# | $\epsilon\sim\mathcal N(0, I)$ | `noise = torch.randn_like(x_0)` |
+# | gradient step on $\nabla_\theta\,\lVert\epsilon-\epsilon_\theta(x_t, t)\rVert^2$ | `((model(x_t, t) - noise) ** 2).mean().backward()` |
+#
+# The slow form, one image after the other, each with its own $t$:
+
+# %%
+images = data.digits()[:][0].flatten(1)
+x_0, t = images[:4].double(), torch.tensor([0, 100, 500, 999])
+noise = torch.randn_like(x_0)
+net = MLP(1000, dim=64, hidden=16).double()
+
+# %%
+slow = []
+for b in range(4):
+    a = process.alphas_bar[t[b]]
+    x_t = a.sqrt() * x_0[b] + (1 - a).sqrt() * noise[b]
+    slow.append((net(x_t[None], t[b : b + 1])[0] - noise[b]) ** 2)
+
+# %%
+x_t = process.q_sample(x_0, t, noise)
+fast = losses.simple_loss(process, epsilon, net(x_t, t), x_0, x_t, t, noise)
+assert torch.allclose(torch.stack(slow), fast, rtol=1e-9)
+print(f"the package's simple_loss agrees; its shape is {tuple(fast.shape)}: one error per coordinate")
+
+# %% [markdown]
+# **Exercise 2.4 (two stars).** The same for a whole batch: `x_0` and `noise` are (B, \*D), `t` is (B,), `alphas_bar` is (T,), `model(x_t, t)` predicts the noise. Return the squared errors (B, \*D), *not* averaged.
+# <details><summary>Hint 1</summary>You wrote q_sample in exercise 1.3. The model gets its result, and t.</details>
+# <details><summary>Hint 2</summary>The target is the noise itself, without a factor; compare, square, return.</details>
+
+# %%
+def simple_loss(model, x_0, t, noise, alphas_bar):
+    ...
+
+# %%
+checks.simple_loss(simple_loss)
+
+# %% [markdown]
+# The post's `GaussianDiffusionTrainer` is Algorithm 1 as a module: it draws `t` and `noise` and returns that loss. With the same seed, our lines and the trainer give the same numbers:
+
+# %%
+trainer = GaussianDiffusionTrainer(net, 1e-4, 0.02, 1000)
+torch.manual_seed(0)
+from_trainer = trainer(x_0)
+
+# %%
+torch.manual_seed(0)
+t, noise = torch.randint(1000, (4,)), torch.randn_like(x_0)
+by_hand = (net(process.q_sample(x_0, t, noise), t) - noise) ** 2
+print("Algorithm 1 by hand and GaussianDiffusionTrainer, equal:", torch.allclose(by_hand, from_trainer))
+
+# %% [markdown]
+# **What goes wrong: who averages?** The loss comes back as (B, \*D), since the post asks for `reduction='none'`. The caller averages. Whoever *sums* gets a gradient that grows with the batch and with the image:
+
+# %%
+for B in (4, 64):
+    torch.manual_seed(0)
+    loss = trainer(images[:B].double())
+    sizes = [torch.autograd.grad(f, net.tail[1].bias, retain_graph=True)[0].norm() for f in (loss.mean(), loss.sum())]
+    print(f"batch of {B:2}: sum / mean = {sizes[1] / sizes[0]:.0f}, which is {B} * 64")
+
+# %% [markdown]
+# The learning rate, and the clipping of the gradient's norm to 1, then mean something else for every batch size. Repair: `.mean()`. Section 2.13 shows the opposite case, where the sum is right. Another common slip is `torch.randint(1, T, ...)` in code that counts from 0: index 0, the last step of sampling, is never trained.
+
+# %% [markdown]
+# ## 2.7 The two ends, and bits per dimension
+#
+# *Question.* $L_{t-1}$ is done. What are $L_T$ and $L_0$ for an image, and what does the whole bound mean in a unit that one can picture?
+#
+# *Derive, $L_T$.* By (1.2) the chain ends in $\mathcal N(\sqrt{\bar\alpha_T}\,x_0,\ (1-\bar\alpha_T)I)$; the prior is $\mathcal N(0, I)$. Put both into (2.8), with $v_1 = 1-\bar\alpha_T$, $v_2 = 1$:
+# $$L_T = \frac12\sum_{\text{pixels}}\Big[(1-\bar\alpha_T)-1-\log(1-\bar\alpha_T)+\bar\alpha_T\,x_0^2\Big] = \frac12\sum_{\text{pixels}}\Big[\bar\alpha_T\,(x_0^2-1)-\log(1-\bar\alpha_T)\Big] . \tag{2.14}$$
+# No network in it: $L_T$ only says whether the chain is long enough.
+#
+# *Derive, $L_0$.* Pixels are not real numbers. They take `levels` values, equally spaced from −1 to 1: 256 in a photograph, **17 in our digits**. So the last step should give a *probability* to each level. DDPM takes the Gaussian $\mathcal N(\mu, \sigma^2)$ of the last step and cuts the line into bins, one around each level, half a level to both sides. The outer bins are open, so that nothing is lost:
+# $$P(x_0) = \int_{\delta_-(x_0)}^{\delta_+(x_0)}\mathcal N(x;\mu,\sigma^2)\,dx,\qquad \delta_\pm(x_0) = x_0\pm\tfrac{1}{\text{levels}-1},\quad \delta_+(1) = \infty,\quad \delta_-(-1) = -\infty . \tag{2.15: DDPM Eq. 13}$$
+#
+# *By brute force:* sum the density over each bin. (The exercise below wants the closed form.)
+
+# %%
+levels = torch.linspace(-1, 1, 17, dtype=torch.float64)
+mu, std = torch.tensor([0.8, 0.1], dtype=torch.float64)
+x = torch.linspace(-4, 4, 800_001, dtype=torch.float64)
+bins = (levels - x[:, None]).abs().argmin(1)
+mass = torch.zeros(17, dtype=torch.float64).index_add(0, bins, log_normal(x, mu, std**2).exp() * 1e-5)
+
+# %%
+p_0 = Gaussian(mu.expand(17), 2 * std.log())
+assert (p_0.discretized_log_prob(levels, 17).exp() - mass).abs().max() < 1e-4
+assert abs(p_0.discretized_log_prob(levels, 17).exp().sum() - 1) < 1e-12
+print("the 17 probabilities agree with the sums over their bins, and add up to 1")
+
+# %%
+fig, ax = plt.subplots(figsize=(6, 2.8))
+ax.bar(levels, mass, width=0.11, color=plots.SKY, edgecolor="white")
+_ = ax.set(xlabel="level of $x_0$", ylabel="probability")
+
+# %% [markdown]
+# *Figure 2.4.* The probabilities of the 17 levels for μ = 0.8, σ = 0.1. The last bin reaches up to infinity; without its tail the bars would not add up to 1.
+#
+# **Exercise 2.5 (two stars).** The *logarithm* of (2.15), elementwise, in nats. `x` holds values on the grid of `levels`, `mean` has x's shape, `std` broadcasts.
+# <details><summary>Hint 1</summary>The normal distribution function at both edges, torch.special.ndtr((edge - mean) / std), and their difference. At the ends take 0 and 1.</details>
+# <details><summary>Hint 2</summary>Find the ends with x < -1 + half and x > 1 - half, where half = 1 / (levels - 1): a float32 pixel is not always exactly 1. Far out in a tail the difference rounds to 0: clamp it before the logarithm.</details>
+
+# %%
+def discretized_log_prob(x, mean, std, levels):
+    ...
+
+# %%
+checks.discretized_log_prob(discretized_log_prob)
+
+# %% [markdown]
+# *The unit.* A probability of $2^{-b}$ costs $b$ bits: so many binary digits does a good compressor need. The bound in bits, divided by the number of pixels, is **bits per dimension** (每维比特). A pixel with 17 equally likely levels costs $\log_2 17 = 4.09$ bits. A model that knows digits must do better.
+#
+# *Measure it* for a model without training: the exact denoiser for data that scatter around the ten *average digits*. As a model of digits it is blurry, so this is a bound with a poor network; its terms have the typical shape.
+
+# %%
+x_train, y_train = data.digits("train")[:]
+x_test = data.digits("test")[:][0].flatten(1)
+x_train = x_train.flatten(1)
+means = torch.stack([x_train[y_train == k].mean(0) for k in range(10)])
+spread = (x_train - means[y_train]).square().mean().sqrt()
+ten = oracle.Mixture(process, torch.ones(10), means, spread.expand(10))
+
+# %%
+of_17 = bound.discretized(17)
+bits = bound.bits_per_dim(
+    ten.as_model(epsilon), process, epsilon, fixedlarge, x_test[:100],
+    decoder=of_17, generator=torch.Generator().manual_seed(0),
+)  # fmt: skip
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(10, 3))
+axes[0].loglog(range(1, 1001), bits.terms)
+_ = axes[0].set(xlabel="t + 1", ylabel="bits/dim of one term")
+axes[1].semilogx(range(1, 1001), bits.terms.cumsum(0))
+_ = axes[1].set(xlabel="t + 1", ylabel="bits/dim of all terms up to t", ylim=(0, None))
+
+# %% [markdown]
+# *Figure 2.5.* The bound of the ten-averages model, split into its terms. Left: $L_0$ (far left) and each $L_{t-1}$, over six decades. Right: their running sum. It climbs evenly over the *decades* of t: a tenth of the steps carries most of the bits, the second half adds next to nothing. $L_T$ would not be visible.
+
+# %%
+assert bits.prior < 1e-4 and bits.terms[0] < 1e-4 and bits.terms[:100].sum() > 0.8 * bits.terms.sum()
+print("L_T and L_0 are below 0.0001 bits/dim; the first 100 of 1000 terms hold more than 80 % of the bound")
+print(f"the bound: {bits.total:.1f} bits/dim; guessing one of 17 levels costs log2(17) = {math.log2(17):.1f}")
+
+# %% [markdown]
+# A model that knows only ten average digits and one spread is no better than guessing every pixel. Section 2.11 measures a network by the same ruler. And why is $L_0$ so small? The first step's noise has standard deviation 0.01, and half a level is 0.0625 wide: from $x_1$ one reads off the level without doubt.
+#
+# **What goes wrong: 256 levels for 17.** DDPM's code is written for 8-bit images. Used on these digits, its bins are 2/255 wide in the place of 2/16, and $L_0$ charges for fine detail that the data never have:
+
+# %%
+n = len(x_test)
+first = torch.zeros(n, dtype=torch.int64)
+x_1 = process.q_sample(x_test, first, torch.randn(n, 64, generator=torch.Generator().manual_seed(0)))
+p_1 = bound.p_from_output(process, epsilon, fixedlarge, ten.as_model(epsilon)(x_1, first), x_1, first)
+for levels in (17, 256):
+    L_0 = bound.decoder_nll(p_1, x_test, bound.discretized(levels)).mean()
+    print(f"L_0 with {levels:3} levels: {L_0:.1f} bits/dim")
+
+# %% [markdown]
+# **What goes wrong: the variance of the last step.** At $t = 1$ the posterior's variance is 0, and a model cannot use that: its $L_0$ would be infinite. Something has to stand there. DDPM's first code clips at $10^{-20}$; the post, like later code, repeats index 1. A third choice is $\beta_1$ itself. What they cost depends on how far off the network's last estimate is. Say it is off by a Gaussian with standard deviation 0.002, 0.0074 or 0.01 (a grey level of 256 is 0.0078 wide), and average the bits of one interior pixel. DDPM's code keeps probabilities from falling below $10^{-12}$, so that is done here too:
+
+# %%
+off_by = torch.linspace(-8, 8, 160_001, dtype=torch.float64)
+chance = torch.softmax(-0.5 * off_by**2, 0)
+
+# %%
+def interior_bits(std, var, floor=True):
+    """Mean bits of an interior pixel, 256 levels, whose estimate is off by N(0, std^2)."""
+    lowest = math.log(1e-12) if floor else -math.inf
+    pixel = torch.tensor(1 / 255, dtype=torch.float64)
+    p = Gaussian(pixel + std * off_by, torch.tensor(var, dtype=torch.float64).log())
+    nats = -p.discretized_log_prob(pixel).clamp(min=lowest)
+    return (chance @ nats).item() / math.log(2)
+
+# %%
+beta_1, second = process.betas[0].item(), process.posterior_var[1].item()
+print("off by:                      0.002  0.0074    0.01")
+for name, var in (("beta_1", beta_1), ("posterior_var[1]", second), ("1e-20", 1e-20)):
+    row = [interior_bits(std, var) for std in (0.002, 0.0074, 0.01)]
+    print(f"sigma^2 = {name:16}", *(f"{bits:7.3g}" for bits in row))
+print(f"1e-20 without the floor, off by 0.0074: above 1e12 bits: {interior_bits(0.0074, 1e-20, floor=False) > 1e12}")
+
+# %% [markdown]
+# With variance $10^{-20}$ the model is *certain*. Inside the right bin that is free; outside, every pixel costs the floor, $\log_2 10^{12} = 40$ bits, and without the floor astronomically more. A likelihood with a floor is no likelihood of any model; say so when you report one. The post mentions KL and a decoder likelihood in comments, but has neither. Its sampler does not need them: the last step adds no noise.
+
+# %% [markdown]
+# ## 2.8 Which variance?
+#
+# *Question.* $\sigma_t^2$ was "chosen by hand". DDPM offers two choices, $\beta_t$ (*fixedlarge*) and $\tilde\beta_t$ (*fixedsmall*), and says that each is optimal for some data. For which?
+#
+# *Derive.* Take the mean of $L_{t-1}$ over the data. With (2.8), per coordinate, and $d_t = \mathbb E(\tilde\mu_t-\mu_\theta)^2$:
+# $$\mathbb E\,L_{t-1} = \frac12\left[\frac{\tilde\beta_t+d_t}{\sigma_t^2}-1-\log\tilde\beta_t+\log\sigma_t^2\right] .$$
+# The derivative in $\sigma_t^2$, $\tfrac12\big[-(\tilde\beta_t+d_t)/\sigma_t^4+1/\sigma_t^2\big]$, is 0 where
+# $$\sigma_t^2 = \tilde\beta_t+\mathbb E(\tilde\mu_t-\mu_\theta)^2 . \tag{2.16}$$
+# The model's variance must cover two things: the posterior's own, and what the network cannot know. For the exact denoiser $\tilde\mu_t-\mu_\theta = \texttt{coef1}\,(x_0-\mathbb E[x_0\mid x_t])$, so $d_t = \texttt{coef1}^2\;\mathbb E\operatorname{Var}(x_0\mid x_t)$.
+#
+# - *Data in a single point.* $x_0$ is known, $d_t = 0$: the optimum is $\tilde\beta_t$. **fixedsmall.**
+# - *Data $\mathcal N(0, 1)$.* Then $x_0$ and $x_t$ are jointly Gaussian with correlation $\sqrt{\bar\alpha_t}$, so $\operatorname{Var}(x_0\mid x_t) = 1-\bar\alpha_t$, and with (1.6)
+# $$\tilde\beta_t+d_t = \frac{(1-\bar\alpha_{t-1})\,\beta_t}{1-\bar\alpha_t}+\frac{\bar\alpha_{t-1}\,\beta_t^2}{1-\bar\alpha_t} = \beta_t\,\frac{1-\bar\alpha_{t-1}(1-\beta_t)}{1-\bar\alpha_t} = \beta_t\,\frac{1-\bar\alpha_t}{1-\bar\alpha_t} = \beta_t .$$
+#   **fixedlarge.** (At $t = 1$ too, where $\tilde\beta_1 = 0$ and $\bar\alpha_0 = 1$.)
+#
+# *Verify.* For $\mathcal N(0, 1)$ data and variances $\beta_t$, every reverse step is exactly the true one. Then the bound has no gap, and equals the entropy of the data, $\tfrac12\log_2(2\pi e) = 2.0471$ bits. To take expectations *exactly*, note that every term is quadratic in $(x_0, \epsilon)$: averaging over the four corners $(\pm1, \pm1)$, which also have means 0, variances 1 and no correlation, gives the same.
+
+# %%
+corners = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64).repeat(1000, 1)
+ts = torch.arange(1000).repeat_interleave(4)
+x_0, noise = corners[:, :1], corners[:, 1:]
+x_t = process.q_sample(x_0, ts, noise)
+normal_data = oracle.Gaussian(process, torch.zeros(1, dtype=torch.float64), 1.0)
+
+# %%
+def terms(log_var):
+    """E of L_0 and of every L_{t-1} for N(0, 1) data, bits, for a table of log variances."""
+    mean = process.q_posterior(normal_data(x_t, ts).x_0, x_t, ts).mean
+    p = Gaussian(mean, log_var[ts, None])
+    return bound.vlb_term(process, p, x_0, x_t, ts, decoder=bound.density).view(1000, 4).mean(1)
+
+# %%
+end = bound.prior_kl(process, x_0).mean()
+entropy = 0.5 * math.log2(2 * math.pi * math.e)
+with_betas = terms(process.betas.log())
+assert abs(end + with_betas.sum() - entropy) < 1e-10
+print(f"beta at every step: {end + with_betas.sum():.4f} bits, the entropy to 1e-10")
+print(f"fixedlarge, which repeats index 1 at t = 0: {end + terms(process.log_betas_clipped).sum():.3f} bits")
+print(f"fixedsmall: {end + terms(process.posterior_log_var_clipped).sum():.3f} bits")
+
+# %% [markdown]
+# Real data lie between the two: more certain than $\mathcal N(0, 1)$, less than a point. *See* where, for the eight heaps, with $d_t$ estimated from 4000 points by (2.16):
+
+# %%
+def best_share(t):
+    """Where the best log variance lies between fixedsmall (0) and fixedlarge (1)."""
+    x_0, step = data.eight_gaussians(4000).double(), torch.full((4000,), t)
+    x_t = process.q_sample(x_0, step, torch.randn_like(x_0))
+    d = process.posterior_mean_coef1[t] ** 2 * (eight(x_t, step).x_0 - x_0).square().mean()
+    small, large = process.posterior_var[t], process.betas[t]
+    return ((small + d).log() - small.log()) / (large.log() - small.log())
+
+# %%
+torch.manual_seed(0)
+shown = [1, 2, 4, 7, 12, 20, 30, 40, 50, 60, 75, 90, 110, 140, 180, 250, 350, 500, 700]
+fig, ax = plt.subplots(figsize=(6, 3))
+ax.semilogx([t + 1 for t in shown], [best_share(t) for t in shown], "o-")
+_ = ax.set(xlabel="t + 1", ylabel="0: fixedsmall, 1: fixedlarge", ylim=(-0.05, 1.1))
+
+# %% [markdown]
+# *Figure 2.6.* The best variance for the eight heaps with the exact denoiser. Early, the heap itself is a small Gaussian, and fixedlarge is nearly right. Around t = 50 the denoiser knows which heap it is in, so the data look more like points, and the best variance moves towards fixedsmall. Late, all of it looks like one broad Gaussian. A network can learn this curve: that is the *learned range* of Improved DDPM (notebook 5).
+
+# %% [markdown]
+# ## 2.9 All weightings in one picture
+#
+# *Question.* Every loss so far is a weight times the squared error of the noise. How do they compare?
+#
+# *Derive.* By (2.12) a weight for one target is a weight for every other. Write all as weights of the *noise* error, and plot them over $\log\operatorname{SNR}$ in the place of $t$: then the picture does not depend on the schedule's pace.
+#
+# - $L_\text{simple}$: 1;
+# - the bound, with fixedlarge or fixedsmall: (2.11);
+# - the plain error of $x_0$: $1/\operatorname{SNR}$; of $v$: $(\operatorname{SNR}+1)/\operatorname{SNR}$;
+# - P2 (Choi and others 2022): $1/(1+\operatorname{SNR})$, which takes weight from the clean end;
+# - min-SNR-$\gamma$ (Hang and others 2023). Its authors ask for a weight $\min(\operatorname{SNR},\gamma)$ on the error of $x_0$. Divide by the factors of (2.12) to get it for the noise and for $v$:
+# $$w_{x_0} = \min(\operatorname{SNR},\gamma),\qquad w_\epsilon = \frac{\min(\operatorname{SNR},\gamma)}{\operatorname{SNR}} = \min\Big(1,\frac\gamma{\operatorname{SNR}}\Big),\qquad w_v = \frac{\min(\operatorname{SNR},\gamma)}{\operatorname{SNR}+1} . \tag{2.17: Min-SNR Section 3.4}$$
+#
+# > **Predict.** Above which SNR does min-SNR with γ = 5 differ from $L_\text{simple}$, and is its weight larger or smaller there?
+# > <details><summary>Then look</summary>Above 5, and smaller. Where little noise is left, it can hardly be told from fine detail; the weight keeps these steps from dominating.</details>
+
+# %%
+snr, ts = process.snr[1:], torch.arange(1, 1000)
+curves = {
+    "simple": losses.simple_weight(snr),
+    "bound, fixedlarge": losses.vlb_weight(process, ts, process.betas[1:]),
+    "bound, fixedsmall": losses.vlb_weight(process, ts, process.posterior_var[1:]),
+    "min-SNR-5": losses.min_snr(snr),
+    "P2": losses.p2(snr),
+    "plain $x_0$": 1 / snr,
+    "plain $v$": (snr + 1) / snr,
+}
+
+# %%
+fig, ax = plt.subplots(figsize=(7, 4))
+for i, (name, weight) in enumerate(curves.items()):
+    ax.semilogy(snr.log(), weight, plots.LINE_STYLES[i % 4], color=[*plots.COLOURS, "0.4"][i], label=name)
+_ = ax.set(xlabel=r"$\log\,$SNR  (noise on the left, image on the right)", ylabel="weight of the noise error")
+_ = ax.set_ylim(1e-4, 1e4), ax.legend(fontsize="small")
+
+# %% [markdown]
+# *Figure 2.7.* Read it from right (nearly clean) to left (nearly noise). The bound rises to the right: it pays for details. The plain error of $x_0$ rises to the left without limit. $L_\text{simple}$ is the flat line between. $v$ follows $x_0$ on the left and the noise on the right. min-SNR and P2 leave the left alone and take weight from the right, P2 until it meets the plain error of $x_0$.
+#
+# **Exercise 2.6 (two stars).** Equation (2.17): from `snr`, a tensor that may contain 0, and `gamma`, return the three weights `(eps, x_0, v)` as a tuple. They must be finite.
+# <details><summary>Hint 1</summary>Write the weight of x_0 first. The other two are that, divided by snr and by snr + 1.</details>
+# <details><summary>Hint 2</summary>At snr = 0 the quotient is 0/0. Use the second form of the weight for the noise: gamma / snr, clamped to at most 1.</details>
+
+# %%
+def min_snr_weights(snr, gamma):
+    ...
+
+# %%
+checks.min_snr_weights(min_snr_weights)
+
+# %% [markdown]
+# ## 2.10 Training live
+#
+# *Question.* Enough theory: train. What will the loss curve look like, and what will it tell?
+#
+# `training.train` is Algorithm 1 as a loop: a generator that yields each step after it was made. It clips the gradient's norm to 1, raises the learning rate slowly over the first steps (`warmup`), and keeps an average of the weights over the last steps (`EMA`), which samples better than the weights themselves. The data are the eight heaps, the network is a small MLP, so the exact answer is known.
+
+# %%
+torch.manual_seed(0)
+points = data.eight_gaussians(20_000)
+model = MLP(1000, dim=2, hidden=64)
+average = training.EMA(model, 0.99)
+loss = partial(losses.simple_loss, process, epsilon)
+
+# %%
+batches = training.minibatches(points, batch_size=256)
+run = training.train(model, process, batches, loss, steps=2000, lr=5e-3, warmup=100, ema=average)
+history = [step.loss for step in run]
+
+# %% [markdown]
+# > **Predict.** The loss starts near 1. Why 1? And it will stop falling after a few hundred steps, well above 0. Has training failed then?
+# > <details><summary>Then look</summary>An untrained network says about 0, and the noise has variance 1. The plateau proves nothing: by (2.1) most of it is irreducible. The dotted line in figure 2.8 is the loss of the exact denoiser, and nobody gets below it, except by chance of a batch.</details>
+
+# %%
+torch.manual_seed(1)
+x_0, ts = data.eight_gaussians(20_000), torch.randint(1000, (20_000,))
+noise = torch.randn_like(x_0)
+x_t = process.q_sample(x_0, ts, noise)
+learned = make_denoiser(average.model, process, epsilon)
+of_net, of_exact = ((denoise(x_t, ts).eps - noise).square().mean(1) for denoise in (learned, eight))
+
+# %%
+ax = plots.loss_curve(history, smooth=100)
+ax.axhline(of_exact.mean(), color="k", linestyle=":", label="irreducible")
+_ = ax.set(ylim=(0, 0.6)), ax.legend()
+
+# %% [markdown]
+# *Figure 2.8.* The loss of each step (thin), its running mean (thick), and the irreducible loss (dotted). The thin line jitters because every batch draws other $t$: some are easy, some are not.
+
+# %%
+print("loss of the network within 20 % of the irreducible loss:", bool(of_net.mean() < 1.2 * of_exact.mean()))
+print("and not below it:", bool(of_net.mean() > of_exact.mean()))
+
+# %% [markdown]
+# Within 20 %: a fine result? Sample, with 100 of the 1000 steps, once with the network and once with the exact denoiser:
+
+# %%
+hundred = process.respaced(range(9, 1000, 10))
+
+# %%
+def sample(denoise, x_T):
+    generator = torch.Generator().manual_seed(2)
+    return last(ancestral(hundred, reverse(hundred, denoise, fixedsmall), x_T, generator=generator))
+
+# %%
+x_T = torch.randn(1000, 2, generator=torch.Generator().manual_seed(3))
+samples = {"exact denoiser": sample(eight, x_T), "network": sample(learned, x_T)}
+fig, axes = plt.subplots(1, 2, figsize=(7, 3.5), layout="constrained")
+for ax, (name, found) in zip(axes, samples.items(), strict=True):
+    plots.cloud(found, ax=ax)
+    _ = ax.set(title=name, xlim=(-2.3, 2.3), ylim=(-2.3, 2.3))
+
+# %% [markdown]
+# *Figure 2.9.* A thousand samples with the same noise. The exact denoiser gives eight heaps. The network gives a ring, nearly without heaps: many points lie where no data are.
+
+# %%
+centres = data.eight_gaussians_mixture()[1].float()
+near = {name: (torch.cdist(found, centres).min(1).values < 0.3).float().mean() for name, found in samples.items()}
+print("within 3 standard deviations of a heap:")
+print(f"exact denoiser: more than 98 %: {bool(near['exact denoiser'] > 0.98)}")
+print(f"network:        less than 75 %: {bool(near['network'] < 0.75)}")
+
+# %% [markdown]
+# **A low loss, and bad samples.** Where is the error hidden? Split the loss by $t$:
+
+# %%
+parts = [(ts >= low) & (ts < low + 20) for low in range(0, 1000, 20)]
+fig, ax = plt.subplots(figsize=(6, 3.2))
+ax.plot(range(10, 1000, 20), [of_net[part].mean() for part in parts], label="network")
+ax.plot(range(10, 1000, 20), [of_exact[part].mean() for part in parts], "k:", label="irreducible")
+ax.plot(range(10, 1000, 20), [(of_net - of_exact)[part].mean() for part in parts], "--", label="difference")
+_ = ax.set(xlabel="t", ylabel="squared error of the noise"), ax.legend()
+
+# %% [markdown]
+# *Figure 2.10.* The loss for each t. From t = 200 on the network is as good as the exact denoiser. All that is missing sits below t = 150, where the field has eight sharp wells. That is a seventh of the steps, so in the mean over all t it hardly shows; and there the irreducible loss is high anyway.
+
+# %%
+def learned_score(x, t):
+    step = torch.full((len(x),), t)
+    return process.score_from_x_0(x, step, learned(x, step).x_0)
+
+# %%
+angle = torch.linspace(0, 2 * math.pi, 361)
+ring = 1.4 * torch.stack([angle.cos(), angle.sin()], 1)
+along = torch.stack([-angle.sin(), angle.cos()], 1)
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", width_ratios=[3, 2])
+for score, color, name in ((exact_score, "0.6", "exact"), (learned_score, plots.VERMILION, "learned")):
+    axes[0].plot(angle.rad2deg(), (score(ring, 50) * along).sum(1), color=color, label=name)
+    plots.vector_field(partial(score, t=300), color=color, ax=axes[1])
+_ = axes[0].set(xlabel="angle on the ring", ylabel="score along the ring", title="t = 50"), axes[0].legend()
+_ = axes[1].set_title("t = 300")
+
+# %% [markdown]
+# *Figure 2.11.* The exact score (grey) and the learned one (red). Left, t = 50: a walk around the ring, and how strongly the score pulls *along* it. The exact one pulls back to each of the eight heaps; the learned one hardly pulls at all, so nothing gathers a sample into a heap. Right, t = 300: red covers grey.
+#
+# Three lessons. A plateau is not a failure: compare with the irreducible loss where you can, or with held-out data. A low loss is not a success: it is a mean over all $t$, and samples need every $t$. And to find the fault, *split the loss by $t$*. (Longer training helps this network, slowly: raise `steps` and watch figure 2.9.)
+
+# %% [markdown]
+# **What goes wrong: sampling as if training.** The post's sampler has neither `no_grad` nor `eval`. The first keeps every intermediate result of a thousand steps in memory, the second leaves dropout active: the network contradicts itself from call to call. Two calls with the same input:
+
+# %%
+class WithDropout(torch.nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.dropout = net, torch.nn.Dropout(0.1)
+
+    def forward(self, x_t, t):
+        return self.dropout(self.net(x_t, t))
+
+# %%
+forgetful = WithDropout(model).train()
+x, t = torch.randn(100, 2), torch.full((100,), 500)
+first, second = forgetful(x, t), forgetful(x, t)
+print("as in the post: equal", torch.equal(first, second), "| carries a graph", first.requires_grad)
+
+# %%
+denoise = make_denoiser(forgetful, process, epsilon)
+first, second = denoise(x, t).eps, denoise(x, t).eps
+print("make_denoiser:  equal", torch.equal(first, second), "| carries a graph", first.requires_grad)
+print("and afterwards the network is back in training mode:", forgetful.training)
+
+# %% [markdown]
+# ## 2.11 Memorisation
+#
+# *Question.* We have 1415 training digits. By (2.1) the loss is smallest for $\mathbb E[x_0\mid x_t]$, averaged over *these 1415*. What does the perfect minimiser sample?
+#
+# *Derive.* Over a finite set, $q(x_0)$ gives each $x^{(n)}$ the probability $1/N$. By Bayes,
+# $$\mathbb E[x_0\mid x_t] = \sum_n w_n\,x^{(n)},\qquad w_n\ \propto\ \exp\Big(-\frac{\|x_t-\sqrt{\bar\alpha_t}\,x^{(n)}\|^2}{2(1-\bar\alpha_t)}\Big) . \tag{2.18}$$
+# A weighted average of the training images; as the noise falls, all weight goes to the nearest one. This is `oracle.Empirical`.
+#
+# > **Predict.** How close do samples of this perfect denoiser come to a training digit?
+# > <details><summary>Then look</summary>They are training digits, exactly. The perfect minimiser of the training loss can only repeat the data. That diffusion models produce anything new is owed to networks that do not reach the minimum.</details>
+
+# %%
+memory = oracle.Empirical(process, x_train)
+x_T = torch.randn(60, 64, generator=torch.Generator().manual_seed(4))
+copies = sample(memory, x_T[:20])
+print(f"furthest of 20 samples from its nearest training digit: {torch.cdist(copies, x_train).min(1).values.max():.3f}")
+
+# %% [markdown]
+# Now a network, on the same digits:
+
+# %%
+torch.manual_seed(0)
+net = MLP(1000, dim=64, hidden=128)
+smooth = training.EMA(net, 0.99)
+batches = training.minibatches(x_train, batch_size=128)
+run = training.train(net, process, batches, loss, steps=1200, lr=2e-3, warmup=100, ema=smooth)
+digit_history = [step.loss for step in run]
+
+# %%
+drawn = make_denoiser(smooth.model, process, epsilon)
+new = sample(clipped(drawn, process), x_T)
+nearest = x_train[torch.cdist(new, x_train).argmin(1)]
+pairs = torch.stack([new[:12], nearest[:12]]).view(24, 8, 8)
+_ = plots.image_grid(pairs, ncols=12)
+
+# %% [markdown]
+# *Figure 2.12.* Above: samples of the network, rough after a few seconds of training. Below each: the training digit nearest to it. They are related, and not copies.
+#
+# The test that needs no eyes: **held-out loss**. Digits that neither saw, from other writers' forms:
+
+# %%
+def loss_at(denoise, x_0, t):
+    """Mean squared error of the noise at one t."""
+    step = torch.full((len(x_0),), t)
+    noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(t))
+    return (denoise(process.q_sample(x_0, step, noise), step).eps - noise).square().mean().item()
+
+# %%
+shown = [0, 3, 10, 20, 40, 70, 100, 150, 200, 300, 400, 500, 700, 999]
+of_network, of_memory = {}, {}
+for split, x in (("train", x_train), ("test", x_test)):
+    of_network[split] = torch.tensor([loss_at(drawn, x, t) for t in shown])
+    of_memory[split] = torch.tensor([loss_at(memory, x, t) for t in shown])
+
+# %%
+fig, ax = plt.subplots(figsize=(6.5, 3.6))
+for name, color, of in (("network", plots.BLUE, of_network), ("empirical oracle", plots.VERMILION, of_memory)):
+    ax.loglog([t + 1 for t in shown], of["train"], color=color, label=f"{name}, training digits")
+    ax.loglog([t + 1 for t in shown], of["test"], "--", color=color, label=f"{name}, held-out digits")
+_ = ax.set(xlabel="t + 1", ylabel="squared error of the noise", ylim=(1e-4, 1e3)), ax.legend(fontsize="small")
+
+# %% [markdown]
+# *Figure 2.13.* Loss for each t, on training digits (solid) and on held-out digits (dashed). The empirical oracle is perfect on what it knows and, for small t, wrong by a factor of hundreds on what it does not: it insists on a training digit. The network's two curves lie on each other.
+
+# %%
+ratio = of_network["test"] / of_network["train"]
+print("network, held out within 25 % of training, at every t:", bool((ratio < 1.25).all()))
+print("empirical oracle at t = 0, training digits below 0.001:", bool(of_memory["train"][0] < 1e-3))
+print("empirical oracle at t = 0, held-out digits above 100:", bool(of_memory["test"][0] > 100))
+print("no sample of the network within 1 of a training digit:", bool((new - nearest).norm(dim=1).min() > 1))
+
+# %% [markdown]
+# A small network, trained briefly, cannot store 1415 images. It learns what many digits share, and that carries over to digits it has not seen. Give it more weights and time, and its training loss sinks below its held-out loss: from then on it memorises. Watch the two, for each $t$.
+#
+# And the bound, by the ruler of section 2.7? The same hundred held-out digits, the same noise:
+
+# %%
+of_net = bound.bits_per_dim(
+    smooth.model, process, epsilon, fixedlarge, x_test[:100], decoder=of_17, generator=torch.Generator().manual_seed(0)
+)
+print("network below the ten averages:", of_net.total < bits.total, "| below log2(17):", of_net.total < math.log2(17))
+
+# %%
+fig, ax = plt.subplots(figsize=(6, 3))
+ax.semilogx(range(1, 1001), bits.terms.cumsum(0), "--", label="ten averages")
+ax.semilogx(range(1, 1001), of_net.terms.cumsum(0), label="network")
+ax.axhline(math.log2(17), color="k", linestyle=":", label=r"$\log_2 17$")
+_ = ax.set(xlabel="t + 1", ylabel="bits/dim of all terms up to t", ylim=(0, None)), ax.legend()
+
+# %% [markdown]
+# *Figure 2.14.* The bound, term by term. For small t both models pay the same: $L_\text{simple}$ gives these steps little weight, and the network has learned nothing there yet (figure 2.13: its loss is 1). It gains where the shape of a digit is decided.
+
+# %% [markdown]
+# ## 2.12 Which t?
+#
+# *Question.* A batch draws its $t$ at random, so its gradient is random. Can the $t$ be drawn better?
+#
+# *Derive.* We want $\frac1T\sum_t g_t$, the mean gradient. Draw $t$ with probabilities $p_t$ and weigh by $1/(T p_t)$; the mean stays what it was:
+# $$\mathbb E_{t\sim p}\Big[\frac{g_t}{T\,p_t}\Big] = \sum_t p_t\,\frac{g_t}{T\,p_t} = \frac1T\sum_t g_t . \tag{2.19: Improved DDPM Section 3.3}$$
+# The variance does change. It is $\sum_t\mathbb E\|g_t\|^2/(T^2p_t)$ less a constant, and smallest for $p_t\propto\sqrt{\mathbb E\|g_t\|^2}$ (the inequality of Cauchy and Schwarz). Gradients for every $t$ are expensive, so Improved DDPM takes the size of the *loss*, $p_t\propto\sqrt{\mathbb E\,L_t^2}$, from the last ten losses of every $t$. Three samplers:
+#
+# - `Uniform`: Algorithm 1;
+# - `Antithetic`: $t$ together with $T-1-t$, so that an easy step comes with a hard one;
+# - `LossSecondMoment`: (2.19) with those probabilities.
+#
+# *Measure* over 300 batches of 64, for $L_\text{simple}$ and for the bound, with the network of section 2.10: how much does the loss of a batch vary, and how much its gradient?
+#
+# > **Predict.** Drawing $t$ in proportion to its loss: will it help $L_\text{simple}$, the bound, both, or neither?
+# > <details><summary>Then look</summary>The bound. Its terms differ by orders of magnitude, and the large ones have the large gradients. For L_simple it does harm: its loss is large where the irreducible part is large, and that part has no gradient of its own to learn from.</details>
+
+# %%
+def batch(sampler, loss, generator):
+    """Loss of one batch of 64 and its gradient in the last layer, as one row."""
+    ts, weights = sampler.sample(64, generator=generator)
+    x_0 = points[torch.randint(20_000, (64,), generator=generator)]
+    noise = torch.randn(64, 2, generator=generator)
+    x_t = process.q_sample(x_0, ts, noise)
+    mean = (weights * loss(model(x_t, ts), x_0, x_t, ts, noise).view(64, -1).mean(1)).mean()
+    return torch.cat([mean.detach()[None], torch.autograd.grad(mean, model.tail[1].weight)[0].flatten()])
+
+# %%
+def variances(sampler, loss):
+    """Variance of the loss of a batch, and of its gradient (summed over the weights)."""
+    generator = torch.Generator().manual_seed(5)
+    var = torch.stack([batch(sampler, loss, generator) for _ in range(300)]).var(0)
+    return torch.stack([var[0], var[1:].sum()])
+
+# %%
+def warmed_up(loss):
+    """A LossSecondMoment that has seen ten losses of every t."""
+    sampler, ts = timesteps.LossSecondMoment(1000), torch.arange(1000).repeat(10)
+    x_0, noise = points[:10_000], torch.randn(10_000, 2)
+    x_t = process.q_sample(x_0, ts, noise)
+    with torch.no_grad():
+        sampler.update(ts, loss(model(x_t, ts), x_0, x_t, ts, noise).view(10_000, -1).mean(1))
+    return sampler
+
+# %%
+of_bound = partial(losses.kl_loss, process, epsilon, fixedlarge, decoder=bound.density, rescaled=True)
+measured = {}
+for name, f in (("$L_\\mathrm{simple}$", loss), ("the bound", of_bound)):
+    samplers = (timesteps.Uniform(1000), timesteps.Antithetic(1000), warmed_up(f))
+    measured[name] = torch.stack([variances(sampler, f) for sampler in samplers])
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+for ax, (name, found) in zip(axes, measured.items(), strict=True):
+    for i, what in enumerate(("loss", "gradient")):
+        ax.bar(torch.arange(3) + 0.4 * i - 0.2, found[:, i] / found[0, i], 0.38, color=plots.COLOURS[i], label=what)
+    _ = ax.set(title=name, xticks=range(3), xticklabels=["Uniform", "Antithetic", "LossSecondMoment"])
+_ = axes[0].set_ylabel("variance, Uniform = 1"), axes[1].legend()
+
+# %% [markdown]
+# *Figure 2.15.* Variance of a batch's loss and of its gradient, Uniform = 1. Antithetic pairs change little. (The bound's gradient has rare large values, so 300 batches give its first two bars only roughly.) LossSecondMoment steadies the bound, for which it was made. It also steadies the *value* of $L_\text{simple}$ and yet makes its gradient noisier: late steps, with their small losses, are drawn rarely, and then weigh $1/(Tp_t)$, which is large.
+
+# %%
+simple, vlb = ((found / found[0])[:, 1] for found in measured.values())
+print("LossSecondMoment against Uniform, variance of the gradient:")
+print("smaller for the bound:", bool(vlb[2] < 1), "| larger for L_simple:", bool(simple[2] > 1))
+
+# %% [markdown]
+# ## 2.13 What goes wrong, the rest
+#
+# **The forgotten factor T.** The bound is a *sum* over $t$, a training step sees *one* $t$. So the term of a random $t$ is, on average, a $T$-th of the bound. For $\mathcal N(0,1)$ data, from section 2.8:
+
+# %%
+print(f"sum of the terms: {with_betas.sum():.4f} bits, mean over t: {with_betas.mean():.4f} bits")
+
+# %% [markdown]
+# In $L_\text{hybrid} = L_\text{simple}+\lambda L_\text{vlb}$ (notebook 5), $\lambda = 0.001$ was chosen for the *whole* bound. Published code that puts the bare term there trains its variances with $\lambda = 0.000001$, and they hardly move. `losses.hybrid_loss` and `kl_loss(..., rescaled=True)` multiply by $T$.
+#
+# **A mean where a sum belongs.** Bits per dimension are: nats of the *image*, which is the sum over its pixels, divided by their number and by $\log 2$. Take the mean over pixels for the image's nats, and the result is divided by $D$ twice:
+
+# %%
+nats = Gaussian(torch.zeros(1, 64), torch.zeros(1, 1)).entropy()  # an image of 64 independent N(0, 1) pixels
+right, wrong = (image.item() / 64 / math.log(2) for image in (nats.sum(), nats.mean()))
+print(f"sum: {right:.4f} bits/dim; mean: {wrong:.4f} bits/dim, which would be a record")
+
+# %% [markdown]
+# For training, $L_\text{simple}$ wants the mean (section 2.6); for a likelihood, only the sum is one.
+#
+# **Images in [0, 1].** Forget to scale to [−1, 1], and the images are half as large: a quarter of the variance, so every step has a quarter of the intended SNR. And the bins of (2.15) no longer fit: levels are 1/16 apart, bins 2/16 wide, and neighbours overlap. Their "probabilities" add up to 2, so the bits come out 1 too low:
+
+# %%
+print(f"variance of the digits: {images.var():.2f} in [-1, 1], {((images + 1) / 2).var():.2f} in [0, 1]")
+for low in (-1, 0):
+    grid_17 = torch.linspace(low, 1, 17, dtype=torch.float64)
+    p = Gaussian(torch.full((17,), 0.4, dtype=torch.float64), torch.tensor(0.05**2, dtype=torch.float64).log())
+    print(f"levels from {low} to 1: probabilities add up to {p.discretized_log_prob(grid_17, 17).exp().sum():.4f}")
+
+# %% [markdown]
+# **Losses in float16.** A network may run in half precision; its loss may not. The smallest positive float16 is 6e-8 and the largest 65504, so squares vanish and sums overflow:
+
+# %%
+small, large = torch.full((4,), 1e-4).half(), torch.ones(3 * 256 * 256).half()
+print("error 1e-4, squared in float16:", (small**2).max().item())
+print("errors of 1, squared and summed over an image of 3 x 256 x 256:", (large**2).sum().item())
+
+# %%
+x = torch.zeros(1, 4).half()
+repaired = losses.simple_loss(process, epsilon, small[None], x, x, torch.tensor([0]), x)
+print(f"simple_loss converts first: {repaired.max():.1e} in {repaired.dtype}")
+
+# %% [markdown]
+# ## 2.14 What you now have
+
+# %% [markdown] tags=["equations"]
+# | | equation | function | test |
+# |---|---|---|---|
+# | 2.1 | least squares learns $\mathbb E[x_0 \mid x_t]$; what remains is irreducible | `losses.squared` | `test_losses.py` `test_squares_learn_the_mean_and_absolute_values_the_median` |
+# | 2.2 | $\mathbb E[x_0 \mid x_t]$ from the average noise | `oracle.Mixture` | `test_oracle.py` `test_predictions_have_the_images_shape_and_fit_together` |
+# | 2.3 | the score is minus the average noise, rescaled | `oracle.Mixture.score` | `test_oracle.py` `test_score_is_the_gradient_of_log_prob` |
+# | 2.4 | Tweedie's formula | `process.GaussianDiffusion.x_0_from_score` | `test_process.py` `test_eps_v_and_score_describe_one_noise` |
+# | 2.5 | the model, $p_\theta(x_{0:T})$ (DDPM Eq. 1) | `samplers.reverse` | `test_samplers.py` `test_fixedlarge_is_the_exact_reverse_step_of_standard_normal_data` |
+# | 2.6 | the variational bound (DDPM Eq. 3) | `bound.bits_per_dim` | `test_bound.py` `test_bound_lies_below_the_log_likelihood` |
+# | 2.7 | its terms $L_T$, $L_{t-1}$, $L_0$ (DDPM Eq. 5) | `bound.vlb_term` | `test_bound.py` `test_terms_add_up_to_the_integral_over_paths` |
+# | 2.8 | divergence of two Gaussians | `gaussian.Gaussian.kl` | `test_gaussian.py` `test_divergence_by_quadrature` |
+# | 2.9 | $L_{t-1}$ as a squared distance of means (DDPM Eq. 8) | `bound.posterior_kl` | `test_bound.py` `test_kl_agrees_with_quadrature` |
+# | 2.10 | the mean from the noise (DDPM Eq. 11) | `bound.p_from_output` | `test_bound.py` `test_kl_agrees_with_quadrature` |
+# | 2.11 | $L_{t-1}$ as a weighted error of the noise (DDPM Eq. 12) | `losses.vlb_weight` | `test_losses.py` `test_kl_is_the_weighted_eps_error_plus_a_constant` |
+# | 2.12 | five losses, equal up to a weight | `losses.weight_for` | `test_losses.py` `test_parameterisations_differ_by_a_weight_alone` |
+# | 2.13 | $L_\text{simple}$ (DDPM Eq. 14) | `losses.simple_loss` | `test_ddpm.py` `test_loss_is_the_posts` |
+# | 2.14 | $L_T$ | `bound.prior_kl` | `test_bound.py` `test_prior_term_in_closed_form` |
+# | 2.15 | the probability of a level, for $L_0$ (DDPM Eq. 13) | `gaussian.Gaussian.discretized_log_prob` | `test_gaussian.py` `test_the_levels_share_out_a_probability_of_one` |
+# | 2.16 | the best variance of a reverse step | `predictions.fixedlarge` | `test_bound.py` `test_fixed_variances_are_optimal_for_their_data` |
+# | 2.17 | min-SNR for $x_0$, noise and $v$ (Min-SNR Section 3.4) | `losses.min_snr` | `test_losses.py` `test_min_snr_in_every_parameterisation` |
+# | 2.18 | the average over a finite data set | `oracle.Empirical` | `test_oracle_empirical.py` `test_bayes_rule_by_hand` |
+# | 2.19 | drawing $t$ with weights (Improved DDPM Section 3.3) | `timesteps.LossSecondMoment` | `test_timesteps.py` `test_weighted_mean_is_the_uniform_mean` |
+
+# %% [markdown]
+# Every name in the table can be imported, and in a checkout every test can be run. Your own functions, checked above, compute the same.
+#
+# **Read on.** Ho, Jain and Abbeel 2020 (arXiv 2006.11239), sections 2 and 3 and appendix A: you can now follow every line. Nichol and Dhariwal 2021 (arXiv 2102.09672), section 3, on the bound in bits and on sampling $t$. Hang and others 2023 (arXiv 2303.09556) and Choi and others 2022 (arXiv 2204.00227) on weights. Kingma and others 2021, *Variational Diffusion Models* (arXiv 2107.00630): the bound as an integral over log SNR, where the weight of the $x_0$ error is the fall of the SNR. Vincent 2011, *A Connection Between Score Matching and Denoising Autoencoders*, for section 2.2.
+#
+# **Next**: notebook 3 builds the network that predicts the noise of images, the U-Net, and says how it is told $t$.
