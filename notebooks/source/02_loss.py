@@ -82,7 +82,7 @@ torch.set_num_threads(1)  # tensors as small as here gain nothing from more, and
 # | $L_T, L_{t-1}, L_0$ | `prior`, `terms` | numbers | the terms of the bound | 变分下界各项 |
 # | $L_\text{simple}$ | `simple_loss` | (B, \*D) | the squared error of the noise | 简化损失 |
 #
-# Formulas count $t$ from 1, code from 0. Logarithms are natural and entropies in *nats*, unless *bits* are named: 1 bit is $\log 2 = 0.69$ nats.
+# Formulas count $t$ from 1, code from 0; *printed* numbers and axes show the code's t. "Early" or "clean" means small t, "late" or "noisy" large t, in the order of the forward process. $\operatorname{KL}(q\,\|\,p) = \mathbb E_q[\log(q/p)]$ is the Kullback-Leibler divergence: how far p is from q. Logarithms are natural and entropies in *nats*, unless *bits* are named: 1 bit is $\log 2 = 0.69$ nats.
 
 # %% [markdown]
 # ## 2.1 What should a network learn?
@@ -128,6 +128,9 @@ assert (exact - m).abs().max() < 1e-9
 print("E[x_0 | x_t]: definition on a grid and oracle agree to 1e-9")
 
 # %% [markdown]
+# > **Predict.** You train a network of unlimited size on unlimited data with this loss, until nothing changes any more. Where does the loss stop: at 0, at the variance of the data (0.88), or between?
+# > <details><summary>Then look</summary>Between: at the irreducible part, 0.53, which the next cell prints. Whoever sees the plateau without knowing this number may think that training failed.</details>
+#
 # Now (2.1) for some function $f$, here $\tanh(3x_t)$:
 
 # %%
@@ -137,9 +140,6 @@ assert abs(total - of_f - rest) < 1e-12
 print(f"loss {total:.4f} = error of f {of_f:.4f} + irreducible {rest:.4f}")
 
 # %% [markdown]
-# > **Predict.** You train a network of unlimited size on unlimited data with this loss, until nothing changes any more. At which number does the loss stop?
-# > <details><summary>Then look</summary>At 0.53, the irreducible part that was just printed, and not at 0. Whoever sees the plateau without knowing this number may think that training failed.</details>
-#
 # *See* it happen, with the simplest learner of all: draw 400 000 pairs, sort them into bins by $x_t$, and average $x_0$ in each bin. An average *is* the least-squares answer for its bin.
 
 # %%
@@ -223,7 +223,7 @@ print("gradient of log q(x_t), average noise and average x_0: one function, to 1
 
 # %% [markdown]
 # > **Predict.** Eight heaps of equal weight stand in a ring. At a noise level where they still are apart, where does the score point at the centre of the ring? And what is $\mathbb E[x_0\mid x_t]$ there?
-# > <details><summary>Then look</summary>Nowhere: the eight pulls cancel, so the score is 0, and the average clean point is the centre itself, where no data are. An average need not be typical. Figure 2.2 has a dot in the place of an arrow there.</details>
+# > <details><summary>Then look</summary>Nowhere: the eight pulls cancel, so the score is 0, and the average clean point is the centre itself, where no data are. An average need not be typical. Figure 2.2 has no arrow to see there.</details>
 
 # %%
 def exact_score(x, t):
@@ -239,7 +239,7 @@ for ax, t in zip(axes, (20, 100, 400), strict=True):
     ax.set_title(f"t = {t}")
 
 # %% [markdown]
-# *Figure 2.2.* Points $x_t$ and the exact score (arrows; each panel has its own scale). At t = 20 every arrow points to the nearest heap. At t = 100 the heaps pull together inside the ring. At t = 400 only one broad heap is left, and all arrows point to its middle.
+# *Figure 2.2.* Points $x_t$ and the exact score (arrows; each panel has its own scale). At t = 20 every arrow points to the nearest heap. At t = 100 the arrows inside the ring are short: there the pulls of the heaps cancel. At t = 400 only one broad heap is left, and all arrows point to its middle.
 
 # %% [markdown]
 # ## 2.3 The bound
@@ -253,6 +253,7 @@ for ax, t in zip(axes, (20, 100, 400), strict=True):
 # The plan: carry this number through every line of algebra, **on paper and on a grid at the same time**. Take $T = 3$ steps, one dimension, one fixed $x_0 = 0.8$. The data are the two heaps of section 2.1. The network is a poor one: it believes that the data are one Gaussian, with the right mean −0.4 and variance 0.88. Three numbers $x_1, x_2, x_3$ make a path, so all paths fit on a grid of $121^3$ points.
 
 # %%
+# `fixedlarge` sets the variance of a step to beta (section 2.8); p(x_t, i).p is the Gaussian of the step back.
 short = GaussianDiffusion(torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64))
 poor = oracle.Gaussian(short, torch.tensor([-0.4], dtype=torch.float64), math.sqrt(0.88))
 p = reverse(short, poor, fixedlarge)
@@ -324,8 +325,8 @@ print(f"(b) {b:.4f}, equal to (a) to 1e-6")
 # $$-\log\ \mathbb E_q\left[\frac{p_\theta}{q}\right]\ \le\ \mathbb E_q\left[-\log\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right] =: L . \tag{2.6: DDPM Eq. 3}$$
 # $L$ is the **variational bound** (变分下界; as a bound on $\log p_\theta$ it is a *lower* one, hence the name ELBO for $-L$). This is the only line that is not an equality.
 #
-# > **Predict.** By how much is $L$ too large? Which property of the model would make the gap vanish?
-# > <details><summary>Then look</summary>By the divergence between two ways to imagine the path behind $x_0$: the forward process, and the model's own belief. The next cells derive and measure it. If the model, given $x_0$, believed in exactly the paths of q, the gap would be 0.</details>
+# > **Predict.** Could the gap between $L$ and $-\log p_\theta(x_0)$ ever be 0: never, or for a model that walks back exactly as the forward process came?
+# > <details><summary>Then look</summary>For such a model it is 0. The next cells derive the gap: a divergence between the paths of the forward process and the paths that the model would believe in, given $x_0$.</details>
 
 # %%
 c = expect(-log_ratio)
@@ -334,7 +335,7 @@ print(f"(c) {c:.4f}, above (b) by {c - b:.4f}")
 # %% [markdown]
 # *The gap.* Split the model the other way round, $p_\theta(x_{0:T}) = p_\theta(x_0)\;p_\theta(x_{1:T}\mid x_0)$, and put it into (2.6). $\log p_\theta(x_0)$ does not depend on the path and leaves the expectation:
 # $$L = -\log p_\theta(x_0) + \mathbb E_q\left[\log\frac{q(x_{1:T}\mid x_0)}{p_\theta(x_{1:T}\mid x_0)}\right] = -\log p_\theta(x_0)+\operatorname{KL}\big(q(x_{1:T}\mid x_0)\,\big\|\,p_\theta(x_{1:T}\mid x_0)\big) .$$
-# A Kullback-Leibler divergence is never negative: Jensen once more. On the grid, with the model's belief $p_\theta(x_{1:3}\mid x_0)$ normalised by its own sum:
+# A Kullback-Leibler divergence is never negative, Jensen once more: $\mathbb E_q[-\log(p/q)]\ \ge\ -\log\mathbb E_q[p/q] = -\log 1 = 0$. On the grid, with the model's belief $p_\theta(x_{1:3}\mid x_0)$ normalised by its own sum:
 
 # %%
 belief = (p_3 + p_23 + p_12 + p_01).flatten().log_softmax(0).view(121, 121, 121) - math.log(dx**3)
@@ -414,7 +415,7 @@ print(f"(i) {i_line:.4f}, equal to (g) to 1e-6")
 # - The $t$-th term of the sum sees $x_{t-1}$ and $x_t$. Their joint density is $q(x_t\mid x_0)\,q(x_{t-1}\mid x_t,x_0)$. Average over $x_{t-1}$ first, $x_t$ held fixed: that inner average is again a divergence.
 # - The last part sees only $x_1$.
 #
-# $$L = \underbrace{\operatorname{KL}\big(q(x_T\mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t\ge 2}\mathbb E_{q(x_t\mid x_0)}\underbrace{\operatorname{KL}\big(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t)\big)}_{L_{t-1}}\ \underbrace{-\,\mathbb E_{q(x_1\mid x_0)}\log p_\theta(x_0\mid x_1)}_{L_0} . \tag{2.7: DDPM Eq. 5}$$
+# $$\begin{aligned} L = {}&\underbrace{\operatorname{KL}\big(q(x_T\mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t\ge 2}\mathbb E_{q(x_t\mid x_0)}\underbrace{\operatorname{KL}\big(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t)\big)}_{L_{t-1}} \\ &\underbrace{-\,\mathbb E_{q(x_1\mid x_0)}\log p_\theta(x_0\mid x_1)}_{L_0} . \end{aligned} \tag{2.7: DDPM Eq. 5}$$
 #
 # The integrals are now over one or two variables, each on its own grid:
 
@@ -504,7 +505,7 @@ _ = axes[1].set(xlabel="$x_0$", ylabel=r"$\log p_\theta(x_0) + L$, the gap", yli
 # *Figure 2.3.* Left: the bound (dashed) lies below the model's log-likelihood at every $x_0$, but so closely that the gap needs a picture of its own, on the right. The bound may lie above the *data's* log density, and does between the heaps: there the model promises points that the data do not have.
 #
 # > **Predict.** If $-L$ can exceed $\log q(x_0)$ at single points, can it also on average over the data?
-# > <details><summary>Then look</summary>No. On average over q, no density has a higher log-likelihood than q itself: the difference is a divergence again. So the bound, averaged over the data, is at least the data's entropy.</details>
+# > <details><summary>Then look</summary>No. On average over q, no density has a higher log-likelihood than q itself: the difference is a divergence again. So $L$, averaged over the data, is at least the data's entropy.</details>
 
 # %%
 q_fine = log_data.exp() / log_data.exp().sum()
@@ -618,6 +619,7 @@ checks.mean_from_eps(mean_from_eps)
 for t in (1, 10, 100, 999):
     step, x_t = torch.tensor([t]), torch.zeros(1, 1, dtype=torch.float64)
     q, off = (process.q_posterior(process.x_0_from_eps(x_t, step, x_t + e), x_t, step) for e in (0.0, 1.0))
+    # noise 0 against noise 1, both models with the variance beta_t
     cost = q.kl(off._replace(log_var=beta[t].log().view(1, 1))) - q.kl(q._replace(log_var=beta[t].log().view(1, 1)))
     print(f"t = {t:3}: an error of 1 in the noise costs {cost.item():.4f} nats")
 
@@ -712,7 +714,7 @@ for std in (0.1, 0.25, 0.5):
     print(f"data N(0, {std}^2): noise read as x_0 gives samples of rms {wrong:.2g}")
 
 # %% [markdown]
-# The same bug explodes for narrow data, collapses for wide ones, and gives no error message for any. *Repair:* one object says what an output means, and both sides use it: `xstart.target` in training, `xstart.decode` in sampling. Then every meaning gives the right samples:
+# Noise read as $x_0$ is a multiple of $x_t$, larger than 1 for narrow data and small for wide ones. So the same bug explodes or collapses, and gives no error message for either. *Repair:* one object says what an output means, and both sides use it: `xstart.target` in training, `xstart.decode` in sampling. Then every meaning gives the right samples:
 
 # %%
 gaussian = oracle.Gaussian(process, torch.zeros(1, dtype=torch.float64), 0.25)
@@ -736,11 +738,11 @@ print("through x_0_from_x_prev: off by more than 50:  ", bool((wrong - x_0).abs(
 # %% [markdown]
 # ## 2.6 $L_\text{simple}$ and Algorithm 1
 #
-# *Question.* The bound weighs the error of the noise by (2.11). DDPM got its best images by leaving the weight out (on CIFAR-10 a Fréchet distance of 3.17 in the place of 13.51; small is good). Is that allowed?
+# *Question.* The bound weighs the error of the noise by (2.11). DDPM got its best images by leaving the weight out (on CIFAR-10 an FID of 3.17 in the place of 13.51; FID is a distance between statistics of real and of generated images, so small is good). Is that allowed?
 #
 # *Derive.* Replace every weight by 1 and draw $t$ uniformly:
 # $$L_\text{simple} = \mathbb E_{t,\,x_0,\,\epsilon}\Big[\big\|\epsilon-\epsilon_\theta\big(\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\;\epsilon,\ t\big)\big\|^2\Big] . \tag{2.13: DDPM Eq. 14}$$
-# A network that is perfect at every $t$ minimises it whatever the positive weights are, since by (2.1) each $t$ has its own best answer. So no weight is *wrong*. But a real network has to divide its attention, and weights say where errors hurt. Section 2.9 draws them all.
+# A network that is perfect at every $t$ minimises it whatever the positive weights are, since by (2.1) each $t$ has its own best answer. So no weight is *wrong*. But a real network has limited capacity, and weights say where errors hurt. Section 2.9 draws them all.
 #
 # *Algorithm 1* of the paper is one gradient step on it. Here it is with the package's line beside it:
 #
@@ -893,7 +895,7 @@ print("L_T and L_0 are below 0.0001 bits/dim; the first 100 of 1000 terms hold m
 print(f"the bound: {bits.total:.1f} bits/dim; guessing one of 17 levels costs log2(17) = {math.log2(17):.1f}")
 
 # %% [markdown]
-# A model that knows only ten average digits and one spread is no better than guessing every pixel. Section 2.11 measures a network by the same ruler. And why is $L_0$ so small? The first step's noise has standard deviation 0.01, and half a level is 0.0625 wide: from $x_1$ one reads off the level without doubt.
+# A model that knows only ten average digits and one spread is worse than guessing every pixel. Section 2.11 measures a network by the same ruler. And why is $L_0$ so small? The first step's noise has standard deviation 0.01, and half a level is 0.0625 wide: from $x_1$ one reads off the level without doubt.
 #
 # **What goes wrong: 256 levels for 17.** DDPM's code is written for 8-bit images. Used on these digits, its bins are 2/255 wide in the place of 2/16, and $L_0$ charges for fine detail that the data never have:
 
@@ -1033,7 +1035,7 @@ _ = ax.set(xlabel=r"$\log\,$SNR  (noise on the left, image on the right)", ylabe
 _ = ax.set_ylim(1e-4, 1e4), ax.legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 2.7.* Read it from right (nearly clean) to left (nearly noise). The bound rises to the right: it pays for details. The plain error of $x_0$ rises to the left without limit. $L_\text{simple}$ is the flat line between. $v$ follows $x_0$ on the left and the noise on the right. min-SNR and P2 leave the left alone and take weight from the right, P2 until it meets the plain error of $x_0$.
+# *Figure 2.7.* Read it from right (nearly clean) to left (nearly noise). The bound is small and nearly flat on the left, dips in the middle and rises steeply on the right: it pays for details. The plain error of $x_0$ rises to the left without limit. $L_\text{simple}$ is the flat line between. $v$ follows $x_0$ on the left and the noise on the right. min-SNR and P2 leave the left alone and take weight from the right, P2 until it meets the plain error of $x_0$.
 #
 # **Exercise 2.6 (two stars).** Equation (2.17): from `snr`, a tensor that may contain 0, and `gamma`, return the three weights `(eps, x_0, v)` as a tuple. They must be finite.
 # <details><summary>Hint 1</summary>Write the weight of x_0 first. The other two are that, divided by snr and by snr + 1.</details>
@@ -1066,8 +1068,8 @@ run = training.train(model, process, batches, loss, steps=2000, lr=5e-3, warmup=
 history = [step.loss for step in run]
 
 # %% [markdown]
-# > **Predict.** The loss starts near 1. Why 1? And it will stop falling after a few hundred steps, well above 0. Has training failed then?
-# > <details><summary>Then look</summary>An untrained network says about 0, and the noise has variance 1. The plateau proves nothing: by (2.1) most of it is irreducible. The dotted line in figure 2.8 is the loss of the exact denoiser, and nobody gets below it, except by chance of a batch.</details>
+# > **Predict.** The loss starts near 1. Why 1? And it will stop falling after a few hundred steps, well above 0. How would you find out whether training failed?
+# > <details><summary>Then look</summary>An untrained network says about 0, and the noise has variance 1. The plateau alone proves nothing; compare it with the irreducible loss. The dotted line in figure 2.8 is the loss of the exact denoiser, and nobody gets below it, except by chance of a batch.</details>
 
 # %%
 torch.manual_seed(1)
@@ -1080,7 +1082,7 @@ of_net, of_exact = ((denoise(x_t, ts).eps - noise).square().mean(1) for denoise 
 # %%
 ax = plots.loss_curve(history, smooth=100)
 ax.axhline(of_exact.mean(), color="k", linestyle=":", label="irreducible")
-_ = ax.set(ylim=(0, 0.6)), ax.legend()
+_ = ax.set(ylim=(0, 1.1)), ax.legend()
 
 # %% [markdown]
 # *Figure 2.8.* The loss of each step (thin), its running mean (thick), and the irreducible loss (dotted). The thin line jitters because every batch draws other $t$: some are easy, some are not.
@@ -1130,7 +1132,7 @@ ax.plot(range(10, 1000, 20), [(of_net - of_exact)[part].mean() for part in parts
 _ = ax.set(xlabel="t", ylabel="squared error of the noise"), ax.legend()
 
 # %% [markdown]
-# *Figure 2.10.* The loss for each t. From t = 200 on the network is as good as the exact denoiser. All that is missing sits below t = 150, where the field has eight sharp wells. That is a seventh of the steps, so in the mean over all t it hardly shows; and there the irreducible loss is high anyway.
+# *Figure 2.10.* The loss for each t. From t = 200 on the network is as good as the exact denoiser. All that is missing sits below t = 150. The difference peaks near t = 50, where the exact denoiser already knows the heap (the dotted line dips) and the network does not. That is a seventh of the steps, so in the mean over all t it hardly shows.
 
 # %%
 def learned_score(x, t):
@@ -1252,7 +1254,7 @@ print("empirical oracle at t = 0, held-out digits above 100:", bool(of_memory["t
 print("no sample of the network within 1 of a training digit:", bool((new - nearest).norm(dim=1).min() > 1))
 
 # %% [markdown]
-# A small network, trained briefly, cannot store 1415 images. It learns what many digits share, and that carries over to digits it has not seen. Give it more weights and time, and its training loss sinks below its held-out loss: from then on it memorises. Watch the two, for each $t$.
+# This network has more trainable weights (148 672) than the training digits have pixels (90 560), so size alone would not stop it from storing them. In its few steps it has not begun to: the two curves coincide. It has learned what many digits share, and that carries over to digits it has not seen. A network that trains much longer on so few images can memorise; the sign would be a training loss that sinks below the held-out loss. Watch the two, for each $t$.
 #
 # And the bound, by the ruler of section 2.7? The same hundred held-out digits, the same noise:
 
@@ -1279,7 +1281,7 @@ _ = ax.set(xlabel="t + 1", ylabel="bits/dim of all terms up to t", ylim=(0, None
 #
 # *Derive.* We want $\frac1T\sum_t g_t$, the mean gradient. Draw $t$ with probabilities $p_t$ and weigh by $1/(T p_t)$; the mean stays what it was:
 # $$\mathbb E_{t\sim p}\Big[\frac{g_t}{T\,p_t}\Big] = \sum_t p_t\,\frac{g_t}{T\,p_t} = \frac1T\sum_t g_t . \tag{2.19: Improved DDPM Section 3.3}$$
-# The variance does change. It is $\sum_t\mathbb E\|g_t\|^2/(T^2p_t)$ less a constant, and smallest for $p_t\propto\sqrt{\mathbb E\|g_t\|^2}$ (the inequality of Cauchy and Schwarz). Gradients for every $t$ are expensive, so Improved DDPM takes the size of the *loss*, $p_t\propto\sqrt{\mathbb E\,L_t^2}$, from the last ten losses of every $t$. Three samplers:
+# The variance does change. A variance is the mean square less the square of the mean; the mean stays, and the mean square is $\sum_t p_t\,\mathbb E\|g_t/(Tp_t)\|^2 = \sum_t\mathbb E\|g_t\|^2/(T^2p_t)$. It is smallest for $p_t\propto\sqrt{\mathbb E\|g_t\|^2}$ (the inequality of Cauchy and Schwarz). Gradients for every $t$ are expensive, so Improved DDPM takes the size of the *loss*, $p_t\propto\sqrt{\mathbb E\,L_t^2}$, from the last ten losses of every $t$. Three samplers:
 #
 # - `Uniform`: Algorithm 1;
 # - `Antithetic`: $t$ together with $T-1-t$, so that an easy step comes with a hard one;
@@ -1288,7 +1290,7 @@ _ = ax.set(xlabel="t + 1", ylabel="bits/dim of all terms up to t", ylim=(0, None
 # *Measure* over 300 batches of 64, for $L_\text{simple}$ and for the bound, with the network of section 2.10: how much does the loss of a batch vary, and how much its gradient?
 #
 # > **Predict.** Drawing $t$ in proportion to its loss: will it help $L_\text{simple}$, the bound, both, or neither?
-# > <details><summary>Then look</summary>The bound. Its terms differ by orders of magnitude, and the large ones have the large gradients. For L_simple it does harm: its loss is large where the irreducible part is large, and that part has no gradient of its own to learn from.</details>
+# > <details><summary>Then look</summary>The bound. Its terms differ by orders of magnitude, and the large ones have the large gradients. For L_simple it does harm: it draws the late steps, whose losses are small, so rarely that each of them then counts with a large weight.</details>
 
 # %%
 def batch(sampler, loss, generator):
