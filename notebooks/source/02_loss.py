@@ -357,7 +357,13 @@ print(f"(d) {d:.4f}, equal to (c) to 1e-6")
 #
 # **Line (e), set $t = 1$ apart.** It leads to $x_0$, and will become a term of its own:
 # $$L = \mathbb E_q\Big[-\log p(x_T) - \sum_{t\ge 2}\log\frac{p_\theta(x_{t-1}\mid x_t)}{q(x_t\mid x_{t-1})} - \log\frac{p_\theta(x_0\mid x_1)}{q(x_1\mid x_0)}\Big] . \qquad\text{(e)}$$
-#
+
+# %%
+e = expect(-p_3) + expect(q_12 - p_12) + expect(q_23 - p_23) + expect(q_01 - p_01)
+assert abs(d - e) < 1e-6
+print(f"(e) {e:.4f}, equal to (d) to 1e-6: the same terms, averaged one by one")
+
+# %% [markdown]
 # **Line (f), Bayes, conditioned on $x_0$.** For $t\ge 2$ the chain forgets $x_0$ once $x_{t-1}$ is given, so we may write it in, and then turn round:
 # $$q(x_t\mid x_{t-1}) = q(x_t\mid x_{t-1}, x_0) = \frac{q(x_{t-1}\mid x_t, x_0)\;q(x_t\mid x_0)}{q(x_{t-1}\mid x_0)} . \qquad\text{(f)}$$
 # *Why condition on $x_0$?* Bayes without it is just as true: $q(x_{t-1}\mid x_t)\,q(x_t)/q(x_{t-1})$. But none of these three is known: each contains the distribution of all images. With $x_0$ given, all three are Gaussians of notebook 1: the posterior (1.6) and two jumps (1.2). And $x_0$ *is* given, we are computing the bound for one image. (For $t = 1$ the formula would say $q(x_0\mid x_1, x_0)$, a point, with no density. That is why $t = 1$ was set apart.)
@@ -439,7 +445,7 @@ L_0 = outer(-log_p(x_0, grid, 0), 0)
 # %%
 total = L_T + L_2 + L_1 + L_0
 assert abs(total - i_line) < 1e-6
-print(f"L_T {L_T:.4f} + L_2 {L_2:.4f} + L_1 {L_1:.4f} + L_0 {L_0:.4f} = {total:.4f}, equal to (i) to 1e-6")
+print(f"L_T {L_T:.5f} + L_2 {L_2:.5f} + L_1 {L_1:.5f} + L_0 {L_0:.5f} = {total:.4f}, equal to (i) to 1e-6")
 print(f"-log p(x_0) itself: {nll:.4f}")
 
 # %% [markdown]
@@ -456,7 +462,7 @@ print(f"L_1: drawn {std(back_12 - p_12):.2f}, averaged {std(inner(1).view(1, -1,
 # %% [markdown]
 # And each term needs only one $x_t$, which one jump delivers. So a training step can pick a single $t$ and still work on the whole bound.
 #
-# *Import.* `bound.prior_kl` and `bound.vlb_term` are the terms, in bits. The average over $x_t$ is here a sum over the noise:
+# *Import.* `bound.prior_kl` and `bound.vlb_term` are the terms, in bits per dimension. The average over $x_t$ is here a sum over the noise:
 
 # %%
 noise, start = grid[:, None], x_0.expand(121, 1)
@@ -502,7 +508,7 @@ axes[1].plot(fine, log_model - lower, color=plots.VERMILION)
 _ = axes[1].set(xlabel="$x_0$", ylabel=r"$\log p_\theta(x_0) + L$, the gap", ylim=(0, None))
 
 # %% [markdown]
-# *Figure 2.3.* Left: the bound (dashed) lies below the model's log-likelihood at every $x_0$, but so closely that the gap needs a picture of its own, on the right. The bound may lie above the *data's* log density, and does between the heaps: there the model promises points that the data do not have.
+# *Figure 2.3.* Left: the bound (dashed) lies below the model's log-likelihood at every $x_0$, but so closely that the gap needs a picture of its own, on the right. The bound may lie above the *data's* log density, and does between the heaps and beyond them: there the model promises points that the data do not have.
 #
 # > **Predict.** If $-L$ can exceed $\log q(x_0)$ at single points, can it also on average over the data?
 # > <details><summary>Then look</summary>No. On average over q, no density has a higher log-likelihood than q itself: the difference is a divergence again. So $L$, averaged over the data, is at least the data's entropy.</details>
@@ -527,7 +533,7 @@ print("below log q on average:  ", bool(q_fine @ lower < q_fine @ log_data))
 # $$\operatorname{KL}(p_1\|p_2) = \frac12\left[\frac{v_1}{v_2}-1-\log\frac{v_1}{v_2}+\frac{(\mu_1-\mu_2)^2}{v_2}\right] . \tag{2.8}$$
 # For images with independent coordinates the logarithms add, so the divergences of the coordinates add.
 #
-# *Verify* by summing $p_1\,(\log p_1-\log p_2)$ on a grid:
+# *By brute force*, summing $p_1\,(\log p_1-\log p_2)$ on a grid:
 
 # %%
 x = torch.linspace(-30, 30, 60001, dtype=torch.float64)
@@ -710,8 +716,8 @@ def final_rms(model, mean_type):
 # %%
 for std in (0.1, 0.25, 0.5):
     gaussian = oracle.Gaussian(process, torch.zeros(1, dtype=torch.float64), std)
-    wrong = final_rms(gaussian.as_model(epsilon), xstart)
-    print(f"data N(0, {std}^2): noise read as x_0 gives samples of rms {wrong:.2g}")
+    wrong = [final_rms(gaussian.as_model(epsilon), read_as) for read_as in (xstart, xprev)]
+    print(f"data N(0, {std}^2): read as x_0: rms {wrong[0]:.2g}, read as x_prev: rms {wrong[1]:.2g}")
 
 # %% [markdown]
 # Noise read as $x_0$ is a multiple of $x_t$, larger than 1 for narrow data and small for wide ones. So the same bug explodes or collapses, and gives no error message for either. *Repair:* one object says what an output means, and both sides use it: `xstart.target` in training, `xstart.decode` in sampling. Then every meaning gives the right samples:
@@ -862,7 +868,7 @@ checks.discretized_log_prob(discretized_log_prob)
 # %% [markdown]
 # *The unit.* A probability of $2^{-b}$ costs $b$ bits: so many binary digits does a good compressor need. The bound in bits, divided by the number of pixels, is **bits per dimension** (每维比特). A pixel with 17 equally likely levels costs $\log_2 17 = 4.09$ bits. A model that knows digits must do better.
 #
-# *Measure it* for a model without training: the exact denoiser for data that scatter around the ten *average digits*. As a model of digits it is blurry, so this is a bound with a poor network; its terms have the typical shape.
+# *Measure it* for a model without training: the exact denoiser for data that scatter around the ten *average digits*, its estimate of $x_0$ clipped to [−1, 1] as in sampling. As a model of digits it is blurry, so this is a bound with a poor network; its terms have the typical shape.
 
 # %%
 x_train, y_train = data.digits("train")[:]
@@ -887,7 +893,7 @@ axes[1].semilogx(range(1, 1001), bits.terms.cumsum(0))
 _ = axes[1].set(xlabel="t + 1", ylabel="bits/dim of all terms up to t", ylim=(0, None))
 
 # %% [markdown]
-# *Figure 2.5.* The bound of the ten-averages model, split into its terms. Left: $L_0$ (far left) and each $L_{t-1}$, over six decades. Right: their running sum. It climbs evenly over the *decades* of t: a tenth of the steps carries most of the bits, the second half adds next to nothing. $L_T$ would not be visible.
+# *Figure 2.5.* The bound of the ten-averages model, split into its terms. Left: $L_0$ (far left) and each $L_{t-1}$, over nearly seven decades. Right: their running sum. It climbs evenly over the *decades* of t: a tenth of the steps carries most of the bits, the second half adds next to nothing. $L_T$ would not be visible.
 
 # %%
 assert bits.prior < 1e-4 and bits.terms[0] < 1e-4 and bits.terms[:100].sum() > 0.8 * bits.terms.sum()
@@ -973,11 +979,18 @@ entropy = 0.5 * math.log2(2 * math.pi * math.e)
 with_betas = terms(process.betas.log())
 assert abs(end + with_betas.sum() - entropy) < 1e-10
 print(f"beta at every step: {end + with_betas.sum():.4f} bits, the entropy to 1e-10")
+
+# %%
+point = process.q_posterior(torch.zeros_like(x_t), x_t, ts)  # the data are the point 0, and the denoiser knows it
+for name, scale in (("posterior_var", 1.0), ("half of it", 0.5), ("twice of it", 2.0)):
+    p = Gaussian(point.mean, point.log_var + math.log(scale))
+    cost = point.kl(p)[4:].mean().item()
+    print(f"data in one point, variance {name:13}: {cost:.4f} nats per step")
 print(f"fixedlarge, which repeats index 1 at t = 0: {end + terms(process.log_betas_clipped).sum():.3f} bits")
 print(f"fixedsmall: {end + terms(process.posterior_log_var_clipped).sum():.3f} bits")
 
 # %% [markdown]
-# Real data lie between the two: more certain than $\mathcal N(0, 1)$, less than a point. *See* where, for the eight heaps, with $d_t$ estimated from 4000 points by (2.16):
+# (All this without clipping.) Data scaled to variance 1 or less per coordinate lie between the two: more certain than $\mathcal N(0, 1)$, less than a point. *See* where, for the eight heaps, with $d_t$ estimated from 4000 points by (2.16):
 
 # %%
 def best_share(t):
@@ -999,7 +1012,7 @@ _ = ax.set(xlabel="t + 1", ylabel="0: fixedsmall, 1: fixedlarge", ylim=(-0.05, 1
 # *Figure 2.6.* The best variance for the eight heaps with the exact denoiser. Early, the heap itself is a small Gaussian, and fixedlarge is nearly right. Around t = 50 the denoiser knows which heap it is in, so the data look more like points, and the best variance moves towards fixedsmall. Late, all of it looks like one broad Gaussian. A network can learn this curve: that is the *learned range* of Improved DDPM (notebook 5).
 
 # %% [markdown]
-# ## 2.9 All weightings in one picture
+# ## 2.9 The weightings in one picture
 #
 # *Question.* Every loss so far is a weight times the squared error of the noise. How do they compare?
 #
@@ -1035,7 +1048,7 @@ _ = ax.set(xlabel=r"$\log\,$SNR  (noise on the left, image on the right)", ylabe
 _ = ax.set_ylim(1e-4, 1e4), ax.legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 2.7.* Read it from right (nearly clean) to left (nearly noise). The bound is small and nearly flat on the left, dips in the middle and rises steeply on the right: it pays for details. The plain error of $x_0$ rises to the left without limit. $L_\text{simple}$ is the flat line between. $v$ follows $x_0$ on the left and the noise on the right. min-SNR and P2 leave the left alone and take weight from the right, P2 until it meets the plain error of $x_0$.
+# *Figure 2.7.* Read it from right (nearly clean) to left (nearly noise). The bound is small and nearly flat on the left, dips in the middle and rises steeply on the right: it pays for details. The plain error of $x_0$ rises to the left without limit. $L_\text{simple}$ is the flat line. $v$ follows $x_0$ on the left and the noise on the right. min-SNR and P2 leave the left alone and take weight from the right, P2 until it meets the plain error of $x_0$.
 #
 # **Exercise 2.6 (two stars).** Equation (2.17): from `snr`, a tensor that may contain 0, and `gamma`, return the three weights `(eps, x_0, v)` as a tuple. They must be finite.
 # <details><summary>Hint 1</summary>Write the weight of x_0 first. The other two are that, divided by snr and by snr + 1.</details>
@@ -1155,7 +1168,7 @@ _ = axes[1].set_title("t = 300")
 # %% [markdown]
 # *Figure 2.11.* The exact score (grey) and the learned one (red). Left, t = 50: a walk around the ring, and how strongly the score pulls *along* it. The exact one pulls back to each of the eight heaps; the learned one hardly pulls at all, so nothing gathers a sample into a heap. Right, t = 300: red covers grey.
 #
-# Three lessons. A plateau is not a failure: compare with the irreducible loss where you can, or with held-out data. A low loss is not a success: it is a mean over all $t$, and samples need every $t$. And to find the fault, *split the loss by $t$*. (Longer training helps this network, slowly: raise `steps` and watch figure 2.9.)
+# Three lessons. A plateau is not a failure: compare with the irreducible loss where you can, or with held-out data. A low loss is not a success: it is a mean over all $t$, and samples need every $t$. And to find the fault, *split the loss by $t$*. (Does longer training help this network? Raise `steps` and watch figure 2.9.)
 
 # %% [markdown]
 # **What goes wrong: sampling as if training.** The post's sampler has neither `no_grad` nor `eval`. The first keeps every intermediate result of a thousand steps in memory, the second leaves dropout active: the network contradicts itself from call to call. Two calls with the same input:
@@ -1220,7 +1233,7 @@ _ = plots.image_grid(pairs, ncols=12)
 # %% [markdown]
 # *Figure 2.12.* Above: samples of the network, rough after a few seconds of training. Below each: the training digit nearest to it. They are related, and not copies.
 #
-# The test that needs no eyes: **held-out loss**. Digits that neither saw, from other writers' forms:
+# The test that needs no eyes: **held-out loss**. Digits that neither saw, from forms that the training split does not contain:
 
 # %%
 def loss_at(denoise, x_0, t):
@@ -1272,7 +1285,7 @@ ax.axhline(math.log2(17), color="k", linestyle=":", label=r"$\log_2 17$")
 _ = ax.set(xlabel="t + 1", ylabel="bits/dim of all terms up to t", ylim=(0, None)), ax.legend()
 
 # %% [markdown]
-# *Figure 2.14.* The bound, term by term. For small t both models pay the same: $L_\text{simple}$ gives these steps little weight, and the network has learned nothing there yet (figure 2.13: its loss is 1). It gains where the shape of a digit is decided.
+# *Figure 2.14.* The bound, term by term. For small t both models pay the same: $L_\text{simple}$ gives these steps little weight compared with the bound (2.11), and the network has learned nothing there yet (figure 2.13: its loss is 1). It gains where the shape of a digit is decided.
 
 # %% [markdown]
 # ## 2.12 Which t?
@@ -1335,7 +1348,7 @@ for ax, (name, found) in zip(axes, measured.items(), strict=True):
 _ = axes[0].set_ylabel("variance, Uniform = 1"), axes[1].legend()
 
 # %% [markdown]
-# *Figure 2.15.* Variance of a batch's loss and of its gradient, Uniform = 1. Antithetic pairs change little. (The bound's gradient has rare large values, so 300 batches give its first two bars only roughly.) LossSecondMoment steadies the bound, for which it was made. It also steadies the *value* of $L_\text{simple}$ and yet makes its gradient noisier: late steps, with their small losses, are drawn rarely, and then weigh $1/(Tp_t)$, which is large.
+# *Figure 2.15.* Variance of a batch's loss and of its gradient, Uniform = 1. Antithetic pairs change little. (The gradient is that of the last layer. The bound has rare large values, so 300 batches give its first two pairs of bars only roughly.) LossSecondMoment steadies the bound, for which it was made. It also steadies the *value* of $L_\text{simple}$ and yet makes its gradient noisier: late steps, with their small losses, are drawn rarely, and then weigh $1/(Tp_t)$, which is large.
 
 # %%
 simple, vlb = ((found / found[0])[:, 1] for found in measured.values())
@@ -1351,7 +1364,7 @@ print("smaller for the bound:", bool(vlb[2] < 1), "| larger for L_simple:", bool
 print(f"sum of the terms: {with_betas.sum():.4f} bits, mean over t: {with_betas.mean():.4f} bits")
 
 # %% [markdown]
-# In $L_\text{hybrid} = L_\text{simple}+\lambda L_\text{vlb}$ (notebook 5), $\lambda = 0.001$ was chosen for the *whole* bound. Published code that puts the bare term there trains its variances with $\lambda = 0.000001$, and they hardly move. `losses.hybrid_loss` and `kl_loss(..., rescaled=True)` multiply by $T$.
+# In $L_\text{hybrid} = L_\text{simple}+\lambda L_\text{vlb}$ (notebook 5), $\lambda = 0.001$ was chosen for the *whole* bound, in bits per dimension. Published code that puts the bare term there trains its variances with $\lambda = 0.000001$, and they hardly move. `losses.hybrid_loss` and `kl_loss(..., rescaled=True)` multiply by $T$.
 #
 # **A mean where a sum belongs.** Bits per dimension are: nats of the *image*, which is the sum over its pixels, divided by their number and by $\log 2$. Take the mean over pixels for the image's nats, and the result is divided by $D$ twice:
 
@@ -1363,7 +1376,7 @@ print(f"sum: {right:.4f} bits/dim; mean: {wrong:.4f} bits/dim, which would be a 
 # %% [markdown]
 # For training, $L_\text{simple}$ wants the mean (section 2.6); for a likelihood, only the sum is one.
 #
-# **Images in [0, 1].** Forget to scale to [−1, 1], and the images are half as large: a quarter of the variance, so every step has a quarter of the intended SNR. And the bins of (2.15) no longer fit: levels are 1/16 apart, bins 2/16 wide, and neighbours overlap. Their "probabilities" add up to 2, so the bits come out 1 too low:
+# **Images in [0, 1].** Forget to scale to [−1, 1], and the images are half as large: a quarter of the variance, so at every step the ratio of image variance to noise variance is a quarter of what was intended. And the bins of (2.15) no longer fit: levels are 1/16 apart, bins 2/16 wide, and neighbours overlap. Such numbers add up to 2 and are no probabilities: whatever bits come out of them, they are not bits of this data. Measure it on one pixel:
 
 # %%
 print(f"variance of the digits: {images.var():.2f} in [-1, 1], {((images + 1) / 2).var():.2f} in [0, 1]")
