@@ -500,6 +500,13 @@ def test_a_respaced_chain_lives_on_the_device_of_its_base(device):
     assert all(table.device.type == device.type for table in chain.buffers())
 
 
+def test_a_moved_chain_takes_a_copy_of_its_base_along():
+    base = GaussianDiffusion(schedules.linear(10))
+    chain = base.respaced([4, 9]).to("meta")
+    assert chain.base.betas.device == chain.betas.device == torch.device("meta")
+    assert base.betas.device == torch.device("cpu")
+
+
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_copies_keep_base_and_map(clone):
     chain = clone(linear(100).respaced([9, 99]))
