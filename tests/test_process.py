@@ -769,3 +769,13 @@ def test_erratum_13_a_chain_of_one_step_works():
     assert torch.equal(process.q_posterior_ddim(x_0, eps, t, 1.0).sample(), x_0)
     assert torch.equal(process.q_sample_pair(x_0, t)[0], x_0)
     assert process.respaced([0]).alphas_bar.item() == pytest.approx(1 - 1e-4, rel=1e-15)
+
+
+def test_erratum_29_without_the_roots_the_variance_of_x_t_is_not_kept():
+    """For data of variance 1, alphas_bar x_0 + (1 - alphas_bar) noise drops to variance 1/2; ours stays at 1."""
+    process = GaussianDiffusion(schedules.linear(1000))
+    t, one, zero = torch.arange(1000), torch.ones(1000, 1).double(), torch.zeros(1000, 1).double()
+    kept = process.q_sample(one, t, zero) ** 2 + process.q_sample(zero, t, one) ** 2
+    torch.testing.assert_close(kept, one, rtol=1e-12, atol=0)
+    roots_lost = process.alphas_bar**2 + (1 - process.alphas_bar) ** 2
+    assert roots_lost.min().item() == pytest.approx(0.5, abs=1e-3)

@@ -359,3 +359,9 @@ def test_erratum_10_betas_are_float64_from_the_start():
     post = torch.linspace(1e-4, 0.02, 1000).double()  # float32 first
     assert 1.0e-7 < relative_error(post) < 1.2e-7
     assert relative_error(schedules.linear(1000)) < 2 * EPS
+
+
+def test_erratum_26_betas_that_grow_exponentially_do_not_reach_the_prior():
+    """The post's "exponential growth" read literally stops at 0.0228, where the linear schedule reaches 4e-5."""
+    assert torch.prod(1 - schedules.geometric(1000)).item() == pytest.approx(0.0228, abs=5e-5)
+    assert torch.prod(1 - schedules.linear(1000)).item() == pytest.approx(4.036e-5, rel=1e-3)
