@@ -1,9 +1,10 @@
-"""Building blocks that networks share."""
+"""Building blocks that networks share: the U-Net's pieces, under the source post's names."""
 
 import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn import init
 
 
@@ -11,37 +12,200 @@ class Swish(nn.Module):
     """x * sigmoid(x), any shape.  Ramachandran et al. 2017 (arXiv 1710.05941); the same function as nn.SiLU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.silu(x)
+        return F.silu(x)
 
 
 class TimeEmbedding(nn.Module):
     """A vector for each step: sines and cosines of t at d_model / 2 frequencies, then two linear layers.
 
-    Ho et al. 2020, Appendix B, after Vaswani et al. 2017; sine and cosine alternate, as in the source post.
+    Ho et al. 2020, Appendix B, after Vaswani et al. 2017.
     T: number of steps. d_model: width of the table, even. dim: width of the result.
+    official: the layout of DDPM's own code, all sines and then all cosines, with frequencies 10000^(-i / (half - 1)),
+    half = d_model / 2; otherwise the post's: sine and cosine alternate, with frequencies 10000^(-i / half).
     forward: t (B,) int64 in 0..T-1 -> (B, dim).
-    Raises ValueError if d_model is odd, TypeError for a t that is not integer; a t out of range raises IndexError.
+    Raises ValueError if d_model is odd or too small, TypeError for a t that is not integer, ValueError for a t out of
+    range (on a GPU that last check would wait for the device, so there PyTorch's own index check has to do).
     Not a positional encoding: it tells the network the noise level, not where a pixel is.
     """
 
-    def __init__(self, T: int, d_model: int, dim: int):
+    def __init__(self, T: int, d_model: int, dim: int, *, official: bool = False):
         super().__init__()
-        if d_model < 2 or d_model % 2:
-            raise ValueError(f"d_model must be even and at least 2, got {d_model}")
-        frequencies = torch.exp(-math.log(10000) * torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
-        angles = torch.arange(T, dtype=torch.float64)[:, None] * frequencies  # (T, d_model / 2)
-        table = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)  # (T, d_model)
+        least = 4 if official else 2
+        if d_model < least or d_model % 2:
+            raise ValueError(f"d_model must be even and at least {least}, got {d_model}")
+        half = d_model // 2
+        exponents = torch.arange(half, dtype=torch.float64) / (half - 1 if official else half)
+        angles = torch.arange(T, dtype=torch.float64)[:, None] * torch.exp(-math.log(10000) * exponents)  # (T, half)
+        waves = torch.stack([angles.sin(), angles.cos()], 1 if official else 2)  # (T, 2, half) or (T, half, 2)
         self.timembedding = nn.Sequential(
-            nn.Embedding.from_pretrained(table.float()),
+            nn.Embedding.from_pretrained(waves.flatten(1).float()),
             nn.Linear(d_model, dim),
             Swish(),
             nn.Linear(dim, dim),
         )
         for linear in (self.timembedding[1], self.timembedding[3]):
-            init.xavier_uniform_(linear.weight)
-            init.zeros_(linear.bias)
+            _xavier(linear)
 
     def forward(self, t: Tensor) -> Tensor:
         if t.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"t must hold integer indices (int64), got {t.dtype}")
+        check_range("t", t, self.timembedding[0].num_embeddings)
         return self.timembedding(t)
+
+
+class DownSample(nn.Module):
+    """Half the height and width: a 3x3 convolution with stride 2, (B, in_ch, H, W) -> (B, in_ch, H/2, W/2).
+
+    Ho et al. 2020, Appendix B. temb is not used: it is there so that all blocks are called alike.
+    same_padding: TensorFlow's "same" padding, as in DDPM's own code: a row below and a column to the right. Otherwise
+    the post's: one on every side. For an even side they look at windows that lie one pixel apart.
+    """
+
+    def __init__(self, in_ch: int, *, same_padding: bool = False):
+        super().__init__()
+        self.main = nn.Conv2d(in_ch, in_ch, 3, stride=2, padding=0 if same_padding else 1)
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1)) if same_padding else nn.Identity()
+        _xavier(self.main)
+
+    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
+        return self.main(self.pad(x))
+
+
+class UpSample(nn.Module):
+    """Twice the height and width: every pixel four times, then a 3x3 convolution, (B, in_ch, 2H, 2W).
+
+    Ho et al. 2020, Appendix B. temb is not used: it is there so that all blocks are called alike.
+    Not a transposed convolution, which leaves a chequered pattern (Odena et al. 2016).
+    """
+
+    def __init__(self, in_ch: int):
+        super().__init__()
+        self.main = nn.Conv2d(in_ch, in_ch, 3, padding=1)
+        _xavier(self.main)
+
+    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
+        return self.main(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class AttnBlock(nn.Module):
+    """Self-attention over the pixels of an image, added to it, (B, in_ch, H, W) -> the same.  Ho et al. 2020, App. B.
+
+    Every pixel takes the average of all pixels' values, weighted by softmax(q . k / sqrt(d)); d = in_ch / num_heads.
+    num_heads: independent averages, each over its own share of the channels (Dhariwal & Nichol 2021, Section 3).
+    num_groups, norm_eps: of the GroupNorm before it. zero_init: the last layer starts at 0 exactly, in the place of a
+    Xavier gain of 1e-5; in either case the block starts as the identity.
+    Raises ValueError if num_groups or num_heads do not divide the channels.
+    """
+
+    def __init__(
+        self, in_ch: int, *, num_groups: int = 32, num_heads: int = 1, norm_eps: float = 1e-5, zero_init: bool = False
+    ):
+        super().__init__()
+        if num_heads < 1 or in_ch % num_heads:
+            raise ValueError(f"channels must be divisible by num_heads = {num_heads}, got {in_ch} channels")
+        self.num_heads = num_heads
+        self.group_norm = group_norm(in_ch, num_groups, norm_eps)
+        self.proj_q = nn.Conv2d(in_ch, in_ch, 1)
+        self.proj_k = nn.Conv2d(in_ch, in_ch, 1)
+        self.proj_v = nn.Conv2d(in_ch, in_ch, 1)
+        self.proj = nn.Conv2d(in_ch, in_ch, 1)
+        for conv in (self.proj_q, self.proj_k, self.proj_v):
+            _xavier(conv)
+        _xavier(self.proj, gain=0.0 if zero_init else 1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.group_norm(x)
+        q, k, v = (self._heads(proj(h)) for proj in (self.proj_q, self.proj_k, self.proj_v))
+        h = F.scaled_dot_product_attention(q, k, v)  # (B, heads, H W, d)
+        return x + self.proj(h.transpose(2, 3).reshape(x.shape))
+
+    def _heads(self, h: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, heads, H W, d)."""
+        return h.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
+
+
+class ResBlock(nn.Module):
+    """Norm, Swish, convolution; the time; norm, Swish, dropout, convolution; all added to the input.
+
+    Ho et al. 2020, Appendix B, after Zagoruyko & Komodakis 2016.
+    x (B, in_ch, H, W), temb (B, tdim) -> (B, out_ch, H, W).
+    attn: an AttnBlock of num_heads follows. num_groups, norm_eps: of the GroupNorms.
+    scale_shift_norm: the time scales and shifts after the second norm, h (1 + scale) + shift, "AdaGN" (Dhariwal &
+    Nichol 2021, Section 3); otherwise it is added to every pixel before it.
+    resample: nn.AvgPool2d(2) or nn.Upsample(scale_factor=2.0) change height and width inside of the block, before its
+    first convolution and in the shortcut ("BigGAN", Song et al. 2021, Appendix H).
+    zero_init: the last layers start at 0 exactly, in the place of a Xavier gain of 1e-5. In either case the block
+    starts as its shortcut.
+    Raises ValueError if num_groups or num_heads do not divide the channels.
+    """
+
+    def __init__(
+        self,
+        in_ch: int,
+        out_ch: int,
+        tdim: int,
+        dropout: float,
+        attn: bool = False,
+        *,
+        num_groups: int = 32,
+        num_heads: int = 1,
+        norm_eps: float = 1e-5,
+        scale_shift_norm: bool = False,
+        resample: nn.Module | None = None,
+        zero_init: bool = False,
+    ):
+        super().__init__()
+        self.scale_shift_norm = scale_shift_norm
+        self.resample = nn.Identity() if resample is None else resample
+        self.block1 = nn.Sequential(
+            group_norm(in_ch, num_groups, norm_eps), Swish(), nn.Conv2d(in_ch, out_ch, 3, padding=1)
+        )
+        self.temb_proj = nn.Sequential(Swish(), nn.Linear(tdim, 2 * out_ch if scale_shift_norm else out_ch))
+        self.block2 = nn.Sequential(
+            group_norm(out_ch, num_groups, norm_eps),
+            Swish(),
+            nn.Dropout(dropout),
+            nn.Conv2d(out_ch, out_ch, 3, padding=1),
+        )
+        self.shortcut = nn.Identity() if in_ch == out_ch else nn.Conv2d(in_ch, out_ch, 1)
+        for layer in (self.block1[-1], self.temb_proj[-1], self.shortcut):
+            _xavier(layer)
+        _xavier(self.block2[-1], gain=0.0 if zero_init else 1e-5)
+        options = {"num_groups": num_groups, "num_heads": num_heads, "norm_eps": norm_eps, "zero_init": zero_init}
+        self.attn = AttnBlock(out_ch, **options) if attn else nn.Identity()
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        norm, swish, conv = self.block1
+        h = conv(self.resample(swish(norm(x))))
+        time = self.temb_proj(temb)[:, :, None, None]
+        norm, *rest = self.block2
+        if self.scale_shift_norm:
+            scale, shift = time.chunk(2, 1)
+            h = norm(h) * (1 + scale) + shift
+        else:
+            h = norm(h + time)
+        for layer in rest:
+            h = layer(h)
+        return self.attn(h + self.shortcut(self.resample(x)))
+
+
+def group_norm(channels: int, num_groups: int, eps: float) -> nn.GroupNorm:
+    """GroupNorm (Wu & He 2018), and a clear error if its groups do not come out even."""
+    if num_groups < 1 or channels % num_groups:
+        raise ValueError(f"channels must be divisible by num_groups = {num_groups}, got {channels} channels")
+    return nn.GroupNorm(num_groups, channels, eps=eps)
+
+
+def check_range(name: str, indices: Tensor, size: int) -> None:
+    """Raise ValueError if indices, on the CPU, leave 0..size-1. Elsewhere it would make the program wait."""
+    if indices.device.type == "cpu" and not torch.compiler.is_compiling() and indices.numel():
+        low, high = indices.aminmax()
+        if low < 0 or high >= size:
+            raise ValueError(f"{name} must lie in 0..{size - 1}, got values from {low.item()} to {high.item()}")
+
+
+def _xavier(layer: nn.Module, gain: float = 1.0) -> None:
+    """Glorot & Bengio 2010: uniform with variance 2 gain^2 / (fan in + fan out); biases at 0."""
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        init.xavier_uniform_(layer.weight, gain)
+        init.zeros_(layer.bias)

@@ -1,0 +1,168 @@
+"""The U-Net of DDPM: down, middle and up, with skips across, and the time in every residual block."""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import init
+
+from ddpm_lesson.networks.blocks import DownSample, ResBlock, Swish, TimeEmbedding, UpSample, check_range, group_norm
+
+
+class SingleChannelGroupWarning(UserWarning):
+    """A GroupNorm whose groups hold one channel each: it takes away again what the time embedding added."""
+
+
+class UNet(nn.Module):
+    """The U-Net of Ho et al. 2020, Appendix B, after PixelCNN++ and Wide ResNet.
+
+    T: number of steps. ch: channels of the first level. ch_mult: those of each level as multiples of ch; every
+    further level halves height and width. attn: the levels (0 is the finest) whose residual blocks have attention;
+    the middle always has it. num_res_blocks: per level on the way down, one more on the way up. dropout: its rate.
+    The options' defaults keep the post's meaning:
+    in_ch, out_ch: channels of x and of the result, out_ch None: as in_ch. learned_var: the result has twice out_ch
+    channels, the second half for the variance (Nichol & Dhariwal 2021). cond_ch: channels of an image `cond` that x
+    is joined with. num_classes: labels 0..num_classes-1, and the null class num_classes, for images without one.
+    num_groups, norm_eps: of every GroupNorm. num_heads: of every attention. zero_init: last layers start at 0 exactly.
+    scale_shift_norm (AdaGN), biggan (resampling inside of residual blocks): Dhariwal & Nichol 2021, Section 3.
+    official_embedding, same_padding: as DDPM's own code in TensorFlow; with norm_eps = 1e-6 the three make its weights
+    fit.
+    forward: x (B, in_ch, H, W), t (B,) int64 in 0..T-1, y (B,) int64 in 0..num_classes or None (the null class for
+    all), cond (B, cond_ch, H, W) -> (B, out_ch, H, W), with learned_var (B, 2 out_ch, H, W).
+    `divisor`: what H and W must be divisible by. `options`: the arguments, so that UNet(**unet.options) has its shape.
+    Raises ValueError for shapes, sides, groups, heads or labels that do not fit, TypeError for t or y that are not
+    integer. Warns (SingleChannelGroupWarning) if a group of the norm is a single channel: use fewer groups, such as 8.
+    """
+
+    def __init__(
+        self,
+        T: int,
+        ch: int,
+        ch_mult: Sequence[int],
+        attn: Sequence[int],
+        num_res_blocks: int,
+        dropout: float,
+        *,
+        in_ch: int = 3,
+        out_ch: int | None = None,
+        learned_var: bool = False,
+        cond_ch: int = 0,
+        num_classes: int | None = None,
+        num_groups: int = 32,
+        num_heads: int = 1,
+        norm_eps: float = 1e-5,
+        zero_init: bool = False,
+        scale_shift_norm: bool = False,
+        biggan: bool = False,
+        official_embedding: bool = False,
+        same_padding: bool = False,
+    ):
+        super().__init__()
+        self.options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self.options |= {"ch_mult": list(ch_mult), "attn": list(attn)}
+        _check(**{name: self.options[name] for name in ("T", "ch", "ch_mult", "attn", "num_res_blocks")})
+        if same_padding and biggan:
+            raise ValueError("same_padding pads strided convolutions, and with biggan there are none: choose one")
+        tdim, levels = 4 * ch, range(len(ch_mult))
+        self.divisor = 2 ** levels[-1]
+        shared = {"num_groups": num_groups, "num_heads": num_heads, "norm_eps": norm_eps, "zero_init": zero_init}
+        shared |= {"tdim": tdim, "dropout": dropout, "scale_shift_norm": scale_shift_norm}
+        if num_groups in [ch * mult for mult in ch_mult]:
+            _warn_of_single_channels(num_groups)
+
+        self.time_embedding = TimeEmbedding(T, ch, tdim, official=official_embedding)
+        if num_classes is not None:
+            self.class_embedding = nn.Embedding(num_classes + 1, tdim)
+        self.head = nn.Conv2d(in_ch + cond_ch, ch, 3, padding=1)
+
+        self.downblocks = nn.ModuleList()
+        skips, now_ch = [ch], ch
+        for i in levels:
+            for _ in range(num_res_blocks):
+                self.downblocks.append(ResBlock(now_ch, ch * ch_mult[i], attn=i in attn, **shared))
+                now_ch = ch * ch_mult[i]
+                skips.append(now_ch)
+            if i != levels[-1]:
+                down = ResBlock(now_ch, now_ch, resample=nn.AvgPool2d(2), **shared) if biggan else None
+                self.downblocks.append(down or DownSample(now_ch, same_padding=same_padding))
+                skips.append(now_ch)
+
+        self.middleblocks = nn.ModuleList(
+            [ResBlock(now_ch, now_ch, attn=True, **shared), ResBlock(now_ch, now_ch, **shared)]
+        )
+
+        self.upblocks, self._takes_skip = nn.ModuleList(), []
+        for i in reversed(levels):
+            for _ in range(num_res_blocks + 1):
+                self.upblocks.append(ResBlock(now_ch + skips.pop(), ch * ch_mult[i], attn=i in attn, **shared))
+                self._takes_skip.append(True)
+                now_ch = ch * ch_mult[i]
+            if i != 0:
+                up = ResBlock(now_ch, now_ch, resample=nn.Upsample(scale_factor=2.0), **shared) if biggan else None
+                self.upblocks.append(up or UpSample(now_ch))
+                self._takes_skip.append(False)
+
+        last = nn.Conv2d(now_ch, (in_ch if out_ch is None else out_ch) * (2 if learned_var else 1), 3, padding=1)
+        self.tail = nn.Sequential(group_norm(now_ch, num_groups, norm_eps), Swish(), last)
+        init.xavier_uniform_(self.head.weight)
+        init.zeros_(self.head.bias)
+        init.xavier_uniform_(last.weight, 0.0 if zero_init else 1e-5)
+        init.zeros_(last.bias)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, cond: Tensor | None = None) -> Tensor:
+        self._check_inputs(x, t, y, cond)
+        temb = self.time_embedding(t)
+        if self.options["num_classes"] is not None:
+            y = torch.full_like(t, self.options["num_classes"]) if y is None else y
+            temb = temb + self.class_embedding(y)
+        h = self.head(x if cond is None else torch.cat([x, cond], 1))
+        hs = [h]
+        for layer in self.downblocks:
+            h = layer(h, temb)
+            hs.append(h)
+        for layer in self.middleblocks:
+            h = layer(h, temb)
+        for layer, takes_skip in zip(self.upblocks, self._takes_skip, strict=True):
+            h = layer(torch.cat([h, hs.pop()], 1) if takes_skip else h, temb)
+        return self.tail(h)
+
+    def _check_inputs(self, x, t, y, cond):
+        in_ch, cond_ch, num_classes = (self.options[name] for name in ("in_ch", "cond_ch", "num_classes"))
+        if x.ndim != 4 or x.shape[1] != in_ch:
+            raise ValueError(f"x must be (B, {in_ch}, H, W), got {tuple(x.shape)}")
+        if x.shape[2] % self.divisor or x.shape[3] % self.divisor:
+            levels = f"{len(self.options['ch_mult'])} levels"
+            raise ValueError(f"height and width must be divisible by {self.divisor} for {levels}, got {tuple(x.shape)}")
+        if t.shape != x.shape[:1]:
+            raise ValueError(f"t must be (B,) with the batch size of x, got {tuple(t.shape)} for {tuple(x.shape)}")
+        wanted = (x.shape[0], cond_ch, *x.shape[2:]) if cond_ch else None
+        if (None if cond is None else tuple(cond.shape)) != wanted:
+            got = None if cond is None else tuple(cond.shape)
+            raise ValueError(f"cond must be {wanted} for a network with cond_ch = {cond_ch}, got {got}")
+        if y is None:
+            return
+        if num_classes is None:
+            raise ValueError("y was given to a network without classes: build it with num_classes")
+        if y.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"y must hold integer labels (int64), got {y.dtype}")
+        if y.shape != t.shape:
+            raise ValueError(f"y must be (B,) with the batch size of x, got {tuple(y.shape)} for {tuple(x.shape)}")
+        check_range("y", y, num_classes + 1)
+
+
+def _check(T, ch, ch_mult, attn, num_res_blocks):
+    if min(T, ch, num_res_blocks, *ch_mult, len(ch_mult)) < 1:
+        got = f"T = {T}, ch = {ch}, ch_mult = {ch_mult}, num_res_blocks = {num_res_blocks}"
+        raise ValueError(f"T, ch, num_res_blocks and at least one ch_mult must be positive, got {got}")
+    if any(not 0 <= level < len(ch_mult) for level in attn):
+        raise ValueError(f"attn must name levels in 0..{len(ch_mult) - 1}, got {attn}")
+
+
+def _warn_of_single_channels(num_groups):
+    warnings.warn(
+        f"num_groups = {num_groups} makes every group of {num_groups} channels a single channel: such a norm subtracts "
+        f"whatever is added to a channel as a whole, and with it the time embedding. Use fewer groups, such as 8.",
+        SingleChannelGroupWarning,
+        stacklevel=3,
+    )
