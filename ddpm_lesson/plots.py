@@ -20,12 +20,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+
+from ddpm_lesson.networks.blocks import AttnBlock, DownSample, ResBlock, UpSample
+from ddpm_lesson.networks.unet import UNet
 
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
 )  # fmt: skip
 LINE_STYLES = ("-", "--", "-.", ":")
+LABEL = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
 GAP, TITLE_GAP = 0.06, 0.3  # between rows of images without and with titles, in widths of an image
 Frame = TypeVar("Frame")
 
@@ -196,6 +200,37 @@ def loss_curve(losses: Sequence[float] | Tensor, *, smooth: int = 1, ax: Axes | 
     return ax
 
 
+def unet_diagram(unet: UNet, *, ax: Axes | None = None) -> Axes:
+    """The blocks of a U-Net and the skips between them, read off its modules.  After Ronneberger et al. 2015, Fig. 1.
+
+    From left to right the blocks run in this order, each on the row of its level, the finest on top, with the channels
+    that it returns; the middle is the lowest row. A line above the boxes is a skip, with the channels that it carries
+    from the block at its left end to the one at its right end. Blue: residual blocks; purple: with attention; orange:
+    blocks that change the resolution; grey: the convolutions at both ends.
+    """
+    blocks = [unet.head, *unet.downblocks, *unet.middleblocks, *unet.upblocks, unet.tail[-1]]
+    rows = max(len(unet.options["ch_mult"]), 1)
+    ax = ax or _new_axes(0.36 * len(blocks), 0.9 * (rows + 1))
+    stack, level, passed = [], 0, 0
+    for x, block in enumerate(blocks):
+        channels, color, change = _block(block)
+        level, passed = level + change, 0 if change else passed
+        middle = block in [*unet.middleblocks]
+        y = -1.6 * (rows if middle else level)
+        ax.add_patch(Rectangle((x - 0.45, y - 0.6), 0.9, 0.6, facecolor=color, alpha=0.3))
+        ax.text(x, y - 0.3, channels, ha="center", va="center", fontsize=7)
+        if x <= len(unet.downblocks):
+            stack.append((x, channels))
+        elif isinstance(block, ResBlock) and not middle and not change:
+            (start, carried), passed = stack.pop(), passed + 1
+            top = y + 0.2 * passed
+            ax.plot([start, start, x, x], [y, top, top, y], color="0.5", linewidth=0.8)
+            ax.text((start + x) / 2, top, carried, ha="center", va="center", fontsize=6, bbox=LABEL)
+    ax.set(xlim=(-0.6, len(blocks) - 0.4), ylim=(-1.6 * rows - 0.7, 1))
+    ax.axis("off")
+    return ax
+
+
 @dataclass(frozen=True)
 class Animation:
     """An animated PNG that a notebook shows as a picture.  `png`: the file's bytes.  `alt`: what it shows.
@@ -272,6 +307,17 @@ def _over_time(alphas_bar, transform, ylabel, ax):
     ax.set(xlabel="$t$" if one_length else "$(t + 1) / T$", ylabel=ylabel)
     ax.legend()
     return ax
+
+
+def _block(block):
+    """Channels that a block of a U-Net returns, its colour, and how many levels it goes down."""
+    if isinstance(block, nn.Conv2d):
+        return block.out_channels, "0.5", 0
+    if isinstance(block, ResBlock):
+        change = {nn.AvgPool2d: 1, nn.Upsample: -1}.get(type(block.resample), 0)
+        color = ORANGE if change else PURPLE if isinstance(block.attn, AttnBlock) else BLUE
+        return block.block2[-1].out_channels, color, change
+    return block.main.out_channels, ORANGE, {DownSample: 1, UpSample: -1}[type(block)]
 
 
 def _pixels(images):

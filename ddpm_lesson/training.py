@@ -3,21 +3,27 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
 
+from ddpm_lesson.batches import minibatches
 from ddpm_lesson.gaussian import randn_like
 from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.timesteps import Antithetic, LossSecondMoment, Uniform
+
+__all__ = ["EMA", "TrainStep", "constant", "cosine", "minibatches", "train"]  # minibatches: of batches.py
 
 
 class TrainStep(NamedTuple):
     """One step that has been made.
 
     step: how many have been made. loss: the mean that was minimised, weights included. grad_norm: of the whole
-    gradient, before clipping. t, losses: (B,), the images' steps and their losses, without weights.
+    gradient, before clipping. t, losses: (B,), the images' steps and their losses, without weights; with gradient
+    accumulation those of all its batches.
     """
 
     step: int
@@ -62,19 +68,14 @@ class EMA:
         self.updates = state["updates"]
 
 
-def minibatches(*data: Tensor, batch_size: int, generator: Generator | None = None) -> Iterator[tuple[Tensor, ...]]:
-    """Batches without end from data in memory: shuffled, gone through, shuffled again.
+def constant(step: int) -> float:
+    """The learning rate stays, after the warm-up.  Ho et al. 2020, Appendix B."""
+    return 1.0
 
-    data: x_0 (N, *D), or x_0 and labels (N,). Yields tuples of (batch_size, ...); what is left over at the end of a
-    pass is dropped. generator: on the CPU. Raises ValueError if the lengths differ or batch_size leaves 1..N.
-    """
-    N = len(data[0])
-    if any(len(part) != N for part in data) or not 1 <= batch_size <= N:
-        lengths = " and ".join(str(len(part)) for part in data)
-        raise ValueError(f"batch_size must lie in 1..N for data of one length N, got {batch_size} and {lengths}")
-    while True:
-        for rows in torch.randperm(N, generator=generator, device="cpu").split(batch_size)[: N // batch_size]:
-            yield tuple(part[rows] for part in data)
+
+def cosine(steps: int) -> Callable[[int], float]:
+    """The learning rate falls along half a cosine, from 1 to 0 after `steps`.  Loshchilov & Hutter 2017, Eq. 5."""
+    return lambda step: (1 + math.cos(math.pi * min((step - 1) / steps, 1))) / 2
 
 
 def train(
@@ -84,55 +85,75 @@ def train(
     loss: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor],
     *,
     steps: int,
+    start: int = 0,
+    optimizer: Optimizer | None = None,
     lr: float = 2e-4,
     warmup: int = 0,
+    rate: Callable[[int], float] = constant,
     clip_norm: float = 1.0,
+    accumulate: int = 1,
     ema: EMA | None = None,
     timesteps: Uniform | Antithetic | LossSecondMoment | None = None,
+    mixed_precision: bool = False,
+    compiled: bool = False,
     generator: Generator | None = None,
 ) -> Iterator[TrainStep]:
-    """Algorithm 1, `steps` times, with Adam; yields each step when it has been made.  Ho et al. 2020.
+    """Algorithm 1, step `start` + 1 to step `steps`; yields each step when it has been made.  Ho et al. 2020.
 
     model: called as model(x_t, t), or model(x_t, t, y) if the batches have labels; it is put into train mode once, at
     the start. process: on the model's device. batches: `minibatches`, a DataLoader, or any iterable of x_0 (B, *D),
     (x_0,) or (x_0, y); gone through again when it ends.
     loss: (output, x_0, x_t, t, noise) -> (B,) or (B, *D), such as partial(simple_loss, process, epsilon); the mean is
-    minimised. warmup: steps over which the learning rate rises linearly to lr. clip_norm: the gradient's norm is cut
-    to it; math.inf for none. ema: is updated after every step. timesteps: `Uniform` if not given.
+    minimised. optimizer: Adam if not given. In step k the learning rate is lr rate(k), times k / warmup up to
+    k = warmup. clip_norm: the gradient's norm is cut to it; math.inf for none. accumulate: batches whose gradients are
+    averaged in one step. ema: is updated after every step. timesteps: `Uniform` if not given.
+    mixed_precision: the network computes in bfloat16, its weights stay float32. compiled: the network is compiled.
     generator: for t and noise, as in `gaussian.randn_like`. With one here and one in `minibatches` a run can be
     repeated bit by bit on a CPU; dropout alone still draws from PyTorch's own generator.
     Raises ValueError for bad arguments or if the batches run out, TypeError if `batches` is one tensor, and
     FloatingPointError if a loss or the gradient is not finite: the weights are then still those of the step before.
     """
-    if steps < 1 or warmup < 0 or not clip_norm > 0:
-        got = f"steps = {steps}, warmup = {warmup}, clip_norm = {clip_norm}"
-        raise ValueError(f"steps and clip_norm must be positive and warmup must not be negative, got {got}")
+    if not 0 <= start < steps or warmup < 0 or not clip_norm > 0 or accumulate < 1:
+        got = f"start = {start}, steps = {steps}, warmup = {warmup}, clip_norm = {clip_norm}, accumulate = {accumulate}"
+        expected = "0 <= start < steps, warmup >= 0, clip_norm > 0 and accumulate >= 1"
+        raise ValueError(f"expected {expected}, got {got}")
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("the model has no parameters to train")
     timesteps = Uniform(process.T) if timesteps is None else timesteps
-    optimizer = torch.optim.Adam(parameters, lr)
+    optimizer = torch.optim.Adam(parameters) if optimizer is None else optimizer
+    forward = torch.compile(model) if compiled else model
+    device, batches = parameters[0].device, _endless(batches)
     model.train()
-    for step, batch in zip(range(1, steps + 1), _endless(batches), strict=False):
-        x_0, *y = [part.to(parameters[0].device) for part in batch]
-        t, weights = timesteps.sample(len(x_0), generator=generator, device=x_0.device)
-        noise = randn_like(x_0, generator)
-        x_t = process.q_sample(x_0, t, noise)
-        losses = _per_image(loss(model(x_t, t, *y), x_0, x_t, t, noise), t)
-        mean = (weights * losses).mean()
-        if not bool(losses.isfinite().all()):
-            raise FloatingPointError(f"the loss is not finite in step {step}, at t = {t[~losses.isfinite()].tolist()}")
+    for step in range(start + 1, steps + 1):
         optimizer.zero_grad()
-        mean.backward()
-        grad_norm = nn.utils.clip_grad_norm_(parameters, clip_norm, error_if_nonfinite=False).item()
+        parts, mean = [], torch.zeros((), device=device)
+        for batch in islice(batches, accumulate):
+            x_0, *y = [part.to(device) for part in batch]
+            t, weights = timesteps.sample(len(x_0), generator=generator, device=device)
+            noise = randn_like(x_0, generator)
+            x_t = process.q_sample(x_0, t, noise)
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
+                output = forward(x_t, t, *y)
+            losses = _per_image(loss(output, x_0, x_t, t, noise), t)
+            part = (weights * losses).mean() / accumulate
+            part.backward()
+            mean += part.detach()
+            parts.append((t, losses.detach()))
+        t, losses = (torch.cat(column) for column in zip(*parts, strict=True))
+        grad_norm = nn.utils.clip_grad_norm_(parameters, clip_norm, error_if_nonfinite=False)
+        mean, grad_norm = torch.stack([mean, grad_norm.to(mean.dtype)]).tolist()  # the one wait for a GPU
+        if not math.isfinite(mean):
+            raise FloatingPointError(f"the loss is not finite in step {step}, at t = {t[~losses.isfinite()].tolist()}")
         if not math.isfinite(grad_norm):
             raise FloatingPointError(f"the gradient is not finite in step {step}, t = {t.tolist()}")
-        optimizer.param_groups[0]["lr"] = lr * min(1, step / max(warmup, 1))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * rate(step) * min(1, step / max(warmup, 1))
         optimizer.step()
-        timesteps.update(t, losses.detach())
+        timesteps.update(t, losses)
         if ema is not None:
             ema.update(model)
-        yield TrainStep(step, mean.item(), grad_norm, t, losses.detach())
+        yield TrainStep(step, mean, grad_norm, t, losses)
 
 
 def _endless(batches: Iterable[Tensor | tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:

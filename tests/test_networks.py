@@ -32,6 +32,25 @@ def test_time_table_alternates_sine_and_cosine(d_model):
     torch.testing.assert_close(table, torch.tensor(rows, dtype=torch.float64).float(), rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("d_model", [4, 6, 128])
+def test_official_time_table_has_sines_first_and_ends_at_a_lower_frequency(d_model):
+    # ERRATA 18: sin(t / 10000^(i / (half - 1))) for i in 0..half-1, then the cosines.
+    half = d_model // 2
+    rows = [[f(t / 10000 ** (i / (half - 1))) for f in (math.sin, math.cos) for i in range(half)] for t in range(1000)]
+    table = TimeEmbedding(1000, d_model, 3, official=True).timembedding[0].weight
+    torch.testing.assert_close(table, torch.tensor(rows, dtype=torch.float64).float(), rtol=0, atol=1e-7)
+
+
+def test_the_two_time_tables_differ_by_more_than_their_order():
+    # ERRATA 18: a permutation of the columns makes the first frequency agree, 1 in both, and no other.
+    post, official = (TimeEmbedding(1000, 128, 3, official=o).timembedding[0].weight for o in (False, True))
+    reordered = torch.cat([post[:, 0::2], post[:, 1::2]], 1)  # all sines, all cosines
+    apart = (reordered - official).abs().amax(0)
+    assert apart[[0, 64]].max() < 1e-6 and apart[1:64].min() > 0.01
+    assert post[1, 126].item() == pytest.approx(1.155e-4, rel=1e-3)  # the lowest frequency, 10000^(-63/64)
+    assert official[1, 63].item() == pytest.approx(1e-4, rel=1e-6)
+
+
 def test_time_embedding_puts_two_layers_on_the_table():
     embedding, t = TimeEmbedding(20, 4, 3), torch.tensor([0, 19, 7, 7])
     table, first, _, second = embedding.timembedding
@@ -53,6 +72,17 @@ def test_time_table_is_not_trained_and_the_layers_start_as_the_posts():
 def test_odd_width_is_refused(d_model):
     with pytest.raises(ValueError, match=f"d_model must be even and at least 2, got {d_model}"):
         TimeEmbedding(10, d_model, 4)
+
+
+def test_official_table_needs_two_frequencies():
+    with pytest.raises(ValueError, match="d_model must be even and at least 4, got 2"):
+        TimeEmbedding(10, 2, 4, official=True)
+
+
+@pytest.mark.parametrize("T", [0, -1])
+def test_no_steps_are_refused(T):
+    with pytest.raises(ValueError, match=f"T must be at least 1, got {T}"):
+        TimeEmbedding(T, 4, 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bool])

@@ -318,16 +318,18 @@ def test_train_mode_is_set_at_the_start():
 @pytest.mark.parametrize(
     "options, got",
     [
-        ({"steps": 0}, "got steps = 0, warmup = 0, clip_norm = 1.0"),
+        ({"steps": 0}, "got start = 0, steps = 0, warmup = 0, clip_norm = 1.0"),
+        ({"start": 5}, "start = 5, steps = 5"),
+        ({"start": -1}, "start = -1"),
+        ({"accumulate": 0}, "accumulate = 0"),
         ({"warmup": -1}, "warmup = -1"),
         ({"clip_norm": 0.0}, "clip_norm = 0.0"),
         ({"clip_norm": math.nan}, "clip_norm = nan"),
     ],
 )
 def test_bad_arguments_are_an_error(options, got):
-    with pytest.raises(
-        ValueError, match=f"steps and clip_norm must be positive and warmup must not be negative.*{got}"
-    ):
+    expected = "expected 0 <= start < steps, warmup >= 0, clip_norm > 0 and accumulate >= 1"
+    with pytest.raises(ValueError, match=f"{expected}.*{got}"):
         run(mlp(), **options)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 SINGLE = {"rtol": 1e-5, "atol": 1e-6}  # what a computation in float32 leaves
 DOUBLE = {"rtol": 1e-10, "atol": 1e-14}
 HUGE = 1e12  # past it a number was divided by a zero that came out rounded, and its size is chance
+KINDS = {Tensor: "a tensor", int: "an int", list: "a list of ints"}
 
 
 class Case(NamedTuple):
@@ -39,7 +40,7 @@ class Misconception(NamedTuple):
 class Outcome(NamedTuple):
     """What a function did with one case: its values, or the trouble that kept it from returning any."""
 
-    values: tuple[Tensor, ...]
+    values: tuple[Tensor, ...] | tuple[int, ...]
     trouble: str
     line: str  # the one that raised, in words
     changed: set[str]  # the parameters whose arguments it altered
@@ -50,6 +51,7 @@ class Check:
     """One exercise: called with a function it prints whether that is right, or which mistake it makes.
 
     specification: slow and obvious; returns a tensor, or a tuple with a tensor for each name in `outputs`.
+    returns: int or list if it returns an int or a list of ints, which must then be equal and not close.
     cases: the inputs, nasty ones included; `among` names those in the line that says yes.
     exact_dtype: the result must have the specification's dtype and precision. Otherwise every floating-point
     dtype passes, and float32's rounding is forgiven.
@@ -63,6 +65,7 @@ class Check:
     among: str
     misconceptions: tuple[Misconception, ...]
     outputs: tuple[str, ...] = ("out",)
+    returns: type = Tensor
     exact_dtype: bool = False
 
     def __post_init__(self):
@@ -87,7 +90,9 @@ class Check:
         if changed:
             mistake = f"{mistake} And your" if mistake else "The result is right, but your"
             mistake += f" function changes {' and '.join(changed)} in place: the caller loses what was there. "
-            mistake += "Build a new tensor, x * a and not x *= a."
+            lists = any(isinstance(arg, list) for arg in self.cases[0].args)
+            new = "list, x[::-1] and not x.reverse()" if lists else "tensor, x * a and not x *= a"
+            mistake += f"Build a new {new}."
         if mistake:
             return "no", f". {mistake}"
         return "yes", f" ({len(self.cases)} inputs, {self.among} among them)"
@@ -137,6 +142,8 @@ class Check:
         """Where two outcomes first differ, in words; "" if they agree."""
         if got.trouble or want.trouble:
             return got.trouble + got.line or want.trouble
+        if self.returns is not Tensor:
+            return _first_unequal(self.outputs[0], got.values, want.values, indexed=self.returns is list)
         for name, g, w in zip(self.outputs, got.values, want.values, strict=True):
             if g.shape != w.shape:
                 return f"expected {name} of shape {tuple(w.shape)}, got {tuple(g.shape)}"
@@ -155,11 +162,16 @@ class Check:
             parts = tuple(returned) if many and isinstance(returned, tuple | list) else (returned,)
             if returned is None:
                 trouble = "your function returns None: did you forget return?"
-            elif len(parts) != len(self.outputs) or not all(isinstance(part, Tensor) for part in parts):
-                wanted = f"the tensors {', '.join(self.outputs)}" if many else "a tensor"
+            elif len(parts) != len(self.outputs) or not all(isinstance(part, self.returns) for part in parts):
+                wanted = f"the tensors {', '.join(self.outputs)}" if many else KINDS[self.returns]
                 trouble = f"expected {wanted}, got {', '.join(type(part).__name__ for part in parts) or 'nothing'}"
-            else:
+            elif self.returns is Tensor:
                 values = tuple(part.detach().cpu().to_dense().clone() for part in parts)
+            else:
+                values = tuple(returned) if self.returns is list else parts
+                if odd := sorted({type(value).__name__ for value in values} - {"int"}):
+                    inside = "one with " if self.returns is list else ""
+                    trouble = f"expected {KINDS[self.returns]}, got {inside}{' and '.join(odd)}"
         except (Exception, SystemExit) as error:
             trouble, line = f"your function raised {_words(error)}", _line(error)
         passed = zip(self._parameters, args, case.args, strict=False)  # what is left out keeps its default
@@ -199,6 +211,17 @@ def _first_difference(name, got, want, index):
     place = f"{name}[{','.join(map(str, index))}]" if index else name
     remark = "" if math.isfinite(g) else ", which is not a finite number"
     return f"expected {place} = {w:.{digits}g}, got {g:.{digits}g}{remark}"
+
+
+def _first_unequal(name, got, want, indexed):
+    """Where the ints first differ, in words; "" if they agree."""
+    if len(got) != len(want):
+        return f"expected {name} with {len(want)} entries, got {len(got)}"
+    for i, (g, w) in enumerate(zip(got, want, strict=True)):
+        if g != w:
+            g = g if abs(g) < 10**18 else "a number of more than 18 digits"
+            return f"expected {name}{f'[{i}]' * indexed} = {w}, got {g}"
+    return ""
 
 
 def _comparable(values):

@@ -6,45 +6,12 @@ with the sentence for whoever wrote it. Inputs are exact fractions and not rando
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check, Misconception
-
-BETAS = [0.05 * (i + 1) for i in range(10)]  # large steps, so that float32 still resolves 1 - alpha_bar
-
-IMAGES = [  # shape and t: mixed t, points, a batch as large as the image is wide, a video, a batch of one
-    ((4, 1, 8, 8), [0, 3, 3, 9]),
-    ((3, 2), [9, 1, 0]),
-    ((4, 3, 4, 4), [9, 0, 5, 2]),
-    ((2, 3, 2, 4, 4), [4, 9]),
-    ((1, 1, 8, 8), [7]),
-]
-
-
-def _double(values: list[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def _fractions(*shape: int, start: int = 0) -> Tensor:
-    """Multiples of 1/32 from -1 to 1 in float32, in an order without pattern."""
-    values = [((start + 37 * i) % 65 - 32) / 32 for i in range(math.prod(shape))]
-    return torch.tensor(values, dtype=torch.float32).reshape(shape)
-
-
-def _products(betas: list[float]) -> list[float]:
-    """alphas_bar: the product of 1 - beta up to each step."""
-    return [math.prod(1 - beta for beta in betas[: i + 1]) for i in range(len(betas))]
-
-
-def _at(table: Tensor, t: Tensor, x: Tensor) -> Tensor:
-    """table[t] with as many axes as x."""
-    return table[t].reshape(-1, *[1] * (x.ndim - 1))
-
-
-ALPHAS_BAR = _products(BETAS)
+from ddpm_lesson.checks._inputs import ALPHAS_BAR, BETAS, IMAGES, Step, at, double, fractions, noised, products
 
 ROUNDED_FIRST = (
     "Your numbers have only the precision of float32: they were rounded before they became float64, and converting "
@@ -61,7 +28,7 @@ def _linear_betas(beta_1, beta_T, T):
     beta_1, beta_T: floats.  T: int of at least 1; T = 1 gives beta_1.  Returns (T,) float64.
     Index 0 holds the papers' beta_1: in code t starts at 0.
     """
-    return _double([beta_1 + (beta_T - beta_1) * i / max(T - 1, 1) for i in range(T)])
+    return double([beta_1 + (beta_T - beta_1) * i / max(T - 1, 1) for i in range(T)])
 
 
 linear_betas = Check(
@@ -76,20 +43,20 @@ linear_betas = Check(
     exact_dtype=True,
     misconceptions=(
         Misconception(
-            lambda beta_1, beta_T, T: _double([beta_1 + (beta_T - beta_1) * i / T for i in range(T)]),
+            lambda beta_1, beta_T, T: double([beta_1 + (beta_T - beta_1) * i / T for i in range(T)]),
             "Your last beta stops one step short of beta_T. T points have T - 1 gaps between them: divide by T - 1.",
         ),
         Misconception(
-            lambda beta_1, beta_T, T: _double([beta_1 + (beta_T - beta_1) * (i + 1) / T for i in range(T)]),
+            lambda beta_1, beta_T, T: double([beta_1 + (beta_T - beta_1) * (i + 1) / T for i in range(T)]),
             "Your first beta lies one step past beta_1. Index 0 holds beta_1 itself: the papers' t = 1 is 0 in code.",
         ),
         Misconception(
-            lambda beta_1, beta_T, T: torch.cat([_double([0.0]), _linear_betas(beta_1, beta_T, T)]),
+            lambda beta_1, beta_T, T: torch.cat([double([0.0]), _linear_betas(beta_1, beta_T, T)]),
             "You return T + 1 numbers, a zero first, so that beta_1 has index 1. In code t runs from 0 to T - 1: "
             "every table here has T entries and starts with beta_1.",
         ),
         Misconception(
-            lambda beta_1, beta_T, T: beta_1 + (beta_T - beta_1) * _double(list(range(T))) / (T - 1),
+            lambda beta_1, beta_T, T: beta_1 + (beta_T - beta_1) * double(list(range(T))) / (T - 1),
             "For T = 1 you return NaN: T - 1 is 0 there, and 0 / 0 is no number. A single point has no gap after it "
             "and is beta_1 itself: keep the divisor from being 0.",
         ),
@@ -135,7 +102,7 @@ extract = Check(
     cases=tuple(
         Case(
             f"v in {str(dtype).removeprefix('torch.')} with T = {T}, t = {t}, x_shape = {x_shape}",
-            (_double(ALPHAS_BAR[:T]).to(dtype), torch.tensor(t), torch.Size(x_shape)),
+            (double(ALPHAS_BAR[:T]).to(dtype), torch.tensor(t), torch.Size(x_shape)),
         )
         for dtype, T, t, x_shape in [
             (torch.float64, 10, [0, 3, 3, 9], (4, 1, 8, 8)),
@@ -228,18 +195,14 @@ def _q_sample(x_0, t, noise, alphas_bar):
         a_bar = alphas_bar.tolist()[step]
         pixels = zip(image.flatten().tolist(), its_noise.flatten().tolist(), strict=True)
         images.append([math.sqrt(a_bar) * x + math.sqrt(1 - a_bar) * e for x, e in pixels])
-    return _double(images).reshape(x_0.shape)
-
-
-def _mix(a_bar: Tensor, x_0: Tensor, noise: Tensor) -> Tensor:
-    return a_bar.sqrt() * x_0 + (1 - a_bar).sqrt() * noise
+    return double(images).reshape(x_0.shape)
 
 
 def _mixed_by(signal: Callable, spread: Callable) -> Callable:
     """q_sample with these two functions of alpha_bar_t as the coefficients of x_0 and noise."""
 
     def q_sample(x_0, t, noise, alphas_bar):
-        a_bar = _at(alphas_bar, t, x_0)
+        a_bar = at(alphas_bar, t, x_0)
         return signal(a_bar) * x_0 + spread(a_bar) * noise
 
     return q_sample
@@ -251,7 +214,7 @@ def _jump_cases(first: str, chains: list[tuple]) -> tuple[Case, ...]:
     return tuple(
         Case(
             f"{first} of shape {shape}, t = {t}{remark}",
-            (_fractions(*shape), torch.tensor(t), _fractions(*shape, start=11), _double(alphas_bar)),
+            (fractions(*shape), torch.tensor(t), fractions(*shape, start=11), double(alphas_bar)),
         )
         for remark, shape, t, alphas_bar in rows
     )
@@ -307,35 +270,35 @@ q_sample = Check(
             "the noise is added.",
         ),
         Misconception(
-            lambda x_0, t, noise, alphas_bar: _mix(_at(alphas_bar, t - 1, x_0), x_0, noise),
+            lambda x_0, t, noise, alphas_bar: noised(at(alphas_bar, t - 1, x_0), x_0, noise),
             "You read alphas_bar at t - 1. In code t = 0 is already the papers' t = 1, and index -1 wraps around to "
             "the noisiest step: read it at t.",
         ),
         Misconception(
-            lambda x_0, t, noise, alphas_bar: _mix(
-                _at(torch.cat([torch.ones_like(alphas_bar[:1]), alphas_bar]), t, x_0), x_0, noise
+            lambda x_0, t, noise, alphas_bar: noised(
+                at(torch.cat([torch.ones_like(alphas_bar[:1]), alphas_bar]), t, x_0), x_0, noise
             ),
             "You are one step late: at t = 0 your x_t is x_0 without any noise. In code t = 0 is the papers' t = 1, "
             "and one step of noise is in it.",
         ),
         Misconception(
-            lambda x_0, t, noise, alphas_bar: _mix(alphas_bar[t[0]], x_0, noise),
+            lambda x_0, t, noise, alphas_bar: noised(alphas_bar[t[0]], x_0, noise),
             "You used the first image's t for the whole batch. Every image has its own t: training needs many t in "
             "one batch.",
         ),
         Misconception(
-            lambda x_0, t, noise, alphas_bar: _mix(alphas_bar[t], x_0, noise),
+            lambda x_0, t, noise, alphas_bar: noised(alphas_bar[t], x_0, noise),
             "alphas_bar[t] has shape (B,), and broadcasting lines shapes up from the right: your coefficients meet the "
             "columns of the images. It runs where B happens to be the width, and is wrong there. Each image needs "
             "its own coefficient, so they must meet the batch axis.",
         ),
         Misconception(
-            lambda x_0, t, noise, alphas_bar: _mix(alphas_bar[t][:, None], x_0, noise),
+            lambda x_0, t, noise, alphas_bar: noised(alphas_bar[t][:, None], x_0, noise),
             "Your coefficients have shape (B, 1): that is right for points, but on images it lines up with the rows. "
             "They need one axis for each axis of x_0: (B, 1, ..., 1).",
         ),
         Misconception(
-            lambda x_0, t, noise, alphas_bar: _mix(alphas_bar[t].view(-1, 1, 1, 1), x_0, noise),
+            lambda x_0, t, noise, alphas_bar: noised(alphas_bar[t].view(-1, 1, 1, 1), x_0, noise),
             "Your coefficients have shape (B, 1, 1, 1): that is right for images only. Points are (B, 2) and videos "
             "have five axes: count the axes of x_0.",
         ),
@@ -349,7 +312,7 @@ def _cosine(time: float, s: float) -> float:
 
 def _along(curve: Callable, T: int, max_beta: float) -> Tensor:
     """Capped betas whose alpha_bar falls along this function of time."""
-    return _double([min(1 - curve((i + 1) / T) / curve(i / T), max_beta) for i in range(T)])
+    return double([min(1 - curve((i + 1) / T) / curve(i / T), max_beta) for i in range(T)])
 
 
 def _cosine_by(angle: Callable, wave: Callable = math.cos) -> Callable:
@@ -414,14 +377,14 @@ cosine_betas = Check(
             "factor in front of x_0.",
         ),
         Misconception(
-            lambda T, s, max_beta: _double(
+            lambda T, s, max_beta: double(
                 [min(1 - _cosine((i + 1) / T, s) / _cosine(0, s), max_beta) for i in range(T)]
             ),
             "You return 1 - alpha_bar, capped: that is all the noise up to step i. beta is the noise of one step: "
             "1 minus the ratio of two neighbouring alpha_bar.",
         ),
         Misconception(
-            lambda T, s, max_beta: _double([_cosine((i + 1) / T, s) / _cosine(0, s) for i in range(T)]),
+            lambda T, s, max_beta: double([_cosine((i + 1) / T, s) / _cosine(0, s) for i in range(T)]),
             "You return alphas_bar, what is left of the image. Betas are asked for: 1 minus the ratio of two "
             "neighbouring alpha_bar.",
         ),
@@ -494,33 +457,24 @@ def _posterior(x_0, x_t, t, betas):
             means.append([pixel_0 for pixel_0, _ in pixels])
             variances.append(0.0)
             continue
-        beta, a_bar_prev = betas.tolist()[step], _products(betas.tolist())[step - 1]
+        beta, a_bar_prev = betas.tolist()[step], products(betas.tolist())[step - 1]
         prior, likelihood = 1 / (1 - a_bar_prev), (1 - beta) / beta  # what each Gaussian knows of x_{t-1}: precisions
         variance = 1 / (prior + likelihood)
         by_prior, by_likelihood = prior * math.sqrt(a_bar_prev), math.sqrt(1 - beta) / beta
         means.append([variance * (by_prior * pixel_0 + by_likelihood * pixel_t) for pixel_0, pixel_t in pixels])
         variances.append(variance)
-    return _double(means).reshape(x_0.shape), _double(variances).reshape(-1, *[1] * (x_0.ndim - 1))
+    return double(means).reshape(x_0.shape), double(variances).reshape(-1, *[1] * (x_0.ndim - 1))
 
 
-class _Step(NamedTuple):
-    """The coefficients of step t, each (B, 1, ..., 1)."""
-
-    beta: Tensor
-    alpha: Tensor
-    a_bar: Tensor
-    a_bar_prev: Tensor
-
-
-def _at_0(c: _Step) -> Tensor:
+def _at_0(c: Step) -> Tensor:
     return c.a_bar_prev.sqrt() * c.beta / (1 - c.a_bar)
 
 
-def _at_t(c: _Step) -> Tensor:
+def _at_t(c: Step) -> Tensor:
     return c.alpha.sqrt() * (1 - c.a_bar_prev) / (1 - c.a_bar)
 
 
-def _var(c: _Step) -> Tensor:
+def _var(c: Step) -> Tensor:
     return c.beta * (1 - c.a_bar_prev) / (1 - c.a_bar)
 
 
@@ -538,7 +492,7 @@ def _posterior_by(
     at_t: Callable = _at_t,
     var: Callable = _var,
     before_first: Callable = torch.ones_like,
-    look_up: Callable = _at,
+    look_up: Callable = at,
 ) -> Callable:
     """posterior with these coefficients of x_0 and x_t and this variance.
 
@@ -548,7 +502,7 @@ def _posterior_by(
     def posterior(x_0, x_t, t, betas):
         alphas_bar = torch.cumprod(1 - betas, 0)
         alphas_bar_prev = torch.cat([before_first(alphas_bar)[:1], alphas_bar[:-1]])
-        c = _Step(*(look_up(table, t, x_0) for table in (betas, 1 - betas, alphas_bar, alphas_bar_prev)))
+        c = Step(*(look_up(table, t, x_0) for table in (betas, 1 - betas, alphas_bar, alphas_bar_prev)))
         return at_0(c) * x_0 + at_t(c) * x_t, var(c)
 
     return posterior
@@ -572,7 +526,7 @@ posterior = Check(
     cases=tuple(
         Case(
             f"x_0 of shape {shape}, t = {t}{remark}",
-            (_fractions(*shape), _fractions(*shape, start=11), torch.tensor(t), _double(betas)),
+            (fractions(*shape), fractions(*shape, start=11), torch.tensor(t), double(betas)),
         )
         for remark, shape, t, betas in [
             *(("", shape, t, BETAS) for shape, t in IMAGES),
@@ -712,7 +666,7 @@ def _x_0_from_eps(x_t, t, eps, alphas_bar):
         a_bar = alphas_bar.tolist()[step]
         pixels = zip(image.flatten().tolist(), its_eps.flatten().tolist(), strict=True)
         images.append([(x - math.sqrt(1 - a_bar) * e) / math.sqrt(a_bar) for x, e in pixels])
-    return _double(images).reshape(x_t.shape)
+    return double(images).reshape(x_t.shape)
 
 
 def _unmix(a_bar: Tensor, x_t: Tensor, eps: Tensor) -> Tensor:
@@ -723,7 +677,7 @@ def _unmixed_by(spread: Callable, scale: Callable) -> Callable:
     """x_0_from_eps that subtracts spread(alpha_bar_t) * eps and divides by scale(alpha_bar_t)."""
 
     def x_0_from_eps(x_t, t, eps, alphas_bar):
-        a_bar = _at(alphas_bar, t, x_t)
+        a_bar = at(alphas_bar, t, x_t)
         return (x_t - spread(a_bar) * eps) / scale(a_bar)
 
     return x_0_from_eps
@@ -777,12 +731,12 @@ x_0_from_eps = Check(
             "You divided eps by sqrt(alpha_bar), but not x_t. Brackets: the whole difference is divided.",
         ),
         Misconception(
-            lambda x_t, t, eps, alphas_bar: _unmix(_at(alphas_bar, t, x_t), x_t, eps).clamp(-1, 1),
+            lambda x_t, t, eps, alphas_bar: _unmix(at(alphas_bar, t, x_t), x_t, eps).clamp(-1, 1),
             "You clipped the estimate to [-1, 1]. That is a sampler's choice: here it hides how far a wrong eps leads "
             "astray, and x_t can no longer be mixed again from x_0 and eps.",
         ),
         Misconception(
-            lambda x_t, t, eps, alphas_bar: _unmix(_at(alphas_bar, t - 1, x_t), x_t, eps),
+            lambda x_t, t, eps, alphas_bar: _unmix(at(alphas_bar, t - 1, x_t), x_t, eps),
             "You read alphas_bar at t - 1. x_t was mixed with the entry at t, and at t = 0 index -1 wraps around to "
             "the noisiest step.",
         ),
@@ -805,7 +759,7 @@ def _respaced_betas(alphas_bar, timesteps):
     for step in timesteps.tolist():
         betas.append(1 - table[step] / prev)
         prev = table[step]
-    return _double(betas)
+    return double(betas)
 
 
 def _respaced_by(
@@ -835,7 +789,7 @@ respaced_betas = Check(
     name="respaced_betas",
     specification=_respaced_betas,
     cases=tuple(
-        Case(f"T = 10, timesteps = {timesteps}", (_double(ALPHAS_BAR), torch.tensor(timesteps)))
+        Case(f"T = 10, timesteps = {timesteps}", (double(ALPHAS_BAR), torch.tensor(timesteps)))
         for timesteps in [[0, 3, 6, 9], [1, 2, 7], [4, 9], [9], [0], list(range(10))]
     ),
     among="uneven steps, one step and all steps",

@@ -11,19 +11,8 @@ import torch
 from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check, Misconception
-from ddpm_lesson.checks.forward_process import (
-    ALPHAS_BAR,
-    BETAS,
-    IMAGES,
-    _at,
-    _double,
-    _fractions,
-    _mix,
-    _products,
-    _Step,
-    q_sample,
-    x_0_from_eps,
-)
+from ddpm_lesson.checks._inputs import ALPHAS_BAR, BETAS, IMAGES, Step, at, double, fractions, noised, products
+from ddpm_lesson.checks.forward_process import q_sample, x_0_from_eps
 
 COLUMNS = (
     "Your coefficients have shape (B,), and broadcasting lines that up with the last axis, the columns of an image. It "
@@ -65,7 +54,7 @@ def _gaussian_kl(mean_1, var_1, mean_2, var_2):
     parts = torch.broadcast_tensors(mean_1, var_1, mean_2, var_2)
     rows = zip(*(part.flatten().tolist() for part in parts), strict=True)
     kl = [(math.log(v_2 / v_1) + (v_1 + (m_1 - m_2) ** 2) / v_2 - 1) / 2 for m_1, v_1, m_2, v_2 in rows]
-    return _double(kl).reshape(mean_1.shape)
+    return double(kl).reshape(mean_1.shape)
 
 
 def _kl(d: Tensor, v_1: Tensor, v_2: Tensor) -> Tensor:
@@ -84,7 +73,7 @@ gaussian_kl = Check(
     cases=tuple(
         Case(
             f"means of shape {shape}, variances of shape {wide}{remark}",
-            (_fractions(*shape), _powers(*wide), _fractions(*shape, start=k), scale * _powers(*wide, start=k)),
+            (fractions(*shape), _powers(*wide), fractions(*shape, start=k), scale * _powers(*wide, start=k)),
         )
         for shape, wide, k, scale, remark in [
             ((2, 1, 8, 8), (2, 1, 8, 8), 11, 1.0, ""),
@@ -156,24 +145,24 @@ def _mean_from_eps(x_t, t, eps, betas):
     """
     images = []
     for image, step, its_eps in zip(x_t, t.tolist(), eps, strict=True):
-        beta, a_bar = betas.tolist()[step], _products(betas.tolist())[step]
+        beta, a_bar = betas.tolist()[step], products(betas.tolist())[step]
         pixels = zip(image.flatten().tolist(), its_eps.flatten().tolist(), strict=True)
         images.append([(x - beta / math.sqrt(1 - a_bar) * e) / math.sqrt(1 - beta) for x, e in pixels])
-    return _double(images).reshape(x_t.shape)
+    return double(images).reshape(x_t.shape)
 
 
-def _share(c: _Step) -> Tensor:
+def _share(c: Step) -> Tensor:
     return c.beta / (1 - c.a_bar).sqrt()
 
 
 def _mean_by(
-    share: Callable = _share, divisor: Callable = lambda c: c.alpha.sqrt(), look_up: Callable = _at
+    share: Callable = _share, divisor: Callable = lambda c: c.alpha.sqrt(), look_up: Callable = at
 ) -> Callable:
     """mean_from_eps that subtracts share * eps from x_t and divides by this divisor."""
 
     def mean_from_eps(x_t, t, eps, betas):
         alphas_bar = torch.cumprod(1 - betas, 0)
-        c = _Step(*(look_up(table, t, x_t) for table in (betas, 1 - betas, alphas_bar, _before(alphas_bar))))
+        c = Step(*(look_up(table, t, x_t) for table in (betas, 1 - betas, alphas_bar, _before(alphas_bar))))
         return (x_t - share(c) * eps) / divisor(c)
 
     return mean_from_eps
@@ -186,7 +175,7 @@ mean_from_eps = Check(
     cases=tuple(
         Case(
             f"x_t of shape {shape}, t = {t}, T = {T}",
-            (_fractions(*shape), torch.tensor(t), _fractions(*shape, start=11), _double(BETAS[:T])),
+            (fractions(*shape), torch.tensor(t), fractions(*shape, start=11), double(BETAS[:T])),
         )
         for shape, t, T in [*((shape, t, 10) for shape, t in IMAGES), ((2, 5), [0, 0], 1)]
     ),
@@ -243,8 +232,8 @@ def _vlb_weight(betas, var):
     betas: (T,), below 1.  var: (T,), above 0: the variance of p(x_{t-1} | x_t).  Returns (T,), nats per squared error.
     Not the weights of L_simple: those are 1.
     """
-    rows = zip(betas.tolist(), _products(betas.tolist()), var.tolist(), strict=True)
-    return _double([beta**2 / (2 * v * (1 - beta) * (1 - a_bar)) for beta, a_bar, v in rows])
+    rows = zip(betas.tolist(), products(betas.tolist()), var.tolist(), strict=True)
+    return double([beta**2 / (2 * v * (1 - beta) * (1 - a_bar)) for beta, a_bar, v in rows])
 
 
 def _weight_by(formula: Callable) -> Callable:
@@ -257,7 +246,7 @@ vlb_weight = Check(
     name="vlb_weight",
     specification=_vlb_weight,
     cases=tuple(
-        Case(f"T = {len(betas)}, {words}", (_double(betas), _double(var)))
+        Case(f"T = {len(betas)}, {words}", (double(betas), double(var)))
         for words, betas, var in [
             ("var = betas", BETAS, BETAS),
             ("var = betas / 4", BETAS, [beta / 4 for beta in BETAS]),
@@ -326,16 +315,16 @@ def _simple_loss(model, x_0, t, noise, alphas_bar):
     """
     predicted = model(q_sample.specification(x_0, t, noise, alphas_bar), t)
     pairs = zip(noise.flatten().tolist(), predicted.flatten().tolist(), strict=True)
-    return _double([(e - guess) ** 2 for e, guess in pairs]).reshape(x_0.shape)
+    return double([(e - guess) ** 2 for e, guess in pairs]).reshape(x_0.shape)
 
 
 def _loss_by(
     target: Callable = lambda x_0, noise, a_bar: noise,
     call: Callable = lambda model, x_0, x_t, t, T: model(x_t, t),
-    mix: Callable = _mix,
+    mix: Callable = noised,
     error: Callable = torch.square,
     weight: Callable = torch.ones_like,
-    look_up: Callable = _at,
+    look_up: Callable = at,
 ) -> Callable:
     """simple_loss with these pieces; weight is a function of the table alphas_bar."""
 
@@ -354,7 +343,7 @@ simple_loss = Check(
     cases=tuple(
         Case(
             f"model(x_t, t) = {words}, x_0 of shape {shape}, t = {t}, T = {T}",
-            (model, _fractions(*shape), torch.tensor(t), _fractions(*shape, start=11), _double(ALPHAS_BAR[:T])),
+            (model, fractions(*shape), torch.tensor(t), fractions(*shape, start=11), double(ALPHAS_BAR[:T])),
         )
         for words, model, images in [
             ("x_t / 2 - t / 8", _model(0.5, 1), [*IMAGES, ((2, 5), [0, 0])]),
@@ -433,7 +422,7 @@ def _discretized_log_prob(x, mean, std, levels):
         below = 0.0 if level == 0 else _cdf((value - half - m) / s)
         above = 1.0 if level == levels - 1 else _cdf((value + half - m) / s)
         logs.append(math.log(above - below))
-    return _double(logs).reshape(x.shape)
+    return double(logs).reshape(x.shape)
 
 
 def _erf_cdf(z: Tensor) -> Tensor:
@@ -469,8 +458,8 @@ def _log_density(x, mean, std, levels):
 def _bin_case(shape: tuple, levels: int, std: list[float]) -> Case:
     """One std for each row.  x lies up to 4 std from the mean: so far the plain difference of float64 CDFs is exact."""
     grid = [2 * (37 * i % levels) / (levels - 1) - 1 for i in range(math.prod(shape))]
-    x, its_std = _double(grid).reshape(shape), _double(std).reshape(-1, *[1] * (len(shape) - 1))
-    mean = x + 4 * its_std * _fractions(*shape, start=11).double()
+    x, its_std = double(grid).reshape(shape), double(std).reshape(-1, *[1] * (len(shape) - 1))
+    mean = x + 4 * its_std * fractions(*shape, start=11).double()
     return Case(f"x of shape {shape} on {levels} levels, std = {std}", (x, mean, its_std, levels))
 
 
@@ -565,7 +554,7 @@ def _min_snr_weights(snr, gamma):
     eps = [min(1.0, gamma / ratio) if ratio else 1.0 for ratio in ratios]
     x_0 = [min(ratio, gamma) for ratio in ratios]
     v = [min(ratio, gamma) / (ratio + 1) for ratio in ratios]
-    return tuple(_double(weights).reshape(snr.shape) for weights in (eps, x_0, v))
+    return tuple(double(weights).reshape(snr.shape) for weights in (eps, x_0, v))
 
 
 def _weights_by(
@@ -591,7 +580,7 @@ min_snr_weights = Check(
     name="min_snr_weights",
     specification=_min_snr_weights,
     cases=tuple(
-        Case(f"snr = {snr}, gamma = {gamma}", (_double(snr), gamma))
+        Case(f"snr = {snr}, gamma = {gamma}", (double(snr), gamma))
         for snr, gamma in [
             ([0.125, 1.0, 4.0, 5.0, 8.0, 4096.0], 5.0),
             ([0.0, 0.5, 16.0], 5.0),

@@ -1,0 +1,8 @@
+"""python -m ddpm_lesson train | sample | evaluate"""
+
+import sys
+
+from ddpm_lesson.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""Batches without end from data in memory, and what may be done to them on the way: mirroring, leaving labels out."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+
+def minibatches(*data: Tensor, batch_size: int, generator: Generator | None = None) -> Iterator[tuple[Tensor, ...]]:
+    """Batches without end from data in memory: shuffled, gone through, shuffled again.
+
+    data: x_0 (N, *D), or x_0 and labels (N,). Yields tuples of (batch_size, ...); what is left over at the end of a
+    pass is dropped. generator: on the CPU. Raises ValueError if the lengths differ or batch_size leaves 1..N.
+    """
+    N = _length(data, batch_size)
+    while True:
+        for rows in torch.randperm(N, generator=generator, device="cpu").split(batch_size)[: N // batch_size]:
+            yield tuple(part[rows] for part in data)
+
+
+def ordered(*data, batch_size: int, seed: int, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
+    """`minibatches` in an order that seed and epoch determine, entered after `start` batches.
+
+    So a run that was stopped finds its place again without going through what it has seen. data: tensors, or anything
+    with a length that a tensor of indices selects from, such as `data.Images`, which yields x_0 and labels.
+    """
+    N = _length(data, batch_size)
+    epochs, done = divmod(start, N // batch_size)
+    for epoch in itertools.count(epochs):
+        order = torch.randperm(N, generator=Generator().manual_seed(seed_of(seed, epoch)), device="cpu")
+        for rows in order.split(batch_size)[done : N // batch_size]:
+            parts = [part[rows] for part in data]
+            yield tuple(parts) if isinstance(parts[0], Tensor) else tuple(parts[0])
+        done = 0
+
+
+def mirrored(batches: Iterable[tuple[Tensor, ...]], generator: Generator | None = None) -> Iterator[tuple[Tensor, ...]]:
+    """Every image (B, C, H, W) turned left to right with probability 1/2.  Ho et al. 2020, Appendix B (CIFAR-10).
+
+    Not for digits or letters: a mirrored 2 is none.
+    """
+    for x_0, *rest in batches:
+        turned = torch.rand(len(x_0), generator=generator, device="cpu") < 0.5
+        yield torch.where(turned[:, None, None, None].to(x_0.device), x_0.flip(3), x_0), *rest
+
+
+def without_labels(
+    batches: Iterable[tuple[Tensor, Tensor]], rate: float, null_class: int, generator: Generator | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Labels (B,) replaced by the null class with probability `rate`.  Ho & Salimans 2022, Algorithm 1.
+
+    So one network learns to predict with a label and without. Raises ValueError if rate leaves [0, 1].
+    """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"rate must lie in [0, 1], got {rate}")
+    for x_0, y in batches:
+        left_out = torch.rand(len(y), generator=generator, device="cpu") < rate
+        yield x_0, torch.where(left_out.to(y.device), null_class, y)
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed for each tuple of numbers, such as seed and epoch; neighbours start independent generators.
+
+    Not seed + epoch: then epoch 1 of seed 0 is epoch 0 of seed 1.
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _length(data, batch_size: int) -> int:
+    N = len(data[0])
+    if any(len(part) != N for part in data) or not 1 <= batch_size <= N:
+        lengths = " and ".join(str(len(part)) for part in data)
+        raise ValueError(f"batch_size must lie in 1..N for data of one length N, got {batch_size} and {lengths}")
+    return N

@@ -1,0 +1,92 @@
+"""Files of tensors that are whole or not there: safetensors, written beside their place and then renamed.
+
+Nothing that is read here can run code: a safetensors file holds numbers and text only.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class CheckpointError(ValueError):
+    """A file of tensors that cannot be used: damaged, cut off, or of something else. The message says what to do."""
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that whoever looks finds the old one or the new one, whole, also after a crash."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
+    """Write tensors and `about`, what JSON can say of them, as one safetensors file."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, save(held, metadata={"about": json.dumps(about)}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """The tensors, on the CPU, and what was said of them.
+
+    Raises FileNotFoundError if there is no such file, CheckpointError if it is damaged or was not written by
+    `save_tensors`.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is no whole safetensors file ({error}): delete it, or get it again") from error
+    if "about" not in metadata:
+        raise CheckpointError(f"{path} holds tensors, but was not written by this package: it lacks 'about'")
+    return tensors, json.loads(metadata["about"])
+
+
+def fill(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load a module's whole state. Raises CheckpointError that names what is missing, extra or of another shape."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if wanted != got:
+        name = min(name for name in wanted.keys() | got.keys() if wanted.get(name) != got.get(name))
+        told = f"expected {name} {wanted.get(name, 'not at all')}, got {got.get(name, 'none')}"
+        raise CheckpointError(f"{path} is of another network: {told}")
+    module.load_state_dict(tensors)
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """An optimiser's state as named tensors, such as "3.exp_avg" of the fourth parameter."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": value for i, held in state.items() for key, value in held.items()}
+
+
+def fill_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give back what `optimizer_tensors` took; the learning rates are the optimiser's own."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = {}
+    for name, value in tensors.items():
+        i, key = name.split(".", 1)
+        like = parameters[int(i)]
+        state.setdefault(int(i), {})[key] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, as `sha256sum` prints it."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those tensors whose names begin with "prefix/", under the rest of their names."""
+    return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}

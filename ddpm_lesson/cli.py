@@ -1,0 +1,296 @@
+"""The command line: python -m ddpm_lesson train | sample | evaluate.  Every error is one line that says what to do."""
+
+import argparse
+import dataclasses
+import io
+import math
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ddpm_lesson.checkpoints import write_whole
+from ddpm_lesson.pretrained import Pretrained, load_pretrained, load_weights
+from ddpm_lesson.recipes import PRESETS, Recipe, load_images
+from ddpm_lesson.runs import Run
+from ddpm_lesson.samplers import last
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out a command line. Returns the exit status: 0 done, 1 an error that was told, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        return options.command(options)
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+        print(f"ddpm_lesson: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def train(options: argparse.Namespace) -> int:
+    """Carry out a recipe in a folder, or go on with the one that lies there."""
+    from tqdm.auto import tqdm
+
+    recipe = _recipe(options)
+    run = Run(recipe, options.out, load_images(recipe), device=_device(options.device))
+    board = _tensorboard(run.folder) if options.tensorboard else None
+    begun, per_step = run.step, recipe.batch_size * recipe.accumulate
+    bar = tqdm(total=recipe.steps * per_step, initial=begun * per_step, unit=" images", unit_scale=True)
+    with _stopping() as stop, bar:
+        for step in run.steps():
+            bar.set_postfix(step=step.step, loss=f"{step.loss:.4f}", refresh=False)
+            bar.update(per_step)
+            if board:
+                board.add_scalar("loss", step.loss, step.step)
+                board.add_scalar("grad_norm", step.grad_norm, step.step)
+            if step.step % options.save_every == 0:
+                run.save()
+            if step.step % options.preview_every == 0:
+                _preview(run)
+            if stop.is_set():
+                break
+        if run.step > begun:
+            run.save()
+            _preview(run)
+    if run.step < recipe.steps:
+        print(f"Stopped after step {run.step} of {recipe.steps}. The same command goes on from there.")
+        return 130
+    print(f"Done: {run.folder / 'weights.safetensors'} holds the averaged network after {run.step} steps.")
+    return 0
+
+
+def sample(options: argparse.Namespace) -> int:
+    """Draw images and write them as a PNG grid, or as an animated PNG that shows them coming out of the noise."""
+    from tqdm.auto import tqdm
+
+    out = Path(options.out)
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out must end in .png, got {out}")
+    trained = _trained(options.weights, options.device)
+    labels, generator = _labels(trained, options.label, options.n), torch.Generator().manual_seed(options.seed)
+    states = trained.sample(options.n, y=labels, steps=options.steps, eta=options.eta, generator=generator)
+    images = [state.x_t.cpu() for state in tqdm(states, unit=" steps")]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, _animation(images) if options.animate else _grid(images[-1]))
+    print(f"{out}: {options.n} images, seed {options.seed}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Print every score of a network, and the same of real images that were held out."""
+    from ddpm_lesson.evaluation import anchor, scores
+
+    trained, classifier = _trained(options.weights, options.device), _trained(options.classifier, options.device)
+    recipe = Recipe(**{**trained.about["recipe"], "root": options.root})
+    real, held_out = load_images(recipe), load_images(recipe, train=False)
+    n, features = min(options.n, len(held_out)), Path(options.classifier).stem
+    chain = f"{options.steps or 'all'} steps of {'ancestral' if options.eta is None else f'ddim, eta {options.eta:g}'}"
+    print(f"Samples of {options.weights}, {chain}, against the training images of {recipe.data}:")
+    drawing = {"n": n, "steps": options.steps, "eta": options.eta, "seed": options.seed, "bits_images": options.bits}
+    for score in scores(trained, classifier, features, real, held_out, **drawing).values():
+        print(" ", score)
+    print(f"As many images of {recipe.data} that were held out:")
+    for score in anchor(classifier, features, real, held_out, n=n, seed=options.seed).values():
+        print(" ", score)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m ddpm_lesson", description="Train, sample and evaluate diffusion models."
+    )
+    commands = parser.add_subparsers(required=True, metavar="train | sample | evaluate")
+
+    words = "Train a network, or go on with a run that was stopped: the same command again goes on."
+    command = _command(commands, "train", train, words)
+    command.add_argument("--preset", choices=PRESETS, help="a recipe to start from; the options below change it")
+    command.add_argument("--recipe", metavar="FILE", help="a recipe.json to start from, such as a run has saved")
+    command.add_argument("--out", metavar="FOLDER", help="folder of the run; default: runs/ and the preset's name")
+    command.add_argument(
+        "--save-every", type=_positive, default=500, metavar="N", help="steps between saved states (500)"
+    )
+    words = "steps between preview pictures (500)"
+    command.add_argument("--preview-every", type=_positive, default=500, metavar="N", help=words)
+    command.add_argument("--tensorboard", action="store_true", help="also write a log for TensorBoard")
+    fields = command.add_argument_group("the recipe", "Defaults in brackets are those without a preset.")
+    for field in dataclasses.fields(Recipe):
+        _add_field(fields, field)
+
+    command = _command(commands, "sample", sample, "Draw images from a network.")
+    _add_drawing(command, n=64)
+    command.add_argument("--label", metavar="CLASS", help="a class, by name; default: every class in turn")
+    command.add_argument("--out", default="samples.png", metavar="FILE.png", help="default: samples.png")
+    command.add_argument("--animate", action="store_true", help="an animated PNG: the images come out of the noise")
+
+    command = _command(commands, "evaluate", evaluate, "Print the scores of a network, and of real images.")
+    _add_drawing(command, n=1000)
+    words = "clean classifier whose features and classes are used"
+    command.add_argument("--classifier", required=True, metavar="NAME", help=words)
+    words = "held-out images for bits/dim, each costs T calls (0: leave it out)"
+    command.add_argument("--bits", type=int, default=0, metavar="N", help=words)
+    command.add_argument("--root", metavar="FOLDER", help="where torchvision's files lie; see --root of train")
+    return parser
+
+
+def _command(commands, name: str, function, words: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, description=words, help=words)
+    command.set_defaults(command=function)
+    command.add_argument("--device", metavar="NAME", help="cpu, cuda, mps; default: a GPU if there is one")
+    command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads; default: PyTorch's choice")
+    return command
+
+
+def _add_drawing(command, n: int) -> None:
+    words = "a network that ships with the course, a file weights.safetensors, or the folder of a run"
+    command.add_argument("--weights", default="digits_ddpm", metavar="NAME", help=f"{words}; default: digits_ddpm")
+    command.add_argument("--n", type=_positive, default=n, metavar="N", help=f"number of images ({n})")
+    words = "steps to take, such as trailing50, ddim25 or 10,15,20; default: all"
+    command.add_argument("--steps", metavar="CHOICE", help=words)
+    words = "draw with DDIM, 0 is deterministic; default: ancestral, with the variance of the recipe"
+    command.add_argument("--eta", type=float, metavar="ETA", help=words)
+    command.add_argument("--seed", type=int, default=0, help="seed of the noise (0)")
+
+
+def _add_field(group, field: dataclasses.Field) -> None:
+    name, choices = f"--{field.name.replace('_', '-')}", field.metadata["choices"]
+    words = f"{field.metadata['help']} [{field.default}]".replace("%", "%%")
+    options = {"dest": f"field_{field.name}", "default": argparse.SUPPRESS, "help": words}
+    if field.type is bool:
+        group.add_argument(name, action=argparse.BooleanOptionalAction, **options)
+    elif field.type == tuple[int, ...]:
+        group.add_argument(name, nargs="*", type=int, metavar="N", **options)
+    else:
+        kind = next(kind for kind in (int, float, str) if field.type in (kind, kind | None))
+        group.add_argument(name, type=kind, choices=choices, metavar=None if choices else field.name.upper(), **options)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
+    return int(text)
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    """What the options ask for; sets options.out, too. A run that lies there is gone on with."""
+    if options.preset and options.recipe:
+        raise ValueError("give --preset or --recipe, not both")
+    options.out = Path(options.out or f"runs/{options.preset or 'own'}")
+    given = {name.removeprefix("field_"): v for name, v in vars(options).items() if name.startswith("field_")}
+    source = Path(options.recipe) if options.recipe else options.out / "recipe.json"
+    if options.preset:
+        values = PRESETS[options.preset]
+    elif source.exists() or options.recipe:
+        values = dataclasses.asdict(Recipe.from_json(source.read_text(encoding="utf-8")))
+    elif given:
+        values = {}
+    else:
+        raise ValueError(f"say what to train: --preset {' | '.join(PRESETS)}, --recipe FILE, or options; see --help")
+    return Recipe(**{**values, **given})
+
+
+def _trained(name: str, device: str | None) -> Pretrained:
+    """A network by the name it ships under, by its file, or by the folder of its run."""
+    path = Path(name)
+    if path.is_dir():
+        path = path / "weights.safetensors"
+    elif not path.suffix:
+        return load_pretrained(name, device=_device(device))
+    return load_weights(path, device=_device(device))
+
+
+def _labels(trained: Pretrained, name: str | None, n: int) -> torch.Tensor | None:
+    if name is not None and name not in trained.classes:
+        raise ValueError(f"--label must be one of {', '.join(trained.classes)}, got {name}")
+    if trained.model.options["num_classes"] is None:
+        if name is not None:
+            raise ValueError("this network was not trained with labels: leave out --label")
+        return None
+    device = trained.process.betas.device
+    each = torch.arange(n, device=device) % len(trained.classes)
+    return each if name is None else torch.full_like(each, trained.classes.index(name))
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).split("\n")[0]
+        raise ValueError(f"--device {name} cannot be used on this machine: {first}") from error
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, or a request to terminate, sets; the second Ctrl-C stops at once."""
+    stop = threading.Event()
+
+    def ask(number, frame):
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _preview(run: Run) -> None:
+    """A grid from the averaged network, and the loss so far, as pictures in the folder of the run."""
+    from ddpm_lesson.plots import loss_curve
+
+    trained, S = run.result(), min(run.process.T, 25)
+    labels = _labels(trained, None, 64)
+    generator = torch.Generator().manual_seed(run.recipe.seed)
+    images = last(trained.sample(64, y=labels, steps=f"trailing{S}", eta=0.0, generator=generator))
+    (run.folder / "previews").mkdir(exist_ok=True)
+    write_whole(run.folder / "previews" / f"{run.step:07}.png", _grid(images.cpu()))
+    losses = run.losses()
+    curve = _png(lambda ax: loss_curve(losses, smooth=max(len(losses) // 50, 1), ax=ax), (6, 3.5))
+    write_whole(run.folder / "loss.png", curve)
+
+
+def _grid(images: torch.Tensor) -> bytes:
+    from ddpm_lesson.plots import image_grid
+
+    side = math.ceil(math.sqrt(len(images)))
+    return _png(lambda ax: image_grid(images, ncols=side, ax=ax), (0.6 * side, 0.6 * side))
+
+
+def _animation(images: list[torch.Tensor]) -> bytes:
+    """At most about 40 of the states, the first and the last among them."""
+    from ddpm_lesson.plots import animate, image_grid
+
+    chosen = sorted({round(i * (len(images) - 1) / 40) for i in range(41)})
+    side = math.ceil(math.sqrt(len(images[0])))
+    size = 0.6 * side, 0.6 * side
+    frames = [images[i] for i in chosen]
+    draw = lambda figure, x_t: image_grid(x_t, ncols=side, ax=figure.add_subplot())  # noqa: E731
+    return animate(draw, frames, alt="Images come out of the noise.", size=size).png
+
+
+def _tensorboard(folder: Path):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError("--tensorboard needs a package that is not here: pip install tensorboard") from error
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _png(draw, size: tuple[float, float]) -> bytes:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    draw(figure.add_subplot())
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()

@@ -1,0 +1,38 @@
+"""Weights into a network, with errors that say which name or shape does not fit."""
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, nn
+
+TABLE = "time_embedding.timembedding.0.weight"  # the sines and cosines, (T, ch): held, not trained
+
+
+def load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy the weights into the module.
+
+    weights: all of the module's names, no others. A linear layer's (C, C) and a 1x1 convolution's (C, C, 1, 1) are
+    taken for each other. Raises ValueError for missing or unexpected names and for other shapes.
+    """
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    missing, unexpected = shapes.keys() - weights.keys(), weights.keys() - shapes.keys()
+    if missing or unexpected:
+        raise ValueError(
+            f"expected the {len(shapes)} weights of this {type(module).__name__}, got {len(weights)}: "
+            f"missing {some(missing)}; unexpected {some(unexpected)}"
+        )
+    for name, shape in shapes.items():
+        if _without_ones(weights[name].shape) != _without_ones(shape):
+            raise ValueError(f"expected {name} to be {tuple(shape)}, got {tuple(weights[name].shape)}")
+    module.load_state_dict({name: weights[name].reshape(shape) for name, shape in shapes.items()})
+
+
+def some(names: Iterable) -> str:
+    """The first three names in alphabetical order and how many more there are."""
+    names = sorted(map(str, names))
+    rest = [f"and {len(names) - 3} more"] if len(names) > 3 else []
+    return ", ".join(names[:3] + rest) or "none"
+
+
+def _without_ones(shape) -> tuple[int, ...]:
+    """(C, C, 1, 1) as (C, C); every other shape as it is."""
+    return tuple(shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape)

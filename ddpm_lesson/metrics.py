@@ -1,0 +1,249 @@
+"""How good samples are: distances and shares in a given feature space, each with its interval and sample count.
+
+No score means anything alone. It belongs to a feature space, a reference and a number of samples, and stands beside
+the same score of held-out real images. Intervals are for another draw of the samples; the reference is held fixed.
+"""
+
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ddpm_lesson.bound import Bits
+from ddpm_lesson.predictions import _frozen
+
+ROWS = 256  # of a matrix of distances, in memory at once
+GROUPS = 20  # of the jackknife
+T_QUANTILE, Z_QUANTILE = 2.093, 1.960  # 97.5 % of Student's t with GROUPS - 1 degrees of freedom, and of the normal
+
+Interval = tuple[float, float, float]  # value, and the ends of its 95 % interval
+
+
+class Score(NamedTuple):
+    """A number, its 95 % interval, and all that it depends on; str(score) says everything.
+
+    n: number of samples. features: the space that it was computed in. seed: of the samples; the groups of the
+    jackknife were drawn with it too. n_reference: number of real images, None where they play no part.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n: int
+    features: str
+    seed: int
+    n_reference: int | None = None
+
+    def __str__(self) -> str:
+        samples = f"{self.n} samples" + ("" if self.n_reference is None else f" against {self.n_reference}")
+        interval = f"(95 %: {self.low:.4g}..{self.high:.4g})"
+        return f"{self.name} {self.value:.4g} {interval}, {samples}, features {self.features}, seed {self.seed}"
+
+
+def mean_interval(values: Tensor) -> Interval:
+    """The mean of independent values (N,), -+ 1.96 standard errors."""
+    mean, half = values.double().mean().item(), Z_QUANTILE * values.double().std().item() / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def share_interval(hits: Tensor) -> Interval:
+    """The share of hits (N,) bool, and Wilson's interval (1927), which has a width for 0 and 1 too."""
+    n, z2, share = len(hits), Z_QUANTILE**2, hits.double().mean().item()
+    centre, half = share + z2 / (2 * n), Z_QUANTILE * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return share, max(0.0, (centre - half) / (1 + z2 / n)), min(1.0, (centre + half) / (1 + z2 / n))
+
+
+class Moments(NamedTuple):
+    """Mean (F,) and covariance (F, F) of features, float64, and how many samples they come from."""
+
+    mean: Tensor
+    covariance: Tensor
+    count: int
+
+
+def moments(features: Tensor) -> Moments:
+    """Mean and unbiased covariance of features (N, F).  ValueError if N < 2 or a feature is not finite."""
+    features = _double("features", features)
+    if len(features) < 2:
+        raise ValueError(f"a covariance needs at least 2 samples, got features of shape {tuple(features.shape)}")
+    mean = features.mean(0)
+    return Moments(mean, (features - mean).T @ (features - mean) / (len(features) - 1), len(features))
+
+
+def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
+    """|mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)).  Heusel et al. 2017 (arXiv 1706.08500), Eq. 6.
+
+    a, b: features (N, F), or their `moments`. It is the squared 2-Wasserstein distance of the Gaussians with these
+    moments: symmetric, at least 0, and 0 only if they agree. Two sets of one origin have a distance above 0, by about
+    c / N, where c grows with F: compare distances of one N only. Warns if N <= F: the covariance is then singular.
+    Raises ValueError for features that are not finite, N < 2, or another F.
+    Not "the FID": that has the features of `networks.classifier.inception_features` and mostly N = 50,000.
+    """
+    a, b = (part if isinstance(part, Moments) else moments(part) for part in (a, b))
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"both must have the same number of features, got {len(a.mean)} and {len(b.mean)}")
+    if min(a.count, b.count) <= len(a.mean):
+        few = f"{min(a.count, b.count)} samples do not determine the covariance of {len(a.mean)} features"
+        warnings.warn(f"{few}: the distance is far too large, comparable only at the same count", stacklevel=2)
+    # C = R R^T for either; tr (C_a C_b)^(1/2) is the sum of the singular values of R_a^T R_b, singular C or not.
+    r_a, r_b = (vectors * values.clamp(min=0).sqrt() for values, vectors in map(torch.linalg.eigh, (a[1], b[1])))
+    cross = torch.linalg.svdvals(r_a.T @ r_b).sum()
+    squared = (a.mean - b.mean).square().sum() + (a.covariance + b.covariance).trace() - 2 * cross
+    return max(0.0, squared.item())
+
+
+def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
+    """Share of the fakes among the real, and of the real among the fakes.  Kynkaanniemi et al. 2019 (1904.06991).
+
+    real: features (N, F). fake: (M, F). A point is among a set if it lies in the ball around one of its points, whose
+    radius is that point's distance to its k-th nearest other.
+    Precision falls if samples look unlike data; recall falls if a part of the data is never sampled.
+    Raises ValueError for features that are not finite, or unless 1 <= k < N, M.
+    """
+    return _among(fake, real, k).double().mean().item(), _among(real, fake, k).double().mean().item()
+
+
+def nearest_neighbours(images: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest reference image of each image: root mean squared difference of their pixels (N,), and index (N,).
+
+    images: (N, *D). reference: (M, *D), M >= 1. A copy is at 0; how near is too near, held-out real images tell.
+    Raises ValueError if the shapes differ or a value is not finite.
+    """
+    if images.shape[1:] != reference.shape[1:] or len(reference) == 0:
+        raise ValueError(f"expected (N, *D) and (M, *D), got {tuple(images.shape)} and {tuple(reference.shape)}")
+    images, reference = _double("images", images.flatten(1)), _double("reference", reference.flatten(1))
+    indices = torch.cat([torch.cdist(rows, reference).argmin(1) for rows in images.split(ROWS)])
+    return (images - reference[indices]).square().mean(1).sqrt(), indices  # exact, where cdist's are rounded
+
+
+def confidence(logits: Tensor) -> tuple[Interval, Interval]:
+    """Mean of the largest probability, and share of images where it is above 0.9.  logits: (N, classes).
+
+    No measure of quality alone: a classifier can be confident of images that are no digits at all.
+    """
+    top = _double("logits", logits).softmax(1).amax(1)
+    return mean_interval(top), share_interval(top > 0.9)
+
+
+def class_histogram(classes: Tensor, num_classes: int) -> Tensor:
+    """Share of each class, (num_classes,) float64.  classes: (N,) int64, such as logits.argmax(1)."""
+    return torch.bincount(classes, minlength=num_classes).double() / len(classes)
+
+
+def total_variation(p: Tensor, q: Tensor) -> float:
+    """Half the sum of |p - q| of two histograms: the share that would have to change class to turn p into q."""
+    return 0.5 * (p - q).abs().sum().item()
+
+
+def conditional_accuracy(logits: Tensor, labels: Tensor) -> Interval:
+    """Share of images that the classifier takes for what was asked for.  logits: (N, classes). labels: (N,)."""
+    if logits.shape[:1] != labels.shape:
+        raise ValueError(f"expected a label for each image, got {tuple(labels.shape)} for {tuple(logits.shape)}")
+    return share_interval(logits.argmax(1) == labels.to(logits.device))
+
+
+def left_out(n: int, generator: Generator | None = None) -> Tensor:
+    """(21, n) bool: nothing, then 20 random groups that make up n samples.  ValueError if n < 20."""
+    if n < GROUPS:
+        raise ValueError(f"an interval needs at least {GROUPS} samples, got {n}")
+    group = torch.randperm(n, generator=generator) % GROUPS
+    return group == torch.arange(-1, GROUPS)[:, None]
+
+
+def jackknife_interval(values: list[float], highest: float = math.inf) -> Interval:
+    """A statistic and its interval, cut to 0..highest.  Delete-a-group jackknife; Shao & Tu 1995.
+
+    values: the statistic of all samples, then without each group of `left_out`.
+    The interval is for the statistic's mean over draws of *this many* samples: the Frechet distance's bias stays in.
+    Not a bootstrap: drawing with replacement repeats samples, and adds that bias a second time.
+    """
+    value, *without = values
+    half = T_QUANTILE * math.sqrt((GROUPS - 1) * torch.tensor(without).double().var(correction=0).item())
+    return value, max(0.0, value - half), min(highest, value + half)
+
+
+def classified(classifier: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (N, F) and logits (N, classes) of a clean `Classifier`, float64, in eval mode and without gradients."""
+    weight = next(classifier.parameters())
+    with _frozen(classifier):
+        features = torch.cat([classifier.features(rows.to(weight)) for rows in images.split(ROWS)])
+        return _double("features", features), _double("logits", classifier.tail(features))
+
+
+def evaluate(
+    samples: Tensor, reference: Tensor, classifier: nn.Module, features: str, *, seed: int, labels: Tensor | None = None
+) -> dict[str, Score]:
+    """Every score of samples against real images, by name.
+
+    samples: (N, C, H, W), N >= 20, and reference: (M, C, H, W), in [-1, 1]. classifier: a clean `Classifier`;
+    features: the name to print for it. seed: the samples were drawn with it. labels: (N,), the classes asked for.
+    Class imbalance: `total_variation` between the predicted classes of samples and reference. Nearest real distance:
+    mean of `nearest_neighbours`; copies of the reference are nearer to it than held-out images.
+    Raises ValueError for fewer samples, other shapes, and values outside of [-1, 1].
+    """
+    for name, images in (("samples", samples), ("reference", reference)):
+        if not (images.abs() <= 1).all():
+            raise ValueError(f"{name} must lie in [-1, 1], got values from {images.min()} to {images.max()}")
+    gone = left_out(len(samples), torch.Generator().manual_seed(seed))
+    fake, logits = classified(classifier, samples)
+    real, real_logits = classified(classifier, reference)
+    real_moments, classes, num_classes = moments(real), logits.argmax(1).cpu(), logits.shape[1]
+    real_histogram = class_histogram(real_logits.argmax(1).cpu(), num_classes)
+    frechet = [frechet_distance(fake[~group.to(fake.device)], real_moments) for group in gone]
+    recall = _among(real, fake, gone=gone).double().mean(1).tolist()
+    imbalance = [total_variation(class_histogram(classes[~group], num_classes), real_histogram) for group in gone]
+    nearest, _ = nearest_neighbours(samples, reference.to(samples))
+
+    def score(name: str, interval: Interval, space: str = features, against: int | None = len(reference)) -> Score:
+        return Score(name, *interval, len(samples), space, seed, against)
+
+    scores = [
+        score("Frechet distance", jackknife_interval(frechet)),
+        score("Precision", share_interval(_among(fake, real)[0])),
+        score("Recall", jackknife_interval(recall, 1.0)),
+        score("Confidence", confidence(logits)[0], against=None),
+        score("Confidence above 0.9", confidence(logits)[1], against=None),
+        score("Class imbalance", jackknife_interval(imbalance, 1.0)),
+        score("Nearest real distance", mean_interval(nearest), "pixels"),
+    ]
+    if labels is not None:
+        scores.append(score("Conditional accuracy", conditional_accuracy(logits, labels), against=None))
+    return {score.name: score for score in scores}
+
+
+def bits_score(bits: Bits, n: int, seed: int) -> Score:
+    """What `bound.bits_per_dim` found on n test images, as a Score.  bits.prior and bits.terms split it by t.
+
+    seed: of the noise; the interval is over images and their noise.
+    """
+    half, space = Z_QUANTILE * bits.standard_error, f"bound of {len(bits.terms)} steps"
+    return Score("Bits/dim", bits.total, bits.total - half, bits.total + half, n, space, seed)
+
+
+def _among(points: Tensor, centres: Tensor, k: int = 3, gone: Tensor | None = None) -> Tensor:
+    """Which points lie in a ball of centres (M, F), (1, N) bool; with gone (G, M), a row without each group of them."""
+    points, centres = _double("features", points), _double("features", centres)
+    if not 1 <= k < len(centres):
+        raise ValueError(f"k must lie in 1..{len(centres) - 1} for {len(centres)} samples, got {k}")
+    gone = centres.new_zeros(1, len(centres), dtype=torch.bool) if gone is None else gone.to(centres.device)
+    exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}  # equal points are at distance 0
+    radii, found = [], []
+    for first, rows in enumerate(centres.split(ROWS)):
+        distance = torch.cdist(rows, centres, **exact)
+        distance[:, first * ROWS :].fill_diagonal_(math.inf)
+        radii.append(torch.stack([distance.masked_fill(g, math.inf).topk(k, largest=False)[0][:, -1] for g in gone]))
+    radii = torch.cat(radii, 1).masked_fill(gone, -1)  # (G, M); nothing is within -1
+    for rows in points.split(ROWS):
+        distance = torch.cdist(rows, centres, **exact)
+        found.append(torch.stack([(distance <= radius).any(1) for radius in radii]))
+    return torch.cat(found, 1)
+
+
+def _double(name: str, x: Tensor) -> Tensor:
+    """(N, F) as float64, on the CPU where the device has none (Apple's MPS)."""
+    if x.ndim != 2 or not x.isfinite().all():
+        raise ValueError(f"{name} must be (N, F), all finite; got {(~x.isfinite()).sum()} NaN or inf in {(*x.shape,)}")
+    return (x.cpu() if x.device.type == "mps" else x).double()

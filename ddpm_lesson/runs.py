@@ -1,0 +1,162 @@
+"""A run: a recipe carried out in a folder. Killed at any moment, it goes on as if it had not been.
+
+In the folder lie recipe.json, log.csv (one row per step), state.safetensors, from which the run goes on, and
+weights.safetensors, the averaged network with all that is needed to use it: its result.
+All that is random in step k follows from the seed and k, so that no generator's state has to be saved.
+"""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddpm_lesson import checkpoints, training
+from ddpm_lesson.batches import mirrored, ordered, seed_of, without_labels
+from ddpm_lesson.data import Images
+from ddpm_lesson.predictions import mean_type_named, variance_named
+from ddpm_lesson.pretrained import Pretrained
+from ddpm_lesson.recipes import OPTIMIZERS, TIMESTEPS, Recipe, make_loss, make_network, make_process
+from ddpm_lesson.training import EMA, TrainStep
+
+LOG_FIELDS = ("step", "loss", "grad_norm", "seconds")
+
+
+class Run:
+    """A recipe and the state it has reached.
+
+    folder: is made if missing; one that holds a run goes on with it. images: what the recipe learns from.
+    device: where to compute. On a CPU the network and its images are in channels_last.
+    step: how many steps have been made. model, ema: the network and its average.
+    Raises ValueError if the folder holds a run of another recipe (only `steps` may grow), or other files.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path | str, images: Images, *, device: torch.device | str = "cpu"):
+        self.recipe, self.folder, self.images = recipe, Path(folder), images
+        self.process = make_process(recipe).to(device)
+        _, channels, *self.sides = images.data.shape
+        model = make_network(recipe, channels, len(images.classes))
+        self.model = model.to(device=device, memory_format=torch.channels_last)
+        self.ema = EMA(self.model, recipe.ema_decay)
+        self.timesteps = TIMESTEPS[recipe.timesteps](recipe.T)
+        decay = {"weight_decay": recipe.weight_decay} if recipe.optimizer == "adamw" else {}
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = OPTIMIZERS[recipe.optimizer](trained, lr=recipe.lr, **decay)
+        self.step = 0
+        self._open()
+
+    def steps(self) -> Iterator[TrainStep]:
+        """Make the steps that are left, and yield each. The log is written step by step, the state by `save` only."""
+        recipe, generator = self.recipe, torch.Generator()
+        made = training.train(
+            self.model,
+            self.process,
+            self._batches(generator),
+            make_loss(recipe, self.process, self.images.levels),
+            **{"start": self.step, "steps": recipe.steps, "lr": recipe.lr, "warmup": recipe.warmup},
+            **{"optimizer": self.optimizer, "clip_norm": recipe.clip_norm, "accumulate": recipe.accumulate},
+            rate=training.cosine(recipe.steps) if recipe.rate == "cosine" else training.constant,
+            **{"ema": self.ema, "timesteps": self.timesteps, "generator": generator},
+            **{"mixed_precision": recipe.mixed_precision, "compiled": recipe.compiled},
+        )
+        device = next(self.model.parameters()).device
+        with open(self.folder / "log.csv", "a", newline="", encoding="utf-8") as log:
+            begun = time.perf_counter()
+            while self.step < recipe.steps:
+                with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                    torch.manual_seed(seed_of(recipe.seed, 1, self.step))  # for dropout
+                    generator.manual_seed(seed_of(recipe.seed, 2, self.step))
+                    made_step = next(made)
+                self.step = made_step.step
+                seconds = f"{time.perf_counter() - begun:.3f}"
+                csv.writer(log).writerow([self.step, made_step.loss, made_step.grad_norm, seconds])
+                log.flush()
+                yield made_step
+
+    def save(self) -> None:
+        """Write the state, then the averaged weights. Whenever this is cut off, the state is the old or the new one."""
+        parts = {
+            **{"model": self.model.state_dict(), "ema": self.ema.model.state_dict()},
+            **{"optimizer": checkpoints.optimizer_tensors(self.optimizer), "timesteps": self.timesteps.state_dict()},
+        }
+        state = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+        about = {"step": self.step, "updates": self.ema.updates}
+        checkpoints.save_tensors(self.folder / "state.safetensors", state, about)
+        checkpoints.save_tensors(self.folder / "weights.safetensors", self.ema.model.state_dict(), self.about())
+
+    def result(self) -> Pretrained:
+        """The averaged network as it stands, to draw from."""
+        recipe, about = self.recipe, self.about()
+        told = {"classes": self.images.classes, "levels": self.images.levels, "shape": tuple(about["shape"])}
+        meaning = mean_type_named(recipe.mean_type), variance_named(recipe.var_type)
+        return Pretrained(self.ema.model, self.process, *meaning, **told, about=about)
+
+    def about(self) -> dict:
+        """What has to be known to use the weights, for JSON."""
+        recipe = json.loads(self.recipe.to_json()) | {"root": None}  # a place on this machine
+        shape = [self.images.data.shape[1], *self.sides]
+        told = {"classes": list(self.images.classes), "levels": self.images.levels, "shape": shape}
+        return {"kind": "ddpm", "step": self.step, "recipe": recipe, "unet": self.model.options, **told}
+
+    def losses(self) -> Tensor:
+        """The loss of every step so far, (step,), from the log."""
+        with open(self.folder / "log.csv", newline="", encoding="utf-8") as log:
+            return torch.tensor([float(row["loss"]) for row in csv.DictReader(log)])
+
+    def _batches(self, generator):
+        recipe = self.recipe
+        start = self.step * recipe.accumulate
+        batches = ordered(self.images, batch_size=recipe.batch_size, seed=recipe.seed, start=start)
+        batches = mirrored(batches, generator) if recipe.flip else batches
+        if not recipe.conditional:
+            return (x_0 for x_0, _ in batches)
+        return without_labels(batches, recipe.label_dropout, len(self.images.classes), generator)
+
+    def _open(self):
+        """Begin in an empty folder, or go on from the state that lies in it."""
+        path = self.folder / "recipe.json"
+        if path.exists():
+            _check_same(Recipe.from_json(path.read_text(encoding="utf-8")), self.recipe, self.folder)
+        elif self.folder.exists() and any(file.name != ".recipe.json.partial" for file in self.folder.iterdir()):
+            raise ValueError(f"{self.folder} holds other files and no run: name an empty or a new folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_whole(path, self.recipe.to_json().encode())
+        if (self.folder / "state.safetensors").exists():
+            self._load(self.folder / "state.safetensors")
+        _cut_log(self.folder / "log.csv", self.step)
+
+    def _load(self, path):
+        tensors, about = checkpoints.load_tensors(path)
+        if "updates" not in about:
+            raise checkpoints.CheckpointError(f"{path} is not the state of a run: it may be weights only")
+        modules = {"model": self.model, "ema": self.ema.model, "timesteps": self.timesteps}
+        for part, module in modules.items():
+            checkpoints.fill(module, checkpoints.group(tensors, part), path)
+        checkpoints.fill_optimizer(self.optimizer, checkpoints.group(tensors, "optimizer"))
+        self.step, self.ema.updates = about["step"], about["updates"]
+
+
+def _check_same(before: Recipe, now: Recipe, folder: Path) -> None:
+    names = [name for name in before.__dataclass_fields__ if getattr(before, name) != getattr(now, name)]
+    if now.rate == "constant" and now.steps >= before.steps:
+        names = [name for name in names if name != "steps"]
+    if names:
+        told = ", ".join(f"{name} = {getattr(before, name)}, now {getattr(now, name)}" for name in names)
+        raise ValueError(f"{folder} holds a run of another recipe ({told}): name another folder, or the same recipe")
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """The log's rows up to `step`: what was logged after the state was saved will be made, and logged, again."""
+    rows = []
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as log:
+            rows = [row for row in csv.DictReader(log)][:step]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, LOG_FIELDS)
+    writer.writeheader()
+    writer.writerows(rows)
+    checkpoints.write_whole(path, text.getvalue().encode())
