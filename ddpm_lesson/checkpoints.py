@@ -49,9 +49,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is no whole safetensors file ({error}): delete it, or get it again") from error
-    if "about" not in metadata:
-        raise CheckpointError(f"{path} holds tensors, but was not written by this package: it lacks 'about'")
-    return tensors, json.loads(metadata["about"])
+    try:
+        about = json.loads(metadata.get("about", ""))
+    except json.JSONDecodeError:
+        about = None
+    if not isinstance(about, dict):
+        raise CheckpointError(f"{path} holds tensors, but no 'about': it is damaged, or not from this package")
+    return tensors, about
 
 
 def fill(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

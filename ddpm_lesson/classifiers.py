@@ -11,7 +11,9 @@ from torch.nn.functional import cross_entropy
 from ddpm_lesson.batches import ordered, seed_of
 from ddpm_lesson.data import Images
 from ddpm_lesson.gaussian import randn_like
+from ddpm_lesson.metrics import Interval, share_interval
 from ddpm_lesson.networks.classifier import Classifier
+from ddpm_lesson.pretrained import Pretrained
 from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.schedules import named
 from ddpm_lesson.training import cosine
@@ -87,3 +89,15 @@ def shifted(x_0: Tensor, by: int, generator: Generator | None = None) -> Tensor:
     down, right = torch.randint(2 * by + 1, (2, B, 1, 1), generator=generator)
     rows, columns = torch.arange(H)[:, None] + down, torch.arange(W) + right  # (B, H, 1), (B, 1, W)
     return padded[torch.arange(B)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
+
+
+def accuracy(trained: Pretrained, images: Images, t: int | None = None, *, seed: int = 0) -> Interval:
+    """Share of images that are recognised, and its 95 % interval.  t: the step whose noise they get, if it knows t."""
+    x, y = images[:]
+    noise_level = ()
+    if trained.process is not None:
+        noise_level = (torch.full(y.shape, t),)
+        x = trained.process.q_sample(x, *noise_level, randn_like(x, Generator().manual_seed(seed)))
+    with torch.no_grad():
+        hits = trained.model(x, *noise_level).argmax(1) == y
+    return share_interval(hits)

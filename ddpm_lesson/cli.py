@@ -8,8 +8,9 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -20,8 +21,17 @@ from ddpm_lesson.runs import Run
 from ddpm_lesson.samplers import last
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, in the place of the usage of all options."""
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out a command line. Returns the exit status: 0 done, 1 an error that was told, 130 interrupted."""
+    """Carry out a command line. Returns the exit status: 0 done, 1 an error that was told, 130 interrupted.
+
+    Exits with 2 for options that do not exist.
+    """
     options = _parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -43,7 +53,7 @@ def train(options: argparse.Namespace) -> int:
     board = _tensorboard(run.folder) if options.tensorboard else None
     begun, per_step = run.step, recipe.batch_size * recipe.accumulate
     bar = tqdm(total=recipe.steps * per_step, initial=begun * per_step, unit=" images", unit_scale=True)
-    with _stopping() as stop, bar:
+    with _stopping() as stop, bar, board or nullcontext():
         for step in run.steps():
             bar.set_postfix(step=step.step, loss=f"{step.loss:.4f}", refresh=False)
             bar.update(per_step)
@@ -76,9 +86,10 @@ def sample(options: argparse.Namespace) -> int:
     trained = _trained(options.weights, options.device)
     labels, generator = _labels(trained, options.label, options.n), torch.Generator().manual_seed(options.seed)
     states = trained.sample(options.n, y=labels, steps=options.steps, eta=options.eta, generator=generator)
-    images = [state.x_t.cpu() for state in tqdm(states, unit=" steps")]
+    states = tqdm(states, unit=" steps")
+    picture = _animation([state.x_t.cpu() for state in states]) if options.animate else _grid(last(states).cpu())
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, _animation(images) if options.animate else _grid(images[-1]))
+    write_whole(out, picture)
     print(f"{out}: {options.n} images, seed {options.seed}")
     return 0
 
@@ -87,7 +98,8 @@ def evaluate(options: argparse.Namespace) -> int:
     """Print every score of a network, and the same of real images that were held out."""
     from ddpm_lesson.evaluation import anchor, scores
 
-    trained, classifier = _trained(options.weights, options.device), _trained(options.classifier, options.device)
+    trained = _trained(options.weights, options.device)
+    classifier = _trained(options.classifier, options.device, kind="classifier")
     recipe = Recipe(**{**trained.about["recipe"], "root": options.root})
     real, held_out = load_images(recipe), load_images(recipe, train=False)
     n, features = min(options.n, len(held_out)), Path(options.classifier).stem
@@ -103,9 +115,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m ddpm_lesson", description="Train, sample and evaluate diffusion models."
-    )
+    parser = _Parser("python -m ddpm_lesson", description="Train, sample and evaluate diffusion models.")
     commands = parser.add_subparsers(required=True, metavar="train | sample | evaluate")
 
     words = "Train a network, or go on with a run that was stopped: the same command again goes on."
@@ -195,14 +205,16 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     return Recipe(**{**values, **given})
 
 
-def _trained(name: str, device: str | None) -> Pretrained:
+def _trained(name: str, device: str | None, kind: str = "ddpm") -> Pretrained:
     """A network by the name it ships under, by its file, or by the folder of its run."""
     path = Path(name)
     if path.is_dir():
         path = path / "weights.safetensors"
-    elif not path.suffix:
-        return load_pretrained(name, device=_device(device))
-    return load_weights(path, device=_device(device))
+    load, what = (load_weights, path) if path.suffix else (load_pretrained, name)
+    trained = load(what, device=_device(device))
+    if trained.about["kind"] != kind:
+        raise ValueError(f"{name} must be a {kind}, got a {trained.about['kind']}")
+    return trained
 
 
 def _labels(trained: Pretrained, name: str | None, n: int) -> torch.Tensor | None:

@@ -204,12 +204,12 @@ def unet_diagram(unet: UNet, *, ax: Axes | None = None) -> Axes:
     """The blocks of a U-Net and the skips between them, read off its modules.  After Ronneberger et al. 2015, Fig. 1.
 
     From left to right the blocks run in this order, each on the row of its level, the finest on top, with the channels
-    that it returns; the middle is the lowest row. A line above the boxes is a skip, with the channels that it carries
+    that it returns; the middle hangs below. A line above the boxes is a skip, with the channels that it carries
     from the block at its left end to the one at its right end. Blue: residual blocks; purple: with attention; orange:
     blocks that change the resolution; grey: the convolutions at both ends.
     """
     blocks = [unet.head, *unet.downblocks, *unet.middleblocks, *unet.upblocks, unet.tail[-1]]
-    rows = max(len(unet.options["ch_mult"]), 1)
+    rows = len(unet.options["ch_mult"]) - 0.4
     ax = ax or _new_axes(0.36 * len(blocks), 0.9 * (rows + 1))
     stack, level, passed = [], 0, 0
     for x, block in enumerate(blocks):

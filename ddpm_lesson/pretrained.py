@@ -85,8 +85,11 @@ def load_weights(path: Path | str, *, device: torch.device | str = "cpu") -> Pre
     tensors, about = load_tensors(Path(path))
     if about.get("kind") not in ("ddpm", "classifier"):
         raise CheckpointError(f"{path} does not hold the weights of a network, but maybe the state of a run")
-    recipe = Recipe.from_json(json.dumps(about["recipe"])) if about["kind"] == "ddpm" else None
-    model = UNet(**about["unet"]) if recipe else Classifier(**about["classifier"])
+    try:
+        recipe = Recipe.from_json(json.dumps(about["recipe"])) if about["kind"] == "ddpm" else None
+        model = UNet(**about["unet"]) if recipe else Classifier(**about["classifier"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not say what its network is ({error}): get it again") from error
     fill(model, tensors, Path(path))
     model = model.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
     process = make_process(recipe or Recipe(T=about["T"], schedule=about["schedule"])) if recipe or about["T"] else None
@@ -111,7 +114,7 @@ def load_pretrained(name: str, *, device: torch.device | str = "cpu") -> Pretrai
     if name not in names:
         raise ValueError(f"no weights {name!r} ship with the course; there are {', '.join(names)}")
     path = folder / f"{name}.safetensors"
-    expected, got = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["sha256"], sha256(path)
+    expected, got = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["made"]["sha256"], sha256(path)
     if got != expected:
         raise CheckpointError(
             f"{path} is damaged: expected the SHA-256 {expected}, got {got}. Install the course again"

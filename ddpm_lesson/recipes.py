@@ -86,13 +86,13 @@ class Recipe:
     ema_decay: float = _field(0.9999, "decay of the averaged weights, which are the result", within=(0, 1))
     mixed_precision: bool = _field(False, "compute in bfloat16, for a GPU; weights stay float32")
     compiled: bool = _field(False, "torch.compile the network: a minute at first, faster steps later")
-    seed: int = _field(0, "seed of everything random", within=(0, math.inf))
+    seed: int = _field(0, "seed of everything random", within=(0, 2**63 - 1))
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
-        if self.data == "folder" and (self.root is None or self.size is None):
-            raise ValueError(f"data 'folder' needs root and size, got root = {self.root}, size = {self.size}")
+        if (self.data == "folder") != (self.size is not None):
+            raise ValueError(f"data 'folder' needs size, other data have theirs: got {self.data}, size = {self.size}")
         if self.flip and self.data in MIRRORED_IS_NOTHING:
             raise ValueError(f"flip would turn {self.data} into signs that do not exist: leave it out")
         if (self.var_type == "learned_range") != (self.loss == "hybrid") and self.loss != "kl":
@@ -104,6 +104,9 @@ class Recipe:
             )
         if self.weight_decay and self.optimizer != "adamw":
             raise ValueError(f"weight_decay = {self.weight_decay} needs optimizer adamw, got {self.optimizer}")
+        if self.ema_decay == 1 or self.clip_norm == 0:
+            got = f"ema_decay = {self.ema_decay}, clip_norm = {self.clip_norm}"
+            raise ValueError(f"ema_decay must lie below 1 and clip_norm above 0, got {got}")
 
     def to_json(self) -> str:
         """The recipe as text, which `Recipe.from_json` reads."""
@@ -156,6 +159,8 @@ def load_images(recipe: Recipe, *, train: bool = True) -> data.Images:
     if recipe.data == "folder":
         if not train:
             raise ValueError("a folder has no images held back: give another folder")
+        if recipe.root is None:
+            raise ValueError("data 'folder' needs root, the folder of your images, got None")
         found = data.folder(recipe.root, recipe.size, channels=recipe.channels)
         return data.Images(found.data[:], found.labels, levels=found.levels, classes=found.classes)
     if recipe.data == "digits":
@@ -174,7 +179,7 @@ def make_network(recipe: Recipe, channels: int, classes: int) -> UNet:
     options = {name: getattr(recipe, name) for name in names}
     options |= {"in_ch": channels, "num_classes": classes if recipe.conditional else None}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.default_generator.manual_seed(recipe.seed)  # not torch.manual_seed: that seeds the GPUs, too
         return UNet(recipe.T, learned_var=recipe.var_type == "learned_range", **options)
 
 
@@ -206,12 +211,14 @@ def _checked(field: dataclasses.Field, value):
         value = tuple(value) if fits else value
     elif field.type is float:
         expected, fits = f"a number in {low}..{high}", type(value) in (int, float) and low <= value <= high
+        value = float(value) if fits else value
     elif field.type is int and choices is None:
         expected, fits = f"an integer in {low}..{high}", type(value) is int and low <= value <= high
     elif choices is not None:
-        expected, fits = f"one of {', '.join(map(str, choices))}", isinstance(value, str | int) and value in choices
+        expected, fits = f"one of {', '.join(map(str, choices))}", type(value) in (str, int) and value in choices
     else:
-        expected, fits = str(getattr(field.type, "__name__", field.type)), isinstance(value, field.type)
+        fits = isinstance(value, field.type) and (field.type is bool or not isinstance(value, bool))
+        expected = str(getattr(field.type, "__name__", field.type))
     if not fits:
         raise ValueError(f"{field.name} must be {expected}, got {value!r}")
     return value

@@ -32,7 +32,8 @@ class Run:
     folder: is made if missing; one that holds a run goes on with it. images: what the recipe learns from.
     device: where to compute. On a CPU the network and its images are in channels_last.
     step: how many steps have been made. model, ema: the network and its average.
-    Raises ValueError if the folder holds a run of another recipe (only `steps` may grow), or other files.
+    Raises ValueError if the recipe does not fit itself or the images, or if the folder holds a run of another recipe (only `steps`
+    may grow), or other files.
     """
 
     def __init__(self, recipe: Recipe, folder: Path | str, images: Images, *, device: torch.device | str = "cpu"):
@@ -47,6 +48,7 @@ class Run:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = OPTIMIZERS[recipe.optimizer](trained, lr=recipe.lr, **decay)
         self.step = 0
+        self._check()
         self._open()
 
     def steps(self) -> Iterator[TrainStep]:
@@ -78,15 +80,18 @@ class Run:
                 yield made_step
 
     def save(self) -> None:
-        """Write the state, then the averaged weights. Whenever this is cut off, the state is the old or the new one."""
+        """Write the averaged weights, then the state. Whenever this is cut off, the state is the old or the new one.
+
+        Not the state first: a run cut off between the two at its last step would be done, and its weights old.
+        """
         parts = {
             **{"model": self.model.state_dict(), "ema": self.ema.model.state_dict()},
             **{"optimizer": checkpoints.optimizer_tensors(self.optimizer), "timesteps": self.timesteps.state_dict()},
         }
         state = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
         about = {"step": self.step, "updates": self.ema.updates}
-        checkpoints.save_tensors(self.folder / "state.safetensors", state, about)
         checkpoints.save_tensors(self.folder / "weights.safetensors", self.ema.model.state_dict(), self.about())
+        checkpoints.save_tensors(self.folder / "state.safetensors", state, about)
 
     def result(self) -> Pretrained:
         """The averaged network as it stands, to draw from."""
@@ -116,6 +121,19 @@ class Run:
             return (x_0 for x_0, _ in batches)
         return without_labels(batches, recipe.label_dropout, len(self.images.classes), generator)
 
+    def _check(self):
+        """Before the folder is made, not in the first step: else it would hold a recipe that cannot be carried out."""
+        if self.recipe.mean_type == "epsilon" and self.process.alphas_bar[-1] == 0:
+            told = f"schedule {self.recipe.schedule} ends at alphas_bar = 0"
+            raise ValueError(
+                f"{told}, where eps says nothing of x_0: mean_type must be xstart, xprev or v, got epsilon"
+            )
+        if any(side % self.model.divisor for side in self.sides):
+            sides, levels = " x ".join(map(str, self.sides)), len(self.recipe.ch_mult)
+            raise ValueError(f"ch_mult of {levels} levels needs sides divisible by {self.model.divisor}, got {sides}")
+        if self.recipe.batch_size > len(self.images):
+            raise ValueError(f"batch_size must lie in 1..{len(self.images)}, got {self.recipe.batch_size}")
+
     def _open(self):
         """Begin in an empty folder, or go on from the state that lies in it."""
         path = self.folder / "recipe.json"
@@ -131,7 +149,7 @@ class Run:
 
     def _load(self, path):
         tensors, about = checkpoints.load_tensors(path)
-        if "updates" not in about:
+        if about.keys() != {"step", "updates"}:
             raise checkpoints.CheckpointError(f"{path} is not the state of a run: it may be weights only")
         modules = {"model": self.model, "ema": self.ema.model, "timesteps": self.timesteps}
         for part, module in modules.items():

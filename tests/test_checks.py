@@ -6,16 +6,19 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections import namedtuple
+from collections import deque, namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from einops import rearrange
+from einops import einsum, rearrange, reduce
 from torch import nn
+from torch.nn import functional as F
 
 from ddpm_lesson import checks
+from ddpm_lesson.networks.blocks import ResBlock
+from ddpm_lesson.networks.unet import UNet
 
 ROOT = Path(__file__).parent.parent
 CHECKS = list(checks.registry.values())
@@ -351,6 +354,180 @@ def min_snr_by_loop(snr, gamma):
     return tuple(torch.tensor(column).view(snr.shape) for column in zip(*rows, strict=True))
 
 
+def table_by_loop(T, d_model):
+    table = torch.zeros(T, d_model)
+    for t in range(T):
+        for k in range(0, d_model, 2):
+            table[t, k] = math.sin(t / 10000 ** (k / d_model))
+            table[t, k + 1] = math.cos(t / 10000 ** (k / d_model))
+    return table
+
+
+def table_of_the_post(T, d_model, waves=(torch.sin, torch.cos), sign=-1):
+    emb = torch.exp(sign * (torch.arange(0, d_model, step=2) / d_model * math.log(10000)))
+    emb = torch.arange(T).float()[:, None] * emb[None, :]
+    return torch.stack([wave(emb) for wave in waves], dim=-1).view(T, d_model)
+
+
+def table_by_slices(T, d_model):
+    table = torch.empty(T, d_model)
+    angles = torch.outer(torch.arange(T).float(), 10000.0 ** (-torch.arange(0, d_model, 2).float() / d_model))
+    table[:, 0::2], table[:, 1::2] = torch.sin(angles), torch.cos(angles)
+    return table
+
+
+def table_by_einops(T, d_model):
+    angles = np.arange(T)[:, None] * np.exp(-np.log(10000) * np.arange(0, d_model, 2) / d_model)
+    return rearrange([torch.from_numpy(wave(angles)) for wave in (np.sin, np.cos)], "two t k -> t (k two)")
+
+
+def table_by_rotation(T, d_model):
+    """Each pair turns by its frequency at every step."""
+    pairs = torch.ones(T, d_model // 2, dtype=torch.float64) * 10000 ** (-2 * torch.arange(d_model // 2) / d_model)
+    turns = torch.polar(torch.ones_like(pairs), pairs.cumsum(0) - pairs)
+    return torch.view_as_real(turns).flip(-1).flatten(1)
+
+
+def norm_by_einops(x, num_groups, weight, bias):
+    h = rearrange(x, "b (g c) h w -> b g c h w", g=num_groups)
+    h = h - reduce(h, "b g c h w -> b g 1 1 1", "mean")
+    h = h * torch.rsqrt(reduce(h**2, "b g c h w -> b g 1 1 1", "mean") + 1e-5)
+    h = rearrange(h, "b g c h w -> b (g c) h w")
+    return h * rearrange(weight, "c -> c 1 1") + rearrange(bias, "c -> c 1 1")
+
+
+def norm_by_loop(x, num_groups, weight, bias):
+    images = []
+    for image in x:
+        groups = [(g - g.mean()) / (g.var(unbiased=False) + 1e-5) ** 0.5 for g in image.chunk(num_groups)]
+        images.append(torch.cat(groups))
+    return torch.stack(images) * weight.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)
+
+
+def norm_in_float64(x, num_groups, weight, bias):
+    h = x.double().view(len(x), num_groups, -1)
+    var, mean = torch.var_mean(h, -1, correction=0, keepdim=True)
+    h = ((h - mean) / torch.sqrt(var + 1e-5)).view_as(x)
+    return weight.double()[None, :, None, None] * h + bias.double()[None, :, None, None]
+
+
+def norm_by_layer_norm(x, num_groups, weight, bias):
+    h = x.reshape(len(x) * num_groups, -1)
+    return F.layer_norm(h, h.shape[1:]).reshape(x.shape) * weight[:, None, None] + bias[:, None, None]
+
+
+def time_by_einops(h, temb, weight, bias):
+    time = einsum(temb * torch.sigmoid(temb), weight, "b t, c t -> b c") + bias
+    return h + rearrange(time, "b c -> b c 1 1")
+
+
+def time_by_loop(h, temb, weight, bias):
+    out = h.clone()
+    for b in range(len(h)):
+        for c in range(h.shape[1]):
+            out[b, c] += (temb[b] / (1 + torch.exp(-temb[b])) * weight[c]).sum() + bias[c]
+    return out
+
+
+def time_by_layers(h, temb, weight, bias):
+    linear = nn.Linear(temb.shape[1], h.shape[1], dtype=torch.float64)
+    linear.load_state_dict({"weight": weight, "bias": bias})
+    return h.double() + nn.Sequential(nn.SiLU(), linear)(temb.double()).unsqueeze(-1).unsqueeze(-1)
+
+
+def attention_fused(q, k, v):
+    H = q.shape[2]
+    q, k, v = (rearrange(x, "b c h w -> b 1 (h w) c") for x in (q, k, v))
+    return rearrange(F.scaled_dot_product_attention(q, k, v), "b 1 (h w) c -> b c h w", h=H)
+
+
+def attention_of_the_post(q, k, v):
+    B, C, H, W = q.shape
+    w = torch.bmm(q.permute(0, 2, 3, 1).reshape(B, H * W, C), k.reshape(B, C, H * W)) * (int(C) ** (-0.5))
+    h = torch.bmm(F.softmax(w, dim=-1), v.permute(0, 2, 3, 1).reshape(B, H * W, C))
+    return h.view(B, H, W, C).permute(0, 3, 1, 2)
+
+
+def attention_by_einsum(q, k, v):
+    """In two dimensions, the softmax over both at once, in float64."""
+    q, k, v = q.double(), k.double(), v.double()
+    scores = torch.einsum("bchw,bcij->bhwij", q, k) / q.shape[1] ** 0.5
+    weights = scores.flatten(3).softmax(-1).view_as(scores)
+    return torch.einsum("bhwij,bcij->bchw", weights, v)
+
+
+def attention_column_by_column(q, k, v):
+    """Another order of the pixels, the same both ways."""
+    W = q.shape[3]
+    q, k, v = (rearrange(x, "b c h w -> b (w h) c") for x in (q, k, v))
+    weights = torch.softmax(q @ k.transpose(1, 2) / math.sqrt(q.shape[-1]), dim=2)
+    return rearrange(weights @ v, "b (w h) c -> b c h w", w=W)
+
+
+def skips_by_formula(ch, ch_mult, num_res_blocks):
+    c = [ch, *(ch * mult for mult in ch_mult), ch * ch_mult[-1]]  # what comes before and after each level
+    rows = [[c[i + 1] + c[i], *[2 * c[i]] * (num_res_blocks - 1), c[i] + c[i - 1]] for i in range(len(ch_mult), 0, -1)]
+    return sum(rows, [])
+
+
+def skips_by_deque(ch, ch_mult, num_res_blocks):
+    made, inputs = deque([ch]), []
+    for i, mult in enumerate(ch_mult):
+        made.extendleft([mult * ch] * (num_res_blocks + (i < len(ch_mult) - 1)))
+    came = ch * ch_mult[-1]
+    for mult in ch_mult[::-1]:
+        for _ in range(num_res_blocks + 1):
+            inputs += [came + made.popleft()]
+            came = mult * ch
+    return inputs
+
+
+def skips_of_the_network(ch, ch_mult, num_res_blocks):
+    with torch.device("meta"):
+        unet = UNet(10, ch, ch_mult, [], num_res_blocks, 0.0, num_groups=1)
+    return [block.block1[2].in_channels for block in unet.upblocks if isinstance(block, ResBlock)]
+
+
+def down_by_every_second(x, weight):
+    """Stride 1, of which every second pixel is kept, beginning with the second."""
+    return F.conv2d(x, weight, padding=1)[:, :, 1::2, 1::2]
+
+
+def down_by_unfold(x, weight):
+    columns = F.unfold(nn.ZeroPad2d((0, 1, 0, 1))(x.double()), 3, stride=2)  # (B, 9 C, pixels)
+    return (weight.double().flatten(1) @ columns).unflatten(2, (x.shape[2] // 2, -1))
+
+
+def down_by_taps(x, weight):
+    big = torch.zeros(*x.shape[:2], x.shape[2] + 1, x.shape[3] + 1)
+    big[:, :, :-1, :-1] = x
+    out = 0
+    for m in range(3):
+        for n in range(3):
+            window = big[:, :, m : m + x.shape[2] : 2, n : n + x.shape[3] : 2]
+            out = out + einsum(weight[:, :, m, n], window, "o c, b c h w -> b o h w")
+    return out
+
+
+def parameters_of_layers(in_ch, out_ch, tdim, bias=True, shortcut=None):
+    shortcut = in_ch != out_ch if shortcut is None else shortcut
+    layers = nn.ModuleList(
+        [
+            nn.GroupNorm(32, in_ch),
+            nn.Conv2d(in_ch, out_ch, 3, padding=1, bias=bias),
+            nn.Linear(tdim, out_ch, bias=bias),
+            nn.GroupNorm(32, out_ch),
+            nn.Conv2d(out_ch, out_ch, 3, padding=1, bias=bias),
+            nn.Conv2d(in_ch, out_ch, 1, bias=bias) if shortcut else nn.Identity(),
+        ]
+    )
+    return sum(p.numel() for p in layers.parameters() if p.requires_grad)
+
+
+def parameters_in_closed_form(in_ch, out_ch, tdim):
+    return (9 + (in_ch != out_ch)) * in_ch * out_ch + (9 * out_ch + tdim + 5 + (in_ch != out_ch)) * out_ch + 2 * in_ch
+
+
 VARIANTS = {
     "linear_betas": [
         linear_by_loop,
@@ -380,6 +557,22 @@ VARIANTS = {
     "simple_loss": [simple_loss_by_mse, simple_loss_by_loop, simple_loss_in_float32],
     "discretized_log_prob": [bins_of_torch, bins_as_published, bins_by_edges, bins_by_tails],
     "min_snr_weights": [min_snr_by_where, min_snr_by_minimum, min_snr_by_loop],
+    "time_table": [table_by_loop, table_of_the_post, table_by_slices, table_by_einops, table_by_rotation],
+    "group_norm": [F.group_norm, norm_by_einops, norm_by_loop, norm_in_float64, norm_by_layer_norm],
+    "add_time": [time_by_einops, time_by_loop, time_by_layers],
+    "attention": [attention_fused, attention_of_the_post, attention_by_einsum, attention_column_by_column],
+    "skip_channels": [skips_by_formula, skips_by_deque, skips_of_the_network],
+    "down_same": [
+        down_by_every_second,
+        down_by_unfold,
+        down_by_taps,
+        lambda x, weight: F.conv2d(F.pad(x, (1, 1, 1, 1))[:, :, 1:, 1:], weight, stride=2),
+    ],
+    "res_block_parameters": [
+        parameters_of_layers,
+        parameters_in_closed_form,
+        lambda *sizes: sum(p.numel() for p in ResBlock(*sizes, dropout=0.1).parameters()),
+    ],
 }
 
 
@@ -525,6 +718,8 @@ def test_misconceptions_are_pairwise_distinguishable(check, i):
     def distinct(a, b):
         if bool(a.trouble) != bool(b.trouble):
             return True
+        if check.returns is not torch.Tensor:
+            return a.values != b.values
         return any(
             x.shape != y.shape
             or (check.exact_dtype and x.dtype != y.dtype)
@@ -664,6 +859,78 @@ def min_snr_with(least):
     return lambda snr, gamma: (least(snr, gamma) / snr, least(snr, gamma), least(snr, gamma) / (snr + 1))
 
 
+def table_in_halves(T, d_model, waves=(torch.sin, torch.cos), last=0):
+    """time_table as the official codes write it; last = 1: DDPM's, whose exponents reach 1."""
+    half = d_model // 2
+    freqs = torch.exp(-math.log(10000) * torch.arange(0, half, dtype=torch.float32) / (half - last))
+    args = torch.arange(T)[:, None].float() * freqs[None]
+    return torch.cat([wave(args) for wave in waves], dim=-1)
+
+
+def table_by_columns(T, d_model):
+    """An angle for each entry, of which the odd ones get a cosine."""
+    table = torch.zeros(T, d_model)
+    for t in range(T):
+        for j in range(d_model):
+            table[t, j] = (math.cos if j % 2 else math.sin)(t / 10000 ** (j / d_model))
+    return table
+
+
+def table_of_powers(power):
+    """time_table as learners write it, in float32, with another power of 2k and d_model."""
+
+    def time_table(T, d_model):
+        angles = torch.arange(T)[:, None] * power(torch.arange(0, d_model, 2), d_model)
+        return torch.stack((angles.sin(), angles.cos()), -1).reshape(T, d_model)
+
+    return time_table
+
+
+def norm_with(divide, last=lambda h, w, b: h * w.view(1, -1, 1, 1) + b.view(1, -1, 1, 1)):
+    """group_norm as learners write it, with another way to normalise (B, groups, numbers of a group) or another end."""
+    return lambda x, num_groups, w, b: last(divide(x.view(len(x), num_groups, -1)).view(x.shape), w, b)
+
+
+def normed(h):
+    return (h - h.mean(-1, keepdim=True)) / torch.sqrt(h.var(-1, keepdim=True, unbiased=False) + 1e-5)
+
+
+def attention_with(weights, back="b (h w) c -> b c h w", order="b (h w) c"):
+    """attention as learners write it, with other weights, another order of pixels or another way back."""
+
+    def attention(q, k, v):
+        H, W = q.shape[2:]
+        q, k, v = (rearrange(x, f"b c h w -> {order}") for x in (q, k, v))
+        out = weights(einsum(q, k, "b i c, b j c -> b i j"), q.shape[2]) @ v
+        return rearrange(out, back, h=H, w=W)
+
+    return attention
+
+
+def scaled(scores, channels):
+    return F.softmax(scores * channels**-0.5, dim=-1)
+
+
+def skips_with(skips="head down", blocks=1, take=list.pop, levels=reversed, entry=lambda now, skip, out: now + skip):
+    """skip_channels as learners write it."""
+
+    def skip_channels(ch, ch_mult, num_res_blocks):
+        chs, now, inputs = [ch] if "head" in skips else [], ch, []
+        for i, mult in enumerate(ch_mult):
+            for _ in range(num_res_blocks):
+                now = ch * mult
+                chs.append(now)
+            if "down" in skips and (i != len(ch_mult) - 1 or "always" in skips):
+                chs.append(now)
+        for mult in levels(ch_mult):
+            for _ in range(num_res_blocks + blocks):
+                inputs.append(entry(now, take(chs), ch * mult))
+                now = ch * mult
+        return inputs
+
+    return skip_channels
+
+
 NATURAL = [  # exercise, what learners write, words of the sentence that they need
     ("linear_betas", lambda b, e, T: b + (e - b) * torch.arange(T, dtype=torch.float64) / (T - 1), "T - 1 is 0"),
     ("linear_betas", lambda b, e, T: b + torch.arange(T) / (T - 1) * (e - b), "T - 1 is 0"),
@@ -757,6 +1024,80 @@ NATURAL = [  # exercise, what learners write, words of the sentence that they ne
     ("min_snr_weights", min_snr_with(torch.clamp), "You took the larger"),
     ("min_snr_weights", min_snr_with(min), "Python's min"),
     ("min_snr_weights", lambda snr, gamma: (torch.clamp(snr, max=gamma),) * 3, "the error in x_0"),
+    ("time_table", table_in_halves, "all sines and then all cosines"),
+    ("time_table", lambda *sizes: table_in_halves(*sizes, last=1), "That is the table of DDPM's own code"),
+    ("time_table", lambda *sizes: table_in_halves(*sizes, (torch.cos, torch.sin)), "as improved-diffusion does"),
+    ("time_table", lambda *sizes: table_of_the_post(*sizes, (torch.cos, torch.sin)), "are exchanged"),
+    ("time_table", lambda *sizes: table_of_the_post(*sizes, sign=1), "The minus in exp"),
+    ("time_table", table_of_powers(lambda two_k, d: torch.exp(math.log(10000) * two_k / d)), "The minus in exp"),
+    ("time_table", table_of_powers(lambda two_k, d: torch.exp(two_k * (math.log(10000) / d))), "The minus in exp"),
+    ("time_table", table_of_powers(lambda two_k, d: 10000 ** (two_k.double() / d)), "Your frequencies grow"),
+    ("time_table", table_of_powers(lambda two_k, d: torch.exp(-two_k / d)), "powers of e"),
+    ("time_table", table_of_powers(lambda two_k, d: 10000 ** -(two_k / 2 / d)), "Your exponent is k / d_model"),
+    ("time_table", table_of_powers(lambda two_k, d: 10000 ** -(two_k / (d - 2))), "k / (half - 1), as in"),
+    ("time_table", table_by_columns, "different frequencies"),
+    ("time_table", lambda T, d_model: table_by_loop(T + 1, d_model)[1:], "counted t from 1"),
+    ("group_norm", norm_with(lambda h: (h - h.mean(-1, True)) / (h.var(-1, keepdim=True) + 1e-5) ** 0.5), "n - 1, as"),
+    ("group_norm", norm_with(lambda h: (h - h.mean(-1, True)) / (h.std(-1, keepdim=True) + 1e-5)), "std divides by"),
+    ("group_norm", norm_with(lambda h: F.layer_norm(h, h.shape[2:], eps=0.0)), "eps is missing"),
+    ("group_norm", norm_with(normed, last=lambda h, w, b: w * h + b), "lines that up with the width"),
+    ("group_norm", norm_with(normed, last=lambda h, w, b: h), "left out weight and bias"),
+    ("group_norm", lambda x, G, w, b: F.layer_norm(x, x.shape[1:]) * w[:, None, None] + b[:, None, None], "one group"),
+    ("group_norm", lambda x, G, w, b: F.instance_norm(x, weight=w, bias=b), "every channel on its own"),
+    ("add_time", lambda h, temb, w, b: h + F.linear(temb, w, b).unsqueeze(2).unsqueeze(3), "forgot Swish"),
+    ("add_time", lambda h, temb, w, b: h + F.silu(temb @ w.T + b)[..., None, None], "after the linear layer"),
+    ("add_time", lambda h, temb, w, b: h + F.linear(F.silu(temb), w, b), "(B, C) as it is"),
+    ("add_time", lambda h, temb, w, b: h + F.linear(F.silu(temb), w, b)[..., None], "added (B, C, 1)"),
+    ("add_time", lambda h, temb, w, b: h + F.linear(F.silu(temb), w, b)[:, None, None], "along the width"),
+    ("add_time", lambda h, temb, w, b: h + (w @ F.silu(temb).T + b[:, None])[..., None, None], "batch and channels"),
+    ("add_time", lambda h, temb, w, b: h + (F.silu(temb) @ w + b)[..., None, None], "weight as it is"),
+    ("add_time", lambda h, temb, w, b: h + (F.silu(temb) @ w.mT)[..., None, None], "forgot the bias"),
+    ("add_time", lambda h, temb, w, b: h * F.linear(F.silu(temb), w, b)[..., None, None], "You multiplied"),
+    ("attention", attention_with(lambda scores, c: scores.softmax(-1)), "forgot to divide"),
+    ("attention", attention_with(lambda scores, c: F.softmax(scores / c, -1)), "divided by C"),
+    ("attention", attention_with(lambda scores, c: F.softmax(scores / c**0.5, 1)), "over the queries"),
+    ("attention", attention_with(lambda scores, c: scaled(scores.mT, c)), "q and k are exchanged"),
+    ("attention", attention_with(lambda scores, c: scaled(scores, scores.shape[2])), "sqrt(H W)"),
+    ("attention", attention_with(scaled, order="b (w h) c"), "in another order than they went in"),
+    ("attention", attention_with(scaled, "b (w h) c -> b c h w"), "in another order than they went in"),
+    ("attention", lambda q, k, v: F.scaled_dot_product_attention(q, k, v), "the rows look at one another"),
+    (
+        "attention",
+        lambda q, k, v: F.scaled_dot_product_attention(q.flatten(2), k.flatten(2), v.flatten(2)).view(v.shape),
+        "flattened to (B, C, H W) only",
+    ),
+    (
+        "attention",
+        lambda *qkv: F.scaled_dot_product_attention(*(x.flatten(2).mT for x in qkv)).reshape(qkv[0].shape),
+        "reshaped (B, H W, C) into",
+    ),
+    (
+        "attention",
+        lambda *qkv: F.scaled_dot_product_attention(
+            *(x.view(len(x), -1, x.shape[1]) for x in qkv),
+        ).view(qkv[0].shape),
+        "reshaped (B, C, H, W) into",
+    ),
+    ("skip_channels", skips_with(blocks=0), "num_res_blocks blocks in each level"),
+    ("skip_channels", skips_with("down"), "runs empty. The head's"),
+    ("skip_channels", skips_with(""), "runs empty. The head's"),
+    ("skip_channels", skips_with("head"), "as soon as there are two levels"),
+    ("skip_channels", skips_with("head down always"), "after the last level"),
+    ("skip_channels", skips_with(take=lambda chs: chs.pop(0)), "a stack, and no queue"),
+    ("skip_channels", skips_with(levels=list), "ch_mult forwards"),
+    ("skip_channels", skips_with(entry=lambda now, skip, out: out + skip), "what the coarser level put out"),
+    ("skip_channels", skips_with(entry=lambda now, skip, out: 2 * out), "twice the level's channels"),
+    ("skip_channels", skips_with(entry=lambda now, skip, out: skip), "the skips alone"),
+    ("down_same", lambda x, w: F.conv2d(x, w, stride=2, padding=1), "as with padding=1"),
+    ("down_same", lambda x, w: F.conv2d(F.pad(x, (1, 1, 1, 1)), w, stride=2), "as with padding=1"),
+    ("down_same", lambda x, w: F.conv2d(F.pad(x, (1, 0, 1, 0)), w, stride=2), "as with padding=1"),
+    ("down_same", lambda x, w: F.conv2d(x, w, stride=2), "did not pad"),
+    ("down_same", lambda x, w: F.conv2d(F.pad(x, (0, 1)), w, None, 2), "to the right only"),
+    ("down_same", lambda x, w: F.conv2d(nn.ReplicationPad2d((0, 1, 0, 1))(x), w, stride=2), "repeated the edge"),
+    ("res_block_parameters", lambda *sizes: parameters_of_layers(*sizes, bias=False), "biases of convolutions"),
+    ("res_block_parameters", lambda *sizes: parameters_of_layers(*sizes, shortcut=True), "in every block"),
+    ("res_block_parameters", lambda *sizes: parameters_of_layers(*sizes, shortcut=False), "forgot the shortcut"),
+    ("res_block_parameters", lambda i, o, t: parameters_of_layers(i, o, t) - t * o - o, "forgot the time"),
 ]
 
 
@@ -952,6 +1293,68 @@ def test_new_noise_in_the_place_of_the_argument(capsys):
     message = "Two calls with the same input gave two results: what is random must be an argument."
     for draw in [torch.randn_like, lambda x: torch.from_numpy(np.random.rand(*x.shape))]:
         sees(lambda x, t, noise, a, draw=draw: SOLUTIONS["q_sample"](x, t, draw(noise), a), message, capsys)
+
+
+# An int, or a list of ints.
+
+
+IN_128 = "For in_ch = 64, out_ch = 64, tdim = 256: "
+AT_128 = "For ch = 128, ch_mult = [1, 2, 2, 2], num_res_blocks = 2: "
+
+
+def test_an_int_is_compared_digit_by_digit(capsys):
+    right = 64 * 64 * 18 + 64 * 256 + 7 * 64
+    for wrong, got in [(right + 1, right + 1), (-right, -right), (10**5000, "a number of more than 18 digits")]:
+        message = f"{IN_128}expected out = {right}, got {got}."
+        sees(lambda i, o, t, wrong=wrong: wrong, message, capsys, checks.res_block_parameters)
+
+
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [(90560.0, "float"), (True, "bool"), (torch.tensor(3), "Tensor"), ([3], "list"), (np.int64(3), "int64")],
+)
+def test_something_else_than_an_int(value, got, capsys):
+    sees(lambda i, o, t: value, f"{IN_128}expected an int, got {got}.", capsys, checks.res_block_parameters)
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (tuple, "tuple"),
+        (torch.tensor, "Tensor"),
+        (sum, "int"),
+        (lambda inputs: [x / 1 for x in inputs], "one with float"),
+        (lambda inputs: [True, None, *inputs], "one with NoneType and bool"),
+        (lambda inputs: [inputs], "one with list"),
+    ],
+)
+def test_something_else_than_a_list_of_ints(change, got, capsys):
+    function = lambda *args: change(SOLUTIONS["skip_channels"](*args))  # noqa: E731
+    sees(function, f"{AT_128}expected a list of ints, got {got}.", capsys, checks.skip_channels)
+
+
+def test_a_list_of_another_length_or_with_another_entry(capsys):
+    function = lambda *args: SOLUTIONS["skip_channels"](*args)[2:]  # noqa: E731
+    sees(function, f"{AT_128}expected out with 12 entries, got 10.", capsys, checks.skip_channels)
+    function = lambda *args: [*SOLUTIONS["skip_channels"](*args)[:-1], 255]  # noqa: E731
+    sees(function, f"{AT_128}expected out[11] = 256, got 255.", capsys, checks.skip_channels)
+    message = f"{AT_128}expected out with 12 entries, got 0."
+    sees(lambda ch, ch_mult, num_res_blocks: [], message, capsys, checks.skip_channels)
+
+
+def test_a_list_that_the_caller_gave_is_watched(capsys):
+    def skip_channels(ch, ch_mult, num_res_blocks):
+        inputs = SOLUTIONS["skip_channels"](ch, ch_mult, num_res_blocks)
+        ch_mult.reverse()
+        return inputs
+
+    sees(
+        skip_channels,
+        "The result is right, but your function changes ch_mult in place: the caller loses what was there. "
+        "Build a new list, x[::-1] and not x.reverse().",
+        capsys,
+        checks.skip_channels,
+    )
 
 
 # Exceptions.
@@ -1261,3 +1664,61 @@ def test_min_snr_weights_are_one_loss_in_three_terms():
     eps, x_0, v = checks.min_snr_weights.specification(snr, 5.0)
     assert eps.tolist() == [1, 1, 1, 5 / 4000]
     assert torch.allclose(eps * snr, x_0, rtol=1e-14) and torch.allclose(v * (snr + 1), x_0, rtol=1e-14)
+
+
+def test_time_table_turns_by_one_angle_a_step():
+    """Row t + s is row t, each pair turned by s times its frequency: what the network can read off."""
+    table = checks.time_table.specification(1000, 6)
+    sin, cos = table[:, 0::2], table[:, 1::2]
+    assert torch.allclose(sin[7:], sin[:-7] * cos[7] + cos[:-7] * sin[7], rtol=0, atol=1e-12)
+    assert table[1, 0].item() == math.sin(1) and table[1, 4].item() == pytest.approx(10000 ** (-2 / 3), rel=1e-5)
+
+
+def test_lowest_frequency_of_time_table_is_the_published():
+    """ERRATA 18: 1.155e-4, and not 1.0e-4, with 128 channels."""
+    assert checks.time_table.specification(2, 128)[1, 126].item() == pytest.approx(1.155e-4, rel=5e-4)
+
+
+def test_group_norm_leaves_mean_0_and_variance_1():
+    x, ones = torch.arange(48.0).reshape(2, 4, 2, 3) ** 2, torch.ones(4)
+    groups = checks.group_norm.specification(x, 2, ones, 0 * ones).reshape(2, 2, -1)
+    assert torch.allclose(groups.mean(2), torch.zeros(2, 2).double(), rtol=0, atol=1e-12)
+    assert torch.allclose(groups.var(2, correction=0), torch.ones(2, 2).double(), rtol=1e-6)
+
+
+def test_add_time_is_the_same_at_every_pixel():
+    h, temb, weight, bias = torch.zeros(2, 3, 2, 2), torch.tensor([[0.0], [2.0]]), torch.eye(3)[:, :1], torch.ones(3)
+    added = checks.add_time.specification(h, temb, weight, bias)
+    assert torch.equal(added, added[:, :, :1, :1].expand_as(added))
+    swish = 2 / (1 + math.exp(-2))
+    assert added[:, :, 0, 0].tolist() == [[1, 1, 1], [pytest.approx(1 + swish), 1, 1]]
+
+
+def test_attention_without_a_preference_is_the_mean_and_with_a_strong_one_a_look_up():
+    v = torch.arange(12.0).reshape(1, 2, 2, 3)
+    mean = checks.attention.specification(0 * v, v, v)
+    assert torch.allclose(mean, v.double().mean((2, 3), keepdim=True).expand_as(mean), rtol=1e-14)
+    key = torch.eye(6).reshape(1, 6, 2, 3)
+    v = torch.arange(36.0).reshape(1, 6, 2, 3)
+    assert torch.allclose(checks.attention.specification(1000 * key, key, v), v.double(), rtol=1e-14)
+
+
+def test_skip_channels_are_those_of_the_cifar_network():
+    expected = [512, 512, 512, 512, 512, 512, 512, 512, 384, 384, 256, 256]
+    assert checks.skip_channels.specification(128, [1, 2, 2, 2], 2) == expected
+    assert skips_of_the_network(128, [1, 2, 2, 2], 2) == expected
+
+
+def test_down_same_keeps_the_pixels_at_even_places():
+    """A kernel with a 1 in its corner takes pixel (2i, 2j); in its opposite corner (2i + 2, 2j + 2), or zero."""
+    x, corner = torch.arange(1.0, 25.0).reshape(1, 1, 4, 6), torch.zeros(1, 1, 3, 3)
+    corner[..., 0, 0] = 1
+    assert torch.equal(checks.down_same.specification(x, corner), x[:, :, ::2, ::2].double())
+    shifted = checks.down_same.specification(x, corner.flip(2, 3))
+    assert shifted[0, 0].tolist() == [[15, 17, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("sizes", [(32, 32, 128), (32, 64, 128), (96, 32, 128)])
+def test_res_block_parameters_are_those_of_the_network(sizes):
+    block = ResBlock(*sizes, dropout=0.1)
+    assert checks.res_block_parameters.specification(*sizes) == sum(p.numel() for p in block.parameters())

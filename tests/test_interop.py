@@ -69,7 +69,8 @@ def test_post_checkpoint_gives_the_post_network(tmp_path, given):
         assert not loaded.training
         assert loaded.options["dropout"] == loaded.downblocks[0].block2[2].p == 0.25
         state = {name: tensor.double() for name, tensor in source.state_dict().items()}
-        torch.testing.assert_close(loaded.double()(x.double(), t), reference(state, x.double(), t, [1, 2], [1], 1))
+        expected = reference(state, x.double(), t, ch_mult=[1, 2], attn=[1], num_res_blocks=1)
+        torch.testing.assert_close(loaded.double()(x.double(), t), expected)
 
 
 @pytest.mark.parametrize(
@@ -189,29 +190,26 @@ def both(ours, theirs, x, t):
 
 
 @every_option
-def test_outputs_are_those_of_diffusers(options, device):
-    ours = small(**options).to(device)
+def test_outputs_are_those_of_diffusers(options):
+    ours = small(**options)
     theirs, scheduler = to_diffusers(ours)
-    assert scheduler is None and theirs.device == ours.head.weight.device and not theirs.training
-    x, t = (v.to(device) for v in inputs(ours.options["T"], ours.options["in_ch"]))
-    out, expected = both(ours, theirs, x, t)
+    assert scheduler is None
+    out, expected = both(ours, theirs, *inputs(ours.options["T"], ours.options["in_ch"]))
     assert out.std() > 0.1
-    torch.testing.assert_close(out, expected, rtol=0, atol=1e-5 if device.type == "cpu" else 1e-2)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
 
 
 @every_option
-def test_outputs_are_those_of_diffusers_to_all_digits(options):
-    """In float64, given diffusers' sines and cosines, which are off by 1000 * 2^-24 at t = 999."""
-    ours = small(**options).double()
+def test_outputs_are_those_of_diffusers_to_all_digits(options, device):
+    """In float64, given their sines and cosines. Their angles, up to 999, have passed four roundings to float32."""
+    ours = small(**options).to(device).double()
     theirs, _ = to_diffusers(ours)
     T, ch, official = (ours.options[name] for name in ("T", "ch", "official_embedding"))
-    table = theirs.time_proj(torch.arange(T)).view(T, 2, ch // 2)  # sines, cosines
-    with torch.no_grad():
-        mine = ours.state_dict()[TABLE]
-        table = table if official else table.transpose(1, 2)
-        torch.testing.assert_close(mine, table.reshape(T, ch).double(), rtol=0, atol=2e-4)
-        mine.copy_(table.reshape(T, ch))
-    x, t = inputs(T, ours.options["in_ch"])
+    table = theirs.time_proj(torch.arange(T, device=device)).view(T, 2, ch // 2)  # sines, cosines
+    table = (table if official else table.transpose(1, 2)).reshape(T, ch).double()
+    torch.testing.assert_close(ours.state_dict()[TABLE], table, rtol=0, atol=999 * 4 * 2**-24)
+    ours.state_dict()[TABLE].copy_(table)
+    x, t = (v.to(device) for v in inputs(T, ours.options["in_ch"]))
     out, expected = both(ours, theirs, x.double(), t)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
 
@@ -370,7 +368,7 @@ def test_old_names_of_attention(tmp_path):
         ({"downsample_padding": 2}, "downsample_padding: expected 1.* got 2"),
         ({"block_out_channels": (16, 24)}, r"block_out_channels: expected multiples of the first, got \[16, 24\]"),
         ({"block_out_channels": (32, 16)}, r"block_out_channels: expected multiples of the first, got \[32, 16\]"),
-        ({"down_block_types": ("AttnDownBlock2D",) * 2}, r"up_block_types: expected \[.*Attn.*Attn.*\].* got .*'UpBl"),
+        ({"up_block_types": ("UpBlock2D",) * 2}, "up_block_types: expected .*Attn.*got ..UpBlock2D', 'UpBlock2D'.$"),
         ({"down_block_types": ("AttnDownBlock2D", "DownBlock2D")}, "attention_head_dim: expected equally many heads"),
         ({"attention_head_dim": 3}, r"attention_head_dim: expected equally many heads everywhere, got 3 for \[32\]"),
         ({"down_block_types": ("SkipDownBlock2D", "AttnDownBlock2D")}, "down_block_types: expected .*got .*'Skip"),
@@ -429,11 +427,16 @@ def test_few_steps_start_at_the_last():
     assert scheduler.timesteps.tolist() == list(range(999, 0, -20))
 
 
-CHAINS = [(m, v) for m in ("epsilon", "xstart", "v") for v in ("fixedlarge", "fixedsmall", "learned_range")]
-
-
-@pytest.mark.parametrize("clip", [True, False])
-@pytest.mark.parametrize("mean_type, var_type", CHAINS)
+@pytest.mark.parametrize(
+    "mean_type, var_type, clip",
+    [
+        ("epsilon", "fixedlarge", True),
+        ("epsilon", "learned_range", False),
+        ("xstart", "fixedsmall", True),
+        ("v", "fixedsmall", False),
+        ("v", "learned_range", True),
+    ],
+)
 def test_a_published_pipeline_draws_our_samples(tmp_path, mean_type, var_type, clip):
     process = GaussianDiffusion(linear(8, 0.01, 0.5))
     ours = small(T=8, learned_var=var_type == "learned_range")

@@ -27,7 +27,7 @@ PACKAGE = ROOT / "ddpm_lesson"
 # A module imports only from those to its left; nothing imports a leaf.
 ORDER = (
     "schedules spacing gaussian coefficients process predictions oracle bound losses timesteps samplers "
-    "networks ddpm variants points data batches training metrics cli __main__"
+    "networks ddpm variants points data batches training checkpoints recipes pretrained runs metrics classifiers evaluation cli __main__"
 ).split()
 LEAVES = ["plots", "checks", "interop"]
 

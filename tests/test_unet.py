@@ -9,7 +9,6 @@ import pytest
 import torch
 import unet_reference
 from torch import nn
-from torch.nn import functional as F
 from unet_reference import randomised
 
 from ddpm_lesson.networks.unet import SingleChannelGroupWarning, UNet
@@ -53,7 +52,10 @@ CONFIGURATIONS = {
 
 
 def both(dtype, device, H=8, W=8, **options):
-    """Output, and gradients of a weighted sum of it by x and the parameters: ours, and a function for the others."""
+    """Names of the results; ours; and a function that computes the reference's in a given dtype.
+
+    The results: the output, and the gradients of a weighted sum of it by x and by every trainable parameter.
+    """
     model = randomised(small(**options)).to(device, dtype)
     x, t, y, cond = inputs(model, H=H, W=W, dtype=dtype, device=device)
     meaning = {name: model.options[name] for name in MEANT}
@@ -86,6 +88,10 @@ def test_unet_equals_the_reference_and_so_do_its_gradients(options, device):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-10 * expected.abs().max().item(), msg=name)
 
 
+def parts(results):
+    return results[0], results[1], torch.cat([gradient.flatten() for gradient in results[2:]])
+
+
 @pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 def test_unet_in_float32_is_as_near_to_the_truth_as_float32_allows(options):
     # The truth is the reference in float64. What float32 costs is measured on the reference itself, for the output, the
@@ -93,10 +99,6 @@ def test_unet_in_float32_is_as_near_to_the_truth_as_float32_allows(options):
     _, ours, reference = both(torch.float32, "cpu", **options)
     for got, slow, truth in zip(*map(parts, (ours, reference(torch.float32), reference(torch.float64))), strict=True):
         assert (got - truth).norm() < 3 * (slow - truth).norm() < 1e-5 * truth.norm()
-
-
-def parts(results):
-    return results[0], results[1], torch.cat([gradient.flatten() for gradient in results[2:]])
 
 
 def test_the_null_class_stands_for_no_label():
@@ -109,15 +111,10 @@ def test_the_null_class_stands_for_no_label():
     assert model.class_embedding.weight.shape == (4, 32)
 
 
-def test_the_condition_reaches_every_output_pixel_beside_x():
+def test_the_condition_reaches_every_output_pixel():
     model = randomised(small(cond_ch=2))
     x, t, _, cond = inputs(model)
     assert ((model(x, t, cond=cond) - model(x, t, cond=cond + 1)).abs() > 1e-4).all()
-    weight, joined = model.head.weight, torch.cat([x, cond], 1)
-    seen = {}
-    model.head.register_forward_hook(lambda module, args, out: seen.update(out=out))
-    model(x, t, cond=cond)
-    torch.testing.assert_close(seen["out"], F.conv2d(joined, weight, model.head.bias, padding=1))
 
 
 @pytest.mark.parametrize(
@@ -143,8 +140,8 @@ def test_output_has_the_declared_channels(options, in_ch, out_ch, B, device):
 
 
 def test_the_cifar10_network_has_the_papers_number_of_parameters():
-    # ERRATA 20: Ho et al. 2020 say 35.7 million. The post's repository divides by 2^20 and counts the
-    # frozen time table.
+    # ERRATA 20: Ho et al. 2020 say 35.7 million. The post's repository divides by 2^20, and counts the
+    # frozen time table too.
     with torch.device("meta"):
         model = UNet(1000, 128, [1, 2, 2, 2], [1], 2, 0.1)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 35_746_307
@@ -189,12 +186,10 @@ def test_options_rebuild_the_network(options):
 
 
 @pytest.mark.parametrize("kind", [tuple, lambda items: range(items[0], items[-1] + 1), iter])
-def test_levels_may_come_as_any_sequence(kind):
+def test_levels_may_come_as_any_iterable(kind):
     model = small(ch_mult=kind([1, 2]), attn=kind([0, 1]))
     assert json.loads(json.dumps(model.options)) == {**small().options, "attn": [0, 1]}
-    assert {name: p.shape for name, p in model.named_parameters()} == {
-        name: p.shape for name, p in small(attn=[0, 1]).named_parameters()
-    }
+    model.load_state_dict(small(attn=[0, 1]).state_dict())
 
 
 # How it starts.
@@ -203,15 +198,16 @@ def test_levels_may_come_as_any_sequence(kind):
 @pytest.mark.parametrize("zero_init", [False, True])
 def test_output_starts_at_zero(zero_init):
     model = small(zero_init=zero_init, num_classes=2)
-    bound = 0.0 if zero_init else 1e-3
-    assert model(*inputs(model)).abs().max() <= bound
-    last = model.tail[2].weight
-    assert last.std().item() == pytest.approx(0 if zero_init else 1e-5 * (2 / (9 * (8 + 3))) ** 0.5, rel=0.3)
+    assert model(*inputs(model)).abs().max() <= (0.0 if zero_init else 1e-4)
 
 
-def test_head_starts_as_glorot_says():
-    weight = UNet(20, 64, [1], [], 1, 0.0).head.weight
-    assert weight.std().item() == pytest.approx((2 / (9 * (3 + 64))) ** 0.5, rel=5 * 0.45 / weight.numel() ** 0.5)
+def test_first_and_last_layer_start_as_glorot_says():
+    # n uniform draws know their std to 0.45 / sqrt(n), relatively.
+    model = UNet(20, 64, [1], [], 1, 0.0)
+    for layer, gain in ((model.head, 1), (model.tail[2], 1e-5)):
+        std, n = gain * (2 / (9 * (3 + 64))) ** 0.5, layer.weight.numel()
+        assert layer.weight.std().item() == pytest.approx(std, rel=5 * 0.45 / n**0.5)
+        assert layer.bias.count_nonzero() == 0
 
 
 def effect_of_the_time(model):
@@ -234,7 +230,7 @@ def test_a_norm_of_single_channels_takes_the_time_away(ch, num_groups, options):
         model = small(num_groups=num_groups, **options)
     assert told[0].filename == __file__ and len(told) == 1
     change, gradient = effect_of_the_time(model)
-    assert change < 1e-4 and gradient < 1e-6
+    assert change < 1e-5 and gradient < 1e-7
     change, gradient = effect_of_the_time(small(num_groups=ch // 4, **options))
     assert change > 0.1 and gradient > 1e-3
 
@@ -378,8 +374,8 @@ def test_dropout_is_active_in_training_only():
 
 @pytest.mark.parametrize("options", [{}, {"scale_shift_norm": True, "biggan": True, "num_classes": 2, "cond_ch": 1}])
 def test_gradient_reaches_every_trained_parameter(options, device):
-    model = randomised(small(**options)).to(device)
-    model(*inputs(model, device=device)).square().sum().backward()
+    model = randomised(small(**options)).to(device, torch.float64)
+    model(*inputs(model, dtype=torch.float64, device=device)).square().sum().backward()
     frozen = {name for name, p in model.named_parameters() if p.grad is None}
     assert frozen == {"time_embedding.timembedding.0.weight"}
     reached = {name: p.grad.abs().max() > 1e-4 for name, p in model.named_parameters() if p.requires_grad}
@@ -428,21 +424,30 @@ def test_unet_compiles_into_one_graph_for_every_batch_size(options):
         torch.testing.assert_close(compiled(*given), model(*given))
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"num_heads": 2}, {"same_padding": True}, {"scale_shift_norm": True, "biggan": True, "cond_ch": 1}]
+CHANNELS_LAST = pytest.mark.parametrize(
+    "options", [{}, {"num_heads": 2}, {"same_padding": True}, {"scale_shift_norm": True, "biggan": True}]
 )
-def test_channels_last_goes_through_and_changes_nothing(options, device):
+
+
+@CHANNELS_LAST
+def test_channels_last_changes_no_value(options, device):
     model = randomised(small(**options)).to(device, torch.float64)
-    x, t, y, cond = inputs(model, H=16, dtype=torch.float64, device=device)
-    expected = model(x, t, y, cond)
+    x, t, _, _ = inputs(model, H=16, dtype=torch.float64, device=device)
+    expected = model(x, t)
     model.to(memory_format=torch.channels_last)
-    strided = []
+    out = model(x.contiguous(memory_format=torch.channels_last), t)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+
+
+@CHANNELS_LAST
+def test_channels_last_holds_from_layer_to_layer(options):
+    # On the CPU: CUDA's GroupNorm gives its result in the other layout.
+    model, images = small(**options).to(memory_format=torch.channels_last), []
     for module in model.modules():
-        module.register_forward_hook(lambda module, args, out: strided.append(out) if out.ndim == 4 else None)
-    x = x.contiguous(memory_format=torch.channels_last)
-    cond = None if cond is None else cond.contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(model(x, t, y, cond), expected, rtol=0, atol=1e-10)
-    assert all(out.is_contiguous(memory_format=torch.channels_last) for out in strided) and len(strided) > 40
+        module.register_forward_hook(lambda module, args, out: images.append(out) if out.ndim == 4 else None)
+    x, t, _, _ = inputs(model, H=16)
+    model(x.contiguous(memory_format=torch.channels_last), t)
+    assert len(images) > 40 and all(image.is_contiguous(memory_format=torch.channels_last) for image in images)
 
 
 @pytest.mark.parametrize("options", [{}, {"scale_shift_norm": True, "biggan": True, "num_classes": 2}])

@@ -44,7 +44,7 @@ def _table_by(
     """time_table with these frequencies of d_model, first row and pair of waves; axis 1: one wave after the other."""
 
     def time_table(T, d_model):
-        angles = torch.arange(first, first + T, dtype=torch.float64)[:, None] * frequencies(d_model)
+        angles = torch.arange(first, first + T)[:, None] * frequencies(d_model)  # in the frequencies' dtype
         return torch.stack([wave(angles) for wave in waves], axis).flatten(1)
 
     return time_table
@@ -87,6 +87,10 @@ time_table = Check(
             "alternate and the exponents are 2k / d_model.",
         ),
         Misconception(
+            _table_by(waves=(torch.cos, torch.sin), axis=1),
+            "You return all cosines and then all sines, as improved-diffusion does. Here they alternate, sine first.",
+        ),
+        Misconception(
             _table_by(lambda d_model: 10000 ** (2 * _half(d_model) / d_model)),
             "Your frequencies grow from 1 to nearly 10000: t is divided by the power, not multiplied. With yours "
             "neighbouring steps get unrelated numbers.",
@@ -123,7 +127,7 @@ time_table = Check(
 
 
 def _group_norm(x, num_groups, weight, bias):
-    """Exercise 3.2: GroupNorm.  Wu & He 2018, Eq. 1-2 and 6.
+    """Exercise 3.2: GroupNorm.  Wu & He 2018, sec. 3.
 
     x: (B, C, H, W).  num_groups: int that divides C; a group is C / num_groups neighbouring channels.  weight, bias:
     (C,).  Returns (B, C, H, W): minus the mean and over sqrt(var + 1e-5) of an image's group, all its pixels, the
@@ -221,7 +225,12 @@ group_norm = Check(
         ),
         Misconception(
             _norm_by(scale=lambda var: var.sqrt() + 1e-5),
-            "You added eps to the root. It is added to the variance, under the root: a small group then stays small.",
+            "You added eps to the root. It is added to the variance, under the root: small values then stay small.",
+        ),
+        Misconception(
+            _norm_by(scale=lambda var: var.sqrt() + 1e-5, correction=1),
+            "std divides by n - 1, and eps is added to the variance, under the root: take the plain mean of squares, "
+            "add 1e-5, take the root.",
         ),
         Misconception(
             _norm_by(finish=lambda h, weight, bias: h),
@@ -320,8 +329,8 @@ add_time = Check(
         ),
         Misconception(
             _time_by(join=lambda h, time: h + time.T[:, :, None, None]),
-            "You added (C, B, 1, 1), batch and channels exchanged. It runs where B happens to be C, and gives images the "
-            "time of others.",
+            "You added (C, B, 1, 1), batch and channels exchanged. It runs where B happens to be C, and gives images "
+            "the time of others.",
         ),
         Misconception(
             _time_by(join=lambda h, time: h * time[:, :, None, None]),
@@ -437,6 +446,11 @@ attention = Check(
             _attention_by(flatten=(_columns, _columns, _columns)),
             "Your pixels come back in another order than they went in: flattened column by column, (w h), and put "
             "back as (h w). Use one order both ways.",
+        ),
+        Misconception(
+            _attention_by(give=lambda out, shape: out.mT.reshape(shape[0], shape[1], shape[3], shape[2]).mT),
+            "Your pixels come back in another order than they went in: flattened row by row, (h w), and put back as "
+            "(w h). Use one order both ways.",
         ),
         Misconception(
             _attention_by(flatten=(_rows, _rows, _columns)),

@@ -23,13 +23,15 @@ class TimeEmbedding(nn.Module):
     official: the layout of DDPM's own code, all sines and then all cosines, with frequencies 10000^(-i / (half - 1)),
     half = d_model / 2; otherwise the post's: sine and cosine alternate, with frequencies 10000^(-i / half).
     forward: t (B,) int64 in 0..T-1 -> (B, dim).
-    Raises ValueError if d_model is odd or too small, TypeError for a t that is not integer, ValueError for a t out of
-    range (on a GPU that last check would wait for the device, so there PyTorch's own index check has to do).
+    Raises ValueError if T < 1 or d_model is odd or too small, TypeError for a t that is not integer, ValueError for a t
+    out of range (on a GPU that last check would wait for the device, so there PyTorch's own index check has to do).
     Not a positional encoding: it tells the network the noise level, not where a pixel is.
     """
 
     def __init__(self, T: int, d_model: int, dim: int, *, official: bool = False):
         super().__init__()
+        if T < 1:
+            raise ValueError(f"T must be at least 1, got {T}")
         least = 4 if official else 2
         if d_model < least or d_model % 2:
             raise ValueError(f"d_model must be even and at least {least}, got {d_model}")
@@ -56,9 +58,9 @@ class TimeEmbedding(nn.Module):
 class DownSample(nn.Module):
     """Half the height and width: a 3x3 convolution with stride 2, (B, in_ch, H, W) -> (B, in_ch, H/2, W/2).
 
-    Ho et al. 2020, Appendix B. temb is not used: it is there so that all blocks are called alike.
+    Ho et al. 2020, Appendix B. H and W even. temb is not used: it is there so that all blocks are called alike.
     same_padding: TensorFlow's "same" padding, as in DDPM's own code: a row below and a column to the right. Otherwise
-    the post's: one on every side. For an even side they look at windows that lie one pixel apart.
+    the post's: one on every side. They look at windows that lie one pixel apart.
     """
 
     def __init__(self, in_ch: int, *, same_padding: bool = False):

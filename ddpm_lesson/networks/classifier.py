@@ -38,8 +38,9 @@ class Classifier(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        self.options |= {"ch_mult": list(ch_mult)}
+        ch_mult = list(ch_mult)
+        given = dict(locals())  # as in UNet
+        self.options = {name: value for name, value in given.items() if name not in ("self", "__class__")}
         if min(num_classes, ch, in_ch, 1 if T is None else T, *ch_mult, len(ch_mult)) < 1:
             raise ValueError(f"sizes and at least one ch_mult must be positive, got {self.options}")
         if T is not None and num_groups in [ch * mult for mult in ch_mult]:

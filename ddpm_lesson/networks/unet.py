@@ -32,7 +32,8 @@ class UNet(nn.Module):
     all), cond (B, cond_ch, H, W) -> (B, out_ch, H, W), with learned_var (B, 2 out_ch, H, W).
     `divisor`: what H and W must be divisible by. `options`: the arguments, so that UNet(**unet.options) has its shape.
     Raises ValueError for shapes, sides, groups, heads or labels that do not fit, TypeError for t or y that are not
-    integer. Warns (SingleChannelGroupWarning) if a group of the norm is a single channel: use fewer groups, such as 8.
+    integer. Warns (SingleChannelGroupWarning) if a group of the norm is a single channel, for it then removes the time;
+    with scale_shift_norm the time comes after the norm and stays.
     """
 
     def __init__(
@@ -59,16 +60,17 @@ class UNet(nn.Module):
         same_padding: bool = False,
     ):
         super().__init__()
-        self.options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        self.options |= {"ch_mult": list(ch_mult), "attn": list(attn)}
-        _check(**{name: self.options[name] for name in ("T", "ch", "ch_mult", "attn", "num_res_blocks")})
+        ch_mult, attn = list(ch_mult), list(attn)
+        given = dict(locals())  # a comprehension over locals() itself breaks under a tracer from Python 3.12 on
+        self.options = {name: value for name, value in given.items() if name not in ("self", "__class__")}
+        _check(self.options)
         if same_padding and biggan:
             raise ValueError("same_padding pads strided convolutions, and with biggan there are none: choose one")
         tdim, levels = 4 * ch, range(len(ch_mult))
         self.divisor = 2 ** levels[-1]
         shared = {"num_groups": num_groups, "num_heads": num_heads, "norm_eps": norm_eps, "zero_init": zero_init}
         shared |= {"tdim": tdim, "dropout": dropout, "scale_shift_norm": scale_shift_norm}
-        if num_groups in [ch * mult for mult in ch_mult]:
+        if num_groups in [ch * mult for mult in ch_mult] and not scale_shift_norm:
             _warn_of_single_channels(num_groups)
 
         self.time_embedding = TimeEmbedding(T, ch, tdim, official=official_embedding)
@@ -151,18 +153,24 @@ class UNet(nn.Module):
         check_range("y", y, num_classes + 1)
 
 
-def _check(T, ch, ch_mult, attn, num_res_blocks):
-    if min(T, ch, num_res_blocks, *ch_mult, len(ch_mult)) < 1:
-        got = f"T = {T}, ch = {ch}, ch_mult = {ch_mult}, num_res_blocks = {num_res_blocks}"
-        raise ValueError(f"T, ch, num_res_blocks and at least one ch_mult must be positive, got {got}")
-    if any(not 0 <= level < len(ch_mult) for level in attn):
+def _check(options):
+    least = {"T": 1, "ch": 2, "num_res_blocks": 1, "in_ch": 1, "out_ch": 1, "cond_ch": 0, "num_classes": 1}
+    for name, low in least.items():
+        if options[name] is not None and options[name] < low:
+            raise ValueError(f"{name} must be at least {low}, got {options[name]}")
+    ch, ch_mult, attn = (options[name] for name in ("ch", "ch_mult", "attn"))
+    if ch % 2:
+        raise ValueError(f"ch must be even, for the time table is half sines and half cosines, got {ch}")
+    if not ch_mult or any(not isinstance(mult, int) or mult < 1 for mult in ch_mult):
+        raise ValueError(f"ch_mult must hold a positive integer for each level, got {ch_mult}")
+    if any(level not in range(len(ch_mult)) for level in attn):
         raise ValueError(f"attn must name levels in 0..{len(ch_mult) - 1}, got {attn}")
 
 
 def _warn_of_single_channels(num_groups):
     warnings.warn(
         f"num_groups = {num_groups} makes every group of {num_groups} channels a single channel: such a norm subtracts "
-        f"whatever is added to a channel as a whole, and with it the time embedding. Use fewer groups, such as 8.",
+        f"whatever is added to a channel as a whole, and with it the time. Use fewer groups: 8 for 32 channels, say.",
         SingleChannelGroupWarning,
         stacklevel=3,
     )
