@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test coverage format notebooks sync address
+.PHONY: help lab test coverage format notebooks sync address weights bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,12 @@ sync: $(STAMP) ## bring edits made in JupyterLab back to notebooks/source
 address: $(STAMP) ## write the repository's address into badges and set-up cells: make address REPO=owner/name
 	$(if $(REPO),,$(error say which repository: make address REPO=owner/name))
 	$(BIN)/python notebooks/build.py address $(REPO)
+
+weights: $(STAMP) ## train and score the shipped weights that are missing (WEIGHTS=digits_ddpm: this one, anew)
+	$(BIN)/python data/weights/make_weights.py $(WEIGHTS)
+
+bench: $(STAMP) ## time a training step of the U-Net beside that of diffusers
+	$(BIN)/python benchmarks/unet.py --write
 
 # The stamp is written last: an interrupted installation is resumed by the next call. Building without isolation
 # lets a reinstallation after a change of pyproject.toml work offline, in seconds.

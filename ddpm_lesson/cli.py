@@ -294,7 +294,7 @@ def _tensorboard(folder: Path):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError("--tensorboard needs a package that is not here: pip install tensorboard") from error
+        raise ImportError("--tensorboard needs the extra: pip install 'ddpm_lesson[tensorboard]'") from error
     return SummaryWriter(str(folder / "tensorboard"))
 
 

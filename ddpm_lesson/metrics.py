@@ -86,7 +86,7 @@ def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"both must have the same number of features, got {len(a.mean)} and {len(b.mean)}")
     if min(a.count, b.count) <= len(a.mean):
-        few = f"{min(a.count, b.count)} samples do not determine the covariance of {len(a.mean)} features"
+        few = f"the covariance of {len(a.mean)} features needs more than {len(a.mean)} samples"
         warnings.warn(f"{few}: the distance is far too large, comparable only at the same count", stacklevel=2)
     # C = R R^T for either; tr (C_a C_b)^(1/2) is the sum of the singular values of R_a^T R_b, singular C or not.
     r_a, r_b = (vectors * values.clamp(min=0).sqrt() for values, vectors in map(torch.linalg.eigh, (a[1], b[1])))
@@ -125,7 +125,8 @@ def confidence(logits: Tensor) -> tuple[Interval, Interval]:
     No measure of quality alone: a classifier can be confident of images that are no digits at all.
     """
     top = _double("logits", logits).softmax(1).amax(1)
-    return mean_interval(top), share_interval(top > 0.9)
+    mean, low, high = mean_interval(top)
+    return (mean, low, min(1.0, high)), share_interval(top > 0.9)
 
 
 def class_histogram(classes: Tensor, num_classes: int) -> Tensor:

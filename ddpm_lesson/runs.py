@@ -32,8 +32,8 @@ class Run:
     folder: is made if missing; one that holds a run goes on with it. images: what the recipe learns from.
     device: where to compute. On a CPU the network and its images are in channels_last.
     step: how many steps have been made. model, ema: the network and its average.
-    Raises ValueError if the recipe does not fit itself or the images, or if the folder holds a run of another recipe (only `steps`
-    may grow), or other files.
+    Raises ValueError if the recipe cannot be carried out on these images, or if the folder holds a run of another
+    recipe (only `steps` may grow), or other files.
     """
 
     def __init__(self, recipe: Recipe, folder: Path | str, images: Images, *, device: torch.device | str = "cpu"):

@@ -83,7 +83,6 @@ def test_shapes(in_ch, side, ch_mult, device):
         x = torch.randn(batch, in_ch, side, side, device=device)
         assert model.features(x).shape == (batch, 16 * ch_mult[-1])
         assert model(x).shape == (batch, 7)
-        torch.testing.assert_close(model.tail(model.features(x)), model(x))
 
 
 def test_options_rebuild_it():
@@ -110,14 +109,14 @@ def test_images_do_not_mix():
 
 def test_guidance_gets_a_gradient(device):
     # Of each image's own log p(y | x_t): the gradient of the sum is that of every image alone.
-    model = wake(clean(T=20)).to(device)
-    x_t = torch.randn(3, 1, 8, 8, device=device, requires_grad=True)
+    model = wake(clean(T=20)).double().to(device)
+    x_t = torch.randn(3, 1, 8, 8).double().to(device).requires_grad_()
     t, y = torch.tensor([0, 7, 19], device=device), torch.tensor([1, 2, 3], device=device)
     (gradient,) = torch.autograd.grad(model(x_t, t).log_softmax(1)[range(3), y].sum(), x_t)
     one = x_t[1:2].detach().requires_grad_()
     (alone,) = torch.autograd.grad(model(one, t[1:2]).log_softmax(1)[0, 2], one)
     assert gradient.abs().amax((1, 2, 3)).min() > 0
-    torch.testing.assert_close(gradient[1:2], alone, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(gradient[1:2], alone, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("T", [None, 20])
@@ -159,7 +158,7 @@ def test_it_learns_the_digits():
 
 
 def test_it_learns_noisy_digits():
-    # On the test split, seeds 0 to 4: 0.79 to 0.86 at the first step, 0.10 to 0.16 at the last, where alphas_bar = 0.009.
+    # On the test split, seeds 0 to 4: 0.79 to 0.86 at the first step, 0.10 to 0.16 at the last (alphas_bar = 0.009).
     process = GaussianDiffusion(linear(20, 0.001, 0.4))
     model = fitted(clean(T=20), 0, process)
     x, y = digits("test")[:]

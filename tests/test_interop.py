@@ -202,7 +202,7 @@ def test_outputs_are_those_of_diffusers(options):
 @every_option
 def test_outputs_are_those_of_diffusers_to_all_digits(options, device):
     """In float64, given their sines and cosines. Their angles, up to 999, have passed four roundings to float32."""
-    ours = small(**options).to(device).double()
+    ours = randomised(small(**options).double()).to(device)
     theirs, _ = to_diffusers(ours)
     T, ch, official = (ours.options[name] for name in ("T", "ch", "official_embedding"))
     table = theirs.time_proj(torch.arange(T, device=device)).view(T, 2, ch // 2)  # sines, cosines
@@ -216,7 +216,7 @@ def test_outputs_are_those_of_diffusers_to_all_digits(options, device):
 
 @every_option
 def test_there_and_back_changes_nothing(options):
-    ours = small(**options)
+    ours = randomised(small(**options).double())
     back, _ = from_diffusers(to_diffusers(ours)[0], T=ours.options["T"])
     assert ours.state_dict().keys() == back.state_dict().keys()
     assert all(torch.equal(back.state_dict()[name], tensor) for name, tensor in ours.state_dict().items())

@@ -1,4 +1,4 @@
-"""Scores of samples: closed forms, brute force, torchmetrics, coverage of the intervals, and cases with a known answer."""
+"""Scores of samples: closed forms, brute force, torchmetrics, coverage of the intervals, cases with a known answer."""
 
 import math
 
@@ -94,7 +94,7 @@ def test_features_that_hardly_vary_lose_no_digits():
 
 
 def test_samples_find_the_distance_of_their_gaussians():
-    # 4 standard errors: the mean's part varies by 2 |shift| / N^(1/2), that of a variance s^2 by 2 |s - 1| s / (2 N)^(1/2).
+    # 4 standard errors: 2 |shift| / N^(1/2) from the mean, 2 |s - 1| s / (2 N)^(1/2) from a standard deviation s.
     N, true = 40_000, 0.5**2 + (1.5 - 1) ** 2
     x = normal(N, 3) * torch.tensor([1, 1, 1.5]) + torch.tensor([0.5, 0, 0])
     error = math.hypot(2 * 0.5 / math.sqrt(N), 2 * 0.5 * 1.5 / math.sqrt(2 * N))
@@ -114,10 +114,10 @@ def test_bias_falls_with_the_number_of_samples(N):
 
 def test_fewer_samples_than_features_are_warned_of():
     x = normal(10, 12)
-    with pytest.warns(UserWarning, match="10 samples do not determine the covariance of 12 features") as caught:
+    with pytest.warns(UserWarning, match="covariance of 12 features needs more than 12 samples") as caught:
         assert frechet_distance(x, x) < 1e-12
     assert caught[0].filename == __file__
-    with pytest.warns(UserWarning, match="12 samples"):
+    with pytest.warns(UserWarning, match="more than 12 samples"):
         frechet_distance(normal(50, 12), normal(12, 12))
     frechet_distance(normal(50, 12), normal(13, 12))
 
@@ -225,6 +225,7 @@ def test_copies_of_one_image_are_precise_and_recall_nothing():
     # Their radii are exactly 0, and so is the distance to the image that they copy.
     real = 100 + normal(60, 40)
     assert precision_recall(real, real[5].expand(30, 40)) == (1, pytest.approx(1 / 60))
+    assert precision_recall(real, (real[5] + 1e-6).expand(30, 40)) == (1, 0)
 
 
 def test_too_few_points_for_k_are_refused():
@@ -269,7 +270,9 @@ def test_confidence_by_hand():
     probabilities = torch.tensor([[0.95, 0.03, 0.02], [0.2, 0.2, 0.6], [0.05, 0.91, 0.04], [0.1, 0.85, 0.05]])
     (mean, low, high), (share, *_) = confidence(probabilities.log() + 7)  # logits have a free constant
     assert mean == pytest.approx((0.95 + 0.6 + 0.91 + 0.85) / 4, rel=1e-6) and share == 0.5
-    assert high - mean == pytest.approx(mean - low)
+    half = 1.96 * probabilities.amax(1).std().item() / 2
+    assert low == pytest.approx(mean - half, rel=1e-6) and high == pytest.approx(mean + half, rel=1e-6)
+    assert confidence(torch.tensor([[9.0, 0], [0, 3], [9, 0]]))[0][2] == 1  # not above it
 
 
 def test_classes_by_hand(device):
@@ -384,11 +387,11 @@ def test_interval_of_a_frechet_distance_keeps_the_bias_and_a_bootstrap_doubles_i
 
 
 def test_interval_of_a_recall_holds():
-    real = normal(200, 3)
+    real = normal(150, 3)
 
     def simulate(generator):
-        fake = 0.6 * torch.randn(150, 3, dtype=torch.float64, generator=generator)
-        recall = metrics._among(real, fake, 3, left_out(150, generator)).double().mean(1)
+        fake = 0.6 * torch.randn(100, 3, dtype=torch.float64, generator=generator)
+        recall = metrics._among(real, fake, 3, left_out(100, generator)).double().mean(1)
         return jackknife_interval(recall.tolist(), 1.0)
 
     found = draws(simulate)
@@ -484,17 +487,21 @@ def test_evaluate_of_the_reference_itself(classifier, device):
     assert scores["Nearest real distance"] == 0
 
 
-def test_evaluate_leaves_the_classifier_as_it_was(classifier):
-    model = classifier.train()
+def test_evaluate_leaves_the_classifier_as_it_was():
+    model = Classifier(10, 16, (1, 2), in_ch=1, dropout=0.5).train()
     model.blocks[0].eval()
     modes = [module.training for module in model.modules()]
     x, _ = digits("test")[:50]
-    with pytest.warns(UserWarning, match="do not determine"):
-        evaluate(x[:25], x, model, "c", seed=0)
+    scores = evaluate(x, x, model, "c", seed=0)
     assert [module.training for module in model.modules()] == modes
-    features, logits = classified(model, x)
-    assert not features.requires_grad and not logits.requires_grad
-    model.train()
+    assert scores == evaluate(x, x, model.eval(), "c", seed=0)  # no dropout the first time
+    assert not any(part.requires_grad for part in classified(model, x))
+
+
+def test_evaluate_warns_of_few_samples(classifier):
+    x, _ = digits("test")[:50]
+    with pytest.warns(UserWarning, match="covariance of 32 features needs more than 32 samples"):
+        evaluate(x[:25], x, classifier, "c", seed=0)
 
 
 def test_evaluate_refuses_what_does_not_fit(classifier):
@@ -514,19 +521,20 @@ def test_evaluate_refuses_what_does_not_fit(classifier):
 
 
 def test_dropped_classes_among_digits(classifier):
-    # Real test digits of 0 to 4 only.
+    # As many test digits of 0 to 4 only as of all classes. For classifiers of seeds 0 to 5 recall falls by 0.16 to
+    # 0.28, precision changes by -0.03 to 0.06, and the Frechet distance is at least 12 times as large.
     (real, _), (test, labels) = digits("train")[:], digits("test")[:]
-    whole = evaluate(test, real, classifier, "c", seed=0)
-    dropped = evaluate(test[labels < 5], real, classifier, "c", seed=0)
-    assert dropped["Precision"].high > whole["Precision"].low
-    assert dropped["Recall"].high < whole["Recall"].low - 0.2
-    assert dropped["Class imbalance"].low > whole["Class imbalance"].high + 0.2
+    some = torch.randperm(382, generator=torch.Generator().manual_seed(0))[: (labels < 5).sum()]
+    whole, dropped = (evaluate(x, real, classifier, "c", seed=0) for x in (test[some], test[labels < 5]))
+    assert dropped["Precision"].value > whole["Precision"].value - 0.05
+    assert dropped["Recall"].value < whole["Recall"].value - 0.1
+    assert dropped["Class imbalance"].low > whole["Class imbalance"].high + 0.1
     assert dropped["Frechet distance"].low > 2 * whole["Frechet distance"].high
 
 
 def test_training_images_are_nearer_than_test_images(classifier):
     (real, _), (test, _) = digits("train")[:], digits("test")[:]
-    copied = evaluate((real[:382] * 0.99), real, classifier, "c", seed=0)
+    copied = evaluate(real[:382] * 0.99, real, classifier, "c", seed=0)
     assert copied["Nearest real distance"].high < 0.1 * evaluate(test, real, classifier, "c", seed=0)[NAMES[6]].low
 
 
@@ -543,7 +551,7 @@ class Overconfident(nn.Module):
         return self.tail(self.features(x))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 3])
+@pytest.mark.parametrize("seed", [0, 3])
 def test_confidence_alone_is_no_measure(seed):
     # Digits whose pixels are shuffled, all in one order, are no digits. Seeds 0 to 7: confidence 0.88 to 0.99 beside
     # 0.99, distance to the nearest real digit 0.80 to 0.95 beside 0.29, class imbalance at least 11 times and Frechet

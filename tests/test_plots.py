@@ -11,9 +11,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ddpm_lesson import plots
+from ddpm_lesson.networks.unet import UNet
 
 matplotlib.use("Agg")
 
+with torch.device("meta"):
+    TWO_LEVELS = UNet(10, 8, [1, 3], [1], 1, 0.0, num_groups=4)
+    RESAMPLED_INSIDE = UNet(10, 8, [1, 3], [1], 1, 0.0, num_groups=4, biggan=True)
 IMAGES = torch.linspace(-1.5, 1.5, 6 * 2 * 4).reshape(6, 1, 2, 4)
 CALLS = {
     "image_grid": lambda ax: plots.image_grid(IMAGES, titles="abcdef", ax=ax),
@@ -23,6 +27,7 @@ CALLS = {
     "cloud": lambda ax: plots.cloud(torch.randn(5, 2), ax=ax),
     "vector_field": lambda ax: plots.vector_field(lambda x: -x, ax=ax),
     "loss_curve": lambda ax: plots.loss_curve(torch.arange(9.0), smooth=3, ax=ax),
+    "unet_diagram": lambda ax: plots.unet_diagram(TWO_LEVELS, ax=ax),
 }
 
 
@@ -325,3 +330,25 @@ def test_forward_and_reverse_draws_each_image_and_both_arrows():
 def test_forward_and_reverse_needs_a_step_for_each_image():
     with pytest.raises(ValueError, match="steps must be 3, one for each image, got 2"):
         plots.forward_and_reverse(torch.zeros(3, 1, 8, 8), [0, 60])
+
+
+@pytest.mark.parametrize("unet", [TWO_LEVELS, RESAMPLED_INSIDE], ids=["two levels", "biggan"])
+def test_unet_diagram_shows_every_block_and_what_each_skip_carries(unet):
+    ax = plots.unet_diagram(unet)
+    skips = [[line.get_xdata()[0], line.get_xdata()[-1]] for line in ax.lines]
+    inside = [text.get_text() for text in ax.texts if text.get_bbox_patch() is None]
+    assert inside == ["8", "8", "8", "24", "24", "24", "24", "24", "24", "8", "8", "3"]
+    assert skips == [[3, 6], [2, 7], [1, 9], [0, 10]]  # the block before an up-sampler takes the down-sampler's output
+    assert [text.get_text() for text in ax.texts if text.get_bbox_patch()] == ["24", "8", "8", "8"]
+    joined = [unet.upblocks[i].block1[2].in_channels for i in (0, 1, 3, 4)]
+    assert joined == [24 + 24, 24 + 8, 24 + 8, 8 + 8]
+
+
+def test_unet_diagram_colours_attention_and_changes_of_resolution():
+    ax = plots.unet_diagram(TWO_LEVELS)
+    colors = [matplotlib.colors.to_hex(patch.get_facecolor()) for patch in ax.patches]
+    orange, purple = plots.ORANGE.lower(), plots.PURPLE.lower()
+    assert [i for i, color in enumerate(colors) if color == orange] == [2, 8]
+    assert [i for i, color in enumerate(colors) if color == purple] == [3, 4, 6, 7]
+    rows = [patch.get_y() for patch in ax.patches]
+    assert rows[0] == rows[1] == rows[8] == rows[-1] > rows[2] == rows[3] == rows[6] > rows[4] == rows[5]

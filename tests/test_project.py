@@ -27,7 +27,8 @@ PACKAGE = ROOT / "ddpm_lesson"
 # A module imports only from those to its left; nothing imports a leaf.
 ORDER = (
     "schedules spacing gaussian coefficients process predictions oracle bound losses timesteps samplers "
-    "networks ddpm variants points data batches training checkpoints recipes pretrained runs metrics classifiers evaluation cli __main__"
+    "networks ddpm variants points data batches training checkpoints recipes pretrained runs metrics classifiers "
+    "evaluation cli __main__"
 ).split()
 LEAVES = ["plots", "checks", "interop"]
 
@@ -61,6 +62,8 @@ def violations(package: Path) -> list[str]:
             found.append(f"{module} has no place in the order")
             continue
         allowed = ORDER[: ORDER.index(module)] if module in ORDER else ORDER
+        if module == "cli":
+            allowed = [*allowed, "plots"]  # the outermost: it writes pictures
         if module == "networks":
             allowed = []  # networks know nothing of diffusion
         paths = sorted((package / module).rglob("*.py")) or [package / f"{module}.py"]

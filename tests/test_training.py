@@ -19,7 +19,7 @@ from ddpm_lesson.predictions import epsilon, fixedlarge, make_denoiser, xstart
 from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.schedules import linear, linear_scaled
 from ddpm_lesson.timesteps import Antithetic, LossSecondMoment, Uniform
-from ddpm_lesson.training import EMA, TrainStep, minibatches, train
+from ddpm_lesson.training import EMA, TrainStep, constant, cosine, minibatches, train
 
 T = 50
 PROCESS = GaussianDiffusion(linear_scaled(T))
@@ -193,6 +193,141 @@ def test_erratum_15_neither_batch_nor_image_scale_the_step():
     for shape in ((1, 2), (64, 2), (5, 3, 8, 8)):
         (step,) = run(Blind(), steps=1, loss=loss, data=[torch.ones(shape)])
         assert (step.loss, step.grad_norm) == pytest.approx((1, 2))
+
+
+# Optimiser, rate and accumulation.
+
+
+def slope_one(output, *_):
+    """A loss whose gradient in Blind's number is 1, whatever happens."""
+    return output
+
+
+def lrs(steps, warmup, rate):
+    """The learning rates by hand, as parts of lr."""
+    return [rate(k) * (min(1, k / warmup) if warmup else 1) for k in range(1, steps + 1)]
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+@pytest.mark.parametrize(
+    "rate, by_hand",
+    [(constant, lambda k: 1), (cosine(10), lambda k: 0.5 + 0.5 * math.cos(math.pi * (k - 1) / 10))],
+    ids=["constant", "cosine"],
+)
+def test_rate_and_warmup_with_sgd(rate, by_hand, warmup):
+    model, path = Blind().double(), [0.0]
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    for _ in run_blind(model, optimizer=sgd, steps=10, lr=0.1, warmup=warmup, rate=rate):
+        path.append(model.w.item())
+    moved = [(a - b) / 0.1 for a, b in itertools.pairwise(path)]
+    assert moved == pytest.approx(lrs(10, warmup, by_hand), rel=1e-9, abs=1e-12)
+
+
+def test_cosine_starts_at_1_and_ends_at_0():
+    rate = cosine(100)
+    assert rate(1) == 1 and rate(51) == pytest.approx(0.5) and rate(101) == pytest.approx(0) == rate(500)
+
+
+def test_adamw_by_hand():
+    # Loshchilov & Hutter 2019, Algorithm 2: the weight shrinks by lr times decay besides Adam's step. With a constant
+    # gradient of 1 Adam's step is lr / (1 + 1e-8).
+    model, w = Blind().double(), 3.0
+    torch.nn.init.constant_(model.w, w)
+    adamw = torch.optim.AdamW(model.parameters(), weight_decay=0.2)
+    steps = run_blind(model, optimizer=adamw, steps=6, lr=0.1, warmup=3, rate=cosine(6))
+    for _, part in zip(steps, lrs(6, 3, cosine(6)), strict=True):
+        w = w * (1 - 0.1 * part * 0.2) - 0.1 * part / (1 + 1e-8)
+        assert model.w.item() == pytest.approx(w, rel=1e-9)
+
+
+def run_blind(model, **options):
+    return train(model, PROCESS, [points()], slope_one, clip_norm=math.inf, generator=seeded(), **options)
+
+
+@pytest.mark.parametrize("k", [2, 5])
+def test_accumulated_batches_equal_one_batch(k):
+    # The same images, t and noise in one batch k times as large, by hand; plain gradient descent in float64.
+    model, draw, x_0 = mlp().double(), seeded(1), points(10 * k).double()
+    t, noise = [], []
+    for _ in range(k):
+        t.append(torch.randint(T, (10,), generator=draw))
+        noise.append(torch.randn(10, 2, generator=draw, dtype=torch.float64))
+    t, noise = torch.cat(t), torch.cat(noise)
+    expected = copy.deepcopy(model)
+    losses = (noise - expected(PROCESS.q_sample(x_0, t, noise), t)).square().mean(1)
+    losses.mean().backward()
+
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    options = {"accumulate": k, "optimizer": sgd, "lr": 0.5, "clip_norm": math.inf}
+    (step,) = run(model, steps=1, data=x_0.split(10), **options)
+    assert step.loss == pytest.approx(losses.mean().item(), rel=1e-6)  # told in float32
+    assert torch.equal(step.t, t)
+    torch.testing.assert_close(step.losses, losses.detach(), rtol=1e-12, atol=0)
+    for after, before in zip(model.parameters(), expected.parameters(), strict=True):
+        if before.requires_grad:
+            torch.testing.assert_close(after, before - 0.5 * before.grad, rtol=1e-12, atol=1e-14)
+
+
+def test_accumulation_takes_its_batches_and_no_more():
+    taken, ema = [], EMA(mlp())
+    run(mlp(), steps=2, accumulate=3, ema=ema, data=(taken.append(k) or points() for k in itertools.count()))
+    assert taken == list(range(6)) and ema.updates == 2
+    with pytest.raises(ValueError, match="the batches ran out after 5"):
+        run(mlp(), steps=2, accumulate=3, data=(points() for _ in range(5)))
+
+
+def test_a_run_goes_on_from_its_start():
+    # Schedule, optimiser and average are those of one run; only the data and the generator are the caller's to place.
+    def steps_of(model, adam, ema, data, generator, **options):
+        options |= {"optimizer": adam, "ema": ema, "lr": 0.01, "warmup": 6, "rate": cosine(10), "generator": generator}
+        return [s.step for s in train(model, PROCESS, data, SIMPLE, **options)]
+
+    results = []
+    for parts in [(0, 10)], [(0, 4), (4, 5), (5, 10)]:
+        model = mlp()
+        ema, adam = EMA(model), torch.optim.Adam(p for p in model.parameters() if p.requires_grad)
+        data, generator = minibatches(points(), batch_size=16, generator=seeded()), seeded(1)
+        made = [steps_of(model, adam, ema, data, generator, start=a, steps=b) for a, b in parts]
+        results.append((sum(made, []), weights(model).tolist(), weights(ema.model).tolist()))
+    assert results[0] == results[1] and results[0][0] == list(range(1, 11))
+
+
+# Precision and compilation.
+
+
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(device):
+    process = GaussianDiffusion(linear_scaled(T)).to(device)
+    loss, dtypes = partial(simple_loss, process, epsilon), []
+    full, mixed = mlp().to(device), mlp().to(device)
+    mixed.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    steps = [
+        run(model, steps=20, process=process, loss=loss, data=[points(256)], mixed_precision=on)
+        for model, on in ((full, False), (mixed, True))
+    ]
+    assert set(dtypes) == {torch.bfloat16}
+    for p in mixed.parameters():
+        assert p.dtype == torch.float32 and (p.grad is None or p.grad.dtype == torch.float32)
+    assert steps[1][0].losses.dtype == torch.float32
+    # One rounding to bfloat16 is 2^-9 of a number at most. The net rounds input, weights and output of three layers.
+    for a, b in zip(*steps, strict=True):
+        assert a.loss != b.loss and b.loss == pytest.approx(a.loss, rel=9 * 2**-9)
+    # Updates of lr = 2e-4 would be lost in bfloat16, whose steps near 0.1 are 5e-4: the weights have left its grid.
+    moved = torch.cat([p.detach().flatten() for p in mixed.parameters() if p.requires_grad])
+    assert (moved != moved.bfloat16().float()).float().mean() > 0.9
+
+
+def test_compiled_network_is_the_one_that_is_called(monkeypatch):
+    compiled, calls = [], []
+
+    def compile_(model):
+        compiled.append(model)
+        return lambda *inputs: calls.append(1) or model(*inputs)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    model = mlp()
+    steps = run(model, steps=3, compiled=True)
+    assert compiled == [model] and len(calls) == 3
+    assert [s.loss for s in steps] == [s.loss for s in run(mlp(), steps=3)] and len(calls) == 3
 
 
 # Losses and samplers of t, in use.

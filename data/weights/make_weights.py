@@ -59,7 +59,7 @@ def make(name: str, root: str | None, runs: Path) -> None:
     held["made"] = {
         "command": f"python data/weights/make_weights.py {name}",
         "minutes": round(minutes, 1),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "torch": torch.__version__.split("+")[0],
         "sha256": sha256(weights_of(name)),
         **(score_classifier if classifier else score_ddpm)(name, held, root),

@@ -42,11 +42,11 @@ def to_diffusers(
     if process is not None:
         config = scheduler_config(process, unet.options, mean_type, var_type)
         scheduler = diffusers.DDPMScheduler(**config, clip_sample=clip_denoised)
-    unet2d = diffusers.UNet2DModel(**config_of(unet.options), sample_size=sample_size)
     state = unet.state_dict()
+    unet2d = diffusers.UNet2DModel(**config_of(unet.options), sample_size=sample_size).to(state[TABLE])
     state[FIRST_LINEAR] = state[FIRST_LINEAR][:, time_columns(unet.options)]
     load(unet2d, {theirs: state[ours] for ours, theirs in names_of(unet).items()})
-    return unet2d.to(state[TABLE]).train(unet.training), scheduler
+    return unet2d.train(unet.training), scheduler
 
 
 def from_diffusers(
@@ -74,13 +74,13 @@ def from_diffusers(
     options = options_of(config) | {"T": process.T if process else T, "learned_var": learned_var}
     options["out_ch"] //= 2 if learned_var else 1
     compare(config, options, inspect.signature(diffusers.UNet2DModel.__init__).parameters)
-    unet = UNet(**options)
+    unet = UNet(**options).to(unet2d.device, unet2d.dtype)
     names = {theirs: ours for ours, theirs in names_of(unet).items()}
     weights = {names.get(name, name): tensor for name, tensor in unet2d.state_dict().items()}
-    columns = time_columns(options, cosine_first=config["flip_sin_to_cos"])
-    weights[FIRST_LINEAR] = weights[FIRST_LINEAR][:, columns.argsort()]
     load(unet, {TABLE: unet.state_dict()[TABLE]} | weights)
-    return unet.to(unet2d.device, unet2d.dtype).train(unet2d.training), process
+    first = unet.state_dict()[FIRST_LINEAR]
+    first.copy_(first[:, time_columns(options, cosine_first=config["flip_sin_to_cos"]).argsort()])
+    return unet.train(unet2d.training), process
 
 
 def _diffusers():

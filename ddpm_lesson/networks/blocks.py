@@ -116,7 +116,7 @@ class AttnBlock(nn.Module):
         _xavier(self.proj, gain=0.0 if zero_init else 1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.group_norm(x)
+        h = self.group_norm(x).contiguous(memory_format=torch.channels_last)  # a pixel's channels side by side
         q, k, v = (self._heads(proj(h)) for proj in (self.proj_q, self.proj_k, self.proj_v))
         h = F.scaled_dot_product_attention(q, k, v)  # (B, heads, H W, d)
         return x + self.proj(h.transpose(2, 3).reshape(x.shape))

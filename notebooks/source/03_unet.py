@@ -18,6 +18,30 @@
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
 
 # %% tags=["setup", "nbval-ignore-output"]
+# Set-up, the same in every notebook: uses the installed ddpm_lesson, else the checkout
+# around this notebook, else fetches it. torch and numpy stay as they are.
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+REPOSITORY = "OWNER/ddpm_lesson"
+specs = {m: importlib.util.find_spec(m) for m in ("ddpm_lesson", "einops", "safetensors", "tqdm")}
+missing = [module for module, spec in specs.items() if spec is None or spec.origin is None]
+if "ddpm_lesson" in missing:
+    marks = "pyproject.toml", "ddpm_lesson/__init__.py"
+    folders = [Path.cwd(), *Path.cwd().parents]
+    checkouts = [str(f) for f in folders if all((f / mark).exists() for mark in marks)]
+    if checkouts:
+        sys.path.insert(0, checkouts[0])
+    else:
+        missing[0] = f"https://github.com/{REPOSITORY}/archive/refs/heads/main.zip"
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        subprocess.run([*pip, *missing], check=True)
+        importlib.invalidate_caches()
+plt.rcParams.update({"figure.dpi": 120, "figure.facecolor": "white"})  # opaque on a dark page
 
 # %%
 import copy
@@ -33,6 +57,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+# %%
 from ddpm_lesson import GaussianDiffusion, checks, data, losses, oracle, plots, schedules, training
 from ddpm_lesson.networks.blocks import AttnBlock, DownSample, ResBlock, Swish, TimeEmbedding, UpSample
 from ddpm_lesson.networks.unet import UNet
@@ -246,7 +271,7 @@ apart = (rows[:, sines_first] - official).norm(dim=1) / math.sqrt(d / 2)
 _ = ax.plot(apart, color=plots.BLUE), ax.set(xlabel="t", ylabel="distance, length of a row = 1", ylim=(0, 1.6))
 
 # %% [markdown]
-# *Figure 3.4.* How far the two tables lie apart at each t, after the permutation, in units of a row's length. At t = 0 they agree; then every wave but the fastest runs a little ahead, and from t = 500 on a row is further from its counterpart than from 0. A checkpoint needs the permutation *and* the right exponent: here `UNet(..., official_embedding=True)`.
+# *Figure 3.4.* How far the two tables lie apart at each t, after the permutation, in units of a row's length. At t = 0 they agree; then the post's waves, all but the fastest, run ahead, and from about t = 500 on the two rows are further apart than a row is long. A checkpoint needs the permutation *and* the right exponent: here `UNet(..., official_embedding=True)`.
 #
 # **What goes wrong: another network's encoding.** *The post* shows this as "DDPM's positional encoding":
 # ```python
@@ -260,7 +285,7 @@ _ = ax.plot(apart, color=plots.BLUE), ax.set(xlabel="t", ylabel="distance, lengt
 #
 # *Question.* Between two convolutions stand a nonlinearity and a normalisation. DDPM uses Swish and GroupNorm. Why these?
 #
-# **Swish** is $x\,\sigma(x)$ with $\sigma(x) = 1/(1+e^{-x})$. Like ReLU it lets large values pass and stops very negative ones; unlike ReLU it is smooth, and its gradient is not exactly 0 for a negative input, so no unit dies.
+# **Swish** is $x\,\sigma(x)$ with $\sigma(x) = 1/(1+e^{-x})$. Like ReLU it lets large values pass and stops very negative ones; unlike ReLU it is smooth, and its gradient does not vanish for negative inputs, so no unit dies.
 
 # %%
 x = torch.linspace(-6, 6, 241, dtype=torch.float64, requires_grad=True)
@@ -325,7 +350,7 @@ checks.group_norm(group_norm)
 #
 # *Question.* How do these pieces become a network that can be made deep, and at which place does it hear of $t$?
 #
-# A deep stack of layers is hard to train: every layer must pass on what it got, and change it too. A *residual* block (He and others 2016) only learns the change, and the rest goes past it on a *shortcut*. DDPM's block is that of Wide ResNet: norm, Swish, convolution, twice. Between the two halves stands the time: $\tau$, the output of the time embedding, goes through Swish and a linear layer and gives one number for each channel, which is added at all pixels:
+# A deep stack of layers is hard to train: every layer must pass on what it got, and change it too. A *residual* block (He and others 2016) only learns the change, and the rest goes past it on a *shortcut*. DDPM's block has the order of Wide ResNet: norm, nonlinearity, convolution, twice. Between the two halves stands the time: $\tau$, the output of the time embedding, goes through Swish and a linear layer and gives one number for each channel, which is added at all pixels:
 # $$\begin{aligned} h &= \operatorname{conv}_1\big(\operatorname{swish}(\operatorname{norm}_1(x))\big) + W\operatorname{swish}(\tau)+b, \\ \operatorname{ResBlock}(x, \tau) &= \operatorname{conv}_2\big(\operatorname{swish}(\operatorname{norm}_2(h))\big) + \operatorname{shortcut}(x) . \end{aligned} \tag{3.5: DDPM Appendix B}$$
 # The shortcut is $x$ itself or, where the number of channels changes, a 1x1 convolution of it. Dropout stands before $\operatorname{conv}_2$. The picture is read off the module:
 
@@ -442,16 +467,18 @@ print(caught[0].category.__name__, "-", str(caught[0].message).split(":")[0])
 #
 # *Derive.* Let every pixel $i$ hold three vectors of $C$ numbers, made from its features by three 1x1 convolutions: a query $q_i$ (what do I look for?), a key $k_i$ (what do I have?), a value $v_i$ (what do I say?). How well $i$'s query fits $j$'s key is their inner product. Turn these into positive weights with sum 1, and average the values:
 # $$w_{ij} = \frac{\exp(q_i\cdot k_j/\sqrt C)}{\sum_l\exp(q_i\cdot k_l/\sqrt C)},\qquad \operatorname{attention}(q,k,v)_i = \sum_j w_{ij}\,v_j . \tag{3.6: Vaswani Eq. 1}$$
-# Why $\sqrt C$? If the entries of $q$ and $k$ are independent with mean 0 and variance 1, then $q\cdot k$ is a sum of $C$ products, each with mean 0 and variance 1: its variance is $C$. Divided by $\sqrt C$ it is 1 for every $C$. Otherwise, with many channels, the exponential would give all weight to one pixel, and the softmax would pass on no gradient.
+# Why $\sqrt C$? If the entries of $q$ and $k$ are independent with mean 0 and variance 1, then $q\cdot k$ is a sum of $C$ products, each with mean 0 and variance 1: its variance is $C$. Divided by $\sqrt C$ it is 1 for every $C$. Otherwise, with many channels, the exponential would give nearly all weight to one pixel, and the softmax would pass on hardly any gradient.
+#
+# > **Predict.** 64 pixels, 128 channels, random queries and keys. How much of the weight does the best of the 64 pixels get, with the division and without? An even share would be 1/64 = 0.016.
+# > <details><summary>Then look</summary>With it about a tenth, without it nearly everything.</details>
 
 # %%
 torch.manual_seed(0)
-for C in (8, 128):
-    q, k = torch.randn(2, 10_000, C, dtype=torch.float64)
-    products = (q * k).sum(1)
-    assert abs(products.var() / C - 1) < 0.15
-    assert abs((products / math.sqrt(C)).var() - 1) < 0.15
-print("the variance of q.k is C, and 1 after the division, within 15 %")
+queries, keys = torch.randn(1000, 128), torch.randn(64, 128)
+fit = queries @ keys.T
+print("the variance of q.k is C = 128, within 10 %:", bool((fit.var() / 128 - 1).abs() < 0.1))
+for name, weights in (("divided by the root", (fit / math.sqrt(128)).softmax(1)), ("not divided", fit.softmax(1))):
+    print(f"{name:20} largest of 64 weights, on average {weights.max(1).values.mean():.1f}")
 
 # %% [markdown]
 # The slow form, one pixel after the other:
@@ -478,7 +505,7 @@ def attention(q, k, v):
 checks.attention(attention)
 
 # %% [markdown]
-# *Verify.* (Solve the exercise first: here is an answer.) The same three lines are written in many ways. With einops, with the post's batched matrix products, and with PyTorch's fused call, which never stores the matrix of weights:
+# *Verify.* (Solve the exercise first: here is an answer.) The same three lines are written in many ways. With einops, with the post's batched matrix products, and with PyTorch's fused call, which need not store the matrix of weights:
 
 # %%
 queries, keys, values = (rearrange(x, "b c h w -> b (h w) c") for x in (q, k, v))
@@ -495,23 +522,27 @@ print("loops, einops, bmm and the fused call agree to 1e-10")
 # %% [markdown]
 # *See* an attention that denoises, with nothing learned. Give every pixel as query and key the 3x3 patch $p$ around it, and as value its own grey level. With one more channel, 1 in the query and $-\|p_j\|^2/2$ in the key, the inner product becomes
 # $$p_i\cdot p_j-\tfrac12\|p_j\|^2 = -\tfrac12\|p_i-p_j\|^2+\tfrac12\|p_i\|^2 ,$$
-# and the last term, equal for all $j$, cancels in the softmax. (Both are divided by the square of a width, here three times the noise: two patches of 9 noisy pixels differ by about that much even if their clean images are the same.) So pixel $i$ takes the average over all pixels *whose surroundings look like its own*, wherever they are. Image processing knows this as non-local means (Buades and others 2005).
+# and the last term, equal for all $j$, cancels in the softmax. (Divide by the square of a width, and it says how far patches may differ. Here the width is three times the noise: two patches of 9 pixels whose clean images are equal lie $\sqrt{2\cdot 9} = 4.2$ times the noise apart.) So pixel $i$ takes the average over all pixels *whose surroundings look like its own*, wherever they are. Image processing knows this as non-local means (Buades and others 2005).
 
 # %%
 noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(2))
-clean = process.sqrt_alphas_bar[120].float() * x_train[3:4]
-noisy = process.q_sample(x_train[3:4], torch.tensor([120]), noise)
+clean = process.sqrt_alphas_bar[90].float() * x_train[1:2]
+noisy = process.q_sample(x_train[1:2], torch.tensor([90]), noise)
 p = F.unfold(F.pad(noisy, (1, 1, 1, 1), value=-1.0), 3).transpose(1, 2)  # (1, 64, 9)
 
 # %%
-width = 3 * process.sqrt_one_minus_alphas_bar[120].float()
+width = 3 * process.sqrt_one_minus_alphas_bar[90].float()
 query = torch.cat([p, torch.ones(1, 64, 1)], 2) / width**2
 key = torch.cat([p, -0.5 * p.square().sum(2, keepdim=True)], 2)
 w = (query @ key.transpose(1, 2)).softmax(-1)
 average = (w @ noisy.view(1, 64, 1)).view(1, 1, 8, 8)
 
 # %%
-i = 20
+before, after = ((x - clean).square().mean().sqrt() for x in (noisy, average))
+print("the averages are nearer to the clean digit:", bool(after < 0.8 * before))
+
+# %%
+i = 28
 fig, axes = plt.subplots(1, 3, figsize=(8, 2.9), layout="constrained")
 for ax, image, name in ((axes[0], noisy, "$x_t$"), (axes[2], average, "the averages")):
     ax.imshow(image[0, 0], cmap="gray", vmin=-1, vmax=1)
@@ -520,10 +551,6 @@ picture = axes[1].imshow(w[0, i].view(8, 8), cmap="cividis", vmin=0)
 _ = axes[1].set_title("weights of the marked pixel"), axes[1].axis("off"), fig.colorbar(picture, ax=axes[1])
 for ax in axes[:2]:
     ax.plot(i % 8, i // 8, "s", ms=18, mfc="none", mec=plots.VERMILION, mew=2)
-
-# %%
-before, after = ((x - clean).square().mean().sqrt() for x in (noisy, average))
-print("the averages are nearer to the clean digit:", bool(after < 0.8 * before))
 
 # %% [markdown]
 # *Figure 3.7.* Left: a noisy digit and one pixel. Middle: its attention weights, large for pixels with similar surroundings, near and far. Right: what attention makes of the digit. A trained network makes better queries and keys than raw patches; the mechanism is this.
@@ -561,11 +588,11 @@ with torch.device("meta"):
 _ = plots.unet_diagram(cifar)
 
 # %% [markdown]
-# *Figure 3.8.* DDPM's U-Net, drawn from its modules; execution runs from left to right, each row is half as wide and high as the one above it. Boxes: the channels that a block returns. Grey: first and last convolution; blue: residual blocks; purple: with attention; orange: down and up. Lines: skips, each with the channels it carries. The last to go on the stack is the first to come off.
+# *Figure 3.8.* DDPM's U-Net, drawn from its modules; execution runs from left to right, from row to row the side is halved, and the two blocks of the middle hang below the last row. Boxes: the channels that a block returns. Grey: first and last convolution; blue: residual blocks; purple: with attention; orange: down and up. Lines: skips, each with the channels it carries. The last to go on the stack is the first to come off.
 #
 # *The rules of the stack*, as the code has them:
 # - on the stack go: the first convolution's output, the output of every residual block on the way down, and the output of every `DownSample`;
-# - off the stack comes one for every residual block on the way up, and there are `num_res_blocks + 1` of them to a level: one more than on the way down, for the `DownSample`'s output, or at the finest level the first convolution's;
+# - off the stack comes one for every residual block on the way up, and there are `num_res_blocks + 1` of them to a level: one more than on the way down, for the output of the `DownSample` that led to this level, or at the finest level of the first convolution;
 # - `UpSample` takes none.
 #
 # Let a hook write the **ledger**: what goes into each block and what comes out.
@@ -627,22 +654,27 @@ transposed = F.conv_transpose2d(flat, weight * 4, stride=2, padding=1, output_pa
 repeated = F.conv2d(F.interpolate(flat, scale_factor=2.0), weight, padding=1)
 
 # %%
+inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+levels = (transposed[inside] * 9 / 4).round().unique().tolist()
+print("transposed: a fine pixel gets", [int(n) for n in levels], "contributions; repeated: one value inside,",
+      repeated[inside].unique().numel() == 1)
+
+# %%
 fig, axes = plt.subplots(1, 2, figsize=(6, 3), layout="constrained")
 for ax, image, name in zip(axes, (transposed, repeated), ("transposed convolution", "repeat, then convolve"), strict=True):
     picture = ax.imshow(image[0, 0], cmap="cividis", vmin=0, vmax=1.8)
     _ = ax.set_title(name), ax.axis("off")
 _ = fig.colorbar(picture, ax=axes)
 
-# %%
-inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
-levels = (transposed[inside] * 9 / 4).round().unique().tolist()
-print("transposed: a fine pixel gets", [int(n) for n in levels], "contributions; repeated: one value inside,",
-      repeated[inside].unique().numel() == 1)
-
 # %% [markdown]
 # *Figure 3.9.* A constant image, enlarged with constant weights. Left: a chequerboard. Weights can learn to compensate, but every training starts from it, and traces of it are found in published images (Odena and others 2016). Right: constant, but for the border, where the padding's zeros come in.
 #
-# **Down.** A 3x3 convolution with stride 2. The side is even, a 3x3 window is odd, so it cannot be centred on a pair of pixels. PyTorch's padding of 1 on *every* side puts the windows around pixels 0, 2, 4, …; TensorFlow's "same" padding, which DDPM's own code uses, pads one row *below* and one column to the *right*, and centres them on 1, 3, 5, …:
+# **Down.** A 3x3 convolution with stride 2. The side is even, a 3x3 window is odd, so it cannot be centred on a pair of pixels.
+#
+# > **Predict.** Let every pixel hold the number of its column, 0 … 7, and let the convolution average its window. With padding 1 on every side, what comes out: the centres of the pairs 0.5, 2.5, 4.5, 6.5, or something else?
+# > <details><summary>Then look</summary>2, 4, 6 inside: windows that are centred on a pixel, half a pixel to the left of each pair.</details>
+#
+# PyTorch's padding of 1 on *every* side puts the windows around pixels 0, 2, 4, …; TensorFlow's "same" padding, which DDPM's own code uses, pads one row *below* and one column to the *right*, and centres them on 1, 3, 5, …:
 
 # %%
 ramp = torch.arange(8.0).expand(1, 1, 8, 8)  # every pixel holds its column
@@ -665,7 +697,7 @@ def down_same(x, weight):
 checks.down_same(down_same)
 
 # %% [markdown]
-# **What goes wrong: a converted checkpoint that nearly works.** Two details differ between DDPM's code and the post: this padding, and the small number in the norm's root ($10^{-6}$ there, $10^{-5}$ here). How much does each matter? Measure on the noisy digit: the same weights with both paddings, and the same norm with both numbers.
+# **What goes wrong: a converted checkpoint that nearly works.** Two more details differ between DDPM's code and the post: this padding, and the small number in the norm's root ($10^{-6}$ there, $10^{-5}$ here). How much does each matter? Measure on the noisy digit: the same weights with both paddings, and the same norm with both numbers.
 
 # %%
 theirs, ours = DownSample(1, same_padding=True), DownSample(1)
@@ -809,7 +841,7 @@ _ = ax.set(xticks=range(4), xticklabels=[f"{s}x{s}" for s in sides], ylabel="sha
 # $$s^2 = \frac{2\,\text{gain}^2}{n_\text{in}+n_\text{out}} . \tag{3.8}$$
 # For most layers the gain is 1. For the *last* layer of every residual branch and of the network DDPM's code takes 0 (the post: $10^{-5}$; nearly the same). Two things follow.
 #
-# - **Every block starts as its shortcut.** A sum $x + f(x)$ with $f$ as large as $x$ would double the variance with every block; so it stays, and the gradient reaches the first layer unchanged.
+# - **Every block starts as its shortcut.** A sum $x + f(x)$ with $f$ as large as $x$ would double the variance with every block; so sizes stay as they are, of features on the way forth and of gradients on the way back.
 # - **The network starts as the function 0.** Among the guesses that do not look at the image 0 is the best one for the noise, since $\mathbb E[\epsilon] = 0$. So the loss starts at $\mathbb E\,\epsilon^2 = 1$, and not somewhere above.
 #
 # Does a layer of zeros learn? Yes: its own gradient is the product of what comes in and what comes back, and that is not 0. After its first step the layers before it have a gradient too.
@@ -1061,7 +1093,7 @@ _ = ax.set(xlabel="t", ylabel="held-out loss"), ax.legend()
 #
 # **AdaGN** is the one to understand. Addition (3.5) puts the time *before* a norm, which takes part of it away again; AdaGN puts it *behind*:
 # $$\operatorname{AdaGN}(h, \tau) = (1+\tau_s)\,\operatorname{norm}_2(h)+\tau_b,\qquad [\tau_s,\ \tau_b] = W\operatorname{swish}(\tau)+b . \tag{3.9: ADM Section 3}$$
-# (The 1 is in the code, not in the paper's formula: so the block starts without a change.) Nothing is subtracted any more, so the trap of section 3.4 is gone. The same measurement, with 32 groups of one channel:
+# (The 1 is in the code, not in the paper's formula: with it the block starts near a plain norm.) Nothing is subtracted any more, so the trap of section 3.4 is gone. The same measurement, with 32 groups of one channel:
 
 # %%
 block = ResBlock(32, 32, 128, 0.0, num_groups=32, scale_shift_norm=True)
@@ -1215,7 +1247,7 @@ for t in (torch.tensor([0, 1000]), torch.tensor([0.0, 1.0])):
         print(f"{type(error).__name__}:", error)
 
 # %% [markdown]
-# Worse than $t = T$ is what raises no error: all $t$ too large by one. The network then learns to expect the noise of the level before, and row 0 is never trained.
+# Worse is what raises no error: training with $t$, and sampling with $t+1$. Every image is then taken for one that is a little noisier than it is.
 #
 # **Channels that cannot be grouped.** GroupNorm's groups must come out even; with the post's 32 groups every level needs a multiple of 32 channels:
 
@@ -1229,6 +1261,17 @@ except ValueError as error:
 # ## 3.14 What you now have
 
 # %% [markdown] tags=["equations"]
+# | | equation | function | test |
+# |---|---|---|---|
+# | 3.1 | best answer of a network that is not told $t$ | `losses.squared` | `test_losses.py` `test_squares_learn_the_mean_and_absolute_values_the_median` |
+# | 3.2 | sines and cosines of $t$, the time embedding (DDPM Appendix B) | `networks.blocks.TimeEmbedding` | `test_networks.py` `test_time_table_alternates_sine_and_cosine` |
+# | 3.3 | inner products of its rows depend on the distance alone | `networks.blocks.TimeEmbedding` | `test_networks.py` `test_time_table_alternates_sine_and_cosine` |
+# | 3.4 | group normalisation | `networks.blocks.group_norm` | `test_unet.py` `test_unet_equals_the_reference_and_so_do_its_gradients` |
+# | 3.5 | the residual block, and where time enters (DDPM Appendix B) | `networks.blocks.ResBlock` | `test_blocks.py` `test_res_block_equals_diffusers` |
+# | 3.6 | attention (Vaswani Eq. 1) | `networks.blocks.AttnBlock` | `test_blocks.py` `test_attention_equals_torchs_multi_head_attention` |
+# | 3.7 | channels into a block on the way up | `networks.unet.UNet` | `test_unet.py` `test_unet_equals_the_reference_and_so_do_its_gradients` |
+# | 3.8 | variance of weights at the start (Xavier) | `networks.blocks.ResBlock` | `test_blocks.py` `test_layers_start_as_glorot_says` |
+# | 3.9 | AdaGN (ADM Section 3) | `networks.blocks.ResBlock` | `test_blocks.py` `test_scale_shift_norm_is_the_formula_of_its_paper` |
 
 # %% [markdown]
 # Every name in the table can be imported, and in a checkout every test can be run. Your own functions, checked above, compute the same.
