@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ddpm_lesson.bound import Bits
-from ddpm_lesson.predictions import _frozen
+from ddpm_lesson.predictions import frozen
 
 ROWS = 256  # of a matrix of distances, in memory at once
 GROUPS = 20  # of the jackknife
@@ -169,7 +169,7 @@ def jackknife_interval(values: list[float], highest: float = math.inf) -> Interv
 def classified(classifier: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Features (N, F) and logits (N, classes) of a clean `Classifier`, float64, in eval mode and without gradients."""
     weight = next(classifier.parameters())
-    with _frozen(classifier):
+    with frozen(classifier):
         features = torch.cat([classifier.features(rows.to(weight)) for rows in images.split(ROWS)])
         return _double("features", features), _double("logits", classifier.tail(features))
 

@@ -186,7 +186,7 @@ def make_denoiser(
     conditions = () if cond is None else (cond,)
 
     def denoise(x_t: Tensor, t: Tensor, prev: Prediction | None = None) -> Prediction:
-        with _frozen(model):
+        with frozen(model):
             output = model(x_t, t, *conditions)
         return decode(base, mean_type, x_t, t, output)
 
@@ -209,7 +209,7 @@ def clipped(denoise: Denoiser, base: GaussianDiffusion, low: float = -1.0, high:
 
 
 @contextmanager
-def _frozen(model):
+def frozen(model):
     """Eval mode and no gradients inside; every submodule's own mode comes back, also after an error."""
     training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
     for module in training:

@@ -114,8 +114,8 @@ def test_every_length_that_is_too_short_is_refused(path):
 
 
 def test_a_bit_turned_in_the_header_is_refused_or_seen_by_what_reads_it(path):
-    # The header is JSON: names, shapes, places and `about`. With a bit turned in a name or a number it can be read; then
-    # names, shapes or `about` differ, which `fill` and its caller compare.
+    # The header is JSON: names, shapes, places and `about`. With a bit turned in a name or a number it can be read;
+    # then names, shapes or `about` differ, which `fill` and its caller compare.
     whole = path.read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
     refusals = 0
@@ -133,7 +133,7 @@ def test_a_bit_turned_in_the_header_is_refused_or_seen_by_what_reads_it(path):
                 assert isinstance(about, dict)
                 shapes = {name: (t.shape, t.dtype) for name, t in tensors.items()}
                 same = about == ABOUT and shapes == {name: (t.shape, t.dtype) for name, t in TENSORS.items()}
-                assert not same or whole[place : place + 1].isspace() or b"\\u00" in whole[place - 5 : place + 5]
+                assert not same
     assert refusals > header
 
 

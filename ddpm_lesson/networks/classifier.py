@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import init
 
 from ddpm_lesson.networks.blocks import DownSample, ResBlock, Swish, TimeEmbedding, group_norm
-from ddpm_lesson.networks.unet import _warn_of_single_channels
+from ddpm_lesson.networks.unet import warn_of_single_channels
 
 
 class Classifier(nn.Module):
@@ -44,7 +44,7 @@ class Classifier(nn.Module):
         if min(num_classes, ch, in_ch, 1 if T is None else T, *ch_mult, len(ch_mult)) < 1:
             raise ValueError(f"sizes and at least one ch_mult must be positive, got {self.options}")
         if T is not None and num_groups in [ch * mult for mult in ch_mult]:
-            _warn_of_single_channels(num_groups)
+            warn_of_single_channels(num_groups)
         tdim, now_ch = (1 if T is None else 4 * ch), ch
         self.divisor = 2 ** (len(ch_mult) - 1)
         self.time_embedding = None if T is None else TimeEmbedding(T, ch, tdim)

@@ -71,7 +71,7 @@ class UNet(nn.Module):
         shared = {"num_groups": num_groups, "num_heads": num_heads, "norm_eps": norm_eps, "zero_init": zero_init}
         shared |= {"tdim": tdim, "dropout": dropout, "scale_shift_norm": scale_shift_norm}
         if num_groups in [ch * mult for mult in ch_mult] and not scale_shift_norm:
-            _warn_of_single_channels(num_groups)
+            warn_of_single_channels(num_groups)
 
         self.time_embedding = TimeEmbedding(T, ch, tdim, official=official_embedding)
         if num_classes is not None:
@@ -167,7 +167,8 @@ def _check(options):
         raise ValueError(f"attn must name levels in 0..{len(ch_mult) - 1}, got {attn}")
 
 
-def _warn_of_single_channels(num_groups):
+def warn_of_single_channels(num_groups: int) -> None:
+    """Warn where the network is built that a norm with so many groups will remove the time."""
     warnings.warn(
         f"num_groups = {num_groups} makes every group of {num_groups} channels a single channel: such a norm subtracts "
         f"whatever is added to a channel as a whole, and with it the time. Use fewer groups: 8 for 32 channels, say.",

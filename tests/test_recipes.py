@@ -1,0 +1,367 @@
+"""Recipes: what they allow, their way through JSON, and what is built from them."""
+
+import dataclasses
+import itertools
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from ddpm_lesson import data, recipes
+from ddpm_lesson.networks.unet import UNet
+from ddpm_lesson.predictions import MEAN_TYPES, VARIANCES
+from ddpm_lesson.recipes import (
+    LOSSES,
+    PRESETS,
+    TIMESTEPS,
+    WEIGHTINGS,
+    Recipe,
+    load_images,
+    make_loss,
+    make_network,
+    make_process,
+)
+from ddpm_lesson.schedules import cosine, linear
+from ddpm_lesson.training import train
+
+TINY = {"T": 20, "ch": 4, "ch_mult": (1,), "attn": (), "num_groups": 2, "batch_size": 4}
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def allowed():
+    """Every choice of what is learnt and how that does not contradict itself, by hand."""
+    for mean_type, var_type, timesteps in itertools.product(MEAN_TYPES, VARIANCES, TIMESTEPS):
+        learned = var_type == "learned_range"
+        losses = [("hybrid", "simple")] if learned else itertools.product(("simple", "l1", "huber"), WEIGHTINGS)
+        for loss, weighting in (*losses, ("kl", "simple")):
+            names = {"mean_type": mean_type, "var_type": var_type, "timesteps": timesteps}
+            yield names | {"loss": loss, "weighting": weighting}
+
+
+def steps(recipe, batches, **options):
+    process, model = make_process(recipe), make_network(recipe, 1, 10)
+    loss, timesteps = make_loss(recipe, process, 17), TIMESTEPS[recipe.timesteps](recipe.T)
+    options |= {"timesteps": timesteps, "generator": seeded(1), "lr": recipe.lr}
+    return list(train(model, process, batches, loss, steps=recipe.steps, **options))
+
+
+# What is allowed.
+
+
+def test_every_allowed_combination_makes_a_finite_step():
+    x_0, y = data.digits("train")[:4]
+    made = 0
+    for names in allowed():
+        recipe = Recipe(**TINY, **names, conditional=True, steps=1)
+        (step,) = steps(recipe, [(x_0, y)])
+        assert math.isfinite(step.loss) and step.grad_norm > 0, names
+        made += 1
+    assert made == len(MEAN_TYPES) * len(TIMESTEPS) * (2 * (3 * len(WEIGHTINGS) + 1) + 2)
+
+
+def test_every_other_combination_is_refused():
+    good = {tuple(names.values()) for names in allowed()}
+    for names in itertools.product(MEAN_TYPES, VARIANCES, TIMESTEPS, LOSSES, WEIGHTINGS):
+        if names not in good:
+            options = dict(zip(("mean_type", "var_type", "timesteps", "loss", "weighting"), names, strict=True))
+            with pytest.raises(ValueError, match="learned_range needs the loss hybrid or kl|weighting must be simple"):
+                Recipe(**options)
+
+
+GOES_DOWN = [
+    *({"mean_type": name} for name in MEAN_TYPES),
+    {"loss": "l1", "weighting": "min_snr", "timesteps": "antithetic"},
+    {"loss": "huber", "weighting": "p2", "mean_type": "v"},
+    {"loss": "hybrid", "var_type": "learned_range", "timesteps": "loss_second_moment"},
+    {"loss": "hybrid", "var_type": "learned_range", "mean_type": "xstart"},
+    {"loss": "kl", "var_type": "learned_range", "timesteps": "loss_second_moment"},
+    {"loss": "kl", "var_type": "fixedsmall", "mean_type": "xprev"},
+]
+
+
+@pytest.mark.parametrize("names", GOES_DOWN, ids=lambda names: "-".join(names.values()))
+def test_loss_goes_down(names):
+    x_0 = data.digits("train")[:16][0]
+    made = steps(Recipe(**TINY, **names, steps=40, lr=1e-2), [x_0])
+    losses = [step.loss for step in made]
+    print(names, sum(losses[-10:]) / sum(losses[:10]))
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+
+
+BAD = [
+    ({"data": "imagenet"}, "data must be one of digits, mnist, fashion_mnist, cifar10, folder, got 'imagenet'"),
+    ({"data": None}, "data must be one of .*, got None"),
+    ({"schedule": "lineal"}, "schedule must be one of .*linear.*cosine.*, got 'lineal'"),
+    ({"mean_type": "eps"}, "mean_type must be one of .*epsilon.*, got 'eps'"),
+    ({"var_type": ["fixedlarge"]}, r"var_type must be one of .*fixedlarge.*, got \['fixedlarge'\]"),
+    ({"loss": 1}, "loss must be one of simple, l1, huber, hybrid, kl, got 1"),
+    ({"weighting": "snr"}, "weighting must be one of simple, min_snr, p2, got 'snr'"),
+    ({"timesteps": ""}, "timesteps must be one of uniform, antithetic, loss_second_moment, got ''"),
+    ({"optimizer": "sgd"}, "optimizer must be one of adam, adamw, got 'sgd'"),
+    ({"rate": "step"}, "rate must be one of constant, cosine, got 'step'"),
+    ({"channels": 2}, "channels must be one of 1, 3, got 2"),
+    ({"channels": True}, "channels must be one of 1, 3, got True"),
+    ({"channels": 3.0}, "channels must be one of 1, 3, got 3.0"),
+    ({"root": 5}, r"root must be str \| None, got 5"),
+    ({"size": 8.0}, r"size must be int \| None, got 8.0"),
+    ({"size": True}, r"size must be int \| None, got True"),
+    ({"flip": 1}, "flip must be bool, got 1"),
+    ({"conditional": "yes"}, "conditional must be bool, got 'yes'"),
+    ({"compiled": None}, "compiled must be bool, got None"),
+    ({"label_dropout": 1.5}, r"label_dropout must be a number in 0\.\.1, got 1.5"),
+    ({"label_dropout": -0.1}, r"label_dropout must be a number in 0\.\.1, got -0.1"),
+    ({"dropout": "0.1"}, r"dropout must be a number in 0\.\.1, got '0.1'"),
+    ({"dropout": True}, r"dropout must be a number in 0\.\.1, got True"),
+    ({"lr": math.nan}, r"lr must be a number in 0\.\.inf, got nan"),
+    ({"lr": -1e-3}, r"lr must be a number in 0\.\.inf, got -0.001"),
+    ({"weight_decay": -1}, r"weight_decay must be a number in 0\.\.inf, got -1"),
+    ({"clip_norm": 0}, "clip_norm above 0, got ema_decay = 0.9999, clip_norm = 0.0"),
+    ({"clip_norm": -1.0}, r"clip_norm must be a number in 0\.\.inf, got -1.0"),
+    ({"ema_decay": 1.0}, "ema_decay must lie below 1 and .*, got ema_decay = 1.0"),
+    ({"ema_decay": 1.1}, r"ema_decay must be a number in 0\.\.1, got 1.1"),
+    ({"T": 0}, r"T must be an integer in 1\.\.inf, got 0"),
+    ({"T": 10.0}, r"T must be an integer in 1\.\.inf, got 10.0"),
+    ({"T": True}, r"T must be an integer in 1\.\.inf, got True"),
+    ({"steps": 0}, r"steps must be an integer in 1\.\.inf, got 0"),
+    ({"batch_size": 0}, r"batch_size must be an integer in 1\.\.inf, got 0"),
+    ({"accumulate": 0}, r"accumulate must be an integer in 1\.\.inf, got 0"),
+    ({"warmup": -1}, r"warmup must be an integer in 0\.\.inf, got -1"),
+    ({"seed": -1}, r"seed must be an integer in 0\.\.9223372036854775807, got -1"),
+    ({"seed": 2**63}, r"seed must be an integer in 0\.\.9223372036854775807, got 9223372036854775808"),
+    ({"ch": "32"}, "ch must be an integer in .*, got '32'"),
+    ({"ch_mult": 2}, "ch_mult must be a list of integers, got 2"),
+    ({"ch_mult": (1, 2.0)}, r"ch_mult must be a list of integers, got \(1, 2.0\)"),
+    ({"attn": "1"}, "attn must be a list of integers, got '1'"),
+    ({"attn": [True]}, r"attn must be a list of integers, got \[True\]"),
+    # Contradictions.
+    ({"data": "folder", "root": "x"}, "data 'folder' needs size, .* got folder, size = None"),
+    ({"data": "mnist", "size": 32}, "other data have theirs: got mnist, size = 32"),
+    ({"data": "digits", "flip": True}, "flip would turn digits into signs that do not exist"),
+    ({"data": "mnist", "flip": True}, "flip would turn mnist into signs that do not exist"),
+    ({"var_type": "learned_range"}, "got var_type = learned_range, loss = simple"),
+    ({"loss": "hybrid"}, "got var_type = fixedlarge, loss = hybrid"),
+    ({"loss": "kl", "weighting": "p2"}, "the loss kl has its own weights: weighting must be simple, got p2"),
+    ({"weight_decay": 0.1}, "weight_decay = 0.1 needs optimizer adamw, got adam"),
+]
+
+
+@pytest.mark.parametrize("options, message", BAD, ids=lambda value: str(value)[:40] if isinstance(value, dict) else "")
+def test_bad_values_are_an_error_that_names_the_field(options, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**options)
+
+
+def test_every_field_is_explained_and_checked():
+    tried = {name for options, _ in BAD for name in options}
+    sizes = {"num_res_blocks", "num_groups", "num_heads"}  # the network's own checks speak of these
+    switches = {"zero_init", "scale_shift_norm", "biggan", "mixed_precision"}  # as flip
+    assert tried | sizes | switches == {field.name for field in dataclasses.fields(Recipe)}
+    assert all(field.metadata["help"] for field in dataclasses.fields(Recipe))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"ch": 0}, "ch must be at least 2, got 0"),
+        ({"ch_mult": ()}, r"ch_mult must hold a positive integer for each level, got \[\]"),
+        ({"attn": (1,)}, r"attn must name levels in 0\.\.0, got \[1\]"),
+        ({"num_res_blocks": 0}, "num_res_blocks must be at least 1, got 0"),
+        ({"num_groups": 3}, "divisible by num_groups = 3"),
+        ({"num_groups": 0}, "divisible by num_groups = 0"),
+        ({"num_heads": 3}, "divisible by num_heads = 3"),
+        ({"num_heads": 0}, "divisible by num_heads = 0"),
+    ],
+)
+def test_sizes_that_make_no_network_are_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_network(Recipe(**{**TINY, **options}), 1, 10)
+
+
+# JSON.
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [Recipe(), *(Recipe(**values) for values in PRESETS.values())]
+    + [Recipe(clip_norm=math.inf, lr=1, ch_mult=[1, 3], attn=(), seed=2**62, root="a folder/ä")],
+)
+def test_json_and_back(recipe):
+    text = recipe.to_json()
+    again = Recipe.from_json(text)
+    assert again == recipe and again.to_json() == text and type(again.ch_mult) is tuple
+    assert list(json.loads(text)) == [field.name for field in dataclasses.fields(Recipe)]
+
+
+def test_equal_recipes_are_written_alike():
+    assert Recipe(lr=1).to_json() == Recipe(lr=1.0).to_json()
+    assert Recipe(attn=[1]).to_json() == Recipe(attn=(1,)).to_json()
+
+
+def test_fields_left_out_have_their_defaults():
+    assert Recipe.from_json('{"lr": 0.5}') == Recipe(lr=0.5)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "a recipe must be JSON"),
+        ("{'lr': 1}", "a recipe must be JSON"),
+        ("[1]", "a recipe must be a JSON object, got list"),
+        ('{"learning_rate": 1, "lr": 1}', "unknown in a recipe: learning_rate; it may have data, root, .*, seed"),
+        ('{"lr": NaN}', "lr must be a number in .*, got nan"),
+    ],
+)
+def test_other_texts_are_an_error(text, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe.from_json(text)
+
+
+# Presets.
+
+
+def test_cifar10_is_the_papers_configuration():
+    # Ho et al. 2020, Section 4 and Appendix B; 35.7 M parameters there.
+    recipe = Recipe(**PRESETS["cifar10"])
+    paper = {"data": "cifar10", "flip": True, "conditional": False, "T": 1000, "schedule": "linear"}
+    paper |= {"mean_type": "epsilon", "var_type": "fixedlarge", "loss": "simple", "weighting": "simple"}
+    paper |= {"ch": 128, "ch_mult": (1, 2, 2, 2), "attn": (1,), "num_res_blocks": 2, "dropout": 0.1}
+    paper |= {"optimizer": "adam", "lr": 2e-4, "batch_size": 128, "steps": 800_000, "ema_decay": 0.9999}
+    paper |= {"rate": "constant", "clip_norm": 1.0, "warmup": 5000, "timesteps": "uniform", "num_groups": 32}
+    assert {name: getattr(recipe, name) for name in paper} == paper
+    with torch.device("meta"):
+        model = UNet(1000, 128, (1, 2, 2, 2), (1,), 2, 0.1)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 35_746_307
+    torch.testing.assert_close(make_process(recipe).betas, linear(1000), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_build(preset):
+    recipe = Recipe(**PRESETS[preset])
+    channels = 1 if recipe.data in ("digits", "mnist") else 3
+    model, side = make_network(recipe, channels, 10), {"digits": 8, "mnist": 28}.get(recipe.data, 32)
+    assert side % model.divisor == 0
+    if preset == "cifar10":
+        assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 35_746_307
+
+
+# What is built.
+
+
+def test_process_is_the_schedules():
+    recipe = Recipe(T=30, schedule="cosine")
+    assert torch.equal(make_process(recipe).betas, cosine(30))
+
+
+def test_network_follows_from_the_seed_alone():
+    recipe, before = Recipe(**TINY), torch.get_rng_state()
+    a = make_network(recipe, 1, 10).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    b = make_network(recipe, 1, 10).state_dict()
+    c = make_network(dataclasses.replace(recipe, seed=1), 1, 10).state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["head.weight"], c["head.weight"])
+
+
+def test_network_does_not_touch_the_generator_of_a_gpu(device):
+    if device.type == "cuda":
+        before = torch.cuda.get_rng_state()
+        make_network(Recipe(**TINY), 1, 10)
+        assert torch.equal(torch.cuda.get_rng_state(), before)
+    seeds = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+        make_network(Recipe(**TINY), 1, 10)
+    assert not seeds
+
+
+def test_every_option_reaches_the_network():
+    options = {"dropout": 0.5, "num_heads": 2, "zero_init": True, "scale_shift_norm": True, "biggan": True}
+    options |= {"ch": 8, "ch_mult": (1, 2), "attn": (0,), "num_res_blocks": 2, "num_groups": 4}
+    recipe = Recipe(T=20, **options, conditional=True, var_type="learned_range", loss="hybrid")
+    found = make_network(recipe, 3, 7).options
+    expected = options | {"T": 20, "in_ch": 3, "num_classes": 7, "learned_var": True, "ch_mult": [1, 2], "attn": [0]}
+    assert {name: found[name] for name in expected} == expected
+    assert make_network(Recipe(**TINY), 3, 7).options["num_classes"] is None
+
+
+@pytest.mark.parametrize("weighting", ["min_snr", "p2"])
+def test_weights_mean_the_same_for_every_mean_type(weighting):
+    # One estimate of the noise, told in four ways: the weighted loss is that of the noise, which is known.
+    recipe = Recipe(T=20, weighting=weighting)
+    process, draw = make_process(recipe), seeded()
+    x_0, noise, eps = torch.randn(3, 19, 1, 2, 2, generator=draw, dtype=torch.float64)
+    t = torch.arange(1, 20)
+    x_t = process.q_sample(x_0, t, noise)
+    a = torch.cumprod(1 - linear(20), 0)[1:]
+    weight = {"min_snr": (5 * (1 - a) / a).clamp(max=1), "p2": 1 - a}[weighting]  # 1 / (1 + snr) is 1 - a
+    expected = weight * (noise - eps).square().flatten(1).mean(1)
+    guess = process.x_0_from_eps(x_t, t, eps)
+    outputs = {"epsilon": eps, "xstart": guess, "xprev": process.q_posterior(guess, x_t, t).mean}
+    a = a.view(-1, 1, 1, 1)
+    outputs["v"] = a.sqrt() * eps - (1 - a).sqrt() * guess
+    assert outputs.keys() == set(MEAN_TYPES)
+    for mean_type, output in outputs.items():
+        loss = make_loss(dataclasses.replace(recipe, mean_type=mean_type), process, 17)
+        torch.testing.assert_close(loss(output, x_0, x_t, t, noise), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_errors_by_name():
+    process, x_0 = make_process(Recipe(T=20)), torch.zeros(3, 1, 1, 1)
+    noise, t = torch.tensor([0.5, -2.0, 3.0]).view(3, 1, 1, 1), torch.tensor([0, 5, 19])
+    x_t = process.q_sample(x_0, t, noise)
+    by_hand = {"simple": [0.25, 4.0, 9.0], "l1": [0.5, 2.0, 3.0], "huber": [0.125, 1.5, 2.5]}
+    for name, expected in by_hand.items():
+        loss = make_loss(Recipe(T=20, loss=name), process, 17)
+        assert loss(torch.zeros_like(noise), x_0, x_t, t, noise).flatten().tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("names", [{"loss": "kl"}, {"loss": "hybrid", "var_type": "learned_range"}])
+def test_the_decoder_has_the_levels_of_the_images(names):
+    # At t = 0 the bound is -log2 of a bin's probability; bins 16 times as wide lower it by up to 4 bits.
+    recipe = Recipe(T=20, **names)
+    process, x_0, t = make_process(recipe), torch.zeros(1, 1, 2, 2), torch.tensor([0])
+    noise = torch.randn(1, 1, 2, 2, generator=seeded())
+    output = noise if names["loss"] == "kl" else torch.cat([noise, torch.zeros_like(noise)], 1)
+    coarse, fine = (
+        make_loss(recipe, process, levels)(output, x_0, process.q_sample(x_0, t, noise), t, noise).item()
+        for levels in (17, 257)
+    )
+    assert fine > coarse + 1e-3
+
+
+# Images.
+
+
+def test_digits_are_the_train_split_and_the_test_split():
+    for train_, split in ((True, "train"), (False, "test")):
+        assert torch.equal(load_images(Recipe(), train=train_).data, data.digits(split).data)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+def test_other_data_are_asked_for_by_root_and_split(monkeypatch, name):
+    monkeypatch.setitem(recipes.DATA, name, lambda root, train: (name, root, train))
+    recipe = Recipe(data=name, root="here")
+    assert load_images(recipe) == (name, "here", True)
+    assert load_images(recipe, train=False) == (name, "here", False)
+
+
+def test_a_folder_is_decoded_once_and_for_all(tmp_path):
+    for i, name in enumerate(("b", "a", "b")):
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.new("RGB", (20, 10), (100 * i, 0, 255)).save(tmp_path / name / f"{i}.png")
+    recipe = Recipe(data="folder", root=str(tmp_path), size=4)
+    images = load_images(recipe)
+    assert images.classes == ("a", "b") and images.labels.tolist() == [0, 1, 1] and images.levels == 256
+    assert isinstance(images.data, torch.Tensor) and images.data.shape == (3, 3, 4, 4)
+    assert images.data[:, :, 0, 0].tolist() == [[100, 0, 255], [0, 0, 255], [200, 0, 255]]
+    assert load_images(dataclasses.replace(recipe, channels=1)).data.shape == (3, 1, 4, 4)
+    with pytest.raises(ValueError, match="a folder has no images held back"):
+        load_images(recipe, train=False)
+    with pytest.raises(ValueError, match="data 'folder' needs root, the folder of your images, got None"):
+        load_images(dataclasses.replace(recipe, root=None))
