@@ -56,7 +56,7 @@ def fit(recipe: ClassifierRecipe, images: Images, *, device: torch.device | str 
     The loss is the cross-entropy; with T it is of x_t, at t drawn uniformly.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.default_generator.manual_seed(recipe.seed)  # not torch.manual_seed: that seeds the GPUs, too
         sizes = {"ch": recipe.ch, "ch_mult": recipe.ch_mult, "dropout": recipe.dropout, "T": recipe.T}
         model = Classifier(len(images.classes), in_ch=images.data.shape[1], **sizes)
     model = model.to(device=device, memory_format=torch.channels_last).train()

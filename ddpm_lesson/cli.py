@@ -99,10 +99,11 @@ def evaluate(options: argparse.Namespace) -> int:
     from ddpm_lesson.evaluation import anchor, scores
 
     trained = _trained(options.weights, options.device)
-    classifier = _trained(options.classifier, options.device, kind="classifier")
     recipe = Recipe(**{**trained.about["recipe"], "root": options.root})
+    name = options.classifier or f"{recipe.data}_classifier"
+    classifier, features = _trained(name, options.device, kind="classifier"), Path(name).stem
     real, held_out = load_images(recipe), load_images(recipe, train=False)
-    n, features = min(options.n, len(held_out)), Path(options.classifier).stem
+    n = min(options.n, len(held_out))
     chain = f"{options.steps or 'all'} steps of {'ancestral' if options.eta is None else f'ddim, eta {options.eta:g}'}"
     print(f"Samples of {options.weights}, {chain}, against the training images of {recipe.data}:")
     drawing = {"n": n, "steps": options.steps, "eta": options.eta, "seed": options.seed, "bits_images": options.bits}
@@ -141,8 +142,8 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "evaluate", evaluate, "Print the scores of a network, and of real images.")
     _add_drawing(command, n=1000)
-    words = "clean classifier whose features and classes are used"
-    command.add_argument("--classifier", required=True, metavar="NAME", help=words)
+    words = "clean classifier whose features and classes are used; default: the one that ships for the data"
+    command.add_argument("--classifier", metavar="NAME", help=words)
     words = "held-out images for bits/dim, each costs T calls (0: leave it out)"
     command.add_argument("--bits", type=int, default=0, metavar="N", help=words)
     command.add_argument("--root", metavar="FOLDER", help="where torchvision's files lie; see --root of train")

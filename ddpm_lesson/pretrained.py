@@ -88,19 +88,15 @@ def load_weights(path: Path | str, *, device: torch.device | str = "cpu") -> Pre
     try:
         recipe = Recipe.from_json(json.dumps(about["recipe"])) if about["kind"] == "ddpm" else None
         model = UNet(**about["unet"]) if recipe else Classifier(**about["classifier"])
+        noise = recipe or (Recipe(T=about["T"], schedule=about["schedule"]) if about["T"] else None)
+        told = {"shape": tuple(about["shape"]), "classes": tuple(about["classes"]), "levels": about["levels"]}
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not say what its network is ({error}): get it again") from error
     fill(model, tensors, Path(path))
     model = model.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    process = make_process(recipe or Recipe(T=about["T"], schedule=about["schedule"])) if recipe or about["T"] else None
-    return Pretrained(
-        model,
-        process if process is None else process.to(device),
-        mean_type_named(recipe.mean_type) if recipe else None,
-        variance_named(recipe.var_type) if recipe else None,
-        **{"shape": tuple(about["shape"]), "classes": tuple(about["classes"]), "levels": about["levels"]},
-        about=about,
-    )
+    process = None if noise is None else make_process(noise).to(device)
+    meaning = (mean_type_named(recipe.mean_type), variance_named(recipe.var_type)) if recipe else (None, None)
+    return Pretrained(model, process, *meaning, **told, about=about)
 
 
 def load_pretrained(name: str, *, device: torch.device | str = "cpu") -> Pretrained:

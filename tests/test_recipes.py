@@ -89,8 +89,7 @@ def test_loss_goes_down(names):
     x_0 = data.digits("train")[:16][0]
     made = steps(Recipe(**TINY, **names, steps=40, lr=1e-2), [x_0])
     losses = [step.loss for step in made]
-    print(names, sum(losses[-10:]) / sum(losses[:10]))
-    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])  # over 6 seeds the ratios were at most 0.79
 
 
 BAD = [

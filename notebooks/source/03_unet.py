@@ -131,11 +131,13 @@ z = torch.stack([b.mean() / b.std() * math.sqrt(len(b)) for b in bins])
 print(f"50 bin averages agree with (3.1), within 5 standard errors: {bool((z.abs() < 5).all())}")
 
 # %% [markdown]
-# What does it cost? By (2.1) a loss is 1, the variance of the noise, less the mean square of the best answer:
+# What does it cost? By (2.1) a loss is 1, the variance of the noise, less the mean square of the best answer. The difference must be the variance over $t$:
 
 # %%
 weight = density * 0.02 / 1000  # of x_t in the grid's cell and t together
 of_told, of_blind = 1 - (weight * told**2).sum(), 1 - (weight * blind**2).sum()
+lost = (weight * (told - blind) ** 2).sum()  # the variance over t
+assert abs(of_told + lost - of_blind) < 1e-9
 print(f"smallest loss, told t: {of_told:.3f}   not told: {of_blind:.3f}")
 
 # %%
@@ -168,7 +170,7 @@ _ = ax.set(xlabel="t", ylabel=r"$q(t\mid x_t)$", ylim=(1e-4, 1)), ax.legend(font
 # %% [markdown]
 # *Figure 3.2.* What 64 pixels tell about t, for one digit noised to five levels. A little noisy image gives its level away. A very noisy one only says "more than half": from t = 500 on $x_t$ is close to $\mathcal N(0, I)$ whatever the t. More pixels tell more, so large images lose less to a blind network (Sun and others 2025 measure it); section 3.10 measures it here.
 #
-# **What goes wrong: the wrong reason.** *The post* explains the time embedding with a sentence about transformers: they contain no RNN and no CNN, so positions have to be injected. But a U-Net *is* a CNN. Where a pixel is, a convolution knows from the start: shuffle the pixels, and its answer is not the shuffled answer. What it does not know is the *noise level*, and the embedding of $t$ says that and nothing else.
+# **What goes wrong: the wrong reason.** *The post* explains the time embedding with a sentence about transformers: they contain no RNN and no CNN, so positions have to be injected. But a U-Net *is* a CNN. Which pixels are neighbours, a convolution knows from the start (and by the zeros around the image, where the border is): shuffle the pixels, and its answer is not the shuffled answer. What it does not know is the *noise level*, and the embedding of $t$ says that and nothing else.
 
 # %%
 shuffle = torch.randperm(64, generator=torch.Generator().manual_seed(0))
@@ -189,8 +191,8 @@ print("a convolution answers a shuffled image with the shuffled answer:", bool(m
 #
 # The bare number is a poor input. A linear layer's answer to it is a straight line; $t = 3$ and $t = 4$ differ by a thousandth of the range, and yet ask for different answers. A table with a free row for each $t$ (one-hot) has the opposite fault: row 500 learns nothing from row 501. Wanted is a vector that is *similar for neighbouring t, different for distant t*, and fine enough to tell 3 from 4.
 #
-# DDPM takes the encoding of Vaswani and others 2017: clocks that run at different speeds. The fast hands tell neighbours apart, the slow ones tell early from late. With $d$ entries there are $d/2$ frequencies, from 1 down to nearly $1/10000$:
-# $$e(t)_{2k} = \sin(\omega_k t),\qquad e(t)_{2k+1} = \cos(\omega_k t),\qquad \omega_k = 10000^{-2k/d},\quad k = 0,\dots,\tfrac d2-1 . \tag{3.2: DDPM Appendix B}$$
+# DDPM (Appendix B) takes the encoding of Vaswani and others 2017: clocks that run at different speeds. The fast hands tell neighbours apart, the slow ones tell early from late. With $d$ entries there are $d/2$ frequencies, from 1 down to nearly $1/10000$:
+# $$e(t)_{2k} = \sin(\omega_k t),\qquad e(t)_{2k+1} = \cos(\omega_k t),\qquad \omega_k = 10000^{-2k/d},\quad k = 0,\dots,\tfrac d2-1 . \tag{3.2: Vaswani Section 3.5}$$
 #
 # *Derive what it is good for.* Take the inner product of two rows and use $\cos a\cos b+\sin a\sin b = \cos(a-b)$ for every $k$:
 # $$e(t)\cdot e(s) = \sum_k\big(\sin\omega_k t\,\sin\omega_k s+\cos\omega_k t\,\cos\omega_k s\big) = \sum_k\cos\big(\omega_k(t-s)\big) . \tag{3.3}$$
@@ -555,7 +557,7 @@ for ax in axes[:2]:
 # %% [markdown]
 # *Figure 3.7.* Left: a noisy digit and one pixel. Middle: its attention weights, large for pixels with similar surroundings, near and far. Right: what attention makes of the digit. A trained network makes better queries and keys than raw patches; the mechanism is this.
 #
-# *Attention knows no places.* Nothing in (3.6) says where a pixel is. Shuffle the pixels, and the answer is the shuffled answer: just what a convolution did not do in section 3.1. In a U-Net the convolutions around it supply the places, so no positional encoding is needed.
+# *Attention knows no places.* Nothing in (3.6) says where a pixel is. Shuffle the pixels, and the answer is the shuffled answer: just what a convolution did not do in section 3.1. In a U-Net the convolutions before and after it know the neighbours, so no positional encoding is needed.
 
 # %%
 attend = AttnBlock(8, num_groups=4)
@@ -591,6 +593,7 @@ _ = plots.unet_diagram(cifar)
 # *Figure 3.8.* DDPM's U-Net, drawn from its modules; execution runs from left to right, from row to row the side is halved, and the two blocks of the middle hang below the last row. Boxes: the channels that a block returns. Grey: first and last convolution; blue: residual blocks; purple: with attention; orange: down and up. Lines: skips, each with the channels it carries. The last to go on the stack is the first to come off.
 #
 # *The rules of the stack*, as the code has them:
+#
 # - on the stack go: the first convolution's output, the output of every residual block on the way down, and the output of every `DownSample`;
 # - off the stack comes one for every residual block on the way up, and there are `num_res_blocks + 1` of them to a level: one more than on the way down, for the output of the `DownSample` that led to this level, or at the finest level of the first convolution;
 # - `UpSample` takes none.
@@ -646,7 +649,7 @@ checks.skip_channels(skip_channels)
 #
 # *Question.* Half the side, and twice the side: there are many ways. Do they differ?
 #
-# **Up.** DDPM repeats every pixel four times and puts a 3x3 convolution behind it. The obvious alternative, a transposed convolution with stride 2, spreads every coarse pixel over a 3x3 window of fine ones, and the windows overlap unevenly: a fine pixel gets contributions from 1, 2 or 4 coarse ones. Feed both a constant image and constant weights:
+# **Up.** DDPM repeats every pixel four times and puts a 3x3 convolution behind it. The usual alternative, a transposed convolution with stride 2, spreads every coarse pixel over a 3x3 window of fine ones, and the windows overlap unevenly: a fine pixel gets contributions from 1, 2 or 4 coarse ones. Feed both a constant image and constant weights:
 
 # %%
 flat, weight = torch.ones(1, 1, 6, 6), torch.ones(1, 1, 3, 3) / 9
@@ -710,7 +713,7 @@ print("equal:", torch.allclose(same, symmetric), "| equal inside, once the image
 # %%
 sizes = {}
 for std in (1.0, 0.01):
-    h = std * torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(0))
+    h = std * torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     small, large = (F.group_norm(h, 8, eps=eps) for eps in (1e-6, 1e-5))
     sizes[std] = ((small - large).norm() / small.norm()).item()
     print(f"features of size {std}: the norm's output differs by {sizes[std]:.1e}")
@@ -830,7 +833,7 @@ for i, (share, name) in enumerate(zip(shares, ("parameters", "operations"), stri
 _ = ax.set(xticks=range(4), xticklabels=[f"{s}x{s}" for s in sides], ylabel="share"), ax.legend()
 
 # %% [markdown]
-# *Figure 3.10.* Where the weights are and where the work is. Low resolutions are cheap places for many weights: the second reason for the U.
+# *Figure 3.10.* Where the weights of the blocks are and where the work is. Low resolutions are cheap places for many weights: the second reason for the U.
 
 # %% [markdown]
 # ## 3.9 How it starts
@@ -970,9 +973,9 @@ experiment("full", lambda net: None)
 experiment("attention overwritten", overwrite)
 
 # %%
-def band(ax, name, color, style="-"):
+def band(ax, name, color, style="-", label=None):
     values = curves[name].unfold(1, 5, 1).mean(2)  # mean of 5 steps
-    ax.plot(range(5, 61), values.mean(0), style, color=color, label=name)
+    ax.plot(range(5, 61), values.mean(0), style, color=color, label=label or name)
     ax.fill_between(range(5, 61), values.amin(0), values.amax(0), color=color, alpha=0.2, linewidth=0)
 
 # %%
@@ -1135,12 +1138,12 @@ experiment("AdaGN", lambda net: None, scale_shift_norm=True)
 
 # %%
 fig, ax = plt.subplots(figsize=(6.5, 3))
-band(ax, "full", plots.BLUE)
+band(ax, "full", plots.BLUE, label="addition")
 band(ax, "AdaGN", plots.GREEN, "--")
 _ = ax.set(xlabel="training step", ylabel="loss (mean of 5 steps)", ylim=(0, 1)), ax.legend()
 
 # %% [markdown]
-# *Figure 3.15.* Addition (here "full") and AdaGN, three seeds each. The bands lie on each other.
+# *Figure 3.15.* Addition and AdaGN, three seeds each. The bands lie on each other.
 
 # %%
 gain = marks["full"].mean(1) - marks["AdaGN"].mean(1)
@@ -1264,7 +1267,7 @@ except ValueError as error:
 # | | equation | function | test |
 # |---|---|---|---|
 # | 3.1 | best answer of a network that is not told $t$ | `losses.squared` | `test_losses.py` `test_squares_learn_the_mean_and_absolute_values_the_median` |
-# | 3.2 | sines and cosines of $t$, the time embedding (DDPM Appendix B) | `networks.blocks.TimeEmbedding` | `test_networks.py` `test_time_table_alternates_sine_and_cosine` |
+# | 3.2 | sines and cosines of $t$, the time embedding (Vaswani Section 3.5) | `networks.blocks.TimeEmbedding` | `test_networks.py` `test_time_table_alternates_sine_and_cosine` |
 # | 3.3 | inner products of its rows depend on the distance alone | `networks.blocks.TimeEmbedding` | `test_networks.py` `test_time_table_alternates_sine_and_cosine` |
 # | 3.4 | group normalisation | `networks.blocks.group_norm` | `test_unet.py` `test_unet_equals_the_reference_and_so_do_its_gradients` |
 # | 3.5 | the residual block, and where time enters (DDPM Appendix B) | `networks.blocks.ResBlock` | `test_blocks.py` `test_res_block_equals_diffusers` |

@@ -1,0 +1,490 @@
+"""Runs: killed at any moment they go on bit by bit; what does not belong to them is refused and left alone."""
+
+import csv
+import dataclasses
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddpm_lesson import checkpoints, cli, data
+from ddpm_lesson.checkpoints import CheckpointError, load_tensors
+from ddpm_lesson.recipes import Recipe
+from ddpm_lesson.runs import LOG_FIELDS, Run
+
+TINY = {"T": 5, "ch": 8, "ch_mult": (1,), "attn": (), "num_groups": 4, "batch_size": 4, "lr": 1e-3, "ema_decay": 0.9}
+# Between them: all that is random or remembered. With T = 2 the 8 steps fill the history of loss_second_moment.
+VARIANTS = {
+    "hybrid": {"conditional": True, "label_dropout": 0.3, "dropout": 0.2, "timesteps": "loss_second_moment", "T": 2}
+    | {"loss": "hybrid", "var_type": "learned_range", "optimizer": "adamw", "weight_decay": 0.1, "warmup": 7},
+    "accumulate": {"accumulate": 2, "dropout": 0.1, "rate": "cosine", "timesteps": "antithetic", "attn": (0,)},
+}
+
+
+@pytest.fixture(scope="module")
+def images():
+    """100 digits: 25 batches of 4 are an epoch, so that runs of 40 steps see more than one."""
+    whole = data.digits("train")
+    return data.Images(whole.data[:100], whole.labels[:100], levels=17, classes=whole.classes)
+
+
+def recipe(variant="hybrid", steps=8, **changes):
+    return Recipe(**{**TINY, **VARIANTS[variant], "steps": steps, **changes})
+
+
+def carry_out(run, save_every=None):
+    for step in run.steps():
+        if save_every and step.step % save_every == 0:
+            run.save()
+    run.save()
+
+
+def log_of(folder):
+    """All columns but the seconds."""
+    with open(folder / "log.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == list(LOG_FIELDS)
+    assert all(float(row[3]) >= 0 for row in rows[1:])
+    return [row[:3] for row in rows[1:]]
+
+
+def assert_same(folder, whole):
+    assert log_of(folder) == log_of(whole)
+    for name in ("recipe.json", "state.safetensors", "weights.safetensors"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def whole(request, images, tmp_path_factory):
+    """A run of 8 steps that nothing has interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / request.param
+    carry_out(Run(recipe(request.param), folder, images))
+    return folder
+
+
+# What a run leaves.
+
+
+def test_files_of_a_run(whole):
+    assert (
+        sorted(p.name for p in whole.iterdir()) == "log.csv recipe.json state.safetensors weights.safetensors".split()
+    )
+    assert [row[0] for row in log_of(whole)] == [str(k) for k in range(1, 9)]
+    _, about = load_tensors(whole / "state.safetensors")
+    assert about == {"step": 8, "updates": 8}
+
+
+def test_equal_recipes_give_equal_files(whole, images, tmp_path):
+    torch.rand(3)  # another state of PyTorch's generator
+    carry_out(Run(Recipe.from_json((whole / "recipe.json").read_text()), tmp_path, images), save_every=5)
+    assert_same(tmp_path, whole)
+
+
+def test_another_seed_gives_another_run(whole, images, tmp_path):
+    run = Run(recipe(whole.name, steps=2, seed=1), tmp_path, images)
+    carry_out(run)
+    assert log_of(tmp_path)[0] != log_of(whole)[0]
+
+
+def test_the_callers_random_state_is_untouched(images, tmp_path, device):
+    if device.type == "cuda":
+        gpu = torch.cuda.get_rng_state()
+    before = torch.get_rng_state()
+    run = Run(recipe(steps=3), tmp_path, images, device=device)
+    for _ in run.steps():
+        assert torch.equal(torch.get_rng_state(), before)
+    run.save()
+    assert torch.equal(torch.get_rng_state(), before)
+    if device.type == "cuda":
+        assert torch.equal(torch.cuda.get_rng_state(), gpu)
+
+
+def test_dropout_and_label_dropout_change_from_step_to_step(images, tmp_path):
+    run = Run(recipe(steps=6), tmp_path, images)
+    seen = []
+    run.model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[2]))
+    masks = []
+    dropout = next(module for module in run.model.modules() if isinstance(module, torch.nn.Dropout))
+    dropout.register_forward_hook(lambda module, inputs, output: masks.append(output == 0))
+    for _ in run.steps():
+        pass
+    left_out = torch.stack(seen) == 10
+    assert 0 < left_out.double().mean() < 0.7  # 0.3 of 24, whose standard deviation is 0.094
+    masks = masks[:: len(masks) // 6]
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(masks))
+
+
+def test_flips_follow_the_step_too(images, tmp_path):
+    # Clothes may be mirrored; the digits stand for them. Stopped in the middle or not, the same images are mirrored.
+    flipped = recipe("accumulate", steps=6, data="fashion_mnist", flip=True)
+    carry_out(Run(flipped, tmp_path / "whole", images))
+    carry_out_partly(Run(flipped, tmp_path / "parts", images), 3)
+    carry_out(Run(flipped, tmp_path / "parts", images))
+    assert_same(tmp_path / "parts", tmp_path / "whole")
+    plain = dataclasses.replace(flipped, flip=False)
+    carry_out(Run(plain, tmp_path / "plain", images))
+    assert log_of(tmp_path / "plain")[0] != log_of(tmp_path / "whole")[0]
+
+
+def test_no_path_of_this_machine_is_in_the_weights(images, tmp_path):
+    secret = tmp_path / "home of a user"
+    carry_out(Run(recipe(steps=1, root=str(secret)), tmp_path / "run", images))
+    written = (tmp_path / "run" / "weights.safetensors").read_bytes()
+    assert b"home of a user" not in written and str(tmp_path).encode() not in written
+    assert str(secret) in json.loads((tmp_path / "run" / "recipe.json").read_text())["root"]
+
+
+def test_losses_are_those_of_all_steps(images, tmp_path):
+    losses = []
+    for steps in (4, 3):
+        run = Run(recipe("hybrid", steps=7), tmp_path, images)
+        losses += [step.loss for step in itertools.islice(run.steps(), steps)]
+        run.save()
+    assert run.losses().tolist() == pytest.approx(losses, rel=1e-6)
+
+
+# Stopped and gone on with.
+
+
+def carry_out_partly(run, steps):
+    for _ in itertools.islice(run.steps(), steps):
+        pass
+    run.save()
+
+
+def test_stopped_at_every_step(whole, images, tmp_path):
+    for stop in range(1, 9):
+        folder = tmp_path / str(stop)
+        carry_out_partly(Run(recipe(whole.name), folder, images), stop)
+        carry_out(Run(recipe(whole.name), folder, images))
+        assert_same(folder, whole)
+
+
+def test_stopped_after_every_step(whole, images, tmp_path):
+    for _ in range(8):
+        carry_out_partly(Run(recipe(whole.name), tmp_path, images), 1)
+    assert_same(tmp_path, whole)
+
+
+def test_left_and_taken_up_again_without_a_file(whole, images, tmp_path):
+    run = Run(recipe(whole.name), tmp_path, images)
+    for steps in (1, 3, 2, 2):
+        for _ in itertools.islice(run.steps(), steps):
+            torch.rand(1)
+    run.save()
+    assert_same(tmp_path, whole)
+
+
+def test_what_was_not_saved_is_made_again(whole, images, tmp_path):
+    run = Run(recipe(whole.name), tmp_path, images)
+    carry_out_partly(run, 3)
+    assert [step.step for step in itertools.islice(run.steps(), 4)] == [4, 5, 6, 7]
+    assert len(log_of(tmp_path)) == 7
+    again = Run(recipe(whole.name), tmp_path, images)
+    assert again.step == 3 and len(log_of(tmp_path)) == 3
+    carry_out(again)
+    assert_same(tmp_path, whole)
+
+
+def test_a_row_that_was_cut_off_is_made_again(whole, images, tmp_path):
+    carry_out_partly(Run(recipe(whole.name), tmp_path, images), 3)
+    with open(tmp_path / "log.csv", "a") as log:
+        log.write("4,0.12")
+    carry_out(Run(recipe(whole.name), tmp_path, images))
+    assert_same(tmp_path, whole)
+
+
+def test_a_run_that_is_done_has_no_more_steps(whole, images):
+    before = {file.name: file.read_bytes() for file in whole.iterdir()}
+    run = Run(recipe(whole.name), whole, images)
+    assert run.step == 8 and list(run.steps()) == []
+    assert {file.name: file.read_bytes() for file in whole.iterdir()} == before
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing in the package catches it."""
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_cut_off_at_every_point_of_saving(images, tmp_path, monkeypatch, name, after):
+    # 3 steps with 2 saves: at the n-th call, for every n, the process ends right before it or right after it.
+    done = getattr(os, name)
+    short = recipe(steps=3)
+    carry_out(Run(short, tmp_path / "whole", images))
+
+    def die_at(n):
+        count = itertools.count()
+
+        def call(*args):
+            dies = next(count) == n
+            if not (dies and not after):
+                done(*args)
+            if dies:
+                raise Killed
+
+        monkeypatch.setattr(os, name, call)
+
+    for n in itertools.count():
+        folder = tmp_path / str(n)
+        die_at(n)
+        try:
+            carry_out(Run(short, folder, images), save_every=2)
+            break
+        except Killed:
+            pass
+        finally:
+            monkeypatch.undo()
+        carry_out(Run(short, folder, images))
+        assert_same(folder, tmp_path / "whole")
+        assert not [file for file in folder.iterdir() if file.suffix == ".partial"]
+    assert n == 6  # recipe, log, and twice weights and state
+
+
+def test_a_run_that_counts_as_done_has_its_last_weights(images, tmp_path, monkeypatch):
+    # Were the state written first, a run cut off between the two files of its last save would have no steps left, and
+    # its weights would stay those of the save before.
+    run = Run(recipe(steps=2), tmp_path, images)
+    carry_out_partly(run, 1)
+    assert [step.step for step in run.steps()] == [2]
+    save_tensors = checkpoints.save_tensors
+
+    def cut_off(*args):
+        save_tensors(*args)
+        raise Killed
+
+    monkeypatch.setattr(checkpoints, "save_tensors", cut_off)
+    with pytest.raises(Killed):
+        run.save()
+    state, weights = (load_tensors(tmp_path / f"{name}.safetensors")[1]["step"] for name in ("state", "weights"))
+    assert (state, weights) == (1, 2)
+
+
+# kill -9.
+
+FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork and no kill -9 on this system")
+
+
+@pytest.fixture(scope="module")
+def launch():
+    """launch(arguments, log) starts a command line in a process of its own, and returns what ends it."""
+    place = Path(__file__).with_name("launcher.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen([sys.executable, place], **options) as server:
+
+        def start(arguments, log):
+            order = {"arguments": [str(a) for a in arguments], "log": str(log)}
+            server.stdin.write(json.dumps(order) + "\n")
+            server.stdin.flush()
+            number = int(server.stdout.readline())
+            return (lambda which: os.kill(number, which)), (lambda: int(server.stdout.readline()))
+
+        yield start
+        server.stdin.close()
+
+
+def wait_for_rows(folder, rows):
+    """Until the log holds so many rows."""
+    end = time.monotonic() + 60
+    while not (folder / "log.csv").exists() or (folder / "log.csv").read_bytes().count(b"\n") <= rows:
+        assert time.monotonic() < end, "the process makes no steps"
+        time.sleep(0.005)
+
+
+OFTEN = ["--save-every", 3, "--preview-every", 1000, "--device", "cpu", "--threads", 1]
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def long(request, launch, tmp_path_factory):
+    """A run of 40 steps by the command line, in a process that nothing has interrupted."""
+    place = tmp_path_factory.mktemp("long")
+    (place / "recipe.json").write_text(recipe(request.param, steps=40).to_json())
+    _, ended = launch(
+        ["train", "--recipe", place / "recipe.json", "--out", place / request.param, *OFTEN], place / "printed"
+    )
+    assert ended() == 0, (place / "printed").read_text()
+    return place / request.param
+
+
+@FORK
+def test_killed_at_random_times(long, launch, tmp_path):
+    folder, seen, draw = tmp_path / "killed", [0], random.Random(long.name)
+    arguments = ["train", "--recipe", long / "recipe.json", "--out", folder, *OFTEN]
+    for _ in range(5):
+        send, ended = launch(arguments, tmp_path / "printed")
+        wait_for_rows(folder, min(seen[-1] + draw.randrange(9), 36))
+        time.sleep(draw.random() * 0.03)
+        send(signal.SIGKILL)
+        assert ended() == -signal.SIGKILL
+        state = folder / "state.safetensors"
+        seen.append(load_tensors(state)[1]["step"] if state.exists() else 0)
+    assert seen == sorted(seen) and all(step % 3 == 0 for step in seen) and seen[-1] > 0
+    _, ended = launch(arguments, tmp_path / "printed")
+    assert ended() == 0
+    assert_same(folder, long)
+
+
+@FORK
+def test_asked_to_stop_it_saves_and_goes_on_later(long, launch, tmp_path):
+    which = {"hybrid": signal.SIGINT, "accumulate": signal.SIGTERM}[long.name]
+    folder, log = tmp_path / "run", tmp_path / "printed"
+    arguments = ["train", "--recipe", long / "recipe.json", "--out", folder, *OFTEN, "--save-every", 1000]
+    send, ended = launch(arguments, log)
+    wait_for_rows(folder, 5)
+    send(which)
+    assert ended() == 130
+    assert "The same command goes on from there." in log.read_text() and "Traceback" not in log.read_text()
+    for name in ("state", "weights"):
+        step = load_tensors(folder / f"{name}.safetensors")[1]["step"]
+        assert 5 <= step < 40 and len(log_of(folder)) == step
+    _, ended = launch(arguments, log)
+    assert ended() == 0
+    assert_same(folder, long)
+
+
+def test_the_second_ctrl_c_stops_at_once(images, tmp_path, monkeypatch, capsys):
+    # The first asks; the second comes while the state is written, and leaves the one before.
+    monkeypatch.setattr(cli, "load_images", lambda recipe: images)
+    (tmp_path / "recipe.json").write_text(recipe(steps=40).to_json())
+    handler = signal.getsignal(signal.SIGINT)
+    save = Run.save
+
+    def interrupted(run):
+        save(run)
+        if run.step >= 4:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Run, "save", interrupted)
+    arguments = [
+        "train",
+        "--recipe",
+        str(tmp_path / "recipe.json"),
+        "--out",
+        str(tmp_path / "run"),
+        "--save-every",
+        "2",
+    ]
+    assert cli.main(arguments) == 130
+    assert load_tensors(tmp_path / "run" / "state.safetensors")[1]["step"] == 4
+    assert "Traceback" not in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+# What does not belong.
+
+
+def test_another_recipe_is_refused_by_its_fields(whole, images):
+    before = {file.name: file.read_bytes() for file in whole.iterdir()}
+    with pytest.raises(ValueError) as error:
+        Run(recipe(whole.name, lr=0.5, seed=3), whole, images)
+    assert f"{whole} holds a run of another recipe (lr = 0.001, now 0.5, seed = 0, now 3)" in str(error.value)
+    with pytest.raises(ValueError, match=r"\(steps = 8, now 7\)"):
+        Run(recipe(whole.name, steps=7), whole, images)
+    assert {file.name: file.read_bytes() for file in whole.iterdir()} == before
+
+
+def test_more_steps_are_those_of_a_longer_run(images, tmp_path):
+    for steps in (3, 8):
+        carry_out(Run(recipe("hybrid", steps=steps), tmp_path / "grown", images))
+    carry_out(Run(recipe("hybrid", steps=8), tmp_path / "whole", images))
+    assert_same(tmp_path / "grown", tmp_path / "whole")
+
+
+def test_a_rate_that_falls_allows_no_more_steps(images, tmp_path):
+    carry_out(Run(recipe("accumulate", steps=2), tmp_path, images))
+    with pytest.raises(ValueError, match=r"\(steps = 2, now 8\)"):
+        Run(recipe("accumulate", steps=8), tmp_path, images)
+
+
+def test_a_folder_of_other_files_is_refused_and_untouched(images, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match=f"{tmp_path} holds other files and no run: name an empty or a new folder"):
+        Run(recipe(), tmp_path, images)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_an_error(images, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(OSError):
+        Run(recipe(), tmp_path / "run", images)
+    assert (tmp_path / "run").read_text() == "a file"
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"batch_size": 101}, r"batch_size must lie in 1\.\.100, got 101"),
+        ({"ch_mult": (1, 1, 1, 1, 1)}, "ch_mult of 5 levels needs sides divisible by 16, got 8 x 8"),
+        ({"schedule": "jsd", "T": 30}, "schedule jsd ends at alphas_bar = 0, .* mean_type must be .*, got epsilon"),
+        ({"num_groups": 3}, "divisible by num_groups = 3"),
+    ],
+)
+def test_a_recipe_that_cannot_be_carried_out_makes_no_folder(images, tmp_path, changes, message):
+    # Else the corrected recipe would be refused: the folder would hold a run of another one.
+    with pytest.raises(ValueError, match=message):
+        Run(recipe(**changes), tmp_path / "run", images)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_schedule_that_ends_at_nothing_but_noise_trains_what_can_be_decoded(images, tmp_path):
+    run = Run(recipe("accumulate", T=30, schedule="jsd", mean_type="v", steps=2), tmp_path, images)
+    carry_out(run)
+    *_, last = run.result().sample(2, steps="trailing5", eta=0.0)
+    assert last.x_t.isfinite().all()
+
+
+def test_a_damaged_state_is_an_error(whole, images, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    state = folder / "state.safetensors"
+    content = state.read_bytes()
+    for broken in (b"", content[: len(content) // 2], bytes([content[0] ^ 1]) + content[1:]):
+        state.write_bytes(broken)
+        with pytest.raises(CheckpointError, match=f"{state} is no whole safetensors file"):
+            Run(recipe(whole.name), folder, images)
+        assert state.read_bytes() == broken
+
+
+def test_weights_are_no_state(whole, images, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    shutil.copy(folder / "weights.safetensors", folder / "state.safetensors")
+    with pytest.raises(CheckpointError, match="state.safetensors is not the state of a run: it may be weights only"):
+        Run(recipe(whole.name), folder, images)
+
+
+def test_the_state_of_another_network_is_refused(whole, images, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    (folder / "recipe.json").write_text(recipe(whole.name, ch=16).to_json())
+    with pytest.raises(CheckpointError, match="state.safetensors is of another network: expected .*, got"):
+        Run(recipe(whole.name, ch=16), folder, images)
+
+
+def test_half_a_file_beside_is_no_state(images, tmp_path):
+    # What a process leaves that was killed while it wrote its very first state.
+    run = Run(recipe(steps=2), tmp_path, images)
+    (tmp_path / ".state.safetensors.partial").write_bytes(b"half")
+    again = Run(recipe(steps=2), tmp_path, images)
+    assert again.step == run.step == 0
+    carry_out(again)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_result_is_the_average_with_all_that_is_needed(whole, images):
+    run = Run(recipe(whole.name), whole, images)
+    result = run.result()
+    assert result.model is run.ema.model and not result.model.training
+    assert (result.shape, result.levels, result.classes) == ((1, 8, 8), 17, tuple("0123456789"))
+    assert result.about["recipe"]["root"] is None and result.about["step"] == 8
+    expected, _ = load_tensors(whole / "weights.safetensors")
+    assert all(torch.equal(t, expected[name]) for name, t in result.model.state_dict().items())
+    assert any(not torch.equal(t, expected[name]) for name, t in run.model.state_dict().items())
