@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     try:
         return options.command(options)
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError, torch.cuda.OutOfMemoryError) as error:
         print(f"ddpm_lesson: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

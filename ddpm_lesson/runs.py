@@ -30,7 +30,7 @@ class Run:
     """A recipe and the state it has reached.
 
     folder: is made if missing; one that holds a run goes on with it. images: what the recipe learns from.
-    device: where to compute. On a CPU the network and its images are in channels_last.
+    device: where to compute. The network is in channels_last.
     step: how many steps have been made. model, ema: the network and its average.
     Raises ValueError if the recipe cannot be carried out on these images, or if the folder holds a run of another
     recipe (only `steps` may grow), or other files.

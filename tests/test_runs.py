@@ -269,6 +269,30 @@ def test_a_run_that_counts_as_done_has_its_last_weights(images, tmp_path, monkey
     assert (state, weights) == (1, 2)
 
 
+def test_in_mixed_precision_too(images, tmp_path):
+    mixed = recipe("accumulate", steps=4, mixed_precision=True)
+    carry_out(Run(mixed, tmp_path / "whole", images))
+    carry_out_partly(Run(mixed, tmp_path / "parts", images), 2)
+    carry_out(Run(mixed, tmp_path / "parts", images))
+    assert_same(tmp_path / "parts", tmp_path / "whole")
+    tensors, _ = load_tensors(tmp_path / "whole" / "state.safetensors")
+    assert {t.dtype for t in tensors.values()} == {torch.float32}
+    full = dataclasses.replace(mixed, mixed_precision=False)
+    carry_out(Run(full, tmp_path / "full", images))
+    assert log_of(tmp_path / "full") != log_of(tmp_path / "whole")
+
+
+def test_a_compiled_network_leaves_the_same_names(images, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    run = Run(recipe("accumulate", steps=1, compiled=True), tmp_path / "compiled", images)
+    carry_out(run)
+    carry_out(Run(recipe("accumulate", steps=1), tmp_path / "plain", images))
+    assert compiled == [run.model]
+    a, b = (tmp_path / name / "state.safetensors" for name in ("compiled", "plain"))
+    assert a.read_bytes() == b.read_bytes()
+
+
 # kill -9.
 
 FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork and no kill -9 on this system")

@@ -37,16 +37,20 @@ SAVE_EVERY = 200
 
 
 def main() -> None:
-    known = sorted((path.stem for path in HERE.glob("*.json")), key=lambda name: (name.endswith("ddpm"), name))
     parser = argparse.ArgumentParser(description="Train and score the course's weights.")
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*known, []], help=f"of {', '.join(known)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*known(), []], help=f"of {', '.join(known())}")
     parser.add_argument("--root", help="folder of torchvision's files, for MNIST")
     parser.add_argument("--runs", default="runs", type=Path, help="folder of unfinished runs (runs)")
     options = parser.parse_args()
-    names = options.names or [name for name in known if not weights_of(name).exists()]
-    for name in (name for name in known if name in names):  # classifiers first: they score the others
+    names = options.names or [name for name in known() if not weights_of(name).exists()]
+    for name in (name for name in known() if name in names):
         make(name, options.root, options.runs)
-    write_whole(HERE / "README.md", readme(known).encode())
+    write_whole(HERE / "README.md", readme(known()).encode())
+
+
+def known() -> list[str]:
+    """The names that have a recipe; classifiers first, for they score the others."""
+    return sorted((path.stem for path in HERE.glob("*.json")), key=lambda name: (name.endswith("ddpm"), name))
 
 
 def make(name: str, root: str | None, runs: Path) -> None:
