@@ -65,7 +65,8 @@ def seed_of(*numbers: int) -> int:
 
     Not seed + epoch: then epoch 1 of seed 0 is epoch 0 of seed 1.
     """
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+    sequence = np.random.SeedSequence((len(numbers), *numbers))  # it takes (0, 1) and (0, 1, 0) for the same
+    return int(sequence.generate_state(1, np.uint64)[0])
 
 
 def _length(data, batch_size: int) -> int:

@@ -30,9 +30,10 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
-    """Write tensors and `about`, what JSON can say of them, as one safetensors file."""
+    """Write tensors and `about`, what JSON can say of them, as one safetensors file with a checksum of both."""
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_whole(path, save(held, metadata={"about": json.dumps(about)}))
+    told = json.dumps({"sha256": _digest(held, about), **about})  # one entry: safetensors puts several in any order
+    write_whole(path, save(held, metadata={"about": told}))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -51,11 +52,20 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         raise CheckpointError(f"{path} is no whole safetensors file ({error}): delete it, or get it again") from error
     try:
         about = json.loads(metadata.get("about", ""))
-    except json.JSONDecodeError:
-        about = None
-    if not isinstance(about, dict):
-        raise CheckpointError(f"{path} holds tensors, but no 'about': it is damaged, or not from this package")
+        checksum = about.pop("sha256")
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} holds tensors, but no 'about' as this package writes it") from error
+    if checksum != _digest(tensors, about):
+        raise CheckpointError(f"{path} is damaged, its checksum does not fit: delete it, or get it again")
     return tensors, about
+
+
+def _digest(tensors: dict[str, Tensor], about: dict) -> str:
+    digest = hashlib.sha256(json.dumps(about).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def fill(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -60,12 +60,12 @@ def train(options: argparse.Namespace) -> int:
             if board:
                 board.add_scalar("loss", step.loss, step.step)
                 board.add_scalar("grad_norm", step.grad_norm, step.step)
+            if stop.is_set() or step.step == recipe.steps:
+                break
             if step.step % options.save_every == 0:
                 run.save()
             if step.step % options.preview_every == 0:
                 _preview(run)
-            if stop.is_set():
-                break
         if run.step > begun:
             run.save()
             _preview(run)

@@ -55,7 +55,7 @@ class Recipe:
     conditional: bool = _field(False, "learn p(x | label); the labels of a folder are its sub-folders")
     label_dropout: float = _field(0.1, "conditional: share of labels left out, for guidance", within=(0, 1))
 
-    T: int = _field(1000, "number of steps", within=(1, math.inf))
+    T: int = _field(1000, "number of steps", within=(1, 100_000))
     schedule: str = _field("linear", "how the noise grows", SCHEDULES)
     mean_type: str = _field("epsilon", "what the network predicts", MEAN_TYPES)
     var_type: str = _field("fixedlarge", "variance of the reverse step; learned_range needs loss hybrid", VARIANCES)

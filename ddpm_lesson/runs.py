@@ -6,6 +6,7 @@ All that is random in step k follows from the seed and k, so that no generator's
 """
 
 import csv
+import hashlib
 import io
 import json
 import time
@@ -33,7 +34,7 @@ class Run:
     device: where to compute. The network is in channels_last.
     step: how many steps have been made. model, ema: the network and its average.
     Raises ValueError if the recipe cannot be carried out on these images, or if the folder holds a run of another
-    recipe (only `steps` may grow), or other files.
+    recipe (`root` may change, and `steps` may grow), of other images, or other files.
     """
 
     def __init__(self, recipe: Recipe, folder: Path | str, images: Images, *, device: torch.device | str = "cpu"):
@@ -89,7 +90,7 @@ class Run:
             **{"optimizer": checkpoints.optimizer_tensors(self.optimizer), "timesteps": self.timesteps.state_dict()},
         }
         state = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
-        about = {"step": self.step, "updates": self.ema.updates}
+        about = {"step": self.step, "updates": self.ema.updates, "images": self._fingerprint()}
         checkpoints.save_tensors(self.folder / "weights.safetensors", self.ema.model.state_dict(), self.about())
         checkpoints.save_tensors(self.folder / "state.safetensors", state, about)
 
@@ -121,6 +122,10 @@ class Run:
             return (x_0 for x_0, _ in batches)
         return without_labels(batches, recipe.label_dropout, len(self.images.classes), generator)
 
+    def _fingerprint(self):
+        """Tells other images, or another order, from these."""
+        return hashlib.sha256(self.images.data.numpy()).hexdigest()
+
     def _check(self):
         """Before the folder is made, not in the first step: else it would hold a recipe that cannot be carried out."""
         if self.recipe.mean_type == "epsilon" and self.process.alphas_bar[-1] == 0:
@@ -149,8 +154,10 @@ class Run:
 
     def _load(self, path):
         tensors, about = checkpoints.load_tensors(path)
-        if about.keys() != {"step", "updates"}:
+        if about.keys() != {"step", "updates", "images"}:
             raise checkpoints.CheckpointError(f"{path} is not the state of a run: it may be weights only")
+        if about["images"] != self._fingerprint():
+            raise ValueError(f"the images are not those that the run in {self.folder} began with: name another folder")
         modules = {"model": self.model, "ema": self.ema.model, "timesteps": self.timesteps}
         for part, module in modules.items():
             checkpoints.fill(module, checkpoints.group(tensors, part), path)
@@ -160,6 +167,7 @@ class Run:
 
 def _check_same(before: Recipe, now: Recipe, folder: Path) -> None:
     names = [name for name in before.__dataclass_fields__ if getattr(before, name) != getattr(now, name)]
+    names = [name for name in names if name != "root"]  # images may be moved
     if now.rate == "constant" and now.steps >= before.steps:
         names = [name for name in names if name != "steps"]
     if names:

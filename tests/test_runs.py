@@ -80,7 +80,17 @@ def test_files_of_a_run(whole):
     )
     assert [row[0] for row in log_of(whole)] == [str(k) for k in range(1, 9)]
     _, about = load_tensors(whole / "state.safetensors")
-    assert about == {"step": 8, "updates": 8}
+    assert about.keys() == {"step", "updates", "images"} and about["step"] == about["updates"] == 8
+
+
+def test_images_may_be_moved_but_not_exchanged(images, tmp_path):
+    carry_out(Run(recipe(steps=2, root="here"), tmp_path, images))
+    assert Run(recipe(steps=2, root="there"), tmp_path, images).step == 2
+    changed = images.data.clone()
+    changed[-1, 0, 0, 0] ^= 1
+    others = data.Images(changed, images.labels, levels=images.levels, classes=images.classes)
+    with pytest.raises(ValueError, match="the images are not those that the run in .* began with"):
+        Run(recipe(steps=2), tmp_path, others)
 
 
 def test_equal_recipes_give_equal_files(whole, images, tmp_path):
