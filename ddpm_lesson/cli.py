@@ -85,7 +85,8 @@ def sample(options: argparse.Namespace) -> int:
         raise ValueError(f"--out must end in .png, got {out}")
     trained = _trained(options.weights, options.device)
     labels, generator = _labels(trained, options.label, options.n), torch.Generator().manual_seed(options.seed)
-    states = trained.sample(options.n, y=labels, steps=options.steps, eta=options.eta, generator=generator)
+    drawing = {"guidance": options.guidance, "steps": options.steps, "eta": options.eta}
+    states = trained.sample(options.n, y=labels, **drawing, generator=generator)
     states = tqdm(states, unit=" steps")
     picture = _animation([state.x_t.cpu() for state in states]) if options.animate else _grid(last(states).cpu())
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -105,9 +106,10 @@ def evaluate(options: argparse.Namespace) -> int:
     real, held_out = load_images(recipe), load_images(recipe, train=False)
     n = min(options.n, len(held_out))
     chain = f"{options.steps or 'all'} steps of {'ancestral' if options.eta is None else f'ddim, eta {options.eta:g}'}"
+    chain += f", guidance {options.guidance:g}" if options.guidance != 1 else ""
     print(f"Samples of {options.weights}, {chain}, against the training images of {recipe.data}:")
-    drawing = {"n": n, "steps": options.steps, "eta": options.eta, "seed": options.seed, "bits_images": options.bits}
-    for score in scores(trained, classifier, features, real, held_out, **drawing).values():
+    drawing = {"n": n, "guidance": options.guidance, "steps": options.steps, "eta": options.eta, "seed": options.seed}
+    for score in scores(trained, classifier, features, real, held_out, **drawing, bits_images=options.bits).values():
         print(" ", score)
     print(f"As many images of {recipe.data} that were held out:")
     for score in anchor(classifier, features, real, held_out, n=n, seed=options.seed).values():
@@ -162,6 +164,8 @@ def _add_drawing(command, n: int) -> None:
     words = "a network that ships with the course, a file weights.safetensors, or the folder of a run"
     command.add_argument("--weights", default="digits_ddpm", metavar="NAME", help=f"{words}; default: digits_ddpm")
     command.add_argument("--n", type=_positive, default=n, metavar="N", help=f"number of images ({n})")
+    words = "strength of classifier-free guidance towards the labels (1: none)"
+    command.add_argument("--guidance", type=float, default=1.0, metavar="SCALE", help=words)
     words = "steps to take, such as trailing50, ddim25 or 10,15,20; default: all"
     command.add_argument("--steps", metavar="CHOICE", help=words)
     words = "draw with DDIM, 0 is deterministic; default: ancestral, with the variance of the recipe"

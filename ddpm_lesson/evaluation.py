@@ -11,11 +11,18 @@ from ddpm_lesson.samplers import last
 
 
 def draw(
-    trained: Pretrained, n: int, *, steps: str | None, eta: float | None, seed: int, batch_size: int = 250
+    trained: Pretrained,
+    n: int,
+    *,
+    guidance: float = 1.0,
+    steps: str | None = None,
+    eta: float | None = None,
+    seed: int = 0,
+    batch_size: int = 250,
 ) -> tuple[Tensor, Tensor | None]:
     """n images (n, C, H, W) on the CPU and, from a network with classes, the labels asked for: every class in turn.
 
-    steps, eta: as in `Pretrained.sample`. The images follow from seed and batch_size.
+    guidance, steps, eta: as in `Pretrained.sample`. The images follow from seed and batch_size.
     """
     generator, device = Generator().manual_seed(seed), trained.process.betas.device
     labels = torch.arange(n) % len(trained.classes) if trained.model.options["num_classes"] is not None else None
@@ -23,7 +30,8 @@ def draw(
     for first in range(0, n, batch_size):
         y = None if labels is None else labels[first : first + batch_size].to(device)
         size = min(batch_size, n - first)
-        images.append(last(trained.sample(size, y=y, steps=steps, eta=eta, generator=generator)).cpu())
+        states = trained.sample(size, y=y, guidance=guidance, steps=steps, eta=eta, generator=generator)
+        images.append(last(states).cpu())
     return torch.cat(images), labels
 
 
@@ -35,6 +43,7 @@ def scores(
     held_out: Images,
     *,
     n: int,
+    guidance: float = 1.0,
     steps: str | None = None,
     eta: float | None = None,
     seed: int = 0,
@@ -45,7 +54,7 @@ def scores(
     classifier: a clean one, features: its name. bits_images: how many of `held_out` for bits/dim, which asks the
     network T times for each; 0 for none. The other arguments: as in `draw`.
     """
-    images, labels = draw(trained, n, steps=steps, eta=eta, seed=seed)
+    images, labels = draw(trained, n, guidance=guidance, steps=steps, eta=eta, seed=seed)
     found = evaluate(images, real[:][0], classifier.model, features, labels=labels, seed=seed)
     if bits_images:
         x_0, y = held_out[some(held_out, bits_images, seed)]

@@ -26,6 +26,7 @@ from ddpm_lesson.predictions import (
 from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.recipes import Recipe, make_process
 from ddpm_lesson.samplers import State, ancestral, ddim, reverse
+from ddpm_lesson.variants.guidance import classifier_free
 
 
 @dataclass(frozen=True)
@@ -48,30 +49,41 @@ class Pretrained:
     levels: int
     about: dict
 
-    def denoiser(self, y: Tensor | None = None) -> Denoiser:
-        """The network as a clipped denoiser. y: (B,) labels, or None for images of no particular class."""
-        return clipped(make_denoiser(self.model, self.process, self.mean_type, cond=y), self.process)
+    def denoiser(self, y: Tensor | None = None, guidance: float = 1.0) -> Denoiser:
+        """The network as a clipped denoiser. y: (B,) labels, or None for images of no particular class.
+
+        guidance: the scale of `classifier_free`; another one than 1 asks the network twice, with y and without.
+        Raises ValueError if it has no labels to guide to.
+        """
+        denoise = make_denoiser(self.model, self.process, self.mean_type, cond=y)
+        if guidance != 1:
+            if y is None:
+                raise ValueError(f"guidance leads towards labels: expected some, got none and guidance = {guidance}")
+            denoise = classifier_free(denoise, make_denoiser(self.model, self.process, self.mean_type), guidance)
+        return clipped(denoise, self.process)
 
     def sample(
         self,
         n: int,
         *,
         y: Tensor | None = None,
+        guidance: float = 1.0,
         steps: str | None = None,
         eta: float | None = None,
         generator: Generator | None = None,
     ) -> Iterator[State]:
         """Draw n images: yields every state, of which the last, of i = 0, holds the images (n, C, H, W).
 
-        y: (n,) labels. steps: a choice such as "trailing50" or "ddim25", see `spacing.named`; None for all.
-        eta: None for `ancestral` with the network's own variance, a number for `ddim`. generator: on the CPU.
-        `samplers.last(...)` of the result is the images alone. Raises ValueError if this is no ddpm.
+        y: (n,) labels. guidance: as in `denoiser`. steps: a choice such as "trailing50" or "ddim25", see
+        `spacing.named`; None for all. eta: None for `ancestral` with the network's own variance, a number for `ddim`.
+        generator: on the CPU. `samplers.last(...)` of the result is the images alone.
+        Raises ValueError if this is no ddpm.
         """
         if self.mean_type is None:
             raise ValueError("only a ddpm can draw images; this is a classifier")
         process = self.process if steps is None else self.process.respaced(spacing.named(steps, self.process.T))
         x_T = randn_like(torch.empty(n, *self.shape, device=self.process.betas.device), generator)
-        denoise = self.denoiser(y)
+        denoise = self.denoiser(y, guidance)
         if eta is not None:
             return ddim(process, denoise, x_T, eta=eta, generator=generator)
         return ancestral(process, reverse(process, denoise, self.variance), x_T, generator=generator)

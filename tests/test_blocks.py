@@ -8,9 +8,28 @@ from torch.nn import functional as F
 from torch.nn import init
 from unet_reference import randomised
 
-from ddpm_lesson.networks.blocks import AttnBlock, DownSample, ResBlock, UpSample
+from ddpm_lesson.networks.blocks import AttnBlock, DownSample, ResBlock, UpSample, group_norm
 
 DOUBLE = {"rtol": 0, "atol": 1e-12}  # float64 and sums of at most some hundred terms of size 1
+
+
+# Group norm.
+
+
+@pytest.mark.parametrize("size", [1.0, 0.001])
+@pytest.mark.parametrize("eps", [1e-5, 1e-6])
+def test_group_norm_is_its_formula_for_small_inputs_too(size, eps, device):
+    # At size 0.001 the variance is 1e-6, no larger than eps: another eps, or one outside of the root, would show.
+    norm = randomised(group_norm(6, 3, eps)).to(device, torch.float64)
+    h = size * torch.randn(2, 6, 3, 5, dtype=torch.float64, device=device)
+    expected = torch.empty_like(h)
+    for image in range(2):
+        for c in range(6):
+            group = h[image, c - c % 2 : c - c % 2 + 2]
+            mean = group.sum() / 30
+            var = ((group - mean) ** 2).sum() / 30
+            expected[image, c] = norm.weight[c] * (h[image, c] - mean) / (var + eps) ** 0.5 + norm.bias[c]
+    torch.testing.assert_close(norm(h), expected, **DOUBLE)
 
 
 # Residual blocks.

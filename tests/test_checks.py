@@ -1040,6 +1040,7 @@ NATURAL = [  # exercise, what learners write, words of the sentence that they ne
     ("group_norm", norm_with(lambda h: (h - h.mean(-1, True)) / (h.var(-1, keepdim=True) + 1e-5) ** 0.5), "n - 1, as"),
     ("group_norm", norm_with(lambda h: (h - h.mean(-1, True)) / (h.std(-1, keepdim=True) + 1e-5)), "std divides by"),
     ("group_norm", norm_with(lambda h: F.layer_norm(h, h.shape[2:], eps=0.0)), "eps is missing"),
+    ("group_norm", lambda x, G, w, b: F.group_norm(x, G, w, b, eps=1e-6), "Your eps is 1e-6"),
     ("group_norm", norm_with(normed, last=lambda h, w, b: w * h + b), "lines that up with the width"),
     ("group_norm", norm_with(normed, last=lambda h, w, b: h), "left out weight and bias"),
     ("group_norm", lambda x, G, w, b: F.layer_norm(x, x.shape[1:]) * w[:, None, None] + b[:, None, None], "one group"),
@@ -1056,6 +1057,7 @@ NATURAL = [  # exercise, what learners write, words of the sentence that they ne
     ("attention", attention_with(lambda scores, c: scores.softmax(-1)), "forgot to divide"),
     ("attention", attention_with(lambda scores, c: F.softmax(scores / c, -1)), "divided by C"),
     ("attention", attention_with(lambda scores, c: F.softmax(scores / c**0.5, 1)), "over the queries"),
+    ("attention", attention_with(lambda scores, c: F.softmax(scores / c**0.5, 0)), "the images of the batch"),
     ("attention", attention_with(lambda scores, c: scaled(scores.mT, c)), "q and k are exchanged"),
     ("attention", attention_with(lambda scores, c: scaled(scores, scores.shape[2])), "sqrt(H W)"),
     ("attention", attention_with(scaled, order="b (w h) c"), "in another order than they went in"),
@@ -1088,9 +1090,10 @@ NATURAL = [  # exercise, what learners write, words of the sentence that they ne
     ("skip_channels", skips_with(entry=lambda now, skip, out: out + skip), "what the coarser level put out"),
     ("skip_channels", skips_with(entry=lambda now, skip, out: 2 * out), "twice the level's channels"),
     ("skip_channels", skips_with(entry=lambda now, skip, out: skip), "the skips alone"),
-    ("down_same", lambda x, w: F.conv2d(x, w, stride=2, padding=1), "as with padding=1"),
-    ("down_same", lambda x, w: F.conv2d(F.pad(x, (1, 1, 1, 1)), w, stride=2), "as with padding=1"),
-    ("down_same", lambda x, w: F.conv2d(F.pad(x, (1, 0, 1, 0)), w, stride=2), "as with padding=1"),
+    ("down_same", lambda x, w: F.conv2d(x, w, stride=2, padding=1), "padding=1 puts zeros there too"),
+    ("down_same", lambda x, w: F.conv2d(F.pad(x, (1, 1, 1, 1)), w, stride=2), "padding=1 puts zeros there too"),
+    ("down_same", lambda x, w: F.conv2d(F.pad(x, (1, 0, 1, 0)), w, stride=2), "padding=1 puts zeros there too"),
+    ("down_same", lambda x, w: F.conv2d(nn.ZeroPad2d((0, 1, 0, 1))(x), w, None, 2, 1), "You padded twice"),
     ("down_same", lambda x, w: F.conv2d(x, w, stride=2), "did not pad"),
     ("down_same", lambda x, w: F.conv2d(F.pad(x, (0, 1)), w, None, 2), "to the right only"),
     ("down_same", lambda x, w: F.conv2d(nn.ReplicationPad2d((0, 1, 0, 1))(x), w, stride=2), "repeated the edge"),
@@ -1098,6 +1101,8 @@ NATURAL = [  # exercise, what learners write, words of the sentence that they ne
     ("res_block_parameters", lambda *sizes: parameters_of_layers(*sizes, shortcut=True), "in every block"),
     ("res_block_parameters", lambda *sizes: parameters_of_layers(*sizes, shortcut=False), "forgot the shortcut"),
     ("res_block_parameters", lambda i, o, t: parameters_of_layers(i, o, t) - t * o - o, "forgot the time"),
+    ("res_block_parameters", lambda i, o, t: parameters_of_layers(i, o, t) - o, "linear layer lacks its bias"),
+    ("res_block_parameters", lambda i, o, t: parameters_of_layers(i, o, t) - o * (i != o), "shortcut lacks its bias"),
 ]
 
 

@@ -32,6 +32,18 @@ def test_time_table_alternates_sine_and_cosine(d_model):
     torch.testing.assert_close(table, torch.tensor(rows, dtype=torch.float64).float(), rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("d_model", [2, 6, 128])
+def test_inner_products_of_the_time_table_depend_on_the_distance(d_model):
+    # Row t times row s is the sum over k of cos(omega_k (t - s)), omega_k = 10000^(-2k / d_model).
+    table = TimeEmbedding(300, d_model, 3).timembedding[0].weight.double()
+    products = table @ table.T
+    for distance in (0, 1, 2, 17, 299):
+        expected = sum(math.cos(distance * 10000 ** (-2 * k / d_model)) for k in range(d_model // 2))
+        diagonal = products.diagonal(distance)
+        # each of d_model products of two float32 numbers is off by at most 1.2e-7
+        assert (diagonal - expected).abs().max() < 1.2e-7 * d_model, distance
+
+
 @pytest.mark.parametrize("d_model", [4, 6, 128])
 def test_official_time_table_has_sines_first_and_ends_at_a_lower_frequency(d_model):
     # ERRATA 18: sin(t / 10000^(i / (half - 1))) for i in 0..half-1, then the cosines.

@@ -4,6 +4,7 @@ A rule takes a notebook and its name and yields a sentence for every place where
 """
 
 import ast
+import json
 import re
 import runpy
 from copy import deepcopy
@@ -198,6 +199,14 @@ def test_notebook_is_below_2_mb(name):
 def test_every_notebook_has_a_source_and_solutions():
     sources, solutions = ({path.stem for path in FOLDER.glob(f"{kind}/*.py")} for kind in ("source", "solutions"))
     assert set(NAMES) == sources and set(NAMES) <= solutions
+
+
+def test_notebook_03_quotes_the_record_of_its_ablations():
+    prose = " ".join(markdown(build.read_source(FOLDER / "source/03_unet.py")))
+    record = json.loads((FOLDER.parent / "data/records/unet_ablations.json").read_text("utf-8"))
+    for name, found in record["change"].items():
+        quote = f"{name} {found['mean_change']:+.0%}".replace("%", " %")
+        assert f"{quote} (worse in {found['seeds_worse']} of {found['seeds']})" in prose
 
 
 def test_solutions_are_no_notebooks():

@@ -53,6 +53,17 @@ def test_mixture_agrees_with_quadrature(t, device):
     torch.testing.assert_close(mixture.log_prob(points, steps).cpu(), density.log(), rtol=0, atol=1e-10)
 
 
+def test_best_answer_without_t_averages_the_answers_of_all_t():
+    # E[eps | x_t] with t uniform and unknown: the average over t of E[eps | x_t, t], weighted by q(t | x_t).
+    x_t = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    density, _, eps = map(torch.stack, zip(*[quadrature(x_t, t) for t in range(10)], strict=True))
+    expected = (density * eps).sum(0) / density.sum(0)  # from the joint density of t, x_t and eps
+    mixture, t = on_the_line(), torch.arange(10).repeat_interleave(13)
+    points = x_t.repeat(10)[:, None]
+    told, log_prob = mixture(points, t).eps.view(10, 13), mixture.log_prob(points, t).view(10, 13)
+    torch.testing.assert_close((log_prob.softmax(0) * told).sum(0), expected, rtol=0, atol=1e-11)
+
+
 @every_step
 def test_posterior_weights_are_bayes_rule(t):
     # p(k | x_t) is proportional to weight times N(x_t; sqrt(a) mean, a std^2 + 1 - a).

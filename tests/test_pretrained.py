@@ -282,3 +282,19 @@ def test_what_ships_is_whole(no_network):
     for name in names:
         trained = load_pretrained(name)
         assert trained.shape == (1, 8, 8) and str(folder) not in json.dumps(trained.about)
+
+
+def test_guidance_asks_with_the_label_and_without():
+    trained = load_pretrained("digits_ddpm")
+    x_t, t, y = torch.randn(4, 1, 8, 8), torch.tensor([0, 300, 600, 900]), torch.tensor([0, 3, 5, 9])
+    without = torch.full_like(y, 10)
+    a = trained.process.alphas_bar[t].float().view(-1, 1, 1, 1)
+    eps = [trained.model(x_t, t, label)[:, :1] for label in (y, without)]
+    mixed = eps[1] + 3 * (eps[0] - eps[1])
+    expected = ((x_t - (1 - a).sqrt() * mixed) / a.sqrt()).clamp(-1, 1)
+    torch.testing.assert_close(trained.denoiser(y, guidance=3.0)(x_t, t).x_0, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_guidance_without_labels_is_an_error():
+    with pytest.raises(ValueError, match="guidance leads towards labels: expected some, got none and guidance = 2.0"):
+        load_pretrained("digits_ddpm").denoiser(guidance=2.0)

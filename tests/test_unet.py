@@ -11,6 +11,7 @@ import unet_reference
 from torch import nn
 from unet_reference import randomised
 
+from ddpm_lesson.networks.blocks import ResBlock
 from ddpm_lesson.networks.unet import SingleChannelGroupWarning, UNet
 
 SMALL = {"T": 20, "ch": 8, "ch_mult": [1, 2], "attn": [1], "num_res_blocks": 1, "dropout": 0.0, "num_groups": 4}
@@ -29,6 +30,24 @@ def inputs(model, B=3, H=8, W=8, dtype=torch.float32, device="cpu"):
     t = torch.tensor([0, options["T"] - 1, 7, 12, 3], device=device)[:B]
     y = None if options["num_classes"] is None else t % (options["num_classes"] + 1)
     return x, t, y, cond if options["cond_ch"] else None
+
+
+# The stack of skips.
+
+
+@pytest.mark.parametrize(
+    "options, channels",
+    [  # what comes from below, and the skip
+        ({}, [16 + 16, 16 + 8, 16 + 8, 8 + 8]),
+        (
+            {"ch_mult": [1, 3, 2], "num_res_blocks": 2, "attn": []},
+            [16 + 16, 16 + 16, 16 + 24, 16 + 24, 24 + 24, 24 + 8, 24 + 8, 8 + 8, 8 + 8],
+        ),
+    ],
+)
+def test_blocks_on_the_way_up_get_what_comes_from_below_and_a_skip(options, channels):
+    up = [block for block in small(**options).upblocks if isinstance(block, ResBlock)]
+    assert [block.block1[0].num_channels for block in up] == channels
 
 
 # Against the reference.

@@ -224,6 +224,10 @@ group_norm = Check(
             "eps is missing: 1e-5 is added to the variance, under the root. A constant group would else become 0 / 0.",
         ),
         Misconception(
+            _norm_by(scale=lambda var: (var + 1e-6).sqrt()),
+            "Your eps is 1e-6, as in DDPM's own code. Here it is 1e-5, PyTorch's and the post's.",
+        ),
+        Misconception(
             _norm_by(scale=lambda var: var.sqrt() + 1e-5),
             "You added eps to the root. It is added to the variance, under the root: small values then stay small.",
         ),
@@ -433,6 +437,11 @@ attention = Check(
             _attention_by(lambda scores, channels: (scores / math.sqrt(channels)).softmax(-2)),
             "Your softmax runs over the queries. For each query the weights of the keys must add up to 1, or the "
             "result is no average: take the axis of the keys.",
+        ),
+        Misconception(
+            _attention_by(lambda scores, channels: (scores / math.sqrt(channels)).softmax(0)),
+            "Your softmax runs over the images of the batch, its first axis. Weights (B, query, key) must add up to 1 "
+            "over the keys, the last.",
         ),
         Misconception(
             _attention_by(lambda scores, channels: scores / math.sqrt(channels)),
@@ -650,8 +659,12 @@ down_same = Check(
     misconceptions=(
         Misconception(
             _down_by((1, 1, 1, 1)),
-            "Your windows begin one row above x and one column to its left, as with padding=1. The zeros belong below "
-            "and to the right. The shape is the same, but every window of yours lies one pixel off.",
+            "Your windows begin one row above x and one column to its left: padding=1 puts zeros there too. They "
+            "belong below and to the right only. The shape is the same, but every window of yours lies one pixel off.",
+        ),
+        Misconception(
+            lambda x, weight: F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, stride=2, padding=1),
+            "You padded twice: after F.pad the convolution needs no padding of its own.",
         ),
         Misconception(
             _down_by((0, 0, 0, 0)),
@@ -748,12 +761,20 @@ res_block_parameters = Check(
             "You forgot the time: a linear layer from tdim to out_ch.",
         ),
         Misconception(
+            _counted_by(time=lambda i, o, t: t * o),
+            "The time's linear layer lacks its bias, one number for each of its out_ch outputs.",
+        ),
+        Misconception(
             _counted_by(shortcut=lambda i, o, t: i * o + o),
             "You counted a shortcut in every block. Where the channels stay, the input is added as it is.",
         ),
         Misconception(
             _counted_by(shortcut=lambda i, o, t: 0),
             "You forgot the shortcut. Where the channels change, a 1x1 convolution leads from in_ch to out_ch.",
+        ),
+        Misconception(
+            _counted_by(shortcut=lambda i, o, t: 0 if i == o else i * o),
+            "Your shortcut lacks its bias: the 1x1 convolution has one number for each of its out_ch outputs.",
         ),
     ),
 )

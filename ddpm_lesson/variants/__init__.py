@@ -1,0 +1,1 @@
+"""Variants of the core: each changes one of its callables."""
