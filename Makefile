@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test coverage format notebooks sync address weights bench
+.PHONY: help lab test coverage format notebooks sync address weights records bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -41,6 +41,9 @@ address: $(STAMP) ## write the repository's address into badges and set-up cells
 
 weights: $(STAMP) ## train and score the shipped weights that are missing (WEIGHTS=digits_ddpm: this one, anew)
 	$(BIN)/python data/weights/make_weights.py $(WEIGHTS)
+
+records: $(STAMP) ## record what the shipped weights reach by sampler, steps and guidance
+	$(BIN)/python data/records/make_records.py $(WEIGHTS)
 
 bench: $(STAMP) ## time a training step of the U-Net beside that of diffusers
 	$(BIN)/python benchmarks/unet.py --write

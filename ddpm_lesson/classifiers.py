@@ -91,13 +91,18 @@ def shifted(x_0: Tensor, by: int, generator: Generator | None = None) -> Tensor:
     return padded[torch.arange(B)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
 
 
-def accuracy(trained: Pretrained, images: Images, t: int | None = None, *, seed: int = 0) -> Interval:
+def accuracy(
+    trained: Pretrained, images: Images, t: int | None = None, *, seed: int = 0, batch_size: int = 250
+) -> Interval:
     """Share of images that are recognised, and its 95 % interval.  t: the step whose noise they get, if it knows t."""
-    x, y = images[:]
-    noise_level = ()
-    if trained.process is not None:
-        noise_level = (torch.full(y.shape, t),)
-        x = trained.process.q_sample(x, *noise_level, randn_like(x, Generator().manual_seed(seed)))
-    with torch.no_grad():
-        hits = trained.model(x, *noise_level).argmax(1) == y
-    return share_interval(hits)
+    generator, device = Generator().manual_seed(seed), next(trained.model.parameters()).device
+    hits = []
+    for rows in torch.arange(len(images)).split(batch_size):
+        x, y = (part.to(device) for part in images[rows])
+        noise_level = ()
+        if trained.process is not None:
+            noise_level = (torch.full_like(y, t),)
+            x = trained.process.q_sample(x, *noise_level, randn_like(x, generator))
+        with torch.no_grad():
+            hits.append(trained.model(x, *noise_level).argmax(1) == y)
+    return share_interval(torch.cat(hits))
