@@ -281,7 +281,8 @@ def test_what_ships_is_whole(no_network):
     assert "digits_classifier" in names
     for name in names:
         trained = load_pretrained(name)
-        assert trained.shape == ((1, 28, 28) if "mnist" in name else (1, 8, 8)) and str(folder) not in json.dumps(trained.about)
+        assert trained.shape == ((1, 28, 28) if "mnist" in name else (1, 8, 8))
+        assert str(folder) not in json.dumps(trained.about)
 
 
 def test_guidance_asks_with_the_label_and_without():
