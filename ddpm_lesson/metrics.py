@@ -53,7 +53,8 @@ def share_interval(hits: Tensor) -> Interval:
     """The share of hits (N,) bool, and Wilson's interval (1927), which has a width for 0 and 1 too."""
     n, z2, share = len(hits), Z_QUANTILE**2, hits.double().mean().item()
     centre, half = share + z2 / (2 * n), Z_QUANTILE * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return share, max(0.0, (centre - half) / (1 + z2 / n)), min(1.0, (centre + half) / (1 + z2 / n))
+    low, high = ((centre + sign * half) / (1 + z2 / n) for sign in (-1, 1))
+    return share, max(0.0, min(low, share)), min(1.0, max(high, share))  # 0 and 1 are ends, but for rounding
 
 
 class Moments(NamedTuple):

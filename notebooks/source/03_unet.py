@@ -98,7 +98,7 @@ torch.set_num_threads(1)  # networks as small as here gain little from more, and
 # *Question.* Notebook 2 asks for $\mathbb E[\epsilon\mid x_t]$ at a thousand noise levels: a thousand functions. A thousand networks would be a thousand trainings, and neighbouring levels want nearly the same answer. So one network serves them all. Must it be told which level it is looking at?
 #
 # *Derive.* Suppose that it is not: $f$ sees $x_t$ alone, and training draws $t$ uniformly. By (2.1) the best such $f$ is the average noise given all that it sees. What it does not see, $t$, is averaged over:
-# $$f^*(x) = \mathbb E[\epsilon\mid x_t = x] = \sum_t q(t\mid x)\;\mathbb E[\epsilon\mid x_t = x,\ t], \qquad q(t\mid x) = \frac{q_t(x)}{\sum_s q_s(x)} . \tag{3.1}$$
+# $$\begin{aligned} f^*(x) &= \mathbb E[\epsilon\mid x_t = x] = \sum_t q(t\mid x)\;\mathbb E[\epsilon\mid x_t = x,\ t], \\ q(t\mid x) &= \frac{q_t(x)}{\sum_s q_s(x)} . \end{aligned} \tag{3.1}$$
 # $q_t$ is the density of $x_t$; the second formula is Bayes' rule with all $t$ equally likely beforehand. So the blind network answers with a compromise between levels, weighted by how plausible each is. What it loses is the variance of the right answer over the $t$ that come into question.
 #
 # *Verify* on the two heaps of notebook 2, where everything is known: 70 % of the points around −1, 30 % around +1.
@@ -210,10 +210,10 @@ print("size of the noise at t = 3 and t = 4:", [round(s, 3) for s in process.sqr
 
 # %% [markdown]
 # DDPM (Appendix B) takes the encoding of Vaswani and others 2017: clocks that run at different speeds. The fast hands tell neighbours apart, the slow ones tell early from late. With $d$ entries there are $d/2$ frequencies, from 1 down to nearly $1/10000$:
-# $$e(t)_{2k} = \sin(\omega_k t),\qquad e(t)_{2k+1} = \cos(\omega_k t),\qquad \omega_k = 10000^{-k/(d/2)},\quad k = 0,\dots,\tfrac d2-1 . \tag{3.2: Vaswani Section 3.5}$$
+# $$\begin{aligned} e(t)_{2k} &= \sin(\omega_k t),\qquad e(t)_{2k+1} = \cos(\omega_k t), \\ \omega_k &= 10000^{-k/(d/2)},\qquad k = 0,\dots,\tfrac d2-1 . \end{aligned} \tag{3.2: Vaswani Section 3.5}$$
 #
 # *Derive what it is good for.* Take the inner product of two rows and use $\cos a\cos b+\sin a\sin b = \cos(a-b)$ for every $k$:
-# $$e(t)\cdot e(s) = \sum_k\big(\sin\omega_k t\,\sin\omega_k s+\cos\omega_k t\,\cos\omega_k s\big) = \sum_k\cos\big(\omega_k(t-s)\big) . \tag{3.3}$$
+# $$\begin{aligned} e(t)\cdot e(s) &= \sum_k\big(\sin\omega_k t\,\sin\omega_k s+\cos\omega_k t\,\cos\omega_k s\big) \\ &= \sum_k\cos\big(\omega_k(t-s)\big) . \end{aligned} \tag{3.3}$$
 # It depends on the *distance* of $t$ and $s$ alone, it is largest at distance 0 (there it is $d/2$, so all rows have the same length), and since the sum mixes fast and slow cosines it falls steeply, then wavers, and nowhere comes back to that value.
 #
 # *Verify*, with the slow form of (3.2):
@@ -328,7 +328,7 @@ _ = ax.set(xlabel="x", ylim=(-1, 4)), ax.legend()
 # Why normalise at all? Every layer multiplies the size of what it gets by some factor, and training moves these factors. Without a norm the size of $h$ drifts with depth, gradients drift with it, and one learning rate cannot suit all layers.
 #
 # **GroupNorm** (Wu and He 2018) cuts the $C$ channels of one image into $G$ groups of neighbours and gives every group mean 0 and variance 1; then each channel $c$ gets a scale $\gamma_c$ and an offset $\beta_c$ of its own. For pixel $p$ of channel $c$ in group $g$, with $S_g$ the set of all pixels of all channels of the group,
-# $$y_{cp} = \gamma_c\,\frac{h_{cp}-\mu_g}{\sqrt{\sigma_g^2+10^{-5}}}+\beta_c,\qquad \mu_g = \frac1{|S_g|}\sum_{S_g}h,\qquad \sigma_g^2 = \frac1{|S_g|}\sum_{S_g}(h-\mu_g)^2 . \tag{3.4}$$
+# $$\begin{aligned} y_{cp} &= \gamma_c\,\frac{h_{cp}-\mu_g}{\sqrt{\sigma_g^2+10^{-5}}}+\beta_c, \\ \mu_g &= \frac1{|S_g|}\sum_{S_g}h,\qquad \sigma_g^2 = \frac1{|S_g|}\sum_{S_g}(h-\mu_g)^2 . \end{aligned} \tag{3.4}$$
 # (This $\beta_c$ is no noise variance; papers run out of letters.) The slow form, on features so small that the $10^{-5}$ counts:
 
 # %%
@@ -377,7 +377,7 @@ checks.group_norm(group_norm)
 # *Question.* How do these pieces become a network that can be made deep, and at which place does it hear of $t$?
 #
 # A deep stack of layers is hard to train: every layer must pass on what it got, and change it too. A *residual* block (He and others 2016) only learns the change, and the rest goes past it on a *shortcut*. DDPM's block has the order of Wide ResNet (an image classifier of few, wide residual blocks): norm, nonlinearity, convolution, twice. Between the two halves stands the time. Appendix B only says that the embedding is added in each residual block; how, its code says: $\tau$, the output of the time embedding, goes through Swish and a linear layer and gives one number for each channel, which is added at all pixels:
-# $$\begin{aligned} h &= \operatorname{conv}_1\big(\operatorname{swish}(\operatorname{norm}_1(x))\big) + W\operatorname{swish}(\tau)+b, \\ \operatorname{ResBlock}(x, \tau) &= \operatorname{conv}_2\big(\operatorname{swish}(\operatorname{norm}_2(h))\big) + \operatorname{shortcut}(x) . \end{aligned} \tag{3.5: after DDPM's code}$$
+# $$\begin{aligned} h &= \operatorname{conv}_1\big(\operatorname{swish}(\operatorname{norm}_1(x))\big) + W\operatorname{swish}(\tau)+b, \\ \operatorname{ResBlock}(x, \tau) &= \operatorname{conv}_2\big(\operatorname{swish}(\operatorname{norm}_2(h))\big) + \operatorname{shortcut}(x) . \end{aligned} \tag{3.5: DDPM code}$$
 # The shortcut is $x$ itself or, where the number of channels changes, a 1x1 convolution of it. Dropout stands before $\operatorname{conv}_2$. The picture is read off the module:
 
 # %%
@@ -506,7 +506,7 @@ for warning in caught:
 # *Question.* A 3x3 convolution sees neighbours. The upper stroke of an 8 and the lower one are far apart, and yet each says something about the other. How can a pixel ask *all* pixels?
 #
 # *Derive.* Let every pixel $i$ hold three vectors of $C$ numbers, made from its features by three 1x1 convolutions: a query $q_i$ (what do I look for?), a key $k_i$ (what do I have?), a value $v_i$ (what do I say?). How well $i$'s query fits $j$'s key is their inner product. Turn these into positive weights with sum 1, and average the values:
-# $$w_{ij} = \frac{\exp(q_i\cdot k_j/\sqrt C)}{\sum_l\exp(q_i\cdot k_l/\sqrt C)},\qquad \operatorname{attention}(q,k,v)_i = \sum_j w_{ij}\,v_j . \tag{3.6: Vaswani Eq. 1}$$
+# $$\begin{aligned} w_{ij} &= \frac{\exp(q_i\cdot k_j/\sqrt C)}{\sum_l\exp(q_i\cdot k_l/\sqrt C)}, \\ \operatorname{attention}(q,k,v)_i &= \sum_j w_{ij}\,v_j . \end{aligned} \tag{3.6: Vaswani Eq. 1}$$
 # Why $\sqrt C$? If the entries of $q$ and $k$ are independent with mean 0 and variance 1, then $q\cdot k$ is a sum of $C$ products, each with mean 0 and variance 1: its variance is $C$. Divided by $\sqrt C$ it is 1 for every $C$. Otherwise, with many channels, the exponential would give nearly all weight to one pixel, and the softmax would pass on hardly any gradient.
 #
 # > **Predict.** 64 pixels, 128 channels, random queries and keys. How much of the weight does the best of the 64 pixels get, with the division and without? An even share would be 1/64 = 0.016.
@@ -1251,7 +1251,7 @@ _ = ax.set(xlabel="t", ylabel="held-out loss"), ax.legend()
 # (Tables 1 and 3, all after 700 000 steps. Rows 1 to 4: 160 channels, AdaGN already in. Last row: 128 channels with attention at three levels, 64 channels per head and BigGAN blocks; another base, so its numbers do not go on from the row above. Also tried, and not kept: more depth, −0.21 but slow; residuals times $1/\sqrt2$, +0.16.) Heads were then given 64 channels each: in Table 2 that takes 14.08 with one head down by 1.03; 32 were better, by 1.36, but 64 won on wall-clock time. guided-diffusion also predicts the variance (notebook 5).
 #
 # **AdaGN** is the one to understand. Addition (3.5) puts the time *before* a norm, which takes part of it away again; AdaGN puts it *after* the norm:
-# $$\operatorname{AdaGN}(h, \tau) = (1+\tau_s)\,\operatorname{norm}_2(h)+\tau_b,\qquad [\tau_s,\ \tau_b] = W\operatorname{swish}(\tau)+b . \tag{3.9: ADM Section 3.1}$$
+# $$\begin{aligned} \operatorname{AdaGN}(h, \tau) &= (1+\tau_s)\,\operatorname{norm}_2(h)+\tau_b, \\ [\tau_s,\ \tau_b] &= W\operatorname{swish}(\tau)+b . \end{aligned} \tag{3.9: ADM Section 3.1}$$
 # (The "1 +" and the Swish are in the code, not in the paper's formula: with the 1 the block starts near a plain norm.) Nothing is subtracted any more, so the trap of section 3.4 is gone. The same measurement, with 32 groups of one channel:
 
 # %%
@@ -1431,7 +1431,7 @@ except ValueError as error:
 # | 3.2 | sines and cosines of $t$, the time embedding (Vaswani Section 3.5) | `networks.blocks.TimeEmbedding` | `test_networks.py` `test_time_table_alternates_sine_and_cosine` |
 # | 3.3 | inner products of its rows depend on the distance alone | `networks.blocks.TimeEmbedding` | `test_networks.py` `test_inner_products_of_the_time_table_depend_on_the_distance` |
 # | 3.4 | group normalisation | `networks.blocks.group_norm` | `test_blocks.py` `test_group_norm_is_its_formula_for_small_inputs_too` |
-# | 3.5 | the residual block, and where time enters (after DDPM's code) | `networks.blocks.ResBlock` | `test_blocks.py` `test_res_block_equals_diffusers` |
+# | 3.5 | the residual block, and where time enters (DDPM code) | `networks.blocks.ResBlock` | `test_blocks.py` `test_res_block_equals_diffusers` |
 # | 3.6 | attention (Vaswani Eq. 1) | `networks.blocks.AttnBlock` | `test_blocks.py` `test_attention_equals_torchs_multi_head_attention` |
 # | 3.7 | channels into a block on the way up | `networks.unet.UNet` | `test_unet.py` `test_blocks_on_the_way_up_get_what_comes_from_below_and_a_skip` |
 # | 3.8 | variance of weights at the start (Xavier) | `networks.blocks.ResBlock` | `test_blocks.py` `test_layers_start_as_glorot_says` |
