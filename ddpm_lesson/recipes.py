@@ -134,7 +134,7 @@ class Recipe:
 PRESETS: dict[str, dict] = {
     "digits": {
         **{"data": "digits", "conditional": True, "schedule": "cosine", "loss": "hybrid", "var_type": "learned_range"},
-        **{"ch_mult": (1, 2), "steps": 1500, "lr": 1e-3, "warmup": 100, "rate": "cosine", "ema_decay": 0.995},
+        **{"ch_mult": (1, 2), "steps": 1300, "lr": 1e-3, "warmup": 100, "rate": "cosine", "ema_decay": 0.995},
     },
     "mnist": {
         **{"data": "mnist", "conditional": True, "schedule": "cosine", "loss": "hybrid", "var_type": "learned_range"},
