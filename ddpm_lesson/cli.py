@@ -15,10 +15,12 @@ from typing import NoReturn
 import torch
 
 from ddpm_lesson.checkpoints import write_whole
-from ddpm_lesson.pretrained import Pretrained, load_pretrained, load_weights
+from ddpm_lesson.pretrained import Pretrained, about_shipped, load_pretrained, load_weights
 from ddpm_lesson.recipes import PRESETS, Recipe, load_images
 from ddpm_lesson.runs import Run
 from ddpm_lesson.samplers import last
+
+RECORDED = "as recorded"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -85,7 +87,7 @@ def sample(options: argparse.Namespace) -> int:
         raise ValueError(f"--out must end in .png, got {out}")
     trained = _trained(options.weights, options.device)
     labels, generator = _labels(trained, options.label, options.n), torch.Generator().manual_seed(options.seed)
-    drawing = {"guidance": options.guidance, "steps": options.steps, "eta": options.eta}
+    drawing = {"guidance": options.guidance, "steps": _plain(options.steps), "eta": _plain(options.eta)}
     states = trained.sample(options.n, y=labels, **drawing, generator=generator)
     states = tqdm(states, unit=" steps")
     picture = _animation([state.x_t.cpu() for state in states]) if options.animate else _grid(last(states).cpu())
@@ -98,23 +100,50 @@ def sample(options: argparse.Namespace) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     """Print every score of a network, and the same of real images that were held out."""
     from ddpm_lesson.evaluation import anchor, scores
+    from ddpm_lesson.metrics import reference_of
 
     trained = _trained(options.weights, options.device)
+    drawing, recorded = _drawing(options)
     recipe = Recipe(**{**trained.about["recipe"], "root": options.root})
     name = options.classifier or f"{recipe.data}_classifier"
     classifier, features = _trained(name, options.device, kind="classifier"), Path(name).stem
-    real, held_out = load_images(recipe), load_images(recipe, train=False)
-    n = min(options.n, len(held_out))
-    chain = f"{options.steps or 'all'} steps of {'ancestral' if options.eta is None else f'ddim, eta {options.eta:g}'}"
-    chain += f", guidance {options.guidance:g}" if options.guidance != 1 else ""
-    print(f"Samples of {options.weights}, {chain}, against the training images of {recipe.data}:")
-    drawing = {"n": n, "guidance": options.guidance, "steps": options.steps, "eta": options.eta, "seed": options.seed}
-    for score in scores(trained, classifier, features, real, held_out, **drawing, bits_images=options.bits).values():
-        print(" ", score)
+    held_out = load_images(recipe, train=False)
+    real = load_images(recipe)[:][0]
+    drawing["n"] = min(drawing["n"], len(held_out))
+    steps, eta, guidance = drawing["steps"] or "all", drawing["eta"], drawing["guidance"]
+    chain = f"{steps} steps of {'ancestral' if eta is None else f'ddim, eta {eta:g}'}"
+    chain += f", guidance {guidance:g}" if guidance != 1 else ""
+    print(f"Samples of {options.weights}, {chain}, against the training images of {recipe.data}:", flush=True)
+    reference = reference_of(real.to(_device(options.device)), classifier.model)  # takes minutes for MNIST
+    space = (classifier, features, reference, held_out)
+    for key, score in scores(trained, *space, **drawing, bits_images=options.bits).items():
+        told = recorded.get(key)
+        same = told and told["n"] == score.n  # of bits/dim the number is an option of its own
+        print(f"  {score}{'; recorded {value:.4g} ({low:.4g}..{high:.4g})'.format(**told) if same else ''}")
+    if "Bits/dim" in recorded and not options.bits:
+        print(f"  Bits/dim was recorded too: --bits {recorded['Bits/dim']['n']} finds it again, which takes longer")
     print(f"As many images of {recipe.data} that were held out:")
-    for score in anchor(classifier, features, real, held_out, n=n, seed=options.seed).values():
+    for score in anchor(*space, n=drawing["n"], seed=drawing["seed"]).values():
         print(" ", score)
     return 0
+
+
+def _drawing(options: argparse.Namespace) -> tuple[dict, dict]:
+    """How to draw, and the scores that were recorded for it, if any.
+
+    What the options leave open is as it was for the recorded scores; for networks that do not ship, all steps.
+    """
+    usual = {"n": 1000, "guidance": 1.0, "steps": None, "eta": None, "seed": 0}
+    held = {} if Path(options.weights).suffix or Path(options.weights).is_dir() else about_shipped(options.weights)
+    usual |= {name: value for name, value in held.get("scoring", {}).items() if name in usual}
+    given = {name: _plain(getattr(options, name)) for name in usual if getattr(options, name) is not None}
+    as_recorded = held and usual | given == usual and options.classifier in (None, held["scoring"]["classifier"])
+    return usual | given, held["made"]["scores"] if as_recorded else {}
+
+
+def _plain(value):
+    """How `Pretrained.sample` says that a choice of steps is all, and a sampler ancestral."""
+    return None if value in ("all", "ancestral") else value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,13 +166,15 @@ def _parser() -> argparse.ArgumentParser:
         _add_field(fields, field)
 
     command = _command(commands, "sample", sample, "Draw images from a network.")
-    _add_drawing(command, n=64)
+    _add_drawing(command, n=64, guidance=1.0, steps="all", eta="ancestral", seed=0)
     command.add_argument("--label", metavar="CLASS", help="a class, by name; default: every class in turn")
     command.add_argument("--out", default="samples.png", metavar="FILE.png", help="default: samples.png")
     command.add_argument("--animate", action="store_true", help="an animated PNG: the images come out of the noise")
 
-    command = _command(commands, "evaluate", evaluate, "Print the scores of a network, and of real images.")
-    _add_drawing(command, n=1000)
+    words = "Print the scores of a network, and of real images."
+    more = "What is left open is as it was for the recorded scores. For a network of your own it is: n 1000, guidance 1"
+    command = _command(commands, "evaluate", evaluate, words, f"{more}, all steps, ancestral, seed 0.")
+    _add_drawing(command, *[RECORDED] * 5)
     words = "clean classifier whose features and classes are used; default: the one that ships for the data"
     command.add_argument("--classifier", metavar="NAME", help=words)
     words = "held-out images for bits/dim, each costs T calls (0: leave it out)"
@@ -152,25 +183,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands, name: str, function, words: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, description=words, help=words)
+def _command(commands, name: str, function, words: str, more: str = "") -> argparse.ArgumentParser:
+    command = commands.add_parser(name, description=f"{words} {more}", help=words)
     command.set_defaults(command=function)
     command.add_argument("--device", metavar="NAME", help="cpu, cuda, mps; default: a GPU if there is one")
     command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads; default: PyTorch's choice")
     return command
 
 
-def _add_drawing(command, n: int) -> None:
+def _add_drawing(command, n, guidance, steps, eta, seed) -> None:
+    """The options of how to draw, with their defaults; text for a default that is found out later."""
     words = "a network that ships with the course, a file weights.safetensors, or the folder of a run"
     command.add_argument("--weights", default="digits_ddpm", metavar="NAME", help=f"{words}; default: digits_ddpm")
-    command.add_argument("--n", type=_positive, default=n, metavar="N", help=f"number of images ({n})")
-    words = "strength of classifier-free guidance towards the labels (1: none)"
-    command.add_argument("--guidance", type=float, default=1.0, metavar="SCALE", help=words)
-    words = "steps to take, such as trailing50, ddim25 or 10,15,20; default: all"
-    command.add_argument("--steps", metavar="CHOICE", help=words)
-    words = "draw with DDIM, 0 is deterministic; default: ancestral, with the variance of the recipe"
-    command.add_argument("--eta", type=float, metavar="ETA", help=words)
-    command.add_argument("--seed", type=int, default=0, help="seed of the noise (0)")
+    command.add_argument("--n", type=_positive, metavar="N", help=f"number of images [{n}]")
+    words = "strength of classifier-free guidance towards the labels, 1: none"
+    command.add_argument("--guidance", type=float, metavar="SCALE", help=f"{words} [{guidance}]")
+    words = "steps to take: all, or a choice such as trailing50, ddim25 or 10,15,20"
+    command.add_argument("--steps", metavar="CHOICE", help=f"{words} [{steps}]")
+    words = "draw with DDIM, 0 is deterministic; or ancestral, with the variance of the recipe"
+    command.add_argument("--eta", type=_eta, metavar="ETA", help=f"{words} [{eta}]")
+    command.add_argument("--seed", type=int, help=f"seed of the noise [{seed}]")
+    found = {"n": n, "guidance": guidance, "steps": steps, "eta": eta, "seed": seed}
+    command.set_defaults(**{name: value for name, value in found.items() if value != RECORDED})
 
 
 def _add_field(group, field: dataclasses.Field) -> None:
@@ -184,6 +218,13 @@ def _add_field(group, field: dataclasses.Field) -> None:
     else:
         kind = next(kind for kind in (int, float, str) if field.type in (kind, kind | None))
         group.add_argument(name, type=kind, choices=choices, metavar=None if choices else field.name.upper(), **options)
+
+
+def _eta(text: str) -> float | str:
+    try:
+        return text if text == "ancestral" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a number or ancestral, got {text}") from error
 
 
 def _positive(text: str) -> int:

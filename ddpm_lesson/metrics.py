@@ -15,6 +15,7 @@ from ddpm_lesson.bound import Bits
 from ddpm_lesson.predictions import frozen
 
 ROWS = 256  # of a matrix of distances, in memory at once
+EXACT = {"compute_mode": "donot_use_mm_for_euclid_dist"}  # equal points are at distance 0
 GROUPS = 20  # of the jackknife
 T_QUANTILE, Z_QUANTILE = 2.093, 1.960  # 97.5 % of Student's t with GROUPS - 1 degrees of freedom, and of the normal
 
@@ -104,7 +105,8 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
     Precision falls if samples look unlike data; recall falls if a part of the data is never sampled.
     Raises ValueError for features that are not finite, or unless 1 <= k < N, M.
     """
-    return _among(fake, real, k).double().mean().item(), _among(real, fake, k).double().mean().item()
+    precision, recall = _among(fake, real, _radii(real, k)), _among(real, fake, _radii(fake, k))
+    return precision.double().mean().item(), recall.double().mean().item()
 
 
 def nearest_neighbours(images: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,36 +177,62 @@ def classified(classifier: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         return _double("features", features), _double("logits", classifier.tail(features))
 
 
+class Reference(NamedTuple):
+    """Real images and what `evaluate` needs of them: for MNIST's 60,000 it takes minutes, once.
+
+    images: (M, C, H, W). features: (M, F). radii: (1, M), the distance of each to its third nearest other.
+    moments: of the features. histogram: (classes,), share of each predicted class.
+    """
+
+    images: Tensor
+    features: Tensor
+    radii: Tensor
+    moments: Moments
+    histogram: Tensor
+
+
+def reference_of(images: Tensor, classifier: nn.Module) -> Reference:
+    """Real images (M, C, H, W) in [-1, 1] as a clean `Classifier` sees them.  ValueError for values outside."""
+    _check_range("reference", images)
+    features, logits = classified(classifier, images)
+    histogram = class_histogram(logits.argmax(1).cpu(), logits.shape[1])
+    return Reference(images, features, _radii(features), moments(features), histogram)
+
+
 def evaluate(
-    samples: Tensor, reference: Tensor, classifier: nn.Module, features: str, *, seed: int, labels: Tensor | None = None
+    samples: Tensor,
+    reference: Tensor | Reference,
+    classifier: nn.Module,
+    features: str,
+    *,
+    seed: int,
+    labels: Tensor | None = None,
 ) -> dict[str, Score]:
     """Every score of samples against real images, by name.
 
-    samples: (N, C, H, W), N >= 20, and reference: (M, C, H, W), in [-1, 1]. classifier: a clean `Classifier`;
-    features: the name to print for it. seed: the samples were drawn with it. labels: (N,), the classes asked for.
+    samples: (N, C, H, W), N >= 20, and reference: (M, C, H, W), in [-1, 1], or their `reference_of` by the same
+    classifier, to use them more than once. classifier: a clean `Classifier`; features: the name to print for it.
+    seed: the samples were drawn with it. labels: (N,), the classes asked for.
     Class imbalance: `total_variation` between the predicted classes of samples and reference. Nearest real distance:
     mean of `nearest_neighbours`; copies of the reference are nearer to it than held-out images.
     Raises ValueError for fewer samples, other shapes, and values outside of [-1, 1].
     """
-    for name, images in (("samples", samples), ("reference", reference)):
-        if not (images.abs() <= 1).all():
-            raise ValueError(f"{name} must lie in [-1, 1], got values from {images.min()} to {images.max()}")
+    _check_range("samples", samples)
+    real = reference if isinstance(reference, Reference) else reference_of(reference, classifier)
     gone = left_out(len(samples), torch.Generator().manual_seed(seed))
     fake, logits = classified(classifier, samples)
-    real, real_logits = classified(classifier, reference)
-    real_moments, classes, num_classes = moments(real), logits.argmax(1).cpu(), logits.shape[1]
-    real_histogram = class_histogram(real_logits.argmax(1).cpu(), num_classes)
-    frechet = [frechet_distance(fake[~group.to(fake.device)], real_moments) for group in gone]
-    recall = _among(real, fake, gone=gone).double().mean(1).tolist()
-    imbalance = [total_variation(class_histogram(classes[~group], num_classes), real_histogram) for group in gone]
-    nearest, _ = nearest_neighbours(samples, reference.to(samples))
+    classes, num_classes = logits.argmax(1).cpu(), logits.shape[1]
+    frechet = [frechet_distance(fake[~group.to(fake.device)], real.moments) for group in gone]
+    recall = _among(real.features, fake, _radii(fake, gone=gone)).double().mean(1).tolist()
+    imbalance = [total_variation(class_histogram(classes[~group], num_classes), real.histogram) for group in gone]
+    nearest, _ = nearest_neighbours(samples, real.images.to(samples))
 
-    def score(name: str, interval: Interval, space: str = features, against: int | None = len(reference)) -> Score:
+    def score(name: str, interval: Interval, space: str = features, against: int | None = len(real.images)) -> Score:
         return Score(name, *interval, len(samples), space, seed, against)
 
     scores = [
         score("Frechet distance", jackknife_interval(frechet)),
-        score("Precision", share_interval(_among(fake, real)[0])),
+        score("Precision", share_interval(_among(fake, real.features, real.radii)[0])),
         score("Recall", jackknife_interval(recall, 1.0)),
         score("Confidence", confidence(logits)[0], against=None),
         score("Confidence above 0.9", confidence(logits)[1], against=None),
@@ -225,23 +253,33 @@ def bits_score(bits: Bits, n: int, seed: int) -> Score:
     return Score("Bits/dim", bits.total, bits.total - half, bits.total + half, n, space, seed)
 
 
-def _among(points: Tensor, centres: Tensor, k: int = 3, gone: Tensor | None = None) -> Tensor:
-    """Which points lie in a ball of centres (M, F), (1, N) bool; with gone (G, M), a row without each group of them."""
-    points, centres = _double("features", points), _double("features", centres)
+def _radii(centres: Tensor, k: int = 3, gone: Tensor | None = None) -> Tensor:
+    """Distance of each of centres (M, F) to its k-th nearest other, (1, M); with gone (G, M), a row without each."""
+    centres = _double("features", centres)
     if not 1 <= k < len(centres):
         raise ValueError(f"k must lie in 1..{len(centres) - 1} for {len(centres)} samples, got {k}")
     gone = centres.new_zeros(1, len(centres), dtype=torch.bool) if gone is None else gone.to(centres.device)
-    exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}  # equal points are at distance 0
-    radii, found = [], []
+    radii = []
     for first, rows in enumerate(centres.split(ROWS)):
-        distance = torch.cdist(rows, centres, **exact)
+        distance = torch.cdist(rows, centres, **EXACT)
         distance[:, first * ROWS :].fill_diagonal_(math.inf)
         radii.append(torch.stack([distance.masked_fill(g, math.inf).topk(k, largest=False)[0][:, -1] for g in gone]))
-    radii = torch.cat(radii, 1).masked_fill(gone, -1)  # (G, M); nothing is within -1
+    return torch.cat(radii, 1).masked_fill(gone, -1)  # (G, M); nothing is within -1
+
+
+def _among(points: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
+    """Which of points (N, F) lie in a ball around one of centres (M, F), (G, N) bool, for radii (G, M)."""
+    points, centres = _double("features", points), _double("features", centres)
+    found = []
     for rows in points.split(ROWS):
-        distance = torch.cdist(rows, centres, **exact)
+        distance = torch.cdist(rows, centres, **EXACT)
         found.append(torch.stack([(distance <= radius).any(1) for radius in radii]))
     return torch.cat(found, 1)
+
+
+def _check_range(name: str, images: Tensor) -> None:
+    if not (images.abs() <= 1).all():
+        raise ValueError(f"{name} must lie in [-1, 1], got values from {images.min()} to {images.max()}")
 
 
 def _double(name: str, x: Tensor) -> Tensor:

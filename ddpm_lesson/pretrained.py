@@ -117,14 +117,25 @@ def load_pretrained(name: str, *, device: torch.device | str = "cpu") -> Pretrai
     Raises ValueError that lists what ships for another name, CheckpointError if the file is not the one that its
     recipe produced (its checksum stands beside it).
     """
-    folder = bundled("weights/README.md").parent
-    names = sorted(path.stem for path in folder.glob("*.safetensors"))
-    if name not in names:
-        raise ValueError(f"no weights {name!r} ship with the course; there are {', '.join(names)}")
-    path = folder / f"{name}.safetensors"
-    expected, got = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["made"]["sha256"], sha256(path)
-    if got != expected:
+    expected = about_shipped(name)["made"]["sha256"]
+    path = bundled(f"weights/{name}.safetensors")
+    if (got := sha256(path)) != expected:
         raise CheckpointError(
             f"{path} is damaged: expected the SHA-256 {expected}, got {got}. Install the course again"
         )
     return load_weights(path, device=device)
+
+
+def about_shipped(name: str) -> dict:
+    """What is written beside a network that ships: recipe, how it was scored, and what was made: time, scores.
+
+    Raises ValueError that lists what ships for another name, CheckpointError for weights that were not scored yet.
+    """
+    folder = bundled("weights/README.md").parent
+    names = sorted(path.stem for path in folder.glob("*.safetensors"))
+    if name not in names:
+        raise ValueError(f"no weights {name!r} ship with the course; there are {', '.join(names)}")
+    held = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    if "made" not in held:
+        raise CheckpointError(f"{folder / name}.json has no scores yet: python data/weights/make_weights.py {name}")
+    return held

@@ -138,7 +138,8 @@ PRESETS: dict[str, dict] = {
     },
     "mnist": {
         **{"data": "mnist", "conditional": True, "schedule": "cosine", "loss": "hybrid", "var_type": "learned_range"},
-        **{"attn": (2,), "steps": 10_000, "lr": 1e-3, "warmup": 500, "rate": "cosine", "ema_decay": 0.999},
+        **{"ch": 16, "ch_mult": (1, 2, 4), "attn": (2,), "batch_size": 32, "steps": 13_000},
+        **{"lr": 1e-3, "warmup": 200, "rate": "cosine", "ema_decay": 0.999},
     },
     "cifar10": {  # Ho et al. 2020, Appendix B
         **{"data": "cifar10", "flip": True, "ch": 128, "ch_mult": (1, 2, 2, 2), "num_res_blocks": 2, "dropout": 0.1},

@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_lesson import cli, data
+from ddpm_lesson import cli, data, evaluation
 from ddpm_lesson.checkpoints import load_tensors, save_tensors
 from ddpm_lesson.classifiers import ClassifierRecipe, fit
-from ddpm_lesson.pretrained import load_weights
+from ddpm_lesson.metrics import Score
+from ddpm_lesson.pretrained import about_shipped, load_weights
 from ddpm_lesson.recipes import PRESETS, Recipe
 from ddpm_lesson.runs import Run
 
@@ -384,6 +385,88 @@ def test_mistakes_in_evaluate_are_one_line(trained, classifiers, weights, classi
     result = evaluate(places[weights], places[classifier], "--n", 60, *options)
     assert result.status == 1
     assert result.err.startswith("ddpm_lesson: ") and result.err.count("\n") == 1 and message in result.err
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Nothing is drawn: what evaluate asks for, answered by the scores that were recorded for the digits."""
+    asked = {}
+    made = about_shipped("digits_ddpm")["made"]
+
+    def scores(*_, bits_images, **drawing):
+        asked.update(drawing)
+        told = {name: Score(**score) for name, score in made["scores"].items()}
+        return told if bits_images else {name: score for name, score in told.items() if name != "Bits/dim"}
+
+    monkeypatch.setattr(evaluation, "scores", scores)
+    monkeypatch.setattr(evaluation, "anchor", lambda *_, **__: {})
+    return asked
+
+
+def test_evaluate_draws_as_for_the_recorded_scores_and_shows_them_beside(seen):
+    result = run("evaluate", "--device", "cpu")
+    held = about_shipped("digits_ddpm")
+    assert result.status == 0
+    assert seen == {"guidance": 1.0} | {name: held["scoring"][name] for name in ("n", "steps", "eta", "seed")}
+    lines = {line.split(" 0.")[0].strip(): line for line in result.out.splitlines()}
+    told = held["made"]["scores"]["Precision"]
+    expected = f"; recorded {told['value']:.4g} ({told['low']:.4g}..{told['high']:.4g})"
+    assert lines["Precision"].endswith(expected)
+    assert result.out.count("; recorded ") == len(held["made"]["scores"]) - 1
+    assert "  Bits/dim was recorded too: --bits 382 finds it again" in result.out
+
+
+@pytest.mark.parametrize("bits, shown", [(382, True), (10, False)])
+def test_bits_of_as_many_images_stand_beside_the_recorded_ones(seen, monkeypatch, bits, shown):
+    recorded = about_shipped("digits_ddpm")["made"]["scores"]
+    drawn = {name: Score(**score) for name, score in recorded.items()}
+    drawn["Bits/dim"] = drawn["Bits/dim"]._replace(n=bits)
+    monkeypatch.setattr(evaluation, "scores", lambda *_, **__: drawn)
+    (line,) = [s for s in run("evaluate", "--device", "cpu", "--bits", bits).out.splitlines() if "Bits/dim" in s]
+    assert ("; recorded" in line) == shown
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        (["--eta", 0], {"eta": 0.0}),
+        (["--steps", "trailing9", "--eta", "ancestral"], {"steps": "trailing9", "eta": None}),
+        (["--guidance", 2, "--seed", 3], {"guidance": 2.0, "seed": 3}),
+        (["--n", 100], {"n": 100}),
+    ],
+)
+def test_scores_recorded_for_another_way_to_draw_are_not_shown(seen, options, expected):
+    result = run("evaluate", "--device", "cpu", *options)
+    assert result.status == 0 and "; recorded " not in result.out
+    assert expected.items() <= seen.items()
+
+
+def test_scores_in_other_features_are_not_beside_the_recorded_ones(seen, classifiers, tmp_path):
+    namesake = tmp_path / "digits_classifier.safetensors"
+    namesake.write_bytes((classifiers / "clean.safetensors").read_bytes())
+    result = run("evaluate", "--device", "cpu", "--classifier", namesake)
+    assert result.status == 0 and "  Precision " in result.out and "recorded" not in result.out
+
+
+def test_all_steps_and_ancestral_can_be_asked_for_by_name(seen, trained, monkeypatch):
+    default = {"n": 382, "guidance": 1.0, "steps": None, "eta": None, "seed": 0}
+    held = about_shipped("digits_ddpm")
+    spaced = {**held, "scoring": {**held["scoring"], "steps": "trailing50", "eta": 0.0}}
+    monkeypatch.setattr(cli, "about_shipped", lambda name: spaced)
+    assert run("evaluate", "--device", "cpu").status == 0
+    assert seen == default | {"steps": "trailing50", "eta": 0.0}
+    assert run("evaluate", "--device", "cpu", "--steps", "all", "--eta", "ancestral").status == 0
+    assert seen == default
+    assert run("evaluate", "--weights", trained, "--device", "cpu").status == 0
+    assert seen == default  # 1000, but only 382 were held out
+    assert "expected a number or ancestral, got ddim" in told("evaluate", "--eta", "ddim", status=2)
+
+
+def test_all_and_ancestral_draw_what_is_drawn_without_them(trained, tmp_path):
+    options = ["sample", "--weights", trained, "--n", 4, "--device", "cpu", "--out"]
+    assert run(*options, tmp_path / "a.png").status == 0
+    assert run(*options, tmp_path / "b.png", "--steps", "all", "--eta", "ancestral").status == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 # All commands.

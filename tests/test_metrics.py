@@ -188,7 +188,7 @@ def test_recall_without_each_group_is_that_of_the_others(monkeypatch):
     monkeypatch.setattr(metrics, "ROWS", 16)
     real, fake = normal(50, 3), 0.6 * normal(45, 3, seed=1)
     gone = left_out(45, torch.Generator().manual_seed(0))
-    found = metrics._among(real, fake, 3, gone).double().mean(1)
+    found = metrics._among(real, fake, metrics._radii(fake, 3, gone)).double().mean(1)
     torch.testing.assert_close(found, torch.tensor([brute_force(real, fake[~g], 3) for g in gone]).double())
 
 
@@ -386,12 +386,22 @@ def test_interval_of_a_frechet_distance_keeps_the_bias_and_a_bootstrap_doubles_i
     assert min(again) > 1.5 * frechet_distance(x, target)
 
 
+def test_a_reference_gives_the_scores_of_its_images(classifier):
+    x, y = digits()[:]
+    whole = metrics.evaluate(x[:60], x[100:400], classifier, "f", seed=0, labels=y[:60])
+    reference = metrics.reference_of(x[100:400], classifier)
+    assert metrics.evaluate(x[:60], reference, classifier, "f", seed=0, labels=y[:60]) == whole
+    with pytest.raises(ValueError, match=r"reference must lie in \[-1, 1\], got values from -2"):
+        metrics.reference_of(2 * x, classifier)
+
+
 def test_interval_of_a_recall_holds():
     real = normal(150, 3)
 
     def simulate(generator):
         fake = 0.6 * torch.randn(100, 3, dtype=torch.float64, generator=generator)
-        recall = metrics._among(real, fake, 3, left_out(100, generator)).double().mean(1)
+        radii = metrics._radii(fake, 3, left_out(100, generator))
+        recall = metrics._among(real, fake, radii).double().mean(1)
         return jackknife_interval(recall.tolist(), 1.0)
 
     found = draws(simulate)

@@ -262,6 +262,12 @@ def test_a_wrong_name_lists_what_exists(shipped, name):
     assert str(error.value) == f"no weights {name!r} ship with the course; there are tiny_classifier, tiny_ddpm"
 
 
+def test_weights_that_were_not_scored_yet_say_how_to_score_them(shipped):
+    (shipped / "tiny_ddpm.json").write_text('{"recipe": {}}')
+    with pytest.raises(CheckpointError, match=r"has no scores yet: python data/weights/make_weights.py tiny_ddpm$"):
+        load_pretrained("tiny_ddpm")
+
+
 @pytest.mark.parametrize("place", [0, 40, -1])
 def test_one_bit_anywhere_is_seen_by_the_checksum(shipped, place):
     path = shipped / "tiny_ddpm.safetensors"

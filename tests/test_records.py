@@ -9,7 +9,8 @@ import pytest
 from ddpm_lesson import data
 from ddpm_lesson.checkpoints import sha256
 from ddpm_lesson.evaluation import scores
-from ddpm_lesson.pretrained import load_pretrained
+from ddpm_lesson.metrics import reference_of
+from ddpm_lesson.pretrained import about_shipped, load_pretrained
 
 FOLDER = Path(__file__).parent.parent / "data" / "records"
 WEIGHTS = FOLDER.parent / "weights"
@@ -29,14 +30,16 @@ def script():
 
 
 def test_there_are_records():
-    assert "digits_ddpm" in OF_WEIGHTS
+    assert OF_WEIGHTS == ["digits_ddpm", "mnist_ddpm"]
 
 
 @pytest.mark.parametrize("name", OF_WEIGHTS)
 def test_a_record_is_of_the_weights_that_ship(name, script):
     held = record(name)
     assert held["sha256"] == sha256(WEIGHTS / f"{name}.safetensors")
+    made = about_shipped(name)["made"]
     assert held["classifier_sha256"] == sha256(WEIGHTS / f"{held['classifier']}.safetensors")
+    assert made["classifier_sha256"] == held["classifier_sha256"]
     assert script.belongs(name, WEIGHTS)
 
 
@@ -44,8 +47,11 @@ def test_a_record_of_other_weights_is_refused(script, monkeypatch, tmp_path):
     held = record("digits_ddpm")
     monkeypatch.setattr(script, "HERE", tmp_path)
     assert not script.belongs("digits_ddpm", WEIGHTS)
-    (tmp_path / "digits_ddpm.json").write_text(json.dumps({**held, "sha256": held["classifier_sha256"]}))
-    assert not script.belongs("digits_ddpm", WEIGHTS)
+    for changed in ("sha256", "classifier_sha256"):
+        (tmp_path / "digits_ddpm.json").write_text(json.dumps({**held, changed: "0" * 64}))
+        assert not script.belongs("digits_ddpm", WEIGHTS)
+    (tmp_path / "digits_ddpm.json").write_text(json.dumps(held))
+    assert script.belongs("digits_ddpm", WEIGHTS)
 
 
 @pytest.mark.parametrize("name", OF_WEIGHTS)
@@ -55,10 +61,20 @@ def test_every_row_is_there_and_whole(name, script):
     chosen = [None if steps >= 1000 else f"trailing{steps}" for steps in script.STEPS]
     assert sorted(rows, key=str) == sorted(((s, steps) for steps in chosen for s in script.SAMPLERS), key=str)
     assert [row["guidance"] for row in held["guidance"]] == list(script.GUIDANCE)
+    n, few = held["scoring"]["n"], held["scoring"]["few"]
+    tables = []
     for row in [*held["samplers"], *held["guidance"]]:
-        assert row["seconds_per_image"] > 0 and row["n"] >= 100
-        assert row["scores"].keys() == held["real"].keys()
-        assert all(s["low"] <= s["value"] <= s["high"] and s["seed"] == held["seed"] for s in row["scores"].values())
+        assert row["seconds_per_image"] > 0
+        wanted = few if row["steps"] is None else n
+        tables += [(row["scores"], wanted), (row.get("scores_of_few", row["scores"]), few)]
+    for of, number in (("early", n), ("real", n), ("early_few", few), ("real_few", few)):  # the anchors of both numbers
+        tables.append((held[of], number))
+    for told, number in tables:
+        assert told.keys() - {"Bits/dim"} == held["real"].keys()
+        assert all(s["n"] == number for key, s in told.items() if key != "Bits/dim")
+        assert all(s["low"] <= s["value"] <= s["high"] and s["seed"] == held["seed"] for s in told.values())
+    made = about_shipped(name)["made"]
+    assert all(held[of] == made[of] for of in ("early", "early_few", "real", "real_few"))
     bits = held["bits"]
     assert len(bits["terms"]) == 1000
     assert bits["total"] == pytest.approx(bits["prior"] + sum(bits["terms"]), rel=2e-3)  # terms have four digits
@@ -69,7 +85,45 @@ def test_a_row_can_be_had_again():
     (row,) = [row for row in held["samplers"] if (row["sampler"], row["steps"]) == ("ddim", "trailing10")]
     trained, classifier = load_pretrained("digits_ddpm"), load_pretrained(held["classifier"])
     drawing = {"n": row["n"], "steps": row["steps"], "eta": row["eta"]}
-    sets = data.digits("train"), data.digits("test")
-    again = scores(trained, classifier, held["classifier"], *sets, **drawing)
-    for name, score in row["scores"].items():
-        assert score["low"] <= again[name].value <= score["high"], name
+    reference = reference_of(data.digits("train")[:][0], classifier.model)
+    again = scores(trained, classifier, held["classifier"], reference, data.digits("test"), **drawing)
+    for name, score in row["scores"].items():  # the same samples, but for rounding: hardly a twentieth of the interval
+        assert again[name].value == pytest.approx(score["value"], abs=0.05 * (score["high"] - score["low"])), name
+
+
+def test_readme_is_what_the_script_writes(script):
+    assert (FOLDER / "README.md").read_text(encoding="utf-8") == script.readme()
+
+
+def test_a_record_that_was_stopped_goes_on(script, tmp_path):
+    made = []
+
+    def make(value):
+        made.append(value)
+        return {"value": value}
+
+    bound = {"sha256": "a", "machine": "x"}
+    kept = script.RowCache(tmp_path / "runs" / "record.json", bound)
+    assert kept.get("row", lambda: make(1)) == {"value": 1}
+    again = script.RowCache(tmp_path / "runs" / "record.json", bound)
+    assert again.get("row", lambda: make(2)) == {"value": 1} and again.get("other", lambda: make(3)) == {"value": 3}
+    other = script.RowCache(tmp_path / "runs" / "record.json", {**bound, "sha256": "b"})  # other weights: begun anew
+    assert other.get("row", lambda: make(4)) == {"value": 4}
+    assert made == [1, 3, 4]
+
+
+def test_short_trainings_are_of_the_recipes_and_the_classifier_that_they_name():
+    spec = importlib.util.spec_from_file_location("mnist_training", FOLDER / "mnist_training.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    held = record("mnist_training")
+    assert held["classifier_sha256"] == sha256(WEIGHTS / "mnist_classifier.safetensors")
+    as_json = json.loads(json.dumps({"base": script.BASE, "changes": script.CHANGES}))
+    assert held["base"] == as_json["base"]
+    assert {name: row["change"] for name, row in held["rows"].items()} == as_json["changes"]
+    for row in held["rows"].values():
+        assert row["steps"] > 0 and 0.5 < row["seconds"] / 240 < 2
+        assert all(s["low"] <= s["value"] <= s["high"] for s in row["scores"].values())
+    # What the shipped recipe took from them: smaller batches, and channels that compute faster.
+    distance = {name: row["scores"]["Frechet distance"] for name, row in held["rows"].items()}
+    assert distance["ch 16, batches of 32"]["high"] < min(distance["first"]["low"], distance["first, seed 1"]["low"])

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm_lesson import data
-from ddpm_lesson.checkpoints import sha256
+from ddpm_lesson import data, evaluation
+from ddpm_lesson.checkpoints import CheckpointError, load_tensors, save_tensors, sha256
 from ddpm_lesson.classifiers import accuracy
-from ddpm_lesson.evaluation import draw
-from ddpm_lesson.metrics import conditional_accuracy
+from ddpm_lesson.evaluation import draw, load_moments
+from ddpm_lesson.metrics import classified, conditional_accuracy, frechet_distance, moments
 from ddpm_lesson.pretrained import load_pretrained
+from ddpm_lesson.recipes import PRESETS, Recipe
 
 FOLDER = Path(__file__).parent.parent / "data" / "weights"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -36,7 +37,7 @@ def test_every_recipe_has_its_weights_and_every_weight_its_recipe():
 
 
 def test_together_they_are_small():
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 16 * 2**20
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 16 * 10**6
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,6 +48,11 @@ def test_the_file_came_out_of_the_recipe_beside_it(name):
     assert held(name)["recipe"].get("root") is None
     if trained.mean_type is not None:
         assert trained.about["step"] == held(name)["recipe"]["steps"]
+
+
+def test_the_mnist_preset_is_the_recipe_of_the_weights():
+    preset = json.loads(Recipe(**PRESETS["mnist"]).to_json())
+    assert preset == held("mnist_ddpm")["recipe"]
 
 
 def test_readme_is_what_the_script_writes(script):
@@ -70,8 +76,53 @@ def test_digits_are_drawn_that_were_asked_for():
     assert conditional_accuracy(logits, labels)[0] >= 0.84
 
 
-def test_scores_stand_beside_those_of_real_images():
-    made = held("digits_ddpm")["made"]
-    assert made["real"].keys() <= made["scores"].keys()
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("ddpm")])
+def test_scores_stand_beside_those_of_real_images_and_of_a_beginner(name):
+    made, scoring = held(name)["made"], held(name)["scoring"]
+    assert made["early"].keys() == made["scores"].keys()
+    assert made["real"].keys() == made["scores"].keys() - {"Bits/dim"}  # a bound is of a network
     assert {"Frechet distance", "Precision", "Recall", "Conditional accuracy", "Bits/dim"} <= made["scores"].keys()
-    assert all(s["low"] <= s["value"] <= s["high"] and s["seed"] == 0 for s in made["scores"].values())
+    for of in ("scores", "early", "real"):
+        for key, s in made[of].items():
+            assert s["low"] <= s["value"] <= s["high"] and s["seed"] == scoring["seed"]
+            assert s["n"] == scoring["bits" if key == "Bits/dim" else "n"]
+    for of in ("early_few", "real_few"):
+        assert all(s["n"] == scoring["few"] for s in made[of].values())
+    assert made["early"]["Frechet distance"]["value"] > made["scores"]["Frechet distance"]["value"]
+    assert made["classifier_sha256"] == sha256(FOLDER / f"{scoring['classifier']}.safetensors")
+
+
+def test_shipped_moments_are_those_of_the_digits():
+    classifier = load_pretrained("digits_classifier").model
+    for split in ("train", "test"):
+        found = moments(classified(classifier, data.digits(split)[:][0])[0])
+        shipped = load_moments("digits_classifier", split)
+        assert shipped.count == found.count and shipped.mean.dtype == torch.float64
+        torch.testing.assert_close(shipped.mean, found.mean, rtol=1e-4, atol=1e-4)  # another machine rounds otherwise
+        torch.testing.assert_close(shipped.covariance, found.covariance, rtol=1e-4, atol=1e-4)
+
+
+def test_moments_of_mnist_need_no_images():
+    train, test = (load_moments("mnist_classifier", split) for split in ("train", "test"))
+    assert (train.count, test.count) == (60_000, 10_000)
+    for part in (train, test):
+        torch.testing.assert_close(part.covariance, part.covariance.mT, rtol=0, atol=1e-14)
+        assert torch.linalg.eigvalsh(part.covariance).min() > 0
+    # 10,000 images of another draw are nearer than any 1,000 that were scored.
+    between = frechet_distance(train, test)
+    made = held("mnist_ddpm")["made"]
+    assert 0 < between < made["real"]["Frechet distance"]["value"] < made["early"]["Frechet distance"]["value"]
+
+
+def test_moments_that_are_not_there_or_of_another_classifier_are_refused(monkeypatch, tmp_path):
+    with pytest.raises(FileNotFoundError, match="weights/moments/cifar10_classifier.safetensors"):
+        load_moments("cifar10_classifier")
+    with pytest.raises(ValueError, match="of must be train or test, got 'validation'"):
+        load_moments("digits_classifier", "validation")
+    tensors, about = load_tensors(data.bundled("weights/moments/digits_classifier.safetensors"))
+    save_tensors(tmp_path / "other.safetensors", tensors, {**about, "classifier": "0" * 64})
+    places = {"weights/moments/digits_classifier.safetensors": tmp_path / "other.safetensors"}
+    bundled = data.bundled
+    monkeypatch.setattr(evaluation, "bundled", lambda name: places.get(name) or bundled(name))
+    with pytest.raises(CheckpointError, match=f"of the classifier {'0' * 64}, got another"):
+        load_moments("digits_classifier")

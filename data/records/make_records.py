@@ -1,16 +1,22 @@
 """What the shipped networks reach by sampler, number of steps and guidance: `make records`.
 
-    python data/records/make_records.py [--root FOLDER] [--n N] [--few N] [NAME ...]
+    python data/records/make_records.py [--root FOLDER] [NAME ...]
 
 Writes NAME.json beside this file for each network in data/weights, bound to it by the checksum of its weights. Without
-names all are made that are missing, or that belong to other weights. Seconds are those of the machine it names.
+names all are made that are missing, or that belong to other weights. How many images are drawn is written beside the
+weights: `n` for a row, `few` for one with all steps. Then README.md is written, the same as tables. MNIST is read from
+--root or DDPM_LESSON_DATA. Seconds are those of the machine that the record names.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
+import statistics
 import time
+from collections.abc import Callable
+from itertools import islice, pairwise
 from pathlib import Path
 
 import torch
@@ -19,15 +25,17 @@ from tqdm.auto import tqdm
 from ddpm_lesson import data
 from ddpm_lesson.bound import bits_per_dim, discretized
 from ddpm_lesson.checkpoints import sha256, write_whole
-from ddpm_lesson.evaluation import anchor, draw, some
-from ddpm_lesson.metrics import Score, evaluate
-from ddpm_lesson.pretrained import Pretrained, load_pretrained
+from ddpm_lesson.evaluation import draw, some
+from ddpm_lesson.metrics import Reference, evaluate, reference_of
+from ddpm_lesson.pretrained import Pretrained, about_shipped, load_pretrained
 from ddpm_lesson.recipes import Recipe, load_images
 
 HERE = Path(__file__).parent
 STEPS = (5, 10, 20, 50, 100, 1000)
 SAMPLERS = {"ancestral": None, "ddim": 0.0}  # eta
 GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+TIMED = 100  # images
+SHOWN = ("Frechet distance", "Precision", "Recall", "Confidence above 0.9", "Conditional accuracy")
 
 
 def main() -> None:
@@ -36,57 +44,108 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Record what the shipped networks reach.")
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*known, []], help=f"of {', '.join(known)}")
     parser.add_argument("--root", help="folder of torchvision's files, for MNIST")
-    parser.add_argument("--n", type=int, default=1000, help="images per row (1000, or all that were held out)")
-    words = "images of the rows with all steps, and of bits/dim (as many as in the others)"
-    parser.add_argument("--few", type=int, help=words)
+    parser.add_argument("--runs", default="runs", type=Path, help="folder of unfinished records (runs)")
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     for name in options.names or [name for name in known if not belongs(name, weights)]:
-        record = make(name, weights, options.root, options.n, options.few)
+        record = make(name, weights, options.root, options.runs)
         write_whole(HERE / f"{name}.json", (json.dumps(record, indent=1) + "\n").encode())
+        rows_of(name, options.runs).unlink()
+    write_whole(HERE / "README.md", readme().encode())
 
 
 def belongs(name: str, weights: Path) -> bool:
-    """Whether there is a record, and of these weights."""
+    """Whether there is a record, of these weights, by this classifier."""
     path = HERE / f"{name}.json"
     if not path.exists():
         return False
-    return json.loads(path.read_text(encoding="utf-8"))["sha256"] == sha256(weights / f"{name}.safetensors")
+    held = json.loads(path.read_text(encoding="utf-8"))
+    files = {"sha256": name, "classifier_sha256": held["classifier"]}
+    return all(held[key] == sha256(weights / f"{of}.safetensors") for key, of in files.items())
 
 
-def make(name: str, weights: Path, root: str | None, n: int, few: int | None) -> dict:
-    trained = load_pretrained(name)
-    recipe = Recipe(**{**trained.about["recipe"], "root": root})
-    features = f"{recipe.data}_classifier"
-    classifier = load_pretrained(features)
-    real, held_out = load_images(recipe), load_images(recipe, train=False)
-    n = min(n, len(held_out))
-    few = min(few or n, n)
-    reference = real[:][0]
+def rows_of(name: str, runs: Path) -> Path:
+    """Where the rows of an unfinished record are kept."""
+    return runs / f"{name}_record.json"
 
-    def row(n: int, **drawing) -> dict:
-        begun = time.perf_counter()
-        images, labels = draw(trained, n, **drawing)
-        seconds = (time.perf_counter() - begun) / n
-        scores = evaluate(images, reference, classifier.model, features, labels=labels, seed=0)
-        return {**drawing, "n": n, "seconds_per_image": round(seconds, 4), "scores": as_json(scores)}
 
-    samplers = []
-    for steps in tqdm(STEPS, f"{name}, steps"):
-        for sampler, eta in SAMPLERS.items():
-            spaced = None if steps >= trained.process.T else f"trailing{steps}"
-            samplers.append({"sampler": sampler, **row(few if spaced is None else n, steps=spaced, eta=eta)})
-    guidance = [row(n, guidance=scale, steps="trailing20", eta=0.0) for scale in tqdm(GUIDANCE, f"{name}, guidance")]
-    return {
-        **{
-            "made_by": f"python data/records/make_records.py --n {n} --few {few} {name}",
-            "sha256": sha256(weights / f"{name}.safetensors"),
-        },
-        **{"classifier": features, "classifier_sha256": sha256(weights / f"{features}.safetensors")},
-        **{"machine": f"{platform.machine()}, {torch.get_num_threads()} threads", "seed": 0},
-        "real": as_json(anchor(classifier, features, real, held_out, n=n)),
-        **{"samplers": samplers, "guidance": guidance, "bits": bits(trained, held_out, few)},
+def make(name: str, weights: Path, root: str | None, runs: Path) -> dict:
+    """The record. Its rows are kept in `runs` as they come: one that was stopped goes on."""
+    trained, held = load_pretrained(name), about_shipped(name)
+    n, few = held["scoring"]["n"], held["scoring"]["few"]
+    recipe, features = Recipe(**{**trained.about["recipe"], "root": root}), held["scoring"]["classifier"]
+    classifier, held_out = load_pretrained(features), load_images(recipe, train=False)
+    reference = reference_of(load_images(recipe)[:][0], classifier.model)
+    bound_to = {
+        **{"sha256": sha256(weights / f"{name}.safetensors"), "classifier": features},
+        **{"classifier_sha256": sha256(weights / f"{features}.safetensors"), "seed": 0, "torch": torch.__version__},
+        **{"machine": f"{platform.machine()}, {torch.get_num_threads()} threads"},
     }
+    cache = RowCache(rows_of(name, runs), bound_to)
+    space = (classifier, features, reference)
+    table = []
+    for steps in STEPS:
+        every = steps >= trained.process.T
+        drawing = {"steps": None if every else f"trailing{steps}", "n": few if every else n, "few": few}
+        table += [("samplers", {"sampler": sampler}, drawing | {"eta": eta}) for sampler, eta in SAMPLERS.items()]
+    guided = {"steps": "trailing20", "eta": 0.0, "n": n, "few": n}
+    table += [("guidance", {}, guided | {"guidance": scale}) for scale in GUIDANCE]
+    found = {"samplers": [], "guidance": []}
+    for part, named, drawing in tqdm(table, name):
+        found[part].append(cache.get(json.dumps([part, drawing]), lambda: named | row(trained, *space, **drawing)))  # noqa: B023
+    anchors = {of: held["made"][of] for of in ("early", "early_few", "real", "real_few")}
+    return {
+        "made_by": f"python data/records/make_records.py {name}",
+        **bound_to,
+        **({"scoring": held["scoring"]} | anchors),
+        **found,
+        "bits": cache.get(f"bits {few}", lambda: bits(trained, held_out, few)),
+    }
+
+
+def row(
+    trained: Pretrained, classifier: Pretrained, features: str, reference: Reference, *, n: int, few: int, **drawing
+) -> dict:
+    """Scores of n images, and of the first few of them, to be compared with rows that have only so many."""
+    images, labels = draw(trained, n, **drawing)
+
+    def scored(k: int) -> dict[str, dict]:
+        first = None if labels is None else labels[:k]
+        scores = evaluate(images[:k], reference, classifier.model, features, labels=first, seed=0)
+        return {key: score._asdict() for key, score in scores.items()}
+
+    found = {**drawing, "n": n, "seconds_per_image": round(seconds(trained, **drawing), 5), "scores": scored(n)}
+    return found if few == n else found | {"scores_of_few": scored(few)}
+
+
+def seconds(trained: Pretrained, *, steps: str | None, eta: float | None, guidance: float = 1.0) -> float:
+    """Seconds per image in a batch of 100: the median step, times the number of steps."""
+    y = None if trained.model.options["num_classes"] is None else torch.arange(TIMED) % len(trained.classes)
+    states = trained.sample(TIMED, y=y, guidance=guidance, steps=steps, eta=eta, generator=torch.Generator())
+    times, last = [], 0
+    for state in islice(states, 20):
+        times.append(time.perf_counter())
+        last = max(last, state.i)
+    return statistics.median(b - a for a, b in pairwise(times)) * last / TIMED
+
+
+class RowCache:
+    """Rows of a record that were made, in a file, as long as they belong to the same weights, code and machine."""
+
+    def __init__(self, path: Path, bound_to: dict):
+        script = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+        self.path, self.held = path, {"bound_to": bound_to | {"script": script}}
+        if path.exists():
+            held = json.loads(path.read_text(encoding="utf-8"))
+            self.held = held if held["bound_to"] == self.held["bound_to"] else self.held
+
+    def get(self, key: str, make: Callable[[], dict]) -> dict:
+        """The row of this key, made if it is not there."""
+        if key not in self.held:
+            self.held[key] = make()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path, json.dumps(self.held).encode())
+        return self.held[key]
 
 
 def bits(trained: Pretrained, held_out: data.Images, n: int) -> dict:
@@ -111,8 +170,45 @@ def bits(trained: Pretrained, held_out: data.Images, n: int) -> dict:
     }
 
 
-def as_json(scores: dict[str, Score]) -> dict:
-    return {key: score._asdict() for key, score in scores.items()}
+def readme() -> str:
+    """The records as tables, for people."""
+    lines = [(HERE / "about.txt").read_text(encoding="utf-8")]
+    for path in sorted(HERE.glob("*_ddpm.json")):
+        held = json.loads(path.read_text(encoding="utf-8"))
+        n, few, drawn = held["scoring"]["n"], held["scoring"]["few"], held["scoring"]["steps"] or "all steps"
+        lines += [f"## {path.stem}\n", f"Made with `{held['made_by']}` ({held['machine']}; PyTorch {held['torch']}).\n"]
+        lines += [
+            "| sampler | steps | " + " | ".join(SHOWN) + " | ms per image |",
+            "|---|---|" + "---|" * (len(SHOWN) + 1),
+        ]
+        for row in held["samplers"]:
+            steps = "all" if row["steps"] is None else row["steps"].removeprefix("trailing")
+            mark = " *" if row["n"] < n else ""
+            lines.append(f"| {row['sampler']} | {steps}{mark} | {cells(row)} | {1000 * row['seconds_per_image']:.3g} |")
+        for of, words in (("early", f"after its first steps, {drawn}"), ("real", "real, held out")):
+            lines.append(f"| {words} | | {cells({'scores': held[of]})} | |")
+        number = f"{n} images a row, against {held['real']['Precision']['n_reference']} training images"
+        at_few = held["real_few"]["Frechet distance"]["value"]
+        star = f"; * {few} images, whose Frechet distance is larger for that alone (real: {at_few:.3g})"
+        lines += [f"\n{number}{star if few < n else ''}. In brackets: 95 % intervals.\n"]
+        lines += [
+            "Guidance, DDIM with 20 steps:\n",
+            "| scale | " + " | ".join(SHOWN) + " |",
+            "|---|" + "---|" * len(SHOWN),
+        ]
+        lines += [f"| {row['guidance']:g} | {cells(row)} |" for row in held["guidance"]]
+        bits, T = held["bits"], len(held["bits"]["terms"])
+        fifths = [sum(bits["terms"][T * k // 5 : T * (k + 1) // 5]) for k in range(5)]
+        split = ", ".join(f"{value:.3g}" for value in fifths)
+        total = f"{bits['total']:.3f} +- {1.96 * bits['standard_error']:.3f}"
+        lines.append(f"\nBits/dim of {bits['n']} images held out: {total}, the prior {bits['prior']:.1e} of it.")
+        lines.append(f"By t, in fifths from the first step to the last: {split}.\n")
+    return "\n".join(lines)
+
+
+def cells(row: dict) -> str:
+    """The scores that are shown of a row."""
+    return " | ".join("{value:.3g} ({low:.3g} to {high:.3g})".format(**row["scores"][key]) for key in SHOWN)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Train the course's weights by the recipes beside this file, score them, and write both down: `make weights`.
 
-    python data/weights/make_weights.py [--root FOLDER] [--runs FOLDER] [NAME ...]
+    python data/weights/make_weights.py [--root FOLDER] [--runs FOLDER] [--score] [NAME ...]
 
 NAME.json holds a recipe; this script adds the checksum of NAME.safetensors, which came out of it, the minutes, the
-kind of machine and the scores, and writes README.md anew. Without names all those are made that have no weights yet.
-A run that was stopped goes on where it stood. The same bits come out on one machine, build of PyTorch and number of
-threads.
+kind of machine and the scores, and writes README.md anew. Without names all those are made that are not there whole.
+A run that was stopped goes on where it stood. With --score nothing is trained: what is there is scored anew, and of a
+ddpm the network after its first steps, which must lie in --runs. MNIST is read from --root or DDPM_LESSON_DATA. The
+same bits come out on one machine, build of PyTorch and number of threads.
 """
 
 import argparse
@@ -13,7 +14,6 @@ import csv
 import json
 import os
 import platform
-import shutil
 import time
 from collections import deque
 from dataclasses import asdict, replace
@@ -26,14 +26,17 @@ from tqdm.auto import tqdm
 
 from ddpm_lesson.checkpoints import save_tensors, sha256, write_whole
 from ddpm_lesson.classifiers import ClassifierRecipe, accuracy, fit
-from ddpm_lesson.evaluation import anchor, draw, scores
+from ddpm_lesson.evaluation import anchor, draw, save_moments, scores
+from ddpm_lesson.metrics import reference_of
 from ddpm_lesson.plots import image_grid
-from ddpm_lesson.pretrained import load_weights
+from ddpm_lesson.pretrained import load_pretrained, load_weights
 from ddpm_lesson.recipes import Recipe, load_images
 from ddpm_lesson.runs import Run
 
 HERE = Path(__file__).parent
-SAVE_EVERY = 200
+SAVE_EVERY = 100
+MOMENTS = HERE / "moments"
+EARLY = 900  # the step whose network stands beside the finished one
 
 
 def main() -> None:
@@ -41,10 +44,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*known(), []], help=f"of {', '.join(known())}")
     parser.add_argument("--root", help="folder of torchvision's files, for MNIST")
     parser.add_argument("--runs", default="runs", type=Path, help="folder of unfinished runs (runs)")
+    parser.add_argument("--score", action="store_true", help="train nothing, score what is there anew")
     options = parser.parse_args()
-    names = options.names or [name for name in known() if not weights_of(name).exists()]
+    names = options.names or [name for name in known() if whole(name) == options.score]
     for name in (name for name in known() if name in names):
-        make(name, options.root, options.runs)
+        make(name, options.root, options.runs, train=not options.score)
     write_whole(HERE / "README.md", readme(known()).encode())
 
 
@@ -53,32 +57,46 @@ def known() -> list[str]:
     return sorted((path.stem for path in HERE.glob("*.json")), key=lambda name: (name.endswith("ddpm"), name))
 
 
-def make(name: str, root: str | None, runs: Path) -> None:
+def whole(name: str) -> bool:
+    """Whether there are weights, and scores of these weights."""
+    made = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8")).get("made")
+    return made is not None and weights_of(name).exists() and made["sha256"] == sha256(weights_of(name))
+
+
+def make(name: str, root: str | None, runs: Path, train: bool) -> None:
     held = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
     torch.set_num_threads(held["threads"])
     classifier = "classifier" in name
     recipe = (ClassifierRecipe if classifier else Recipe)(**held["recipe"])
-    minutes = (train_classifier if classifier else train_ddpm)(name, recipe, root, runs)
+    here = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "torch": torch.__version__.split("+")[0]}
+    if train:
+        minutes = (train_classifier if classifier else train_ddpm)(name, recipe, root, runs)
+        command = f"python data/weights/make_weights.py {name}"
+        made = {"command": command, "minutes": round(minutes, 1), **here, "sha256": sha256(weights_of(name))}
+    else:
+        load_pretrained(name)  # refuses a file that is not the one that the recipe produced
+        made = {key: held["made"][key] for key in ("command", "minutes", *here, "sha256")}
     held["recipe"] = asdict(recipe)  # every value, should a default ever change
-    held["made"] = {
-        "command": f"python data/weights/make_weights.py {name}",
-        "minutes": round(minutes, 1),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "torch": torch.__version__.split("+")[0],
-        "sha256": sha256(weights_of(name)),
-        **(score_classifier if classifier else score_ddpm)(name, held, root),
-    }
+    scored = score_classifier(name, held, root) if classifier else score_ddpm(name, held, root, runs)
+    held["made"] = {**made, "scored_with": here, **scored}
     write_whole(HERE / f"{name}.json", (json.dumps(held, indent=1) + "\n").encode())
 
 
 def train_ddpm(name: str, recipe: Recipe, root: str | None, runs: Path) -> float:
     recipe = replace(recipe, root=root)
     run = Run(recipe, runs / name, load_images(recipe))
+    kept = early(name, runs)
+    if run.step == EARLY:
+        write_whole(kept, (run.folder / "weights.safetensors").read_bytes())
+    if run.step > EARLY and not kept.exists():
+        raise SystemExit(f"{kept}, written in step {EARLY}, is gone: bring it back, or move {run.folder} to begin anew")
     for step in tqdm(run.steps(), name, recipe.steps, initial=run.step):
         if step.step % SAVE_EVERY == 0:
             run.save()
+        if step.step == EARLY:
+            write_whole(kept, (run.folder / "weights.safetensors").read_bytes())
     run.save()
-    shutil.copyfile(run.folder / "weights.safetensors", weights_of(name))
+    write_whole(weights_of(name), (run.folder / "weights.safetensors").read_bytes())
     with open(run.folder / "log.csv", newline="", encoding="utf-8") as log:
         seconds = [float(row["seconds"]) for row in csv.DictReader(log)]
     ends = [a for a, b in pairwise([*seconds, 0.0]) if b < a]  # the clock starts anew where a run went on
@@ -93,26 +111,45 @@ def train_classifier(name: str, recipe: ClassifierRecipe, root: str | None, runs
     return (time.perf_counter() - begun) / 60
 
 
-def score_ddpm(name: str, held: dict, root: str | None) -> dict:
-    """The scores of samples and of as many real images held out; a picture of the samples."""
+def score_ddpm(name: str, held: dict, root: str | None, runs: Path) -> dict:
+    """The scores of samples, of as many by the network after its first steps, and of as many real images held out.
+
+    The latter two of fewer images, too, for the records. Writes a picture of 100 samples.
+    """
     trained, scoring, features = load_weights(weights_of(name)), held["scoring"], held["scoring"]["classifier"]
+    begun = load_weights(early(name, runs))
+    if (begun.about["step"], begun.about["recipe"]) != (EARLY, trained.about["recipe"]):
+        raise SystemExit(f"{early(name, runs)} is not the network of this recipe in step {EARLY}: delete it")
     recipe, classifier = Recipe(**{**held["recipe"], "root": root}), load_weights(weights_of(features))
-    real, held_out = load_images(recipe), load_images(recipe, train=False)
-    n, seed = scoring["n"], scoring["seed"]
-    drawing = {"n": n, "seed": seed, "steps": scoring["steps"], "eta": scoring["eta"], "bits_images": scoring["bits"]}
-    found = scores(trained, classifier, features, real, held_out, **drawing)
-    best = anchor(classifier, features, real, held_out, n=n, seed=seed)
-    images, _ = draw(trained, 100, steps=scoring["steps"], eta=scoring["eta"], seed=seed)
+    held_out, seed, few = load_images(recipe, train=False), scoring["seed"], scoring["few"]
+    space = (classifier, features, reference_of(load_images(recipe)[:][0], classifier.model), held_out)
+    drawing = {"seed": seed, "steps": scoring["steps"], "eta": scoring["eta"]}
+    told = {
+        "scores": scores(trained, *space, **drawing, n=scoring["n"], bits_images=scoring["bits"]),
+        "early": scores(begun, *space, **drawing, n=scoring["n"], bits_images=scoring["bits"]),
+        "real": anchor(*space, n=scoring["n"], seed=seed),
+        "real_few": anchor(*space, n=few, seed=seed),
+    }
+    early_alone = {key: score for key, score in told["early"].items() if key != "Bits/dim"}
+    told["early_few"] = early_alone if few == scoring["n"] else scores(begun, *space, **drawing, n=few)
+    images, _ = draw(trained, 100, **drawing)
     image_grid(images, ncols=10).figure.savefig(HERE / f"{name}.png", dpi=60)
     plt.close("all")
-    told = {"scores": found, "real": best}
-    return {of: {key: score._asdict() for key, score in table.items()} for of, table in told.items()}
+    bound_to = {"classifier_sha256": sha256(weights_of(features)), "early_sha256": sha256(early(name, runs))}
+    return bound_to | {of: {key: score._asdict() for key, score in table.items()} for of, table in told.items()}
 
 
 def score_classifier(name: str, held: dict, root: str | None) -> dict:
-    """The share of held-out images that is recognised, of a noise-conditional classifier at several steps."""
-    trained = load_weights(weights_of(name))
-    images = load_images(Recipe(data=held["recipe"]["data"], root=root), train=False)
+    """The share of held-out images that is recognised, of a noise-conditional classifier at several steps.
+
+    Of a classifier of clean images the moments of its features are written, too.
+    """
+    trained, recipe = load_weights(weights_of(name)), Recipe(data=held["recipe"]["data"], root=root)
+    images = load_images(recipe, train=False)
+    if trained.process is None:
+        MOMENTS.mkdir(exist_ok=True)
+        sets = {"train": load_images(recipe), "test": images}
+        save_moments(MOMENTS / f"{name}.safetensors", weights_of(name), sets)
     steps = [None] if trained.process is None else [trained.process.T * k // 10 for k in range(0, 10, 2)]
     return {"accuracy": {f"t = {t}": accuracy(trained, images, t) for t in steps}}
 
@@ -137,15 +174,15 @@ def readme(names: list[str]) -> str:
                 at = "" if t == "t = None" else f" at {t}"
                 lines.append(f"- recognised of the images held out{at}: {share:.1%} (95 %: {low:.1%} to {high:.1%})")
         else:
-            lines += [f"![100 samples]({name}.png)\n", "| score | samples | real images held out |", "|---|---|---|"]
-            for key, score in made["scores"].items():
-                cells = [
-                    f"{s['value']:.3g} ({s['low']:.3g} to {s['high']:.3g})" if s else ""
-                    for s in (score, made["real"].get(key))
-                ]
+            lines += [f"![100 samples]({name}.png)\n", f"| score | samples | after {EARLY} steps | real, held out |"]
+            lines.append("|---|---|---|---|")
+            for key in made["scores"]:
+                held_scores = (made[of].get(key) for of in ("scores", "early", "real"))
+                cells = [f"{s['value']:.3g} ({s['low']:.3g} to {s['high']:.3g})" if s else "" for s in held_scores]
                 lines.append(f"| {key} | {' | '.join(cells)} |")
             first = next(iter(made["scores"].values()))
-            chain = f"{held['scoring']['steps'] or 'all'} steps, eta {held['scoring']['eta']}"
+            eta = held["scoring"]["eta"]
+            chain = f"{held['scoring']['steps'] or 'all'} steps, {'ancestral' if eta is None else f'eta {eta:g}'}"
             lines.append(
                 f"\n{first['n']} samples, every class in turn, {chain}, seed {first['seed']}, against the "
                 f"{first['n_reference']} training images; features {first['features']}; 95 % intervals in brackets."
@@ -156,6 +193,11 @@ def readme(names: list[str]) -> str:
 
 def weights_of(name: str) -> Path:
     return HERE / f"{name}.safetensors"
+
+
+def early(name: str, runs: Path) -> Path:
+    """The averaged network after its first steps. It does not ship: its scores do."""
+    return runs / f"{name}_{EARLY}.safetensors"
 
 
 if __name__ == "__main__":
