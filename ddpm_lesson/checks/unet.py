@@ -238,7 +238,7 @@ group_norm = Check(
         ),
         Misconception(
             _norm_by(finish=lambda h, weight, bias: h),
-            "You left out weight and bias. Behind the norm every channel gets a scale and a shift of its own.",
+            "You left out weight and bias. After the norm every channel gets a scale and a shift of its own.",
         ),
         Misconception(
             _norm_by(finish=lambda h, weight, bias: h * weight + bias),
@@ -319,7 +319,7 @@ add_time = Check(
         Misconception(
             _time_by(join=lambda h, time: h + time[:, None, None, :]),
             "You added the time along the width: column j got channel j's number. It runs where C happens to be the "
-            "width. The new axes stand behind, (B, C, 1, 1).",
+            "width. The new axes come last, (B, C, 1, 1).",
         ),
         Misconception(
             _time_by(join=torch.add),
@@ -338,7 +338,7 @@ add_time = Check(
         ),
         Misconception(
             _time_by(join=lambda h, time: h * time[:, :, None, None]),
-            "You multiplied. The time is added; scaling is what AdaGN does besides.",
+            "You multiplied. The time is added here.",
         ),
     ),
 )
