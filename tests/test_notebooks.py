@@ -205,7 +205,8 @@ def test_notebook_03_quotes_the_record_of_its_ablations():
     prose = " ".join(markdown(build.read_source(FOLDER / "source/03_unet.py")))
     record = json.loads((FOLDER.parent / "data/records/unet_ablations.json").read_text("utf-8"))
     for name, found in record["change"].items():
-        quote = f"{name} {found['mean_change']:+.0%}".replace("%", " %")
+        error = found["std_change"] / found["seeds"] ** 0.5  # of the mean
+        quote = f"{name} {found['mean_change']:+.1%}".removesuffix("%") + f" ± {error:.1%}".replace("%", " %")
         assert f"{quote} (worse in {found['seeds_worse']} of {found['seeds']})" in prose
 
 

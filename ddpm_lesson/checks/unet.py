@@ -324,7 +324,7 @@ add_time = Check(
         Misconception(
             _time_by(join=torch.add),
             "You added (B, C) as it is, and broadcasting lines that up with height and width. It runs where the "
-            "numbers happen to agree. Add two axes behind, (B, C, 1, 1).",
+            "numbers happen to agree. Add two axes at the end, (B, C, 1, 1).",
         ),
         Misconception(
             _time_by(join=lambda h, time: h + time[:, :, None]),
@@ -750,7 +750,7 @@ res_block_parameters = Check(
         ),
         Misconception(
             _counted_by(norm_2=lambda i, o, t: i + i),
-            "Your second norm has in_ch channels. It stands behind the first convolution: out_ch.",
+            "Your second norm has in_ch channels. It comes after the first convolution: out_ch.",
         ),
         Misconception(
             _counted_by(conv_2=lambda i, o, t: 9 * i * o + o),
