@@ -16,6 +16,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import cache, partial
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -75,14 +76,13 @@ def make(name: str, weights: Path, root: str | None, runs: Path) -> dict:
     n, few = held["scoring"]["n"], held["scoring"]["few"]
     recipe, features = Recipe(**{**trained.about["recipe"], "root": root}), held["scoring"]["classifier"]
     classifier, held_out = load_pretrained(features), load_images(recipe, train=False)
-    reference = reference_of(load_images(recipe)[:][0], classifier.model)
+    real = cache(lambda: reference_of(load_images(recipe)[:][0], classifier.model))  # minutes, if any row is missing
     bound_to = {
         **{"sha256": sha256(weights / f"{name}.safetensors"), "classifier": features},
         **{"classifier_sha256": sha256(weights / f"{features}.safetensors"), "seed": 0, "torch": torch.__version__},
         **{"machine": f"{platform.machine()}, {torch.get_num_threads()} threads"},
     }
-    cache = RowCache(rows_of(name, runs), bound_to)
-    space = (classifier, features, reference)
+    rows = RowCache(rows_of(name, runs), bound_to)
     table = []
     for steps in STEPS:
         every = steps >= trained.process.T
@@ -92,26 +92,34 @@ def make(name: str, weights: Path, root: str | None, runs: Path) -> dict:
     table += [("guidance", {}, guided | {"guidance": scale}) for scale in GUIDANCE]
     found = {"samplers": [], "guidance": []}
     for part, named, drawing in tqdm(table, name):
-        found[part].append(cache.get(json.dumps([part, drawing]), lambda: named | row(trained, *space, **drawing)))  # noqa: B023
+        make_row = partial(row, trained, classifier, features, real, **drawing)
+        found[part].append(named | rows.get(json.dumps([part, drawing]), make_row))
     anchors = {of: held["made"][of] for of in ("early", "early_few", "real", "real_few")}
     return {
         "made_by": f"python data/records/make_records.py {name}",
         **bound_to,
         **({"scoring": held["scoring"]} | anchors),
         **found,
-        "bits": cache.get(f"bits {few}", lambda: bits(trained, held_out, few)),
+        "bits": rows.get(f"bits {held['scoring']['bits']}", lambda: bits(trained, held_out, held["scoring"]["bits"])),
     }
 
 
 def row(
-    trained: Pretrained, classifier: Pretrained, features: str, reference: Reference, *, n: int, few: int, **drawing
+    trained: Pretrained,
+    classifier: Pretrained,
+    features: str,
+    real: Callable[[], Reference],
+    *,
+    n: int,
+    few: int,
+    **drawing,
 ) -> dict:
     """Scores of n images, and of the first few of them, to be compared with rows that have only so many."""
     images, labels = draw(trained, n, **drawing)
 
     def scored(k: int) -> dict[str, dict]:
         first = None if labels is None else labels[:k]
-        scores = evaluate(images[:k], reference, classifier.model, features, labels=first, seed=0)
+        scores = evaluate(images[:k], real(), classifier.model, features, labels=first, seed=0)
         return {key: score._asdict() for key, score in scores.items()}
 
     found = {**drawing, "n": n, "seconds_per_image": round(seconds(trained, **drawing), 5), "scores": scored(n)}
@@ -176,7 +184,10 @@ def readme() -> str:
     for path in sorted(HERE.glob("*_ddpm.json")):
         held = json.loads(path.read_text(encoding="utf-8"))
         n, few, drawn = held["scoring"]["n"], held["scoring"]["few"], held["scoring"]["steps"] or "all steps"
-        lines += [f"## {path.stem}\n", f"Made with `{held['made_by']}` ({held['machine']}; PyTorch {held['torch']}).\n"]
+        lines += [
+            f"## {path.stem}\n",
+            f"Made with `{held['made_by']}` ({held['machine']}; PyTorch {held['torch'].split('+')[0]}).\n",
+        ]
         lines += [
             "| sampler | steps | " + " | ".join(SHOWN) + " | ms per image |",
             "|---|---|" + "---|" * (len(SHOWN) + 1),

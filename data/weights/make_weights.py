@@ -1,6 +1,6 @@
 """Train the course's weights by the recipes beside this file, score them, and write both down: `make weights`.
 
-    python data/weights/make_weights.py [--root FOLDER] [--runs FOLDER] [--score] [NAME ...]
+    python data/weights/make_weights.py [--root FOLDER] [--runs FOLDER] [--score] [--threads N] [NAME ...]
 
 NAME.json holds a recipe; this script adds the checksum of NAME.safetensors, which came out of it, the minutes, the
 kind of machine and the scores, and writes README.md anew. Without names all those are made that are not there whole.
@@ -45,10 +45,11 @@ def main() -> None:
     parser.add_argument("--root", help="folder of torchvision's files, for MNIST")
     parser.add_argument("--runs", default="runs", type=Path, help="folder of unfinished runs (runs)")
     parser.add_argument("--score", action="store_true", help="train nothing, score what is there anew")
+    parser.add_argument("--threads", type=int, help="of the scoring (those of the recipe, which training always has)")
     options = parser.parse_args()
     names = options.names or [name for name in known() if whole(name) == options.score]
     for name in (name for name in known() if name in names):
-        make(name, options.root, options.runs, train=not options.score)
+        make(name, options.root, options.runs, not options.score, options.threads)
     write_whole(HERE / "README.md", readme(known()).encode())
 
 
@@ -63,7 +64,7 @@ def whole(name: str) -> bool:
     return made is not None and weights_of(name).exists() and made["sha256"] == sha256(weights_of(name))
 
 
-def make(name: str, root: str | None, runs: Path, train: bool) -> None:
+def make(name: str, root: str | None, runs: Path, train: bool, scoring_threads: int | None) -> None:
     held = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
     torch.set_num_threads(held["threads"])
     classifier = "classifier" in name
@@ -76,6 +77,7 @@ def make(name: str, root: str | None, runs: Path, train: bool) -> None:
     else:
         load_pretrained(name)  # refuses a file that is not the one that the recipe produced
         made = {key: held["made"][key] for key in ("command", "minutes", *here, "sha256")}
+    torch.set_num_threads(scoring_threads or held["threads"])
     held["recipe"] = asdict(recipe)  # every value, should a default ever change
     scored = score_classifier(name, held, root) if classifier else score_ddpm(name, held, root, runs)
     held["made"] = {**made, "scored_with": here, **scored}
