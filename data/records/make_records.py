@@ -214,7 +214,30 @@ def readme() -> str:
         total = f"{bits['total']:.3f} +- {1.96 * bits['standard_error']:.3f}"
         lines.append(f"\nBits/dim of {bits['n']} images held out: {total}, the prior {bits['prior']:.1e} of it.")
         lines.append(f"By t, in fifths from the first step to the last: {split}.\n")
-    return "\n".join(lines)
+    return "\n".join([*lines, *short_trainings()])
+
+
+def short_trainings() -> list[str]:
+    """The table of mnist_training.json, line by line."""
+    held = json.loads((HERE / "mnist_training.json").read_text(encoding="utf-8"))
+    names = list(next(iter(held["rows"].values()))["scores"])
+    lines = [
+        "## mnist_training\n",
+        f"What learns fast: recipes with equal processor time. Made with `{held['made_by']}`.\n",
+        "| recipe | steps | images per second | " + " | ".join(names) + " |",
+        "|---|---|---|" + "---|" * len(names),
+    ]
+    for name, row in held["rows"].items():
+        scores = " | ".join("{value:.3g} ({low:.3g} to {high:.3g})".format(**row["scores"][key]) for key in names)
+        lines.append(f"| {name} | {row['steps']} | {row['images_per_second']:.0f} | {scores} |")
+    drawn = held["drawn"]
+    steps = drawn["steps"].removeprefix("trailing")
+    told = f"{drawn['n']} images a row, DDIM with eta = {drawn['eta']:g} and {steps} steps"
+    return [
+        *lines,
+        f"\n{told}, against {held['reference']} training images. A row differs in what it names from the first;"
+        " the two seeds of the first show how much is chance.\n",
+    ]
 
 
 def cells(row: dict) -> str:
