@@ -21,12 +21,16 @@ def record(name):
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("make_records", FOLDER / "make_records.py")
+def loaded(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def script():
+    return loaded("make_records")
 
 
 def test_there_are_records():
@@ -114,10 +118,7 @@ def test_a_record_that_was_stopped_goes_on(script, tmp_path):
 
 
 def test_short_trainings_are_of_the_recipes_and_the_classifier_that_they_name():
-    spec = importlib.util.spec_from_file_location("mnist_training", FOLDER / "mnist_training.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    held = record("mnist_training")
+    script, held = loaded("mnist_training"), record("mnist_training")
     assert held["classifier_sha256"] == sha256(WEIGHTS / "mnist_classifier.safetensors")
     as_json = json.loads(json.dumps({"base": script.BASE, "changes": script.CHANGES}))
     assert held["base"] == as_json["base"]
