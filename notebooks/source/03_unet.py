@@ -1309,7 +1309,7 @@ print("the full network's loss below t = 30 lies within 10 % of 1:", bool((near_
 #
 # *Question.* A year after DDPM, Dhariwal and Nichol (2021) asked the same question at scale, on ImageNet at 128x128. What did they change?
 #
-# | change | what it is | here | what they measured (FID: a distance between statistics of real and of generated images, section 2.6) |
+# | change | what it is | here | what they measured (FID, lower is better: a distance between statistics of real and of generated images, section 2.6) |
 # |---|---|---|---|
 # | more heads | attention in several independent parts of the channels, each with its own softmax | `num_heads=4` | 15.33 → 14.79 with four heads |
 # | attention at more levels | at 32x32, 16x16 and 8x8, not at 16x16 alone | `attn=[...]` | 15.33 → 14.61 |
