@@ -3,9 +3,10 @@
 import itertools
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
+
+from ddpm_lesson._tensors import seed_of
 
 
 def minibatches(*data: Tensor, batch_size: int, generator: Generator | None = None) -> Iterator[tuple[Tensor, ...]]:
@@ -58,15 +59,6 @@ def without_labels(
     for x_0, y in batches:
         left_out = torch.rand(len(y), generator=generator, device="cpu") < rate
         yield x_0, torch.where(left_out.to(y.device), null_class, y)
-
-
-def seed_of(*numbers: int) -> int:
-    """A seed for each tuple of numbers, such as seed and epoch; neighbours start independent generators.
-
-    Not seed + epoch: then epoch 1 of seed 0 is epoch 0 of seed 1.
-    """
-    sequence = np.random.SeedSequence((len(numbers), *numbers))  # it takes (0, 1) and (0, 1, 0) for the same
-    return int(sequence.generate_state(1, np.uint64)[0])
 
 
 def _length(data, batch_size: int) -> int:

@@ -5,18 +5,24 @@ steps; a mean over them is smaller by the factor T. Results are float32 at least
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ddpm_lesson.gaussian import Gaussian, randn_like
-from ddpm_lesson.predictions import MeanType, Prediction, Variance, clipped, decode, make_denoiser
+from ddpm_lesson._tensors import float32_at_least, randn_like
+from ddpm_lesson.denoisers import clipped, make_denoiser
+from ddpm_lesson.gaussian import Gaussian
+from ddpm_lesson.predictions import MeanType, Variance, p_from_prediction
 from ddpm_lesson.process import GaussianDiffusion
 
-Decoder = Callable[[Gaussian, Tensor], Tensor]  # (p, x_0) -> log-likelihood of x_0 per coordinate, in nats
+
+class Decoder(Protocol):
+    """decoder(p, x_0): log-likelihood of x_0 per coordinate, (B, *D), in nats."""
+
+    def __call__(self, p: Gaussian, x_0: Tensor, /) -> Tensor: ...
 
 
 def discretized(levels: int) -> Decoder:
@@ -29,40 +35,6 @@ def discretized(levels: int) -> Decoder:
 
 eight_bit = discretized(256)
 density: Decoder = Gaussian.log_prob  # the decoder of continuous data; its bits/dim may be negative
-
-
-def p_from_prediction(
-    process: GaussianDiffusion, variance: Variance, prediction: Prediction, x_t: Tensor, i: Tensor
-) -> Gaussian:
-    """p(x_{t-1} | x_t): the posterior with the estimated x_0 in the place of x_0.  Ho et al. 2020, Eq. 1, 7, 11.
-
-    process: the one that steps. prediction: of the base's step timestep_map[i]. x_t: (B, *D). i: (B,).
-    Returns Gaussian with mean (B, *D) and log_var (B, 1, ...), or (B, *D) for `learned_range`.
-    """
-    mean = process.q_posterior(prediction.x_0, x_t.to(prediction.x_0.dtype), i).mean
-    return Gaussian(mean, variance(process, i, prediction, x_t))
-
-
-def p_from_output(
-    base: GaussianDiffusion,
-    mean_type: MeanType,
-    variance: Variance,
-    output: Tensor,
-    x_t: Tensor,
-    t: Tensor,
-    *,
-    clip: bool = False,
-) -> Gaussian:
-    """p(x_{t-1} | x_t) from a network's raw output, with gradients.  Ho et al. 2020, Eq. 1, 7, 11.
-
-    output: (B, *D), or twice the channels. x_t: (B, *D). t: (B,), steps of the base.
-    clip: clip the estimated x_0 to [-1, 1], as sampling does. Not for training: it stops the gradients.
-    Raises ValueError for an output of another shape, and for `learned_range` without its second half.
-    """
-    prediction = decode(base, mean_type, x_t, t, float32_at_least(output))
-    if clip:
-        prediction = prediction._replace(x_0=prediction.x_0.clamp(-1, 1))
-    return p_from_prediction(base, variance, prediction, x_t, t)
 
 
 def decoder_nll(p: Gaussian, x_0: Tensor, decoder: Decoder = eight_bit) -> Tensor:
@@ -104,17 +76,45 @@ def prior_kl(process: GaussianDiffusion, x_0: Tensor) -> Tensor:
 
 
 class Bits(NamedTuple):
-    """The bound, averaged over images, in bits/dim: total = prior + terms.sum().
+    """The bound of every image, in bits/dim, and its averages.
 
-    standard_error: of total, over images and their noise; nan for a single image.
-    terms: (T,) float64, terms[0] is L_0. x_0_mse: (T,) float64, mean squared error of the estimated x_0.
+    priors: (B,), L_T. image_terms: (T, B), those of t = 0 are L_0. image_x_0_mse: (T, B), mean squared error of the
+    estimated x_0. All float64, on the CPU, with one noise per image and step.
     """
 
-    total: float
-    standard_error: float
-    prior: float
-    terms: Tensor
-    x_0_mse: Tensor
+    priors: Tensor
+    image_terms: Tensor
+    image_x_0_mse: Tensor
+
+    @property
+    def totals(self) -> Tensor:
+        """The bound of each image, (B,)."""
+        return self.priors + self.image_terms.sum(0)
+
+    @property
+    def total(self) -> float:
+        """The bound: prior + terms.sum()."""
+        return self.totals.mean().item()
+
+    @property
+    def standard_error(self) -> float:
+        """Of total, over images and their noise; nan for a single image."""
+        return (self.totals.var(correction=0) / (len(self.priors) - 1)).sqrt().item()
+
+    @property
+    def prior(self) -> float:
+        """L_T."""
+        return self.priors.mean().item()
+
+    @property
+    def terms(self) -> Tensor:
+        """(T,); terms[0] is L_0."""
+        return self.image_terms.mean(1)
+
+    @property
+    def x_0_mse(self) -> Tensor:
+        """(T,)."""
+        return self.image_x_0_mse.mean(1)
 
 
 @torch.no_grad()
@@ -125,51 +125,45 @@ def bits_per_dim(
     variance: Variance,
     x_0: Tensor,
     *,
-    cond: Tensor | None = None,
     decoder: Decoder = eight_bit,
     clip: bool = True,
     batch_size: int = 256,
     generator: torch.Generator | None = None,
     progress: bool = False,
+    **conditions: Tensor,
 ) -> Bits:
     """The bound with all its T terms, each with one noise per image.  Ho et al. 2020, Eq. 5.
 
-    model, mean_type, cond: as for `make_denoiser`. process: the base, or a chain respaced from it.
-    x_0: (B, *D), B >= 1. clip: clip the estimated x_0 to [-1, 1]; False for data that leave that range.
-    The noise does not depend on batch_size. progress: show a bar. Raises ValueError if there are no images.
+    model, mean_type: as for `make_denoiser`; conditions too, each with an entry for each image, (B, ...).
+    process: the base, or a chain respaced from it. x_0: (B, *D), B >= 1. clip: clip the estimated x_0 to [-1, 1];
+    False for data that leave that range. The noise does not depend on batch_size. progress: show a bar.
+    Raises ValueError if there are no images.
     """
     if len(x_0) == 0:
         raise ValueError(f"x_0 must hold at least one image, got shape {tuple(x_0.shape)}")
-    steps = reversed(range(process.T))
+    steps: Iterable[int] = reversed(range(process.T))
     if progress:
         from tqdm.auto import tqdm
 
         steps = tqdm(steps, total=process.T, desc="bits/dim")
-    x_0 = float32_at_least(x_0)
+    x_0, parts = float32_at_least(x_0), []
+    for first in range(0, len(x_0), batch_size):
+        rows = slice(first, first + batch_size)
+        given = {name: condition[rows] for name, condition in conditions.items()}
+        denoise = make_denoiser(model, process.base, mean_type, **given)
+        parts.append((rows, clipped(denoise, process.base) if clip else denoise))
     terms, mse = torch.zeros(2, process.T, len(x_0), dtype=torch.float64)
     for i in steps:
         noise = randn_like(x_0, generator)
-        for first in range(0, len(x_0), batch_size):
-            rows = slice(first, first + batch_size)
-            x = x_0[rows]
-            t = torch.full(x.shape[:1], i, device=x.device)
-            x_t = process.q_sample(x, t, noise[rows])
-            denoise = make_denoiser(model, process.base, mean_type, cond=None if cond is None else cond[rows])
-            denoise = clipped(denoise, process.base) if clip else denoise
+        for rows, denoise in parts:
+            t = torch.full(x_0[rows].shape[:1], i, device=x_0.device)
+            x, _, _, x_t = process.noised(x_0[rows], t, noise[rows])
             prediction = denoise(x_t, process.timestep_map[t])
             p = p_from_prediction(process, variance, prediction, x_t, t)
             term = decoder_nll(p, x, decoder) if i == 0 else posterior_kl(process, p, x, x_t, t)
-            terms[i, rows] = term.cpu()
-            mse[i, rows] = (prediction.x_0 - x).square().flatten(1).mean(1).cpu()
-    prior = prior_kl(process, x_0).cpu().double()
-    total = prior + terms.sum(0)
-    standard_error = (total.var(correction=0) / (len(total) - 1)).sqrt()
-    return Bits(total.mean().item(), standard_error.item(), prior.mean().item(), terms.mean(1), mse.mean(1))
-
-
-def float32_at_least(x: Tensor) -> Tensor:
-    """x, or its float32 copy where x is in half precision."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+            terms[i, rows] = term.cpu().double()
+            mse[i, rows] = (prediction.x_0 - x).square().flatten(1).mean(1).cpu().double()
+    return Bits(prior_kl(process, x_0).cpu().double(), terms, mse)
 
 
 def _bits(nats: Tensor) -> Tensor:

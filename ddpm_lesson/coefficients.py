@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ddpm_lesson.gaussian import table_dtype
+from ddpm_lesson._tensors import check_range, table_dtype
 
 
 def extract(v: Tensor, t: Tensor, x_shape: Sequence[int], *, dtype: torch.dtype | None = None) -> Tensor:
@@ -27,10 +27,7 @@ def extract(v: Tensor, t: Tensor, x_shape: Sequence[int], *, dtype: torch.dtype 
         raise ValueError(f"t must be (B,) with the batch size of x {tuple(x_shape)}, got t of shape {tuple(t.shape)}")
     if t.device != v.device:
         raise ValueError(f"t and the table must be on one device, got t on {t.device} and the table on {v.device}")
-    if t.device.type == "cpu" and not torch.compiler.is_compiling() and t.numel():
-        low, high = t.aminmax()
-        if low < 0 or high >= len(v):
-            raise ValueError(f"t must lie in 0..{len(v) - 1}, got values from {low.item()} to {high.item()}")
+    check_range("t", t, len(v))
     out = v.gather(0, t.long()).view(-1, *[1] * (len(x_shape) - 1))
     return out if dtype is None else out.to(dtype)
 
@@ -129,7 +126,11 @@ def _checked_betas(betas: Tensor) -> Tensor:
 
 
 def _tables(betas: Tensor, log_alphas: Tensor) -> dict[str, Tensor]:
-    """Every table, on the CPU in float64. Logarithms and expm1 keep the digits of tiny and of very large steps."""
+    """Every table, on the CPU in float64. Logarithms and expm1 keep the digits of tiny and of very large steps.
+
+    0 - x and 0 + x instead of -x and x: they turn the zero of alphas_bar = 1 or 0 into +0, of which neither a root nor
+    a division makes a negative zero or a negative infinity.
+    """
     erased = log_alphas[:-1] == -math.inf
     if bool(erased.any()):
         t = int(erased.nonzero()[0])

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_lesson import schedules
-from ddpm_lesson.gaussian import randn_like
+from ddpm_lesson._tensors import home
+from ddpm_lesson.denoisers import clipped, make_denoiser
 from ddpm_lesson.losses import simple_loss
-from ddpm_lesson.predictions import clipped, make_denoiser, mean_type_named, variance_named
+from ddpm_lesson.predictions import mean_type_named, variance_named
 from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.samplers import State, ancestral, last, reverse
 
@@ -52,14 +53,12 @@ class GaussianDiffusionTrainer(nn.Module):
 
     def forward(self, x_0: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         self._check(x_0)
-        device = torch.device("cpu") if generator is None else generator.device
-        t = torch.randint(self.process.T, (x_0.shape[0],), device=device, generator=generator).to(x_0.device)
-        noise = randn_like(x_0, generator)
-        x_t = self.process.q_sample(x_0, t, noise)
-        output = self.model(x_t, t)
-        if output.shape != x_t.shape:
-            raise ValueError(f"the model must return x_t's shape {tuple(x_t.shape)}, got {tuple(output.shape)}")
-        return simple_loss(self.process, self.mean_type, output, x_0, x_t, t, noise)
+        t = torch.randint(self.process.T, x_0.shape[:1], device=home(generator), generator=generator).to(x_0.device)
+        noised = self.process.noised(x_0, t, generator=generator)
+        output = self.model(noised.x_t, t)
+        if output.shape != x_0.shape:
+            raise ValueError(f"the model must return x_t's shape {tuple(x_0.shape)}, got {tuple(output.shape)}")
+        return simple_loss(self.process, self.mean_type, output, noised)
 
     def _check(self, x_0: Tensor) -> None:
         if not x_0.is_floating_point():

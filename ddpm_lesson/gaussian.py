@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ddpm_lesson._tensors import randn_like, table_dtype
+
 
 class Gaussian(NamedTuple):
     """A Gaussian with independent coordinates, N(mean, exp(log_var) I).
@@ -78,23 +80,6 @@ class Gaussian(NamedTuple):
         inside = log_near + torch.log(-torch.expm1(log_share.clamp(max=-torch.finfo(dtype).tiny)))
         log_p = torch.where(x < -1 + half, _log_ndtr(upper), inside)
         return torch.where(x > 1 - half, _log_ndtr(-lower), log_p)
-
-
-def randn_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Standard normal noise in the shape, dtype and device of x, the same on every device.
-
-    It is drawn on the generator's own device (the CPU's default generator if there is none) and then moved, so a
-    seed means the same noise on a CPU and on a GPU. Half precision is drawn in float32 and rounded.
-    A generator that lives on the GPU draws there: faster, and other numbers.
-    """
-    device = torch.device("cpu") if generator is None else generator.device
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return torch.randn(x.shape, dtype=dtype, device=device, generator=generator).to(x.device, x.dtype)
-
-
-def table_dtype(device: torch.device) -> torch.dtype:
-    """float64, or float32 on a device that has no float64 (Apple's MPS)."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _squared_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -1,20 +1,37 @@
 """What training minimises: L_simple, the bound, both together, and the weights that lead from one to the other.
 
-Each loss is called as loss(base, mean_type, ..., output, x_0, x_t, t, noise) with the network's *raw* output; with its
-first arguments bound, `functools.partial(simple_loss, base, epsilon)`, it is what `training.train` takes.
-x_0, x_t, noise: (B, *D). t: (B,), steps of the base. output: (B, *D), or twice the channels.
+Each loss is called as loss(base, mean_type, ..., output, noised) with the network's *raw* output for the draw that
+`GaussianDiffusion.noised` made; with its first arguments bound, `functools.partial(simple_loss, base, epsilon)`, it is
+loss(output, noised), what `training.train` takes. output: (B, *D), or twice the channels.
 Losses are float32 at least, whatever the network's precision.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ddpm_lesson.bound import Decoder, eight_bit, float32_at_least, p_from_output, p_from_prediction, vlb_term
+from ddpm_lesson._tensors import float32_at_least
+from ddpm_lesson.bound import Decoder, eight_bit, vlb_term
 from ddpm_lesson.coefficients import extract
-from ddpm_lesson.predictions import MeanType, Variance, decode, epsilon, learned_range, split
-from ddpm_lesson.process import GaussianDiffusion
+from ddpm_lesson.predictions import (
+    MeanType,
+    Variance,
+    decode,
+    epsilon,
+    learned_range,
+    p_from_output,
+    p_from_prediction,
+    split,
+)
+from ddpm_lesson.process import GaussianDiffusion, Noised
+
+
+class Loss(Protocol):
+    """loss(output, noised): the losses, (B,) or (B, *D), of a network's raw output.  Not reduced."""
+
+    def __call__(self, output: Tensor, noised: Noised, /) -> Tensor: ...
 
 
 def squared(error: Tensor) -> Tensor:
@@ -37,10 +54,7 @@ def simple_loss(
     base: GaussianDiffusion,
     mean_type: MeanType,
     output: Tensor,
-    x_0: Tensor,
-    x_t: Tensor,
-    t: Tensor,
-    noise: Tensor,
+    noised: Noised,
     *,
     error: Callable[[Tensor], Tensor] = squared,
 ) -> Tensor:
@@ -49,8 +63,8 @@ def simple_loss(
     error: an elementwise function. Of an output with twice the channels the first half is fitted.
     Raises ValueError if the output has any other shape. Not the bound: the weight of Eq. 12 is left out.
     """
-    output, _ = split(float32_at_least(output), x_t)
-    return error(mean_type.target(base, x_0, x_t, t, noise).to(output.dtype) - output)
+    output, _ = split(float32_at_least(output), noised.x_t)
+    return error(mean_type.target(base, noised).to(output.dtype) - output)
 
 
 def kl_loss(
@@ -58,10 +72,7 @@ def kl_loss(
     mean_type: MeanType,
     variance: Variance,
     output: Tensor,
-    x_0: Tensor,
-    x_t: Tensor,
-    t: Tensor,
-    noise: Tensor,
+    noised: Noised,
     *,
     decoder: Decoder = eight_bit,
     rescaled: bool = False,
@@ -69,8 +80,8 @@ def kl_loss(
     """The bound's term of each t, (B,), bits/dim; rescaled: times T.  Nichol & Dhariwal 2021, "L_vlb".
 
     Over uniform t the rescaled form has the whole bound, less L_T, as its mean; the other one a T-th of it.
-    noise is not used: it is there so that all losses are called alike.
     """
+    x_0, t, _, x_t = noised
     p = p_from_output(base, mean_type, variance, output, x_t, t)
     return (base.T if rescaled else 1) * vlb_term(base, p, x_0, x_t, t, decoder=decoder)
 
@@ -79,25 +90,24 @@ def hybrid_loss(
     base: GaussianDiffusion,
     mean_type: MeanType,
     output: Tensor,
-    x_0: Tensor,
-    x_t: Tensor,
-    t: Tensor,
-    noise: Tensor,
+    noised: Noised,
     *,
+    variance: Variance = learned_range,
     lam: float = 0.001,
     decoder: Decoder = eight_bit,
 ) -> Tensor:
     """L_simple + lam L_vlb for a network that learns its variance, (B,).  Nichol & Dhariwal 2021, Eq. 16.
 
-    output: twice the channels of x_t. L_simple, here a mean over D, trains the first half. L_vlb trains the second
+    output: twice the channels of x_t. variance: `learned_range` or `learned`. L_simple, here a mean over D, trains the first half. L_vlb trains the second
     half only: its mean is held fixed. It is the bound in bits/dim, as in the official code; the term of one t is a
     T-th of the bound and is multiplied by T. Forget that, and the variances hardly learn.
     Raises ValueError if the output has no second half.
     """
+    x_0, t, _, x_t = noised
     prediction = decode(base, mean_type, x_t, t, float32_at_least(output))
     fixed = prediction._replace(x_0=prediction.x_0.detach(), eps=prediction.eps.detach())
-    p = p_from_prediction(base, learned_range, fixed, x_t, t)
-    simple = simple_loss(base, mean_type, output, x_0, x_t, t, noise).flatten(1).mean(1)
+    p = p_from_prediction(base, variance, fixed, x_t, t)
+    simple = simple_loss(base, mean_type, output, noised).flatten(1).mean(1)
     return simple + lam * base.T * vlb_term(base, p, x_0, x_t, t, decoder=decoder)
 
 
@@ -143,7 +153,7 @@ def error_scale(base: GaussianDiffusion, mean_type: MeanType, t: Tensor) -> Tens
     """
     x_0 = torch.ones_like(t, dtype=base.betas.dtype)
     x_t = torch.zeros_like(x_0)
-    return mean_type.target(base, x_0, x_t, t, base.eps_from_x_0(x_t, t, x_0)) ** 2
+    return mean_type.target(base, Noised(x_0, t, base.eps_from_x_0(x_t, t, x_0), x_t)) ** 2
 
 
 def weight_for(base: GaussianDiffusion, mean_type: MeanType, t: Tensor, eps_weight: Tensor) -> Tensor:
@@ -151,5 +161,8 @@ def weight_for(base: GaussianDiffusion, mean_type: MeanType, t: Tensor, eps_weig
 
     t: (B,). eps_weight: (B,), as from `min_snr(base.snr[t])`. Returns (B,). `min_snr` becomes min(snr, gamma) for
     x_0 and min(snr, gamma) / (snr + 1) for v. Leave the weight as it is, and v is trained on another loss than eps.
+    Where alphas_bar = 0 no error in x_0 is one in eps, and the weight would be 0, or 0/0 for epsilon itself: the step
+    where sampling starts would not be trained. The weight there is 1, as in the code of Hang et al. 2023.
     """
-    return eps_weight * error_scale(base, epsilon, t) / error_scale(base, mean_type, t)
+    snr = error_scale(base, epsilon, t)
+    return torch.where(snr == 0, 1.0, eps_weight * snr / error_scale(base, mean_type, t))

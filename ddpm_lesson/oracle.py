@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ddpm_lesson._tensors import table_dtype
 from ddpm_lesson.coefficients import at, extract
-from ddpm_lesson.gaussian import table_dtype
 from ddpm_lesson.predictions import MeanType, Prediction
-from ddpm_lesson.process import GaussianDiffusion
+from ddpm_lesson.process import GaussianDiffusion, Noised
 
 
 class Mixture:
@@ -98,7 +98,7 @@ class Mixture:
 
         def model(x_t: Tensor, t: Tensor, y: int | Tensor | None = None) -> Tensor:
             prediction = (self if y is None else self.conditional(y))(x_t, t)
-            return mean_type.target(self.base, prediction.x_0, x_t, t, prediction.eps)
+            return mean_type.target(self.base, Noised(prediction.x_0, t, prediction.eps, x_t))
 
         return model
 
@@ -134,7 +134,7 @@ class Mixture:
         return self._weighted(per_coordinate.flatten(2).sum(2))
 
 
-class Gaussian(Mixture):
+class GaussianData(Mixture):
     """The optimal denoiser for N(mean, std^2 I) data: the mixture with one component.  mean: (*D,). std: a number.
 
     Its answers are linear in x_t, so whole chains have closed forms.

@@ -1,17 +1,16 @@
-"""What a network's output means, and which variance a reverse step takes.
+"""What a network's output means, which variance a reverse step takes, and p(x_{t-1} | x_t) from both.
 
 Training and sampling share one MeanType object, so that they cannot disagree about what the network predicts.
 """
 
-from collections.abc import Callable
-from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ddpm_lesson._tensors import float32_at_least
 from ddpm_lesson.coefficients import at
-from ddpm_lesson.process import GaussianDiffusion
+from ddpm_lesson.gaussian import Gaussian
+from ddpm_lesson.process import GaussianDiffusion, Noised
 
 
 class Prediction(NamedTuple):
@@ -26,19 +25,15 @@ class Prediction(NamedTuple):
     var_frac: Tensor | None = None
 
 
-Denoiser = Callable[..., Prediction]  # denoise(x_t, t, prev=None); t counts steps of the base process
-Variance = Callable[[GaussianDiffusion, Tensor, Prediction, Tensor], Tensor]  # (process, i, prediction, x_t) -> log_var
-
-
 class MeanType(Protocol):
     """One meaning of a network's output: the target that training fits, and the way back to a Prediction.
 
-    base: the process the network was trained on. x_0, x_t, noise, output: (B, *D). t: (B,), steps of the base.
+    base: the process the network was trained on. noised: its draw. x_t, output: (B, *D). t: (B,), steps of the base.
     """
 
     name: str
 
-    def target(self, base: GaussianDiffusion, x_0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor: ...
+    def target(self, base: GaussianDiffusion, noised: Noised) -> Tensor: ...
 
     def decode(self, base: GaussianDiffusion, x_t: Tensor, t: Tensor, output: Tensor) -> Prediction: ...
 
@@ -48,10 +43,10 @@ class Epsilon:
 
     name = "epsilon"
 
-    def target(self, base, x_0, x_t, t, noise):
-        return noise
+    def target(self, base: GaussianDiffusion, noised: Noised) -> Tensor:
+        return noised.noise
 
-    def decode(self, base, x_t, t, output):
+    def decode(self, base: GaussianDiffusion, x_t: Tensor, t: Tensor, output: Tensor) -> Prediction:
         return Prediction(base.x_0_from_eps(x_t, t, output), output)
 
 
@@ -60,10 +55,10 @@ class XStart:
 
     name = "xstart"
 
-    def target(self, base, x_0, x_t, t, noise):
-        return x_0
+    def target(self, base: GaussianDiffusion, noised: Noised) -> Tensor:
+        return noised.x_0
 
-    def decode(self, base, x_t, t, output):
+    def decode(self, base: GaussianDiffusion, x_t: Tensor, t: Tensor, output: Tensor) -> Prediction:
         return Prediction(output, base.eps_from_x_0(x_t, t, output))
 
 
@@ -75,10 +70,10 @@ class XPrev:
 
     name = "xprev"
 
-    def target(self, base, x_0, x_t, t, noise):
-        return base.x_prev_from_x_0(x_t, t, x_0)
+    def target(self, base: GaussianDiffusion, noised: Noised) -> Tensor:
+        return base.x_prev_from_x_0(noised.x_t, noised.t, noised.x_0)
 
-    def decode(self, base, x_t, t, output):
+    def decode(self, base: GaussianDiffusion, x_t: Tensor, t: Tensor, output: Tensor) -> Prediction:
         x_0 = base.x_0_from_x_prev(x_t, t, output)
         return Prediction(x_0, base.eps_from_x_0(x_t, t, x_0))
 
@@ -88,47 +83,16 @@ class V:
 
     name = "v"
 
-    def target(self, base, x_0, x_t, t, noise):
-        return base.velocity(x_0, t, noise)
+    def target(self, base: GaussianDiffusion, noised: Noised) -> Tensor:
+        return base.velocity(noised.x_0, noised.t, noised.noise)
 
-    def decode(self, base, x_t, t, output):
+    def decode(self, base: GaussianDiffusion, x_t: Tensor, t: Tensor, output: Tensor) -> Prediction:
         x_0 = base.x_0_from_v(x_t, t, output)
         return Prediction(x_0, base.eps_from_x_0(x_t, t, x_0))
 
 
 epsilon, xstart, xprev, velocity = Epsilon(), XStart(), XPrev(), V()
-
-
-def fixedlarge(process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: Tensor) -> Tensor:
-    """log beta, with the clipped posterior's value at i = 0.  Ho et al. 2020, Section 3.2: optimal for N(0, I) data.
-
-    i: (B,), steps of `process`, the one that steps. Returns (B, 1, ...).
-    """
-    return at(process.log_betas_clipped, i, x_t)
-
-
-def fixedsmall(process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: Tensor) -> Tensor:
-    """Log of the posterior variance, clipped at i = 0.  Ho et al. 2020, Section 3.2: optimal for a single point.
-
-    i: (B,), steps of `process`, the one that steps. Returns (B, 1, ...).
-    """
-    return at(process.posterior_log_var_clipped, i, x_t)
-
-
-def learned_range(process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: Tensor) -> Tensor:
-    """var_frac log beta + (1 - var_frac) log posterior_var, clipped at i = 0.  Nichol & Dhariwal 2021, Eq. 15.
-
-    i: (B,), steps of `process`, the one that steps. Returns (B, *D).
-    Raises ValueError if the prediction has no var_frac. At i = 0, var_frac = 1 is log beta itself, not fixedlarge.
-    """
-    if prediction.var_frac is None:
-        raise ValueError("learned_range needs a model with twice as many output channels as x_t has; got none extra")
-    small, large = at(process.posterior_log_var_clipped, i, x_t), at(process.betas.log(), i, x_t)
-    return small + prediction.var_frac * (large - small)
-
-
-MEAN_TYPES: dict[str, MeanType] = {m.name: m for m in (epsilon, xstart, xprev, velocity)}
-VARIANCES: dict[str, Variance] = {f.__name__: f for f in (fixedlarge, fixedsmall, learned_range)}
+MEAN_TYPES: dict[str, MeanType] = {"epsilon": epsilon, "xstart": xstart, "xprev": xprev, "v": velocity}
 
 
 def mean_type_named(name: str) -> MeanType:
@@ -140,8 +104,62 @@ def mean_type_named(name: str) -> MeanType:
     return MEAN_TYPES[name]
 
 
+class Variance(Protocol):
+    """variance(process, i, prediction, x_t) -> log_var, (B, 1, ...) or (B, *D).  i: (B,), steps of `process`.
+
+    process: the one that steps, which may be respaced.
+    """
+
+    def __call__(self, process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: Tensor, /) -> Tensor: ...
+
+
+def fixedlarge(process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: Tensor) -> Tensor:
+    """log beta, with the clipped posterior's value at i = 0.  Ho et al. 2020, Section 3.2: optimal for N(0, I) data.
+
+    Arguments as in `Variance`. Returns (B, 1, ...).
+    """
+    return at(process.log_betas_clipped, i, x_t)
+
+
+def fixedsmall(process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: Tensor) -> Tensor:
+    """Log of the posterior variance, clipped at i = 0.  Ho et al. 2020, Section 3.2: optimal for a single point.
+
+    Arguments as in `Variance`. Returns (B, 1, ...).
+    """
+    return at(process.posterior_log_var_clipped, i, x_t)
+
+
+def learned(process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: Tensor) -> Tensor:
+    """The second half of the network's output is the log variance itself.  DDPM's code, "learned"; its Table 2.
+
+    Arguments as in `Variance`. Returns (B, *D). Raises ValueError if the prediction has no var_frac, and on a respaced
+    chain: the network learned the variances of the base's steps, which are smaller. Not `learned_range`.
+    """
+    if process.base is not process:
+        raise ValueError(f"learned variances are those of the base's steps, got a respaced chain: {process}")
+    return 2 * _var_frac("learned", prediction) - 1  # undoes `split`
+
+
+def learned_range(process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: Tensor) -> Tensor:
+    """var_frac log beta + (1 - var_frac) log posterior_var, clipped at i = 0.  Nichol & Dhariwal 2021, Eq. 15.
+
+    Arguments as in `Variance`. Returns (B, *D). Raises ValueError if the prediction has no var_frac.
+    At i = 0, var_frac = 1 is log beta itself, not fixedlarge.
+    """
+    small, large = at(process.posterior_log_var_clipped, i, x_t), at(process.betas.log(), i, x_t)
+    return small + _var_frac("learned_range", prediction) * (large - small)
+
+
+VARIANCES: dict[str, Variance] = {
+    "fixedlarge": fixedlarge,
+    "fixedsmall": fixedsmall,
+    "learned": learned,
+    "learned_range": learned_range,
+}
+
+
 def variance_named(name: str) -> Variance:
-    """The variance of that name: fixedlarge, fixedsmall, learned_range. ValueError lists them for any other."""
+    """The variance of that name: fixedlarge, fixedsmall, learned or learned_range. ValueError lists them for others."""
     if name not in VARIANCES:
         raise ValueError(f"unknown var_type {name!r}, expected one of {', '.join(VARIANCES)}")
     return VARIANCES[name]
@@ -172,51 +190,40 @@ def decode(base: GaussianDiffusion, mean_type: MeanType, x_t: Tensor, t: Tensor,
     return mean_type.decode(base, x_t, t, output)._replace(var_frac=var_frac)
 
 
-def make_denoiser(
-    model: Callable[..., Tensor], base: GaussianDiffusion, mean_type: MeanType, *, cond: Tensor | None = None
-) -> Denoiser:
-    """A network as a denoiser: denoise(x_t, t, prev=None) -> Prediction.
+def p_from_prediction(
+    process: GaussianDiffusion, variance: Variance, prediction: Prediction, x_t: Tensor, i: Tensor
+) -> Gaussian:
+    """p(x_{t-1} | x_t): the posterior with the estimated x_0 instead of x_0.  Ho et al. 2020, Eq. 1, 7, 11.
 
-    model: called as model(x_t, t), or model(x_t, t, cond) if cond is given; returns x_t's shape, or twice its
-    channels: see `split`. A module runs in eval mode and without gradients, and is put back afterwards. base: the
-    process it was trained on. Raises ValueError if base is a respaced chain, or the model returns any other shape.
+    process: the one that steps. prediction: of the base's step timestep_map[i]. x_t: (B, *D). i: (B,).
+    Returns Gaussian with mean (B, *D) and log_var (B, 1, ...), or (B, *D) for a learned variance.
     """
-    if base.base is not base:
-        raise ValueError(f"base must be the process the model was trained on, got a chain respaced from it: {base}")
-    conditions = () if cond is None else (cond,)
-
-    def denoise(x_t: Tensor, t: Tensor, prev: Prediction | None = None) -> Prediction:
-        with frozen(model):
-            output = model(x_t, t, *conditions)
-        return decode(base, mean_type, x_t, t, output)
-
-    return denoise
+    return Gaussian(process.q_posterior(prediction.x_0, x_t, i).mean, variance(process, i, prediction, x_t))
 
 
-def clipped(denoise: Denoiser, base: GaussianDiffusion, low: float = -1.0, high: float = 1.0) -> Denoiser:
-    """The same denoiser with x_0 clipped to low..high *before* anything is made of it, and eps derived again.
+def p_from_output(
+    base: GaussianDiffusion,
+    mean_type: MeanType,
+    variance: Variance,
+    output: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    *,
+    clip: bool = False,
+) -> Gaussian:
+    """p(x_{t-1} | x_t) from a network's raw output, with gradients.  Ho et al. 2020, Eq. 1, 7, 11.
 
-    Ho et al. 2020, the official code. Without the second half DDIM would step with an eps that belongs to another
-    x_0. Clipping the step's mean instead, or x_0 after the mean was formed, does nothing of the kind.
+    output: (B, *D), or twice the channels. x_t: (B, *D). t: (B,), steps of the base.
+    clip: clip the estimated x_0 to [-1, 1], as sampling does. Not for training: it stops the gradients.
+    Raises ValueError for an output of another shape, and for a learned variance without its second half.
     """
-
-    def denoise_clipped(x_t: Tensor, t: Tensor, prev: Prediction | None = None) -> Prediction:
-        prediction = denoise(x_t, t, prev)
-        x_0 = prediction.x_0.clamp(low, high)
-        return prediction._replace(x_0=x_0, eps=base.eps_from_x_0(x_t, t, x_0))
-
-    return denoise_clipped
+    prediction = decode(base, mean_type, x_t, t, float32_at_least(output))
+    if clip:
+        prediction = prediction._replace(x_0=prediction.x_0.clamp(-1, 1))
+    return p_from_prediction(base, variance, prediction, x_t, t)
 
 
-@contextmanager
-def frozen(model):
-    """Eval mode and no gradients inside; every submodule's own mode comes back, also after an error."""
-    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
-    for module in training:
-        module.training = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
+def _var_frac(name: str, prediction: Prediction) -> Tensor:
+    if prediction.var_frac is None:
+        raise ValueError(f"{name} needs a model with twice as many output channels as x_t has; got none extra")
+    return prediction.var_frac

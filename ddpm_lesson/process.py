@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ddpm_lesson._tensors import randn_like
 from ddpm_lesson.coefficients import Coefficients, at, combine, extract
-from ddpm_lesson.gaussian import Gaussian, randn_like
+from ddpm_lesson.gaussian import Gaussian
 from ddpm_lesson.schedules import betas_from_alphas_bar
 
-__all__ = ["Description", "GaussianDiffusion", "PriorNotReachedWarning", "extract"]
+__all__ = ["Description", "GaussianDiffusion", "Noised", "PriorNotReachedWarning", "extract"]
 
 
 class PriorNotReachedWarning(UserWarning):
@@ -31,6 +32,19 @@ class Description(NamedTuple):
     alpha_bar_T: float
     terminal_snr: float
     prior_bits: float
+
+
+class Noised(NamedTuple):
+    """Images, their steps, and what the process made of them: what a training step and every loss look at.
+
+    x_0, noise, x_t: (B, *D), x_t = sqrt(alphas_bar) x_0 + sqrt(1 - alphas_bar) noise. t: (B,) int64, steps of the
+    process. Made by `GaussianDiffusion.noised`.
+    """
+
+    x_0: Tensor
+    t: Tensor
+    noise: Tensor
+    x_t: Tensor
 
 
 class GaussianDiffusion(Coefficients):
@@ -103,6 +117,16 @@ class GaussianDiffusion(Coefficients):
         noise: standard normal, of x_0's shape.
         """
         return combine(t, (self.sqrt_alphas_bar, x_0), (self.sqrt_one_minus_alphas_bar, noise))
+
+    def noised(
+        self, x_0: Tensor, t: Tensor, noise: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Noised:
+        """`q_sample`, with all that it was made of: what a loss takes.  Ho et al. 2020, Algorithm 1, line 4 and 5.
+
+        noise: standard normal, of x_0's shape; drawn as `Gaussian.sample` draws it if it is not given.
+        """
+        noise = randn_like(x_0, generator) if noise is None else noise
+        return Noised(x_0, t, noise, self.q_sample(x_0, t, noise))
 
     def q_sample_pair(
         self, x_0: Tensor, t: Tensor, *, generator: torch.Generator | None = None

@@ -5,14 +5,15 @@ either: a respaced process is a process.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from ddpm_lesson.denoisers import Denoiser
 from ddpm_lesson.gaussian import Gaussian
-from ddpm_lesson.predictions import Denoiser, Prediction, Variance
+from ddpm_lesson.predictions import Prediction, Variance, p_from_prediction
 from ddpm_lesson.process import GaussianDiffusion
 
 
@@ -34,11 +35,14 @@ class State(NamedTuple):
     prediction: Prediction | None
 
 
-Reverse = Callable[..., Step]  # p(x_t, i, prev=None), i counts steps of the process that steps
+class Reverse(Protocol):
+    """p(x_t, i, prev=None): x_t (B, *D), i a step of the process that steps; prev is the prediction one step earlier."""
+
+    def __call__(self, x_t: Tensor, i: int, prev: Prediction | None = None) -> Step: ...
 
 
 def reverse(process: GaussianDiffusion, denoise: Denoiser, variance: Variance) -> Reverse:
-    """p(x_{t-1} | x_t): the posterior with the network's x_0 in the place of x_0.  Ho et al. 2020, Eq. 1, 7, 11.
+    """p(x_{t-1} | x_t) for each x_t: the posterior with the network's x_0.  Ho et al. 2020, Eq. 1, 7, 11.
 
     Returns p(x_t, i, prev=None) -> Step; i: step of `process`, an int for the whole batch. The denoiser is asked at
     the base's step `timestep_map[i]`; mean and variance are of `process`, whose step is made.
@@ -48,8 +52,7 @@ def reverse(process: GaussianDiffusion, denoise: Denoiser, variance: Variance) -
     def p(x_t: Tensor, i: int, prev: Prediction | None = None) -> Step:
         at_i = _filled(i, x_t)
         prediction = denoise(x_t, process.timestep_map[at_i], prev)
-        mean = process.q_posterior(prediction.x_0, x_t, at_i).mean
-        return Step(Gaussian(mean, variance(process, at_i, prediction, x_t)), prediction)
+        return Step(p_from_prediction(process, variance, prediction, x_t, at_i), prediction)
 
     return p
 
@@ -60,7 +63,7 @@ def ancestral(
     """Draw x_{t-1} ~ p(x_{t-1} | x_t) from T down to 1.  Ho et al. 2020, Algorithm 2.
 
     x_T: (B, *D), standard normal; it is not changed. Yields T + 1 states, x_T first. The last step takes the mean:
-    no noise is added to the sample. generator: as in `gaussian.randn_like`.
+    no noise is added to the sample. generator: as in `Gaussian.sample`.
     """
     x_t, prediction = x_T, None
     yield State(process.T, x_t, None)

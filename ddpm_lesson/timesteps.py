@@ -6,10 +6,24 @@ generator: t is drawn on its device, without one on the CPU, and moved to `devic
 State is in buffers, so that state_dict() and load_state_dict() resume exactly.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Generator, Tensor, nn
 
-from ddpm_lesson.gaussian import table_dtype
+from ddpm_lesson._tensors import home, table_dtype
+
+
+class TimestepSampler(Protocol):
+    """What training asks for t: `Uniform`, `Antithetic`, `LossSecondMoment`, or one of your own."""
+
+    T: int
+
+    def sample(
+        self, batch_size: int, *, generator: Generator | None = None, device: torch.device | str | None = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def update(self, t: Tensor, losses: Tensor) -> None: ...
 
 
 class Uniform(nn.Module):
@@ -26,7 +40,7 @@ class Uniform(nn.Module):
         self, batch_size: int, *, generator: Generator | None = None, device: torch.device | str | None = None
     ) -> tuple[Tensor, Tensor]:
         """t, (B,), and weights, (B,): see the head of this file."""
-        t = torch.randint(self.T, (batch_size,), generator=generator, device=_home(generator))
+        t = torch.randint(self.T, (batch_size,), generator=generator, device=home(generator))
         return t.to(device), torch.ones(batch_size, device=device)
 
     def update(self, t: Tensor, losses: Tensor) -> None:
@@ -48,7 +62,7 @@ class Antithetic(nn.Module):
         self, batch_size: int, *, generator: Generator | None = None, device: torch.device | str | None = None
     ) -> tuple[Tensor, Tensor]:
         """t, (B,), and weights, (B,): see the head of this file."""
-        half = torch.randint(self.T, (batch_size // 2 + batch_size % 2,), generator=generator, device=_home(generator))
+        half = torch.randint(self.T, (batch_size // 2 + batch_size % 2,), generator=generator, device=home(generator))
         t = torch.stack([half, self.T - 1 - half], 1).flatten()[:batch_size]
         return t.to(device), torch.ones(batch_size, device=device)
 
@@ -87,7 +101,7 @@ class LossSecondMoment(nn.Module):
         self, batch_size: int, *, generator: Generator | None = None, device: torch.device | str | None = None
     ) -> tuple[Tensor, Tensor]:
         """t, (B,), and weights, (B,): see the head of this file."""
-        p = self.probabilities().to(_home(generator), table_dtype(_home(generator)))
+        p = self.probabilities().to(home(generator), table_dtype(home(generator)))
         t = torch.multinomial(p, batch_size, replacement=True, generator=generator)
         return t.to(device), (1 / (self.T * p[t])).float().to(device)
 
@@ -101,10 +115,6 @@ class LossSecondMoment(nn.Module):
         for step, loss in zip(t.tolist(), losses.tolist(), strict=True):
             self.losses[step, self.counts[step] % self.history] = loss
             self.counts[step] += 1
-
-
-def _home(generator: Generator | None) -> torch.device:
-    return torch.device("cpu") if generator is None else generator.device
 
 
 def _positive(**values: int) -> int:

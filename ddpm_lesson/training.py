@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -11,11 +11,14 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from ddpm_lesson.batches import minibatches
-from ddpm_lesson.gaussian import randn_like
-from ddpm_lesson.process import GaussianDiffusion
-from ddpm_lesson.timesteps import Antithetic, LossSecondMoment, Uniform
+from ddpm_lesson.losses import Loss
+from ddpm_lesson.process import GaussianDiffusion, Noised
+from ddpm_lesson.timesteps import TimestepSampler, Uniform
 
 __all__ = ["EMA", "TrainStep", "constant", "cosine", "minibatches", "train"]  # minibatches: of batches.py
+
+Conditions = Mapping[str, Tensor]  # what a network is told besides x_t and t, by the names of its arguments
+Batch = Tensor | tuple[Tensor] | tuple[Tensor, Tensor | Conditions]
 
 
 class TrainStep(NamedTuple):
@@ -81,8 +84,8 @@ def cosine(steps: int) -> Callable[[int], float]:
 def train(
     model: nn.Module,
     process: GaussianDiffusion,
-    batches: Iterable[Tensor | tuple[Tensor, ...]],
-    loss: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor],
+    batches: Iterable[Batch],
+    loss: Loss,
     *,
     steps: int,
     start: int = 0,
@@ -93,30 +96,37 @@ def train(
     clip_norm: float = 1.0,
     accumulate: int = 1,
     ema: EMA | None = None,
-    timesteps: Uniform | Antithetic | LossSecondMoment | None = None,
+    timesteps: TimestepSampler | None = None,
+    conditions: Callable[[Noised, Conditions], Conditions] | None = None,
     mixed_precision: bool = False,
     compiled: bool = False,
     generator: Generator | None = None,
 ) -> Iterator[TrainStep]:
     """Algorithm 1, step `start` + 1 to step `steps`; yields each step when it has been made.  Ho et al. 2020.
 
-    model: called as model(x_t, t), or model(x_t, t, y) if the batches have labels; it is put into train mode once, at
-    the start. process: on the model's device. batches: `minibatches`, a DataLoader, or any iterable of x_0 (B, *D),
-    (x_0,) or (x_0, y); gone through again when it ends.
-    loss: (output, x_0, x_t, t, noise) -> (B,) or (B, *D), such as partial(simple_loss, process, epsilon); the mean is
+    model: called as model(x_t, t, **conditions); it is put into train mode once, at the start. process: on the model's
+    device. batches: `minibatches`, a DataLoader, or any iterable of x_0 (B, *D), (x_0,), (x_0, {"y": ..., "cond": ...})
+    with what the model is told of each image, or (x_0, y), short for the labels alone; gone through again when it ends.
+    conditions: (noised, those of the batch) -> those that the model gets, for what depends on the draw: an estimate of
+    its own for self-conditioning, a latent.
+    loss: loss(output, noised) -> (B,) or (B, *D), such as partial(simple_loss, process, epsilon); the mean is
     minimised. optimizer: Adam if not given. In step k the learning rate is lr rate(k), times k / warmup up to
     k = warmup. clip_norm: the gradient's norm is cut to it; math.inf for none. accumulate: batches whose gradients are
     averaged in one step. ema: is updated after every step. timesteps: `Uniform` if not given.
     mixed_precision: the network computes in bfloat16, its weights stay float32. compiled: the network is compiled.
-    generator: for t and noise, as in `gaussian.randn_like`. With one here and one in `minibatches` a run can be
+    generator: for t and noise, as in `Gaussian.sample`. With one here and one in `minibatches` a run can be
     repeated bit by bit on a CPU; dropout alone still draws from PyTorch's own generator.
-    Raises ValueError for bad arguments or if the batches run out, TypeError if `batches` is one tensor, and
-    FloatingPointError if a loss or the gradient is not finite: the weights are then still those of the step before.
+    Raises ValueError for bad arguments, for a respaced chain, or if the batches run out, TypeError if `batches` is one
+    tensor, and FloatingPointError if a loss or the gradient is not finite: the weights are then still those of the
+    step before.
     """
     if not 0 <= start < steps or warmup < 0 or not clip_norm > 0 or accumulate < 1:
         got = f"start = {start}, steps = {steps}, warmup = {warmup}, clip_norm = {clip_norm}, accumulate = {accumulate}"
         expected = "0 <= start < steps, warmup >= 0, clip_norm > 0 and accumulate >= 1"
         raise ValueError(f"expected {expected}, got {got}")
+    if process.base is not process:
+        told = "a network learns the base's steps, of which a respaced chain has some, numbered anew"
+        raise ValueError(f"{told}: train on process.base, got {process}")
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("the model has no parameters to train")
@@ -129,13 +139,13 @@ def train(
         optimizer.zero_grad()
         parts, mean = [], torch.zeros((), device=device)
         for batch in islice(batches, accumulate):
-            x_0, *y = [part.to(device) for part in batch]
+            x_0, given = _to(device, batch)
             t, weights = timesteps.sample(len(x_0), generator=generator, device=device)
-            noise = randn_like(x_0, generator)
-            x_t = process.q_sample(x_0, t, noise)
+            noised = process.noised(x_0, t, generator=generator)
+            given = given if conditions is None else conditions(noised, given)
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
-                output = forward(x_t, t, *y)
-            losses = _per_image(loss(output, x_0, x_t, t, noise), t)
+                output = forward(noised.x_t, t, **given)
+            losses = _per_image(loss(output, noised), t)
             part = (weights * losses).mean() / accumulate
             part.backward()
             mean += part.detach()
@@ -156,7 +166,7 @@ def train(
         yield TrainStep(step, mean, grad_norm, t, losses)
 
 
-def _endless(batches: Iterable[Tensor | tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
     if isinstance(batches, Tensor):
         raise TypeError("batches must be an iterable of batches, got one tensor: minibatches(x_0, batch_size=...)")
     count, before = 0, -1
@@ -164,8 +174,18 @@ def _endless(batches: Iterable[Tensor | tuple[Tensor, ...]]) -> Iterator[tuple[T
         before = count
         for batch in batches:
             count += 1
-            yield (batch,) if isinstance(batch, Tensor) else batch
+            yield batch
     raise ValueError(f"the batches ran out after {count}; give more, or an iterable that can be gone through again")
+
+
+def _to(device: torch.device, batch: Batch) -> tuple[Tensor, Conditions]:
+    """The images and the conditions of a batch, in whichever form it comes, on the device."""
+    x_0, *rest = (batch,) if isinstance(batch, Tensor) else batch
+    if len(rest) > 1:
+        raise ValueError(f"a batch must be x_0, (x_0, y) or (x_0, conditions), got {1 + len(rest)} parts")
+    given = rest[0] if rest else {}
+    given = {"y": given} if isinstance(given, Tensor) else given
+    return x_0.to(device), {name: value.to(device) for name, value in given.items()}
 
 
 def _per_image(loss: Tensor, t: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from ddpm_lesson.predictions import Denoiser, Prediction
+from ddpm_lesson.denoisers import Denoiser
+from ddpm_lesson.predictions import Prediction
 
 
 def classifier_free(cond: Denoiser, uncond: Denoiser, scale: float) -> Denoiser:

@@ -1,0 +1,84 @@
+"""Small helpers that many modules need: noise, dtypes, ranges, seeds, and a network put to rest for a call."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+
+def randn_like(x: Tensor, generator: Generator | None = None) -> Tensor:
+    """Standard normal noise in the shape, dtype and device of x, the same on every device.
+
+    It is drawn on the generator's own device (the CPU's default generator if there is none) and then moved, so a
+    seed means the same noise on a CPU and on a GPU. Half precision is drawn in float32 and rounded.
+    A generator that lives on the GPU draws there: faster, and other numbers.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.randn(x.shape, dtype=dtype, device=home(generator), generator=generator).to(x.device, x.dtype)
+
+
+def home(generator: Generator | None) -> torch.device:
+    """The device on which a generator draws; without one it is the CPU."""
+    return torch.device("cpu") if generator is None else generator.device
+
+
+def table_dtype(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has no float64 (Apple's MPS)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def float32_at_least(x: Tensor) -> Tensor:
+    """x, or its float32 copy where x is in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def check_range(name: str, index: Tensor, size: int) -> None:
+    """Raise ValueError if an index leaves 0..size-1.  index: integer, on any device.
+
+    On a GPU looking at the values would wait for the device, and under torch.compile it would break the graph: there
+    PyTorch's own index check has to do.
+    """
+    if index.device.type != "cpu" or torch.compiler.is_compiling() or not index.numel():
+        return
+    low, high = index.aminmax()
+    if low < 0 or high >= size:
+        raise ValueError(f"{name} must lie in 0..{size - 1}, got values from {low.item()} to {high.item()}")
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed for each tuple of numbers, such as seed and epoch; neighbours start independent generators.
+
+    Not seed + epoch: then epoch 1 of seed 0 is epoch 0 of seed 1.
+    """
+    sequence = np.random.SeedSequence((len(numbers), *numbers))  # it takes (0, 1) and (0, 1, 0) for the same
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """PyTorch's own generators of the CPU and of `device` start at `seed` inside, and are as before afterwards."""
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that seeds every GPU
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        elif device.type == "mps":
+            torch.mps.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def frozen(model: object) -> Iterator[None]:
+    """Eval mode and no gradients inside; every submodule's own mode comes back, also after an error."""
+    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,65 @@
+"""Denoisers: what samplers ask. A network becomes one here; clipping, guidance and the like wrap one into another."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ddpm_lesson._tensors import frozen
+from ddpm_lesson.predictions import MeanType, Prediction, decode
+from ddpm_lesson.process import GaussianDiffusion
+
+
+class Denoiser(Protocol):
+    """denoise(x_t, t, prev=None): x_t (B, *D), t (B,) steps of the base; prev is the prediction one step earlier."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, prev: Prediction | None = None) -> Prediction: ...
+
+
+Condition = Tensor | Callable[[Tensor, Tensor, Prediction | None], Tensor]
+
+
+def make_denoiser(
+    model: Callable[..., Tensor], base: GaussianDiffusion, mean_type: MeanType, **conditions: Condition
+) -> Denoiser:
+    """A network as a denoiser: denoise(x_t, t, prev=None) -> Prediction.
+
+    model: called as model(x_t, t, **conditions); returns x_t's shape, or twice its channels: see `split`. A module runs
+    in eval mode and without gradients, and is put back afterwards. base: the process it was trained on.
+    conditions: by the names that the model gives them, (B, ...) tensors such as labels `y` or an image `cond`, or
+    functions of (x_t, t, prev) that are asked anew at each step: `previous_x_0`, or a draw of a latent.
+    Raises ValueError if base is a respaced chain, or the model returns any other shape.
+    """
+    if base.base is not base:
+        raise ValueError(f"base must be the process the model was trained on, got a chain respaced from it: {base}")
+
+    def denoise(x_t: Tensor, t: Tensor, prev: Prediction | None = None) -> Prediction:
+        given = {name: c if isinstance(c, Tensor) else c(x_t, t, prev) for name, c in conditions.items()}
+        with frozen(model):
+            output = model(x_t, t, **given)
+        return decode(base, mean_type, x_t, t, output)
+
+    return denoise
+
+
+def previous_x_0(x_t: Tensor, t: Tensor, prev: Prediction | None) -> Tensor:
+    """The condition of self-conditioning: the estimate of one step earlier, zeros at the first.  Chen et al. 2022."""
+    return torch.zeros_like(x_t) if prev is None else prev.x_0
+
+
+def clipped(denoise: Denoiser, base: GaussianDiffusion, low: float = -1.0, high: float = 1.0) -> Denoiser:
+    """The same denoiser with x_0 clipped to low..high *before* anything is made of it, and eps derived again.
+
+    Ho et al. 2020, the official code. Without the second half DDIM would step with an eps that belongs to another
+    x_0. Clipping the step's mean instead, or x_0 after the mean was formed, does nothing of the kind.
+    For a network that predicts xprev this rebuilds the mean from the clipped x_0; guided-diffusion clips x_0 there,
+    and steps with the network's mean as it came.
+    """
+
+    def denoise_clipped(x_t: Tensor, t: Tensor, prev: Prediction | None = None) -> Prediction:
+        prediction = denoise(x_t, t, prev)
+        x_0 = prediction.x_0.clamp(low, high)
+        return prediction._replace(x_0=x_0, eps=base.eps_from_x_0(x_t, t, x_0))
+
+    return denoise_clipped
