@@ -14,10 +14,10 @@ from typing import NoReturn
 
 import torch
 
-from ddpm_lesson.checkpoints import write_whole
-from ddpm_lesson.pretrained import Pretrained, about_shipped, load_pretrained, load_weights
-from ddpm_lesson.recipes import PRESETS, Recipe, load_images
-from ddpm_lesson.runs import Run
+from ddpm_lesson.experiments.checkpoints import write_whole
+from ddpm_lesson.experiments.pretrained import Pretrained, about_shipped, load_pretrained, load_weights
+from ddpm_lesson.experiments.recipes import PRESETS, Recipe, load_images
+from ddpm_lesson.experiments.runs import Run
 from ddpm_lesson.samplers import last
 
 RECORDED = "as recorded"
@@ -99,8 +99,8 @@ def sample(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Print every score of a network, and the same of real images that were held out."""
-    from ddpm_lesson.evaluation import anchor, scores
-    from ddpm_lesson.metrics import reference_of
+    from ddpm_lesson.experiments.evaluation import anchor, scores
+    from ddpm_lesson.experiments.metrics import reference_of
 
     trained = _trained(options.weights, options.device)
     drawing, recorded = _drawing(options)

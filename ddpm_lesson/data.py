@@ -1,5 +1,6 @@
 """Data to diffuse: bundled digits, 2-D points, torchvision's sets, a folder of your own images."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -19,18 +20,19 @@ __all__ = (
 )
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+KEPT_BYTES = 2**30
 IDX_FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
 
 
 def bundled(name: str) -> Path:
-    """Path of a file that ships with the course; name is relative to the repository's data/ folder.
+    """Path of a file or folder that ships with the course; name is relative to the repository's data/ folder.
 
     Raises FileNotFoundError, listing the files that ship, if there is none of this name.
     Not for downloads: those lie under DDPM_LESSON_DATA, see `mnist`.
     """
     package = Path(__file__).resolve().parent
     data = package / "_bundled" if (package / "_bundled").is_dir() else package.parent / "data"
-    if not (data / name).is_file():
+    if not (data / name).exists():
         files = sorted(file.relative_to(data).as_posix() for file in data.rglob("*") if file.is_file())
         raise FileNotFoundError(f"no bundled file {name!r}; there are: {', '.join(files)}")
     return data / name
@@ -61,6 +63,22 @@ class Images(Dataset):
     def __getitem__(self, index: int | slice | Tensor) -> tuple[Tensor, int | Tensor]:
         x, label = 2 * self.data[index].float() / (self.levels - 1) - 1, self.labels[index]
         return x, label if label.ndim else label.item()
+
+    @property
+    def x_0(self) -> Tensor:
+        """All images at once, (N, C, H, W) float32 in [-1, 1]: what `images[:]` gives, without the labels."""
+        return self[:][0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return tuple(self.data.shape[1:])
+
+    def fingerprint(self) -> str:
+        """A checksum that tells other images, or another order, from these. Of files, their bytes are read once."""
+        if isinstance(self.data, _Files):
+            return self.data.fingerprint()
+        return hashlib.sha256(self.data.numpy()).hexdigest()
 
 
 def to_uint8(x: Tensor, levels: int) -> Tensor:
@@ -173,8 +191,8 @@ def folder(path: str | Path, size: int, *, channels: int = 3) -> Images:
     Returns Images with levels 256 and classes in alphabetical order.
     Raises FileNotFoundError if path is missing or has no images, NotADirectoryError if it is a file, ValueError if
     images lie both in path and in its sub-folders, size is not a positive integer, or channels is not 1 or 3.
-    Not in memory, unlike the other sets: an index decodes the files that it selects, each time, and raises OSError
-    with the name of a file that cannot be read.
+    Not in memory, unlike the other sets: an index decodes the files that it selects, and raises OSError with the name
+    of a file that cannot be read. Up to a gigabyte of what was decoded is kept, so that an epoch later it is at hand.
     """
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a positive integer, got {size!r}")
@@ -199,17 +217,34 @@ def folder(path: str | Path, size: int, *, channels: int = 3) -> Images:
 
 
 class _Files:
-    """Image files in the place of a uint8 tensor (N, C, H, W): an index decodes what it selects."""
+    """Image files instead of a uint8 tensor (N, C, H, W): an index decodes what it selects, and keeps it while
+    there is room."""
 
     dtype = torch.uint8
 
     def __init__(self, files: list[Path], size: int, channels: int):
         self.files, self.shape = files, (len(files), channels, size, size)
+        self.kept: dict[int, np.ndarray] = {}
+        self.room = KEPT_BYTES // (channels * size * size)
 
     def __getitem__(self, index: int | slice | Tensor) -> Tensor:
         chosen = torch.arange(len(self.files))[index]
-        pixels = np.array([self.decode(self.files[i]) for i in chosen.flatten().tolist()], dtype=np.uint8)
+        pixels = np.array([self.pixels(i) for i in chosen.flatten().tolist()], dtype=np.uint8)
         return torch.from_numpy(pixels.reshape(*chosen.shape, *self.shape[1:]))
+
+    def pixels(self, i: int) -> np.ndarray:
+        if i in self.kept:
+            return self.kept[i]
+        pixels = self.decode(self.files[i])
+        if len(self.kept) < self.room:
+            self.kept[i] = pixels
+        return pixels
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()
 
     def decode(self, file: Path) -> np.ndarray:
         from PIL import Image, ImageOps

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from ddpm_lesson.checkpoints import (
+from ddpm_lesson.experiments.checkpoints import (
     CheckpointError,
     fill,
     fill_optimizer,

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from ddpm_lesson import cli, data, evaluation
-from ddpm_lesson.checkpoints import load_tensors, save_tensors
-from ddpm_lesson.classifiers import ClassifierRecipe, fit
-from ddpm_lesson.metrics import Score
-from ddpm_lesson.pretrained import about_shipped, load_weights
-from ddpm_lesson.recipes import PRESETS, Recipe
-from ddpm_lesson.runs import Run
+from ddpm_lesson.experiments.checkpoints import load_tensors, save_tensors
+from ddpm_lesson.experiments.classifiers import ClassifierRecipe, fit
+from ddpm_lesson.experiments.metrics import Score
+from ddpm_lesson.experiments.pretrained import about_shipped, load_weights
+from ddpm_lesson.experiments.recipes import PRESETS, Recipe
+from ddpm_lesson.experiments.runs import Run
 
 TINY = "--T 6 --ch 8 --ch-mult 1 --attn --num-groups 4 --batch-size 4 --warmup 2 --device cpu".split()
 

@@ -12,7 +12,7 @@ from PIL import Image
 from ddpm_lesson import data, recipes
 from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.predictions import MEAN_TYPES, VARIANCES
-from ddpm_lesson.recipes import (
+from ddpm_lesson.experiments.recipes import (
     LOSSES,
     PRESETS,
     TIMESTEPS,

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from ddpm_lesson import data
-from ddpm_lesson.checkpoints import sha256
-from ddpm_lesson.evaluation import scores
-from ddpm_lesson.metrics import reference_of
-from ddpm_lesson.pretrained import about_shipped, load_pretrained
+from ddpm_lesson.experiments.checkpoints import sha256
+from ddpm_lesson.experiments.evaluation import scores
+from ddpm_lesson.experiments.metrics import reference_of
+from ddpm_lesson.experiments.pretrained import about_shipped, load_pretrained
 
 FOLDER = Path(__file__).parent.parent / "data" / "records"
 WEIGHTS = FOLDER.parent / "weights"

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from ddpm_lesson import checkpoints, cli, data
-from ddpm_lesson.checkpoints import CheckpointError, load_tensors
-from ddpm_lesson.recipes import Recipe
-from ddpm_lesson.runs import LOG_FIELDS, Run
+from ddpm_lesson.experiments.checkpoints import CheckpointError, load_tensors
+from ddpm_lesson.experiments.recipes import Recipe
+from ddpm_lesson.experiments.runs import LOG_FIELDS, Run
 
 TINY = {"T": 5, "ch": 8, "ch_mult": (1,), "attn": (), "num_groups": 4, "batch_size": 4, "lr": 1e-3, "ema_decay": 0.9}
 # Between them: all that is random or remembered. With T = 2 the 8 steps fill the history of loss_second_moment.

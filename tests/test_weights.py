@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from ddpm_lesson import data, evaluation
-from ddpm_lesson.checkpoints import CheckpointError, load_tensors, save_tensors, sha256
-from ddpm_lesson.classifiers import accuracy
-from ddpm_lesson.evaluation import draw, load_moments
-from ddpm_lesson.metrics import classified, conditional_accuracy, frechet_distance, moments
-from ddpm_lesson.pretrained import load_pretrained
-from ddpm_lesson.recipes import PRESETS, Recipe
+from ddpm_lesson.experiments.checkpoints import CheckpointError, load_tensors, save_tensors, sha256
+from ddpm_lesson.experiments.classifiers import accuracy
+from ddpm_lesson.experiments.evaluation import draw, load_moments
+from ddpm_lesson.experiments.metrics import classified, conditional_accuracy, frechet_distance, moments
+from ddpm_lesson.experiments.pretrained import load_pretrained
+from ddpm_lesson.experiments.recipes import PRESETS, Recipe
 
 FOLDER = Path(__file__).parent.parent / "data" / "weights"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

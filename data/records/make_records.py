@@ -25,11 +25,11 @@ from tqdm.auto import tqdm
 
 from ddpm_lesson import data
 from ddpm_lesson.bound import bits_per_dim, discretized
-from ddpm_lesson.checkpoints import sha256, write_whole
-from ddpm_lesson.evaluation import draw, some
-from ddpm_lesson.metrics import Reference, evaluate, reference_of
-from ddpm_lesson.pretrained import Pretrained, about_shipped, load_pretrained
-from ddpm_lesson.recipes import Recipe, load_images
+from ddpm_lesson.experiments.checkpoints import sha256, write_whole
+from ddpm_lesson.experiments.evaluation import draw, some
+from ddpm_lesson.experiments.metrics import Reference, evaluate, reference_of
+from ddpm_lesson.experiments.pretrained import Pretrained, about_shipped, load_pretrained
+from ddpm_lesson.experiments.recipes import Recipe, load_images
 
 HERE = Path(__file__).parent
 STEPS = (5, 10, 20, 50, 100, 1000)

@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from ddpm_lesson.checkpoints import write_whole
-from ddpm_lesson.evaluation import draw
-from ddpm_lesson.metrics import Reference, evaluate, reference_of
-from ddpm_lesson.pretrained import about_shipped, load_pretrained
-from ddpm_lesson.recipes import Recipe, load_images
-from ddpm_lesson.runs import Run
+from ddpm_lesson.experiments.checkpoints import write_whole
+from ddpm_lesson.experiments.evaluation import draw
+from ddpm_lesson.experiments.metrics import Reference, evaluate, reference_of
+from ddpm_lesson.experiments.pretrained import about_shipped, load_pretrained
+from ddpm_lesson.experiments.recipes import Recipe, load_images
+from ddpm_lesson.experiments.runs import Run
 
 FILE = Path(__file__).with_suffix(".json")
 BASE = {

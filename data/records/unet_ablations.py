@@ -13,7 +13,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ddpm_lesson import GaussianDiffusion, data, losses, schedules, training
-from ddpm_lesson.checkpoints import write_whole
+from ddpm_lesson.experiments.checkpoints import write_whole
 from ddpm_lesson.networks.blocks import AttnBlock, ResBlock
 from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.predictions import epsilon

@@ -24,14 +24,14 @@ import matplotlib.pyplot as plt
 import torch
 from tqdm.auto import tqdm
 
-from ddpm_lesson.checkpoints import save_tensors, sha256, write_whole
-from ddpm_lesson.classifiers import ClassifierRecipe, accuracy, fit
-from ddpm_lesson.evaluation import anchor, draw, save_moments, scores
-from ddpm_lesson.metrics import reference_of
+from ddpm_lesson.experiments.checkpoints import save_tensors, sha256, write_whole
+from ddpm_lesson.experiments.classifiers import ClassifierRecipe, accuracy, fit
+from ddpm_lesson.experiments.evaluation import anchor, draw, save_moments, scores
+from ddpm_lesson.experiments.metrics import reference_of
 from ddpm_lesson.plots import image_grid
-from ddpm_lesson.pretrained import load_pretrained, load_weights
-from ddpm_lesson.recipes import Recipe, load_images
-from ddpm_lesson.runs import Run
+from ddpm_lesson.experiments.pretrained import load_pretrained, load_weights
+from ddpm_lesson.experiments.recipes import Recipe, load_images
+from ddpm_lesson.experiments.runs import Run
 
 HERE = Path(__file__).parent
 SAVE_EVERY = 100

@@ -1,7 +1,6 @@
-"""A small residual classifier, of clean images or of noisy ones for guidance, and the features of Inception."""
+"""A small residual classifier, of clean images or of noisy ones for guidance."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -88,23 +87,3 @@ class Classifier(nn.Module):
             raise ValueError(f"this is a classifier of {wanted}; got {'no t' if t is None else 'a t'}")
         if t is not None and t.shape != x.shape[:1]:
             raise ValueError(f"t must be (B,) with the batch size of x, got {tuple(t.shape)} for {tuple(x.shape)}")
-
-
-def inception_features(images: Tensor, weights: str | Path, batch_size: int = 64) -> Tensor:
-    """The features of Inception v3 in which published FIDs are computed, (N, 2048).  Heusel et al. 2017.
-
-    images: (N, 3 or 1, H, W) uint8 in 0..255, as from data.to_uint8(x, 256); they are resized to 299x299.
-    weights: torch-fidelity's file weights-inception-2015-12-05-6726825d.pth; nothing is downloaded. PyTorch before 2.6
-    unpickles it: use one that you trust. Raises TypeError for images that are not uint8, ImportError without the
-    extra `eval`, FileNotFoundError without the file.
-    """
-    if images.dtype != torch.uint8:
-        raise TypeError(f"images must be uint8 in 0..255, as from data.to_uint8(x, 256), got {images.dtype}")
-    try:
-        from torchmetrics.image.fid import NoTrainInceptionV3
-
-        network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights)).to(images.device).eval()
-    except ImportError as error:
-        raise ImportError(f"Inception needs pip install 'ddpm_lesson[eval]'. What failed: {error}") from error
-    with torch.no_grad():
-        return torch.cat([network(rows.expand(-1, 3, -1, -1)) for rows in images.split(batch_size)])

@@ -6,23 +6,24 @@ All that is random in step k follows from the seed and k, so that no generator's
 """
 
 import csv
-import hashlib
 import io
-import json
 import time
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ddpm_lesson import checkpoints, training
-from ddpm_lesson.batches import mirrored, ordered, seed_of, without_labels
+from ddpm_lesson import training
+from ddpm_lesson._tensors import seed_of, seeded
+from ddpm_lesson.batches import mirrored, ordered, without_labels
 from ddpm_lesson.data import Images
-from ddpm_lesson.predictions import mean_type_named, variance_named
-from ddpm_lesson.pretrained import Pretrained
-from ddpm_lesson.recipes import OPTIMIZERS, TIMESTEPS, Recipe, make_loss, make_network, make_process
-from ddpm_lesson.training import EMA, TrainStep
+from ddpm_lesson.experiments import checkpoints
+from ddpm_lesson.experiments.build import make_loss, make_network, make_process
+from ddpm_lesson.experiments.pretrained import PretrainedDiffusion
+from ddpm_lesson.experiments.recipes import OPTIMIZERS, TIMESTEPS, Recipe
+from ddpm_lesson.training import EMA, Batch, TrainStep
 
 LOG_FIELDS = ("step", "loss", "grad_norm", "seconds")
 
@@ -31,7 +32,7 @@ class Run:
     """A recipe and the state it has reached.
 
     folder: is made if missing; one that holds a run goes on with it. images: what the recipe learns from.
-    device: where to compute. The network is in channels_last.
+    device: where to compute. The network is in channels_last, in which convolutions are fastest.
     step: how many steps have been made. model, ema: the network and its average.
     Raises ValueError if the recipe cannot be carried out on these images, or if the folder holds a run of another
     recipe (`root` may change, and `steps` may grow), of other images, or other files.
@@ -39,15 +40,15 @@ class Run:
 
     def __init__(self, recipe: Recipe, folder: Path | str, images: Images, *, device: torch.device | str = "cpu"):
         self.recipe, self.folder, self.images = recipe, Path(folder), images
+        self.fingerprint = images.fingerprint()
         self.process = make_process(recipe).to(device)
-        _, channels, *self.sides = images.data.shape
+        channels, *self.sides = images.shape
         model = make_network(recipe, channels, len(images.classes))
         self.model = model.to(device=device, memory_format=torch.channels_last)
         self.ema = EMA(self.model, recipe.ema_decay)
         self.timesteps = TIMESTEPS[recipe.timesteps](recipe.T)
-        decay = {"weight_decay": recipe.weight_decay} if recipe.optimizer == "adamw" else {}
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = OPTIMIZERS[recipe.optimizer](trained, lr=recipe.lr, **decay)
+        self.optimizer = OPTIMIZERS[recipe.optimizer](trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.step = 0
         self._check()
         self._open()
@@ -60,19 +61,26 @@ class Run:
             self.process,
             self._batches(generator),
             make_loss(recipe, self.process, self.images.levels),
-            **{"start": self.step, "steps": recipe.steps, "lr": recipe.lr, "warmup": recipe.warmup},
-            **{"optimizer": self.optimizer, "clip_norm": recipe.clip_norm, "accumulate": recipe.accumulate},
+            steps=recipe.steps,
+            start=self.step,
+            optimizer=self.optimizer,
+            lr=recipe.lr,
+            warmup=recipe.warmup,
             rate=training.cosine(recipe.steps) if recipe.rate == "cosine" else training.constant,
-            **{"ema": self.ema, "timesteps": self.timesteps, "generator": generator},
-            **{"mixed_precision": recipe.mixed_precision, "compiled": recipe.compiled},
+            clip_norm=recipe.clip_norm,
+            accumulate=recipe.accumulate,
+            ema=self.ema,
+            timesteps=self.timesteps,
+            mixed_precision=recipe.mixed_precision,
+            compiled=recipe.compiled,
+            generator=generator,
         )
         device = next(self.model.parameters()).device
         with open(self.folder / "log.csv", "a", newline="", encoding="utf-8") as log:
             begun = time.perf_counter()
             while self.step < recipe.steps:
-                with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                    torch.manual_seed(seed_of(recipe.seed, 1, self.step))  # for dropout
-                    generator.manual_seed(seed_of(recipe.seed, 2, self.step))
+                generator.manual_seed(seed_of(recipe.seed, 2, self.step))
+                with seeded(seed_of(recipe.seed, 1, self.step), device):  # for dropout
                     made_step = next(made)
                 self.step = made_step.step
                 seconds = f"{time.perf_counter() - begun:.3f}"
@@ -86,34 +94,28 @@ class Run:
         Not the state first: a run cut off between the two at its last step would be done, and its weights old.
         """
         parts = {
-            **{"model": self.model.state_dict(), "ema": self.ema.model.state_dict()},
-            **{"optimizer": checkpoints.optimizer_tensors(self.optimizer), "timesteps": self.timesteps.state_dict()},
+            "model": self.model.state_dict(),
+            "ema": self.ema.model.state_dict(),
+            "optimizer": checkpoints.optimizer_tensors(self.optimizer),
+            "timesteps": self.timesteps.state_dict(),
         }
         state = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
-        about = {"step": self.step, "updates": self.ema.updates, "images": self._fingerprint()}
-        checkpoints.save_tensors(self.folder / "weights.safetensors", self.ema.model.state_dict(), self.about())
+        about = {"step": self.step, "updates": self.ema.updates, "images": self.fingerprint}
+        self.result().save(self.folder / "weights.safetensors")
         checkpoints.save_tensors(self.folder / "state.safetensors", state, about)
 
-    def result(self) -> Pretrained:
+    def result(self) -> PretrainedDiffusion:
         """The averaged network as it stands, to draw from."""
-        recipe, about = self.recipe, self.about()
-        told = {"classes": self.images.classes, "levels": self.images.levels, "shape": tuple(about["shape"])}
-        meaning = mean_type_named(recipe.mean_type), variance_named(recipe.var_type)
-        return Pretrained(self.ema.model, self.process, *meaning, **told, about=about)
-
-    def about(self) -> dict:
-        """What has to be known to use the weights, for JSON."""
-        recipe = json.loads(self.recipe.to_json()) | {"root": None}  # a place on this machine
-        shape = [self.images.data.shape[1], *self.sides]
-        told = {"classes": list(self.images.classes), "levels": self.images.levels, "shape": shape}
-        return {"kind": "ddpm", "step": self.step, "recipe": recipe, "unet": self.model.options, **told}
+        images, recipe = self.images, replace(self.recipe, root=None)  # a place on this machine
+        about_images = (images.shape, images.classes, images.levels)
+        return PretrainedDiffusion(self.ema.model, self.process, recipe, self.step, *about_images)
 
     def losses(self) -> Tensor:
         """The loss of every step so far, (step,), from the log."""
         with open(self.folder / "log.csv", newline="", encoding="utf-8") as log:
             return torch.tensor([float(row["loss"]) for row in csv.DictReader(log)])
 
-    def _batches(self, generator):
+    def _batches(self, generator: torch.Generator) -> Iterator[Batch]:
         recipe = self.recipe
         start = self.step * recipe.accumulate
         batches = ordered(self.images, batch_size=recipe.batch_size, seed=recipe.seed, start=start)
@@ -121,10 +123,6 @@ class Run:
         if not recipe.conditional:
             return (x_0 for x_0, _ in batches)
         return without_labels(batches, recipe.label_dropout, len(self.images.classes), generator)
-
-    def _fingerprint(self):
-        """Tells other images, or another order, from these."""
-        return hashlib.sha256(self.images.data.numpy()).hexdigest()
 
     def _check(self):
         """Before the folder is made, not in the first step: else it would hold a recipe that cannot be carried out."""
@@ -156,7 +154,7 @@ class Run:
         tensors, about = checkpoints.load_tensors(path)
         if about.keys() != {"step", "updates", "images"}:
             raise checkpoints.CheckpointError(f"{path} is not the state of a run: it may be weights only")
-        if about["images"] != self._fingerprint():
+        if about["images"] != self.fingerprint:
             raise ValueError(f"the images are not those that the run in {self.folder} began with: name another folder")
         modules = {"model": self.model, "ema": self.ema.model, "timesteps": self.timesteps}
         for part, module in modules.items():
@@ -166,7 +164,7 @@ class Run:
 
 
 def _check_same(before: Recipe, now: Recipe, folder: Path) -> None:
-    names = [name for name in before.__dataclass_fields__ if getattr(before, name) != getattr(now, name)]
+    names = [name for name in (field.name for field in fields(Recipe)) if getattr(before, name) != getattr(now, name)]
     names = [name for name in names if name != "root"]  # images may be moved
     if now.rate == "constant" and now.steps >= before.steps:
         names = [name for name in names if name != "steps"]

@@ -9,10 +9,7 @@ import warnings
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor, nn
-
-from ddpm_lesson.bound import Bits
-from ddpm_lesson.predictions import frozen
+from torch import Generator, Tensor
 
 ROWS = 256  # of a matrix of distances, in memory at once
 EXACT = {"compute_mode": "donot_use_mm_for_euclid_dist"}  # equal points are at distance 0
@@ -68,7 +65,7 @@ class Moments(NamedTuple):
 
 def moments(features: Tensor) -> Moments:
     """Mean and unbiased covariance of features (N, F).  ValueError if N < 2 or a feature is not finite."""
-    features = _double("features", features)
+    features = as_double("features", features)
     if len(features) < 2:
         raise ValueError(f"a covariance needs at least 2 samples, got features of shape {tuple(features.shape)}")
     mean = features.mean(0)
@@ -82,7 +79,7 @@ def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
     moments: symmetric, at least 0, and 0 only if they agree. Two sets of one origin have a distance above 0, by about
     c / N, where c grows with F: compare distances of one N only. Warns if N <= F: the covariance is then singular.
     Raises ValueError for features that are not finite, N < 2, or another F.
-    Not "the FID": that has the features of `networks.classifier.inception_features` and mostly N = 50,000.
+    Not "the FID": that has the features of `experiments.features.inception_features` and mostly N = 50,000.
     """
     a, b = (part if isinstance(part, Moments) else moments(part) for part in (a, b))
     if a.mean.shape != b.mean.shape:
@@ -105,7 +102,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
     Precision falls if samples look unlike data; recall falls if a part of the data is never sampled.
     Raises ValueError for features that are not finite, or unless 1 <= k < N, M.
     """
-    precision, recall = _among(fake, real, _radii(real, k)), _among(real, fake, _radii(fake, k))
+    precision, recall = among(fake, real, radii_of(real, k)), among(real, fake, radii_of(fake, k))
     return precision.double().mean().item(), recall.double().mean().item()
 
 
@@ -117,7 +114,7 @@ def nearest_neighbours(images: Tensor, reference: Tensor) -> tuple[Tensor, Tenso
     """
     if images.shape[1:] != reference.shape[1:] or len(reference) == 0:
         raise ValueError(f"expected (N, *D) and (M, *D), got {tuple(images.shape)} and {tuple(reference.shape)}")
-    images, reference = _double("images", images.flatten(1)), _double("reference", reference.flatten(1))
+    images, reference = as_double("images", images.flatten(1)), as_double("reference", reference.flatten(1))
     indices = torch.cat([torch.cdist(rows, reference).argmin(1) for rows in images.split(ROWS)])
     return (images - reference[indices]).square().mean(1).sqrt(), indices  # exact, where cdist's are rounded
 
@@ -127,7 +124,7 @@ def confidence(logits: Tensor) -> tuple[Interval, Interval]:
 
     No measure of quality alone: a classifier can be confident of images that are no digits at all.
     """
-    top = _double("logits", logits).softmax(1).amax(1)
+    top = as_double("logits", logits).softmax(1).amax(1)
     mean, low, high = mean_interval(top)
     return (mean, low, min(1.0, high)), share_interval(top > 0.9)
 
@@ -169,93 +166,9 @@ def jackknife_interval(values: list[float], highest: float = math.inf) -> Interv
     return value, max(0.0, value - half), min(highest, value + half)
 
 
-def classified(classifier: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Features (N, F) and logits (N, classes) of a clean `Classifier`, float64, in eval mode and without gradients."""
-    weight = next(classifier.parameters())
-    with frozen(classifier):
-        features = torch.cat([classifier.features(rows.to(weight)) for rows in images.split(ROWS)])
-        return _double("features", features), _double("logits", classifier.tail(features))
-
-
-class Reference(NamedTuple):
-    """Real images and what `evaluate` needs of them: for MNIST's 60,000 it takes minutes, once.
-
-    images: (M, C, H, W). features: (M, F). radii: (1, M), the distance of each to its third nearest other.
-    moments: of the features. histogram: (classes,), share of each predicted class.
-    """
-
-    images: Tensor
-    features: Tensor
-    radii: Tensor
-    moments: Moments
-    histogram: Tensor
-
-
-def reference_of(images: Tensor, classifier: nn.Module) -> Reference:
-    """Real images (M, C, H, W) in [-1, 1] as a clean `Classifier` sees them.  ValueError for values outside."""
-    _check_range("reference", images)
-    features, logits = classified(classifier, images)
-    histogram = class_histogram(logits.argmax(1).cpu(), logits.shape[1])
-    return Reference(images, features, _radii(features), moments(features), histogram)
-
-
-def evaluate(
-    samples: Tensor,
-    reference: Tensor | Reference,
-    classifier: nn.Module,
-    features: str,
-    *,
-    seed: int,
-    labels: Tensor | None = None,
-) -> dict[str, Score]:
-    """Every score of samples against real images, by name.
-
-    samples: (N, C, H, W), N >= 20, and reference: (M, C, H, W), in [-1, 1], or their `reference_of` by the same
-    classifier, to use them more than once. classifier: a clean `Classifier`; features: the name to print for it.
-    seed: the samples were drawn with it. labels: (N,), the classes asked for.
-    Class imbalance: `total_variation` between the predicted classes of samples and reference. Nearest real distance:
-    mean of `nearest_neighbours`; copies of the reference are nearer to it than held-out images.
-    Raises ValueError for fewer samples, other shapes, and values outside of [-1, 1].
-    """
-    _check_range("samples", samples)
-    real = reference if isinstance(reference, Reference) else reference_of(reference, classifier)
-    gone = left_out(len(samples), torch.Generator().manual_seed(seed))
-    fake, logits = classified(classifier, samples)
-    classes, num_classes = logits.argmax(1).cpu(), logits.shape[1]
-    frechet = [frechet_distance(fake[~group.to(fake.device)], real.moments) for group in gone]
-    recall = _among(real.features, fake, _radii(fake, gone=gone)).double().mean(1).tolist()
-    imbalance = [total_variation(class_histogram(classes[~group], num_classes), real.histogram) for group in gone]
-    nearest, _ = nearest_neighbours(samples, real.images.to(samples))
-
-    def score(name: str, interval: Interval, space: str = features, against: int | None = len(real.images)) -> Score:
-        return Score(name, *interval, len(samples), space, seed, against)
-
-    scores = [
-        score("Frechet distance", jackknife_interval(frechet)),
-        score("Precision", share_interval(_among(fake, real.features, real.radii)[0])),
-        score("Recall", jackknife_interval(recall, 1.0)),
-        score("Confidence", confidence(logits)[0], against=None),
-        score("Confidence above 0.9", confidence(logits)[1], against=None),
-        score("Class imbalance", jackknife_interval(imbalance, 1.0)),
-        score("Nearest real distance", mean_interval(nearest), "pixels"),
-    ]
-    if labels is not None:
-        scores.append(score("Conditional accuracy", conditional_accuracy(logits, labels), against=None))
-    return {score.name: score for score in scores}
-
-
-def bits_score(bits: Bits, n: int, seed: int) -> Score:
-    """What `bound.bits_per_dim` found on n test images, as a Score.  bits.prior and bits.terms split it by t.
-
-    seed: of the noise; the interval is over images and their noise.
-    """
-    half, space = Z_QUANTILE * bits.standard_error, f"bound of {len(bits.terms)} steps"
-    return Score("Bits/dim", bits.total, bits.total - half, bits.total + half, n, space, seed)
-
-
-def _radii(centres: Tensor, k: int = 3, gone: Tensor | None = None) -> Tensor:
+def radii_of(centres: Tensor, k: int = 3, gone: Tensor | None = None) -> Tensor:
     """Distance of each of centres (M, F) to its k-th nearest other, (1, M); with gone (G, M), a row without each."""
-    centres = _double("features", centres)
+    centres = as_double("features", centres)
     if not 1 <= k < len(centres):
         raise ValueError(f"k must lie in 1..{len(centres) - 1} for {len(centres)} samples, got {k}")
     gone = centres.new_zeros(1, len(centres), dtype=torch.bool) if gone is None else gone.to(centres.device)
@@ -268,9 +181,9 @@ def _radii(centres: Tensor, k: int = 3, gone: Tensor | None = None) -> Tensor:
     return torch.cat(radii, 1).masked_fill(gone, -1)  # (G, M); nothing is within -1
 
 
-def _among(points: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
+def among(points: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
     """Which of points (N, F) lie in a ball around one of centres (M, F), (G, N) bool, for radii (G, M)."""
-    points, centres = _double("features", points), _double("features", centres)
+    points, centres = as_double("features", points), as_double("features", centres)
     found = []
     for rows in points.split(ROWS):
         distance = torch.cdist(rows, centres, **EXACT)
@@ -278,12 +191,13 @@ def _among(points: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
     return torch.cat(found, 1)
 
 
-def _check_range(name: str, images: Tensor) -> None:
+def check_in_range(name: str, images: Tensor) -> None:
+    """Raise ValueError for images with a value outside of [-1, 1]."""
     if not (images.abs() <= 1).all():
         raise ValueError(f"{name} must lie in [-1, 1], got values from {images.min()} to {images.max()}")
 
 
-def _double(name: str, x: Tensor) -> Tensor:
+def as_double(name: str, x: Tensor) -> Tensor:
     """(N, F) as float64, on the CPU where the device has none (Apple's MPS)."""
     if x.ndim != 2 or not x.isfinite().all():
         raise ValueError(f"{name} must be (N, F), all finite; got {(~x.isfinite()).sum()} NaN or inf in {(*x.shape,)}")

@@ -1,0 +1,168 @@
+"""Every score of a trained network in one call: what `python -m ddpm_lesson evaluate` prints."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from ddpm_lesson.bound import Bits, bits_per_dim, discretized
+from ddpm_lesson.data import Images
+from ddpm_lesson.experiments.features import classified
+from ddpm_lesson.experiments.metrics import (
+    Z_QUANTILE,
+    Interval,
+    Moments,
+    Score,
+    among,
+    check_in_range,
+    class_histogram,
+    conditional_accuracy,
+    confidence,
+    frechet_distance,
+    jackknife_interval,
+    left_out,
+    mean_interval,
+    moments,
+    nearest_neighbours,
+    radii_of,
+    share_interval,
+    total_variation,
+)
+from ddpm_lesson.experiments.pretrained import PretrainedDiffusion
+from ddpm_lesson.experiments.sampling import Sampling
+from ddpm_lesson.networks.classifier import Classifier
+
+
+class Reference(NamedTuple):
+    """Real images and what `evaluate` needs of them: for MNIST's 60,000 it takes minutes, once.
+
+    images: (M, C, H, W). features: (M, F). radii: (1, M), the distance of each to its third nearest other.
+    moments: of the features. histogram: (classes,), share of each predicted class.
+    """
+
+    images: Tensor
+    features: Tensor
+    radii: Tensor
+    moments: Moments
+    histogram: Tensor
+
+
+def reference_of(images: Tensor, classifier: Classifier) -> Reference:
+    """Real images (M, C, H, W) in [-1, 1] as a clean `Classifier` sees them.  ValueError for values outside."""
+    check_in_range("reference", images)
+    features, logits = classified(classifier, images)
+    histogram = class_histogram(logits.argmax(1).cpu(), logits.shape[1])
+    return Reference(images, features, radii_of(features), moments(features), histogram)
+
+
+def evaluate(
+    samples: Tensor,
+    reference: Tensor | Reference,
+    classifier: Classifier,
+    features: str,
+    *,
+    seed: int,
+    labels: Tensor | None = None,
+) -> dict[str, Score]:
+    """Every score of samples against real images, by name.
+
+    samples: (N, C, H, W), N >= 20, and reference: (M, C, H, W), in [-1, 1], or their `reference_of` by the same
+    classifier, to use them more than once. classifier: a clean `Classifier`; features: the name to print for it.
+    seed: the samples were drawn with it. labels: (N,), the classes asked for.
+    Class imbalance: `total_variation` between the predicted classes of samples and reference. Nearest real distance:
+    mean of `nearest_neighbours`; copies of the reference are nearer to it than held-out images.
+    Raises ValueError for fewer samples, other shapes, and values outside of [-1, 1].
+    """
+    check_in_range("samples", samples)
+    real = reference if isinstance(reference, Reference) else reference_of(reference, classifier)
+    gone = left_out(len(samples), torch.Generator().manual_seed(seed))
+    fake, logits = classified(classifier, samples)
+    classes, num_classes = logits.argmax(1).cpu(), logits.shape[1]
+    frechet = [frechet_distance(fake[~group.to(fake.device)], real.moments) for group in gone]
+    recall = among(real.features, fake, radii_of(fake, gone=gone)).double().mean(1).tolist()
+    imbalance = [total_variation(class_histogram(classes[~group], num_classes), real.histogram) for group in gone]
+    nearest, _ = nearest_neighbours(samples, real.images.to(samples))
+
+    def score(name: str, interval: Interval, space: str = features, against: int | None = len(real.images)) -> Score:
+        return Score(name, *interval, len(samples), space, seed, against)
+
+    scores = [
+        score("Frechet distance", jackknife_interval(frechet)),
+        score("Precision", share_interval(among(fake, real.features, real.radii)[0])),
+        score("Recall", jackknife_interval(recall, 1.0)),
+        score("Confidence", confidence(logits)[0], against=None),
+        score("Confidence above 0.9", confidence(logits)[1], against=None),
+        score("Class imbalance", jackknife_interval(imbalance, 1.0)),
+        score("Nearest real distance", mean_interval(nearest), "pixels"),
+    ]
+    if labels is not None:
+        scores.append(score("Conditional accuracy", conditional_accuracy(logits, labels), against=None))
+    return {score.name: score for score in scores}
+
+
+def bits_score(bits: Bits, seed: int) -> Score:
+    """What `bound.bits_per_dim` found on test images, as a Score.  bits.prior and bits.terms split it by t.
+
+    seed: of the noise; the interval is over images and their noise.
+    """
+    half, space = Z_QUANTILE * bits.standard_error, f"bound of {len(bits.terms)} steps"
+    return Score("Bits/dim", bits.total, bits.total - half, bits.total + half, len(bits.priors), space, seed)
+
+
+@dataclass(frozen=True)
+class Space:
+    """What scores are relative to.
+
+    classifier: a clean one. features: its name. reference: the training images as it sees them. held_out: others.
+    """
+
+    classifier: Classifier
+    features: str
+    reference: Reference
+    held_out: Images
+
+
+def scores(
+    trained: PretrainedDiffusion, space: Space, n: int, sampling: Sampling, *, bits_images: int = 0
+) -> dict[str, Score]:
+    """Draw n images, every class in turn, and score them by `evaluate`; then the bound on images held out.
+
+    bits_images: how many of them for bits/dim, which asks the network T times for each; 0 for none.
+    """
+    labels = trained.labels(n)
+    images = trained.sample(n, sampling, y=labels)
+    found = evaluate(images, space.reference, space.classifier, space.features, labels=labels, seed=sampling.seed)
+    if bits_images:
+        x_0, y = space.held_out[some(space.held_out, bits_images, sampling.seed)]
+        score = bits_score(bits_of(trained, x_0, y, seed=sampling.seed), sampling.seed)
+        found[score.name] = score
+    return found
+
+
+def bits_of(trained: PretrainedDiffusion, x_0: Tensor, y: Tensor, *, seed: int = 0, progress: bool = False) -> Bits:
+    """The bound of a trained network on images (B, C, H, W) and, if it knows labels, on their labels (B,)."""
+    return bits_per_dim(
+        trained.model,
+        trained.process,
+        trained.mean_type,
+        trained.variance,
+        x_0.to(trained.device),
+        decoder=discretized(trained.levels),
+        generator=Generator().manual_seed(seed),
+        progress=progress,
+        **({"y": y.to(trained.device)} if trained.recipe.conditional else {}),
+    )
+
+
+def anchor(space: Space, n: int, *, seed: int = 0) -> dict[str, Score]:
+    """The scores of n real images that were held out: what a network without fault would reach with n samples."""
+    images, labels = space.held_out[some(space.held_out, n, seed)]
+    return evaluate(images, space.reference, space.classifier, space.features, labels=labels, seed=seed)
+
+
+def some(images: Images, n: int, seed: int) -> Tensor:
+    """Indices of n images, drawn without repetition.  ValueError if there are fewer."""
+    if not 1 <= n <= len(images):
+        raise ValueError(f"there are {len(images)} images held out, expected 1..{len(images)}, got {n}")
+    return torch.randperm(len(images), generator=Generator().manual_seed(seed))[:n]

@@ -1,0 +1,210 @@
+"""Trained networks from files: those that ship with the course, by name, and those of your own runs, by path."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from ddpm_lesson._tensors import randn_like
+from ddpm_lesson.data import bundled
+from ddpm_lesson.denoisers import Denoiser, clipped, make_denoiser
+from ddpm_lesson.experiments.build import make_process
+from ddpm_lesson.experiments.checkpoints import CheckpointError, fill, load_tensors, save_tensors, sha256
+from ddpm_lesson.experiments.recipes import ClassifierRecipe, Recipe
+from ddpm_lesson.experiments.sampling import ANCESTRAL, Sampling
+from ddpm_lesson.networks.classifier import Classifier
+from ddpm_lesson.networks.unet import UNet
+from ddpm_lesson.predictions import MeanType, Variance, mean_type_named, variance_named
+from ddpm_lesson.process import GaussianDiffusion
+from ddpm_lesson.samplers import State, last
+from ddpm_lesson.variants.guidance import classifier_free
+
+
+@dataclass(frozen=True)
+class PretrainedDiffusion:
+    """A trained diffusion model and what has to be known to draw from it.
+
+    model: called as model(x_t, t) or, where the recipe is conditional, as model(x_t, t, y); when loaded, in eval mode
+    and without gradients. process: what it was trained on, on the same device. recipe: how, with root left out.
+    step: after how many steps. shape: (C, H, W). classes: names, by label. levels: how many values a pixel can take.
+    """
+
+    model: UNet
+    process: GaussianDiffusion
+    recipe: Recipe
+    step: int
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    levels: int
+
+    @property
+    def mean_type(self) -> MeanType:
+        """What the network predicts."""
+        return mean_type_named(self.recipe.mean_type)
+
+    @property
+    def variance(self) -> Variance:
+        """The variance of its reverse step."""
+        return variance_named(self.recipe.var_type)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.process.betas.device
+
+    def labels(self, n: int, name: str | None = None) -> Tensor | None:
+        """Labels for n images, (n,): of the class of that name, or of every class in turn.
+
+        None if the network was trained without labels. Raises ValueError for a name that is none of its classes.
+        """
+        if name is not None and (name not in self.classes or not self.recipe.conditional):
+            expected = f"one of {', '.join(self.classes)}" if self.recipe.conditional else "none: it knows no labels"
+            raise ValueError(f"the class must be {expected}, got {name}")
+        if not self.recipe.conditional:
+            return None
+        each = torch.arange(n, device=self.device) % len(self.classes)
+        return each if name is None else torch.full_like(each, self.classes.index(name))
+
+    def denoiser(self, y: Tensor | None = None, *, guidance: float = 1.0, clip: bool = True) -> Denoiser:
+        """The network as a denoiser. y: (B,) labels, or None for images of no particular class.
+
+        guidance: the scale of `classifier_free`; another one than 1 asks the network twice, with y and without.
+        clip: clip the estimated x_0 to [-1, 1]. Raises ValueError if there are no labels to guide to.
+        """
+        without = make_denoiser(self.model, self.process, self.mean_type)
+        denoise = without if y is None else make_denoiser(self.model, self.process, self.mean_type, y=y)
+        if guidance != 1:
+            if y is None:
+                raise ValueError(f"guidance leads towards labels: expected some, got none and guidance = {guidance}")
+            denoise = classifier_free(denoise, without, guidance)
+        return clipped(denoise, self.process) if clip else denoise
+
+    def states(
+        self, n: int, sampling: Sampling = ANCESTRAL, *, y: Tensor | None = None, generator: Generator | None = None
+    ) -> Iterator[State]:
+        """Draw n images: yields every state, of which the last, of i = 0, holds the images (n, C, H, W).
+
+        y: (n,) labels. generator: on the CPU; sampling.seed is used if there is none.
+        """
+        if generator is None:
+            generator = Generator().manual_seed(sampling.seed)
+        x_T = randn_like(torch.empty(n, *self.shape, device=self.device), generator)
+        denoise = self.denoiser(y, guidance=sampling.guidance, clip=sampling.clip)
+        return sampling.states(self.process, denoise, self.variance, x_T, generator=generator)
+
+    def sample(
+        self, n: int, sampling: Sampling = ANCESTRAL, *, y: Tensor | None = None, batch_size: int = 250
+    ) -> Tensor:
+        """Draw n images, (n, C, H, W) on the CPU; they follow from sampling, y and batch_size.  y: (n,) labels.
+
+        >>> import ddpm_lesson
+        >>> digits = ddpm_lesson.load_pretrained("digits_ddpm")
+        >>> digits.sample(4, Sampling("ddim", steps="trailing5"), y=digits.labels(4, "7")).shape
+        torch.Size([4, 1, 8, 8])
+        """
+        generator, images = Generator().manual_seed(sampling.seed), []
+        for first in range(0, n, batch_size):
+            rows = slice(first, min(first + batch_size, n))
+            labels = None if y is None else y[rows].to(self.device)
+            images.append(last(self.states(rows.stop - first, sampling, y=labels, generator=generator)).cpu())
+        return torch.cat(images)
+
+    def save(self, path: Path) -> None:
+        """Write what `load_weights` reads."""
+        recipe = asdict(self.recipe) | {"root": None}  # a place on this machine
+        about = {"kind": "ddpm", "step": self.step, "recipe": recipe, "unet": self.model.options}
+        save_tensors(path, self.model.state_dict(), about | _of_images(self))
+
+
+@dataclass(frozen=True)
+class PretrainedClassifier:
+    """A trained classifier of clean images, called as model(x).  The fields are as in `PretrainedDiffusion`."""
+
+    model: Classifier
+    recipe: ClassifierRecipe
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    levels: int
+
+    def save(self, path: Path) -> None:
+        """Write what `load_weights` reads."""
+        about = {"kind": "classifier", "classifier": self.model.options, "recipe": asdict(self.recipe)}
+        noise = {"T": self.recipe.T, "schedule": self.recipe.schedule}
+        save_tensors(path, self.model.state_dict(), about | _of_images(self) | noise)
+
+
+@dataclass(frozen=True)
+class PretrainedNoisyClassifier(PretrainedClassifier):
+    """A trained classifier of noisy images, called as model(x_t, t).  process: what noises them."""
+
+    process: GaussianDiffusion
+
+
+Pretrained = PretrainedDiffusion | PretrainedClassifier
+
+
+def load_weights(path: Path | str, *, device: torch.device | str = "cpu") -> Pretrained:
+    """The network in a file that a run or the course's recipes have written, such as runs/digits/weights.safetensors.
+
+    Raises FileNotFoundError, or CheckpointError if the file is damaged or of something else.
+    """
+    tensors, about = load_tensors(Path(path))
+    if about.get("kind") not in ("ddpm", "classifier"):
+        raise CheckpointError(f"{path} does not hold the weights of a network, but maybe the state of a run")
+    try:
+        told = (tuple(about["shape"]), tuple(about["classes"]), about["levels"])
+        if about["kind"] == "ddpm":
+            recipe, unet = Recipe.from_values(about["recipe"]), _ready(UNet(**about["unet"]), tensors, path, device)
+            return PretrainedDiffusion(unet, make_process(recipe).to(device), recipe, about["step"], *told)
+        recipe = ClassifierRecipe(**about["recipe"])
+        classifier = _ready(Classifier(**about["classifier"]), tensors, path, device)
+        if recipe.T is None:
+            return PretrainedClassifier(classifier, recipe, *told)
+        return PretrainedNoisyClassifier(classifier, recipe, *told, make_process(recipe).to(device))
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not say what its network is ({error}): get it again") from error
+
+
+def load_pretrained(name: str, *, device: torch.device | str = "cpu") -> Pretrained:
+    """A network that ships with the course, such as "digits_ddpm". data/weights/README.md says how good it is.
+
+    Raises ValueError that lists what ships for another name, CheckpointError if the file is not the one that its
+    recipe produced (its checksum stands beside it).
+    """
+    expected = about_shipped(name)["made"]["sha256"]
+    path = bundled(f"weights/{name}.safetensors")
+    if (got := sha256(path)) != expected:
+        raise CheckpointError(
+            f"{path} is damaged: expected the SHA-256 {expected}, got {got}. Install the course again"
+        )
+    return load_weights(path, device=device)
+
+
+def about_shipped(name: str) -> dict:
+    """What is written beside a network that ships: recipe, how it was scored, and what was made: time, scores.
+
+    Raises ValueError that lists what ships for another name, CheckpointError for weights that were not scored yet.
+    """
+    folder = bundled("weights")
+    names = sorted(path.stem for path in folder.glob("*.safetensors"))
+    if name not in names:
+        raise ValueError(f"no weights {name!r} ship with the course; there are {', '.join(names)}")
+    held = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    if "made" not in held:
+        raise CheckpointError(f"{folder / name}.json has no scores yet: python data/weights/make_weights.py {name}")
+    return held
+
+
+def _ready(model, tensors, path, device):
+    """The network with these weights, to be used and not trained; channels_last, which convolutions prefer."""
+    fill(model, tensors, Path(path))
+    return model.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def _of_images(trained: Pretrained) -> dict:
+    return {"classes": list(trained.classes), "levels": trained.levels, "shape": list(trained.shape)}

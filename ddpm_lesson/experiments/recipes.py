@@ -1,0 +1,237 @@
+"""Recipes: everything that a training run depends on, in one value that JSON can hold.  `build` makes things of it.
+
+This is a front door: names are strings here, and are looked up once.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ddpm_lesson import data, losses, timesteps
+from ddpm_lesson.predictions import MEAN_TYPES, VARIANCES
+from ddpm_lesson.schedules import SCHEDULES
+
+DATA = {"digits": data.digits, "mnist": data.mnist, "fashion_mnist": data.fashion_mnist, "cifar10": data.cifar10}
+ERRORS = {"simple": losses.squared, "l1": losses.absolute, "huber": losses.huber}
+LOSSES = (*ERRORS, "hybrid", "kl")
+WEIGHTINGS = {"simple": losses.simple_weight, "min_snr": losses.min_snr, "p2": losses.p2}
+TIMESTEPS = {
+    "uniform": timesteps.Uniform,
+    "antithetic": timesteps.Antithetic,
+    "loss_second_moment": timesteps.LossSecondMoment,
+}
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+MIRRORED_IS_NOTHING = ("digits", "mnist")
+LEARNED = ("learned", "learned_range")  # variances for which the network has twice the channels
+
+
+def _field(
+    default: Any, words: str, choices: Collection | None = None, *, within: tuple[float, float] = (-math.inf, math.inf)
+) -> Any:
+    return dataclasses.field(default=default, metadata={"help": words, "choices": choices, "within": within})
+
+
+def _checked(field: dataclasses.Field, value: Any) -> Any:
+    """The value, in the field's type. Raises ValueError that says what was expected."""
+    choices, (low, high) = field.metadata["choices"], field.metadata["within"]
+    if field.type == tuple[int, ...]:
+        expected, fits = "a list of integers", isinstance(value, list | tuple) and all(type(v) is int for v in value)
+        value = tuple(value) if fits else value
+    elif field.type is float:
+        expected, fits = f"a number in {low}..{high}", type(value) in (int, float) and low <= value <= high
+        value = float(value) if fits else value
+    elif field.type is int and choices is None:
+        expected, fits = f"an integer in {low}..{high}", type(value) is int and low <= value <= high
+    elif choices is not None:
+        expected, fits = f"one of {', '.join(map(str, choices))}", type(value) in (str, int) and value in choices
+    else:
+        fits = isinstance(value, field.type) and (field.type is bool or not isinstance(value, bool))
+        expected = str(getattr(field.type, "__name__", field.type))
+    if not fits:
+        raise ValueError(f"{field.name} must be {expected}, got {value!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that the weights of a run depend on, besides the machine. Each field says in its metadata what it is.
+
+    Raises ValueError for a value that is not allowed and for choices that contradict each other. Equal recipes on one
+    machine, build of PyTorch and number of threads give equal weights, bit by bit.
+    """
+
+    data: str = _field("digits", "what to learn; folder: your own images", (*DATA, "folder"))
+    root: str | None = _field(None, "folder: where the images lie. Other data: where torchvision's files lie")
+    size: int | None = _field(None, "folder: height and width to crop and resize to")
+    channels: int = _field(3, "folder: 3 for RGB, 1 for grey", (1, 3))
+    flip: bool = _field(False, "mirror each image with probability 1/2; never for digits")
+    conditional: bool = _field(False, "learn p(x | label); the labels of a folder are its sub-folders")
+    label_dropout: float = _field(0.1, "conditional: share of labels left out, for guidance", within=(0, 1))
+
+    T: int = _field(1000, "number of steps", within=(1, 100_000))
+    schedule: str = _field("linear", "how the noise grows", SCHEDULES)
+    mean_type: str = _field("epsilon", "what the network predicts", MEAN_TYPES)
+    var_type: str = _field("fixedlarge", "variance of the reverse step; a learned one needs loss hybrid or kl", VARIANCES)
+    loss: str = _field("simple", "simple: squared error; hybrid: with the bound, for a learned variance", LOSSES)
+    weighting: str = _field("simple", "weight of each t, as a weight of the error in eps", WEIGHTINGS)
+    timesteps: str = _field("uniform", "how t is drawn", TIMESTEPS)
+
+    ch: int = _field(32, "channels of the first level")
+    ch_mult: tuple[int, ...] = _field((1, 2, 2), "channels of each level, as multiples of ch; each halves the sides")
+    attn: tuple[int, ...] = _field((1,), "levels with attention, 0 is the finest")
+    num_res_blocks: int = _field(1, "residual blocks per level")
+    dropout: float = _field(0.0, "dropout in residual blocks", within=(0, 1))
+    num_groups: int = _field(8, "groups of GroupNorm")
+    num_heads: int = _field(1, "heads of attention")
+    zero_init: bool = _field(False, "last layers start at 0 exactly")
+    scale_shift_norm: bool = _field(False, "AdaGN: the time scales and shifts instead of being added")
+    biggan: bool = _field(False, "resample inside of residual blocks")
+
+    steps: int = _field(1000, "updates of the weights", within=(1, math.inf))
+    batch_size: int = _field(64, "images per batch", within=(1, math.inf))
+    accumulate: int = _field(1, "batches per update", within=(1, math.inf))
+    optimizer: str = _field("adam", "adamw shrinks the weights as well", OPTIMIZERS)
+    lr: float = _field(2e-4, "learning rate after the warm-up", within=(0, math.inf))
+    weight_decay: float = _field(0.0, "for adamw", within=(0, math.inf))
+    warmup: int = _field(0, "updates in which the rate rises", within=(0, math.inf))
+    rate: str = _field("constant", "the rate after the warm-up; cosine falls to 0", ("constant", "cosine"))
+    clip_norm: float = _field(1.0, "largest norm of the gradient", within=(0, math.inf))
+    ema_decay: float = _field(0.9999, "decay of the averaged weights, which are the result", within=(0, 1))
+    mixed_precision: bool = _field(False, "compute in bfloat16, for a GPU; weights stay float32")
+    compiled: bool = _field(False, "torch.compile the network: a minute at first, faster steps later")
+    seed: int = _field(0, "seed of everything random", within=(0, 2**63 - 1))
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+        if (self.data == "folder") != (self.size is not None):
+            raise ValueError(f"data 'folder' needs size, other data have theirs: got {self.data}, size = {self.size}")
+        if self.flip and self.data in MIRRORED_IS_NOTHING:
+            raise ValueError(f"flip would turn {self.data} into signs that do not exist: leave it out")
+        if (self.var_type in LEARNED) != (self.loss == "hybrid") and self.loss != "kl":
+            got = f"var_type = {self.var_type}, loss = {self.loss}"
+            raise ValueError(
+                f"learned variances ({' and '.join(LEARNED)}) need the loss hybrid or kl, and hybrid needs one; got {got}"
+            )
+        if self.weighting != "simple" and self.loss in ("hybrid", "kl"):
+            raise ValueError(
+                f"the loss {self.loss} has its own weights: weighting must be simple, got {self.weighting}"
+            )
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError(f"weight_decay = {self.weight_decay} needs optimizer adamw, got {self.optimizer}")
+        if self.ema_decay == 1 or self.clip_norm == 0:
+            got = f"ema_decay = {self.ema_decay}, clip_norm = {self.clip_norm}"
+            raise ValueError(f"ema_decay must lie below 1 and clip_norm above 0, got {got}")
+
+    def to_json(self) -> str:
+        """The recipe as text, which `Recipe.from_json` reads."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> "Recipe":
+        """The recipe that a text from `to_json` describes; ValueError for a text that is not JSON, and see below."""
+        try:
+            return Recipe.from_values(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"a recipe must be JSON, got text that is not: {error}") from error
+
+    @staticmethod
+    def from_values(values: object) -> "Recipe":
+        """The recipe with the values of a dict by field; fields left out have their defaults.
+
+        Raises ValueError if it is no dict, names a field that does not exist, or holds a value that is not allowed.
+        """
+        if not isinstance(values, dict):
+            raise ValueError(f"a recipe must be a JSON object, got {type(values).__name__}")
+        names = [field.name for field in dataclasses.fields(Recipe)]
+        if unknown := [name for name in values if name not in names]:
+            raise ValueError(f"unknown in a recipe: {', '.join(unknown)}; it may have {', '.join(names)}")
+        return Recipe(**values)
+
+
+PRESETS = {
+    "digits": Recipe(
+        conditional=True,
+        schedule="cosine",
+        loss="hybrid",
+        var_type="learned_range",
+        ch_mult=(1, 2),
+        steps=1300,
+        lr=1e-3,
+        warmup=100,
+        rate="cosine",
+        ema_decay=0.995,
+    ),
+    "mnist": Recipe(
+        data="mnist",
+        conditional=True,
+        schedule="cosine",
+        loss="hybrid",
+        var_type="learned_range",
+        ch=16,
+        ch_mult=(1, 2, 4),
+        attn=(2,),
+        steps=13_000,
+        batch_size=32,
+        lr=1e-3,
+        warmup=200,
+        rate="cosine",
+        ema_decay=0.999,
+    ),
+    "cifar10": Recipe(  # Ho et al. 2020, Appendix B
+        data="cifar10",
+        flip=True,
+        ch=128,
+        ch_mult=(1, 2, 2, 2),
+        num_res_blocks=2,
+        dropout=0.1,
+        num_groups=32,
+        steps=800_000,
+        batch_size=128,
+        warmup=5000,
+    ),
+    "folder": Recipe(
+        data="folder",
+        size=32,
+        schedule="cosine",
+        ch=64,
+        attn=(2,),
+        num_res_blocks=2,
+        steps=50_000,
+        lr=5e-4,
+        warmup=500,
+        rate="cosine",
+        ema_decay=0.999,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """What a classifier's weights depend on.  Dhariwal & Nichol 2021, Section 4, in small.
+
+    data: as in `Recipe`. T, schedule: of the noise it is trained on; T None for clean images. ch, ch_mult, dropout: of
+    the network. steps, batch_size, lr, weight_decay, seed: of AdamW, whose rate falls along a cosine.
+    shift: images are moved by up to so many pixels each way, -1 coming in from the border.
+    """
+
+    data: str
+    T: int | None = None
+    schedule: str = "cosine"
+    ch: int = 32
+    ch_mult: tuple[int, ...] = (1, 2)
+    dropout: float = 0.1
+    steps: int = 1000
+    batch_size: int = 64
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    shift: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ch_mult", tuple(self.ch_mult))  # JSON has lists
