@@ -10,29 +10,37 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import torch
 
+from ddpm_lesson.experiments.build import load_images
 from ddpm_lesson.experiments.checkpoints import write_whole
-from ddpm_lesson.experiments.pretrained import Pretrained, about_shipped, load_pretrained, load_weights
-from ddpm_lesson.experiments.recipes import PRESETS, Recipe, load_images
+from ddpm_lesson.experiments.pretrained import (
+    PretrainedClassifier,
+    PretrainedDiffusion,
+    about_shipped,
+    load_pretrained,
+    load_weights,
+)
+from ddpm_lesson.experiments.recipes import PRESETS, Recipe
 from ddpm_lesson.experiments.runs import Run
+from ddpm_lesson.experiments.sampling import SAMPLERS, Sampling
 from ddpm_lesson.samplers import last
 
-RECORDED = "as recorded"
+T = TypeVar("T")
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line, in the place of the usage of all options."""
+        """One line instead of the usage of all options."""
         self.exit(2, f"{self.prog}: {message}; see --help\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out a command line. Returns the exit status: 0 done, 1 an error that was told, 130 interrupted.
 
-    Exits with 2 for options that do not exist.
+    Exits with 2 for options that do not exist. With --debug an error is raised instead of told.
     """
     options = _parser().parse_args(arguments)
     if options.threads:
@@ -40,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.command(options)
     except (ValueError, OSError, FloatingPointError, ImportError, torch.cuda.OutOfMemoryError) as error:
+        if options.debug:
+            raise
         print(f"ddpm_lesson: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -85,65 +95,56 @@ def sample(options: argparse.Namespace) -> int:
     out = Path(options.out)
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, got {out}")
-    trained = _trained(options.weights, options.device)
-    labels, generator = _labels(trained, options.label, options.n), torch.Generator().manual_seed(options.seed)
-    drawing = {"guidance": options.guidance, "steps": _plain(options.steps), "eta": _plain(options.eta)}
-    states = trained.sample(options.n, y=labels, **drawing, generator=generator)
-    states = tqdm(states, unit=" steps")
+    trained = _loaded(options.weights, options.device, PretrainedDiffusion)
+    sampling = _sampling(options, Sampling())
+    labels = trained.labels(options.n, options.label)
+    states = tqdm(trained.states(options.n, sampling, y=labels), unit=" steps")
     picture = _animation([state.x_t.cpu() for state in states]) if options.animate else _grid(last(states).cpu())
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, picture)
-    print(f"{out}: {options.n} images, seed {options.seed}")
+    print(f"{out}: {options.n} images, {sampling}")
     return 0
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Print every score of a network, and the same of real images that were held out."""
-    from ddpm_lesson.experiments.evaluation import anchor, scores
-    from ddpm_lesson.experiments.metrics import reference_of
+    from ddpm_lesson.experiments.evaluation import Space, anchor, reference_of, scores
 
-    trained = _trained(options.weights, options.device)
-    drawing, recorded = _drawing(options)
-    recipe = Recipe(**{**trained.about["recipe"], "root": options.root})
-    name = options.classifier or f"{recipe.data}_classifier"
-    classifier, features = _trained(name, options.device, kind="classifier"), Path(name).stem
-    held_out = load_images(recipe, train=False)
-    real = load_images(recipe)[:][0]
-    drawing["n"] = min(drawing["n"], len(held_out))
-    steps, eta, guidance = drawing["steps"] or "all", drawing["eta"], drawing["guidance"]
-    chain = f"{steps} steps of {'ancestral' if eta is None else f'ddim, eta {eta:g}'}"
-    chain += f", guidance {guidance:g}" if guidance != 1 else ""
-    print(f"Samples of {options.weights}, {chain}, against the training images of {recipe.data}:", flush=True)
-    reference = reference_of(real.to(_device(options.device)), classifier.model)  # takes minutes for MNIST
-    space = (classifier, features, reference, held_out)
-    for key, score in scores(trained, *space, **drawing, bits_images=options.bits).items():
-        told = recorded.get(key)
-        same = told and told["n"] == score.n  # of bits/dim the number is an option of its own
-        print(f"  {score}{'; recorded {value:.4g} ({low:.4g}..{high:.4g})'.format(**told) if same else ''}")
-    if "Bits/dim" in recorded and not options.bits:
-        print(f"  Bits/dim was recorded too: --bits {recorded['Bits/dim']['n']} finds it again, which takes longer")
-    print(f"As many images of {recipe.data} that were held out:")
-    for score in anchor(*space, n=drawing["n"], seed=drawing["seed"]).values():
+    # What the options leave open is as it was for the recorded scores, if the network ships.
+    recorded = {} if Path(options.weights).suffix or Path(options.weights).is_dir() else about_shipped(options.weights)
+    scoring = recorded.get("scoring", {"n": 1000, "sampling": {}, "classifier": None})
+    usual = Sampling(**scoring["sampling"])
+    trained, sampling = _loaded(options.weights, options.device, PretrainedDiffusion), _sampling(options, usual)
+    held_out = load_images(trained.recipe, options.root, train=False)
+    n = min(scoring["n"] if options.n is None else options.n, len(held_out))
+    features = options.classifier or scoring["classifier"] or f"{trained.recipe.data}_classifier"
+    classifier = _loaded(features, options.device, PretrainedClassifier).model
+    print(
+        f"Samples of {options.weights}, {sampling}, against the training images of {trained.recipe.data}:", flush=True
+    )
+    real = load_images(trained.recipe, options.root).x_0.to(_device(options.device))
+    space = Space(classifier, Path(features).stem, reference_of(real, classifier), held_out)  # minutes for MNIST
+    same = recorded and (n, sampling, features) == (scoring["n"], usual, scoring["classifier"])
+    told = recorded["made"]["scores"] if same else {}
+    for key, score in scores(trained, space, n, sampling, bits_images=options.bits).items():
+        before = told.get(key)
+        beside = before and before["n"] == score.n  # of bits/dim the number is an option of its own
+        print(f"  {score}{'; recorded {value:.4g} ({low:.4g}..{high:.4g})'.format(**before) if beside else ''}")
+    if "Bits/dim" in told and not options.bits:
+        print(f"  Bits/dim was recorded too: --bits {told['Bits/dim']['n']} finds it again, which takes longer")
+    print(f"As many images of {trained.recipe.data} that were held out:")
+    for score in anchor(space, n, seed=sampling.seed).values():
         print(" ", score)
     return 0
 
 
-def _drawing(options: argparse.Namespace) -> tuple[dict, dict]:
-    """How to draw, and the scores that were recorded for it, if any.
-
-    What the options leave open is as it was for the recorded scores; for networks that do not ship, all steps.
-    """
-    usual = {"n": 1000, "guidance": 1.0, "steps": None, "eta": None, "seed": 0}
-    held = {} if Path(options.weights).suffix or Path(options.weights).is_dir() else about_shipped(options.weights)
-    usual |= {name: value for name, value in held.get("scoring", {}).items() if name in usual}
-    given = {name: _plain(getattr(options, name)) for name in usual if getattr(options, name) is not None}
-    as_recorded = held and usual | given == usual and options.classifier in (None, held["scoring"]["classifier"])
-    return usual | given, held["made"]["scores"] if as_recorded else {}
-
-
-def _plain(value):
-    """How `Pretrained.sample` says that a choice of steps is all, and a sampler ancestral."""
-    return None if value in ("all", "ancestral") else value
+def _sampling(options: argparse.Namespace, usual: Sampling) -> Sampling:
+    """How to draw: what the options say, else the usual; another sampler takes over no option of the usual one."""
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Sampling)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given.get("sampler", usual.sampler) != usual.sampler:
+        given = {"eta": Sampling.eta} | given
+    return dataclasses.replace(usual, **given)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -166,15 +167,16 @@ def _parser() -> argparse.ArgumentParser:
         _add_field(fields, field)
 
     command = _command(commands, "sample", sample, "Draw images from a network.")
-    _add_drawing(command, n=64, guidance=1.0, steps="all", eta="ancestral", seed=0)
+    _add_drawing(command, "64", Sampling())
+    command.set_defaults(n=64)
     command.add_argument("--label", metavar="CLASS", help="a class, by name; default: every class in turn")
     command.add_argument("--out", default="samples.png", metavar="FILE.png", help="default: samples.png")
     command.add_argument("--animate", action="store_true", help="an animated PNG: the images come out of the noise")
 
     words = "Print the scores of a network, and of real images."
-    more = "What is left open is as it was for the recorded scores. For a network of your own it is: n 1000, guidance 1"
-    command = _command(commands, "evaluate", evaluate, words, f"{more}, all steps, ancestral, seed 0.")
-    _add_drawing(command, *[RECORDED] * 5)
+    more = f"What is left open is as it was for the recorded scores. For a network of your own: n 1000, {Sampling()}."
+    command = _command(commands, "evaluate", evaluate, words, more)
+    _add_drawing(command, "as recorded", None)
     words = "clean classifier whose features and classes are used; default: the one that ships for the data"
     command.add_argument("--classifier", metavar="NAME", help=words)
     words = "held-out images for bits/dim, each costs T calls (0: leave it out)"
@@ -188,23 +190,29 @@ def _command(commands, name: str, function, words: str, more: str = "") -> argpa
     command.set_defaults(command=function)
     command.add_argument("--device", metavar="NAME", help="cpu, cuda, mps; default: a GPU if there is one")
     command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads; default: PyTorch's choice")
+    command.add_argument("--debug", action="store_true", help="show where in the code an error came from")
     return command
 
 
-def _add_drawing(command, n, guidance, steps, eta, seed) -> None:
-    """The options of how to draw, with their defaults; text for a default that is found out later."""
+def _add_drawing(command: argparse.ArgumentParser, n: str, usual: Sampling | None) -> None:
+    """The options of how to draw, None where nothing is given; usual: what that means, None for as it was recorded."""
     words = "a network that ships with the course, a file weights.safetensors, or the folder of a run"
     command.add_argument("--weights", default="digits_ddpm", metavar="NAME", help=f"{words}; default: digits_ddpm")
     command.add_argument("--n", type=_positive, metavar="N", help=f"number of images [{n}]")
-    words = "strength of classifier-free guidance towards the labels, 1: none"
-    command.add_argument("--guidance", type=float, metavar="SCALE", help=f"{words} [{guidance}]")
-    words = "steps to take: all, or a choice such as trailing50, ddim25 or 10,15,20"
-    command.add_argument("--steps", metavar="CHOICE", help=f"{words} [{steps}]")
-    words = "draw with DDIM, 0 is deterministic; or ancestral, with the variance of the recipe"
-    command.add_argument("--eta", type=_eta, metavar="ETA", help=f"{words} [{eta}]")
-    command.add_argument("--seed", type=int, help=f"seed of the noise [{seed}]")
-    found = {"n": n, "guidance": guidance, "steps": steps, "eta": eta, "seed": seed}
-    command.set_defaults(**{name: value for name, value in found.items() if value != RECORDED})
+    options = {
+        "sampler": {"choices": SAMPLERS, "help": "how to step; ancestral has the variance of the recipe"},
+        "steps": {
+            "metavar": "CHOICE",
+            "help": "steps to take: all, or a choice such as trailing50, ddim25 or 10,15,20",
+        },
+        "eta": {"type": float, "help": "of ddim, 0 is deterministic"},
+        "guidance": {"type": float, "metavar": "SCALE", "help": "classifier-free guidance towards the labels, 1: none"},
+        "clip": {"action": argparse.BooleanOptionalAction, "help": "clip the estimated x_0 to [-1, 1]"},
+        "seed": {"type": int, "help": "seed of the noise"},
+    }
+    for name, given in options.items():
+        default = getattr(usual, name) if usual else "as recorded"
+        command.add_argument(f"--{name}", default=None, **given | {"help": f"{given['help']} [{default}]"})
 
 
 def _add_field(group, field: dataclasses.Field) -> None:
@@ -218,13 +226,6 @@ def _add_field(group, field: dataclasses.Field) -> None:
     else:
         kind = next(kind for kind in (int, float, str) if field.type in (kind, kind | None))
         group.add_argument(name, type=kind, choices=choices, metavar=None if choices else field.name.upper(), **options)
-
-
-def _eta(text: str) -> float | str:
-    try:
-        return text if text == "ancestral" else float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected a number or ancestral, got {text}") from error
 
 
 def _positive(text: str) -> int:
@@ -241,38 +242,25 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     given = {name.removeprefix("field_"): v for name, v in vars(options).items() if name.startswith("field_")}
     source = Path(options.recipe) if options.recipe else options.out / "recipe.json"
     if options.preset:
-        values = PRESETS[options.preset]
+        recipe = PRESETS[options.preset]
     elif source.exists() or options.recipe:
-        values = dataclasses.asdict(Recipe.from_json(source.read_text(encoding="utf-8")))
+        recipe = Recipe.from_json(source.read_text(encoding="utf-8"))
     elif given:
-        values = {}
+        return Recipe(**given)
     else:
         raise ValueError(f"say what to train: --preset {' | '.join(PRESETS)}, --recipe FILE, or options; see --help")
-    return Recipe(**{**values, **given})
+    return dataclasses.replace(recipe, **given)
 
 
-def _trained(name: str, device: str | None, kind: str = "ddpm") -> Pretrained:
+def _loaded(name: str, device: str | None, kind: type[T]) -> T:
     """A network by the name it ships under, by its file, or by the folder of its run."""
     path = Path(name)
-    if path.is_dir():
-        path = path / "weights.safetensors"
-    load, what = (load_weights, path) if path.suffix else (load_pretrained, name)
-    trained = load(what, device=_device(device))
-    if trained.about["kind"] != kind:
-        raise ValueError(f"{name} must be a {kind}, got a {trained.about['kind']}")
+    path = path / "weights.safetensors" if path.is_dir() else path
+    at = _device(device)
+    trained = load_weights(path, device=at) if path.suffix else load_pretrained(name, device=at)
+    if not isinstance(trained, kind):
+        raise ValueError(f"{name} must be a {kind.__name__}, got a {type(trained).__name__}")
     return trained
-
-
-def _labels(trained: Pretrained, name: str | None, n: int) -> torch.Tensor | None:
-    if name is not None and name not in trained.classes:
-        raise ValueError(f"--label must be one of {', '.join(trained.classes)}, got {name}")
-    if trained.model.options["num_classes"] is None:
-        if name is not None:
-            raise ValueError("this network was not trained with labels: leave out --label")
-        return None
-    device = trained.process.betas.device
-    each = torch.arange(n, device=device) % len(trained.classes)
-    return each if name is None else torch.full_like(each, trained.classes.index(name))
 
 
 def _device(name: str | None) -> torch.device:
@@ -307,11 +295,10 @@ def _preview(run: Run) -> None:
     from ddpm_lesson.plots import loss_curve
 
     trained, S = run.result(), min(run.process.T, 25)
-    labels = _labels(trained, None, 64)
-    generator = torch.Generator().manual_seed(run.recipe.seed)
-    images = last(trained.sample(64, y=labels, steps=f"trailing{S}", eta=0.0, generator=generator))
+    sampling = Sampling("ddim", f"trailing{S}", seed=run.recipe.seed)
+    images = trained.sample(64, sampling, y=trained.labels(64))
     (run.folder / "previews").mkdir(exist_ok=True)
-    write_whole(run.folder / "previews" / f"{run.step:07}.png", _grid(images.cpu()))
+    write_whole(run.folder / "previews" / f"{run.step:07}.png", _grid(images))
     losses = run.losses()
     curve = _png(lambda ax: loss_curve(losses, smooth=max(len(losses) // 50, 1), ax=ax), (6, 3.5))
     write_whole(run.folder / "loss.png", curve)

@@ -36,7 +36,7 @@ class State(NamedTuple):
 
 
 class Reverse(Protocol):
-    """p(x_t, i, prev=None): x_t (B, *D), i a step of the process that steps; prev is the prediction one step earlier."""
+    """p(x_t, i, prev=None): x_t (B, *D), i a step of the process that steps, prev the prediction one step earlier."""
 
     def __call__(self, x_t: Tensor, i: int, prev: Prediction | None = None) -> Step: ...
 

@@ -16,6 +16,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import cache, partial
 from itertools import islice, pairwise
 from pathlib import Path
@@ -23,24 +24,24 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from ddpm_lesson import data
-from ddpm_lesson.bound import bits_per_dim, discretized
+from ddpm_lesson import Sampling, load_pretrained
+from ddpm_lesson.data import Images, bundled
+from ddpm_lesson.experiments.build import load_images
 from ddpm_lesson.experiments.checkpoints import sha256, write_whole
-from ddpm_lesson.experiments.evaluation import draw, some
-from ddpm_lesson.experiments.metrics import Reference, evaluate, reference_of
-from ddpm_lesson.experiments.pretrained import Pretrained, about_shipped, load_pretrained
-from ddpm_lesson.experiments.recipes import Recipe, load_images
+from ddpm_lesson.experiments.evaluation import Reference, bits_of, evaluate, reference_of, some
+from ddpm_lesson.experiments.pretrained import PretrainedDiffusion, about_shipped
+from ddpm_lesson.networks.classifier import Classifier
 
 HERE = Path(__file__).parent
 STEPS = (5, 10, 20, 50, 100, 1000)
-SAMPLERS = {"ancestral": None, "ddim": 0.0}  # eta
+SAMPLERS = ("ancestral", "ddim")
 GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 TIMED = 100  # images
 SHOWN = ("Frechet distance", "Precision", "Recall", "Confidence above 0.9", "Conditional accuracy")
 
 
 def main() -> None:
-    weights = data.bundled("weights/README.md").parent
+    weights = bundled("weights")
     known = sorted(path.stem for path in weights.glob("*_ddpm.safetensors"))
     parser = argparse.ArgumentParser(description="Record what the shipped networks reach.")
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*known, []], help=f"of {', '.join(known)}")
@@ -73,65 +74,70 @@ def rows_of(name: str, runs: Path) -> Path:
 def make(name: str, weights: Path, root: str | None, runs: Path) -> dict:
     """The record. Its rows are kept in `runs` as they come: one that was stopped goes on."""
     trained, held = load_pretrained(name), about_shipped(name)
-    n, few = held["scoring"]["n"], held["scoring"]["few"]
-    recipe, features = Recipe(**{**trained.about["recipe"], "root": root}), held["scoring"]["classifier"]
-    classifier, held_out = load_pretrained(features), load_images(recipe, train=False)
-    real = cache(lambda: reference_of(load_images(recipe)[:][0], classifier.model))  # minutes, if any row is missing
+    n, few, features = held["scoring"]["n"], held["scoring"]["few"], held["scoring"]["classifier"]
+    classifier, held_out = load_pretrained(features).model, load_images(trained.recipe, root, train=False)
+    # Of MNIST it takes minutes: not before a row is missing.
+    real = cache(lambda: reference_of(load_images(trained.recipe, root).x_0, classifier))
     bound_to = {
-        **{"sha256": sha256(weights / f"{name}.safetensors"), "classifier": features},
-        **{"classifier_sha256": sha256(weights / f"{features}.safetensors"), "seed": 0, "torch": torch.__version__},
-        **{"machine": f"{platform.machine()}, {torch.get_num_threads()} threads"},
+        "sha256": sha256(weights / f"{name}.safetensors"),
+        "classifier": features,
+        "classifier_sha256": sha256(weights / f"{features}.safetensors"),
+        "seed": 0,
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
     rows = RowCache(rows_of(name, runs), bound_to)
     table = []
     for steps in STEPS:
-        every = steps >= trained.process.T
-        drawing = {"steps": None if every else f"trailing{steps}", "n": few if every else n, "few": few}
-        table += [("samplers", {"sampler": sampler}, drawing | {"eta": eta}) for sampler, eta in SAMPLERS.items()]
-    guided = {"steps": "trailing20", "eta": 0.0, "n": n, "few": n}
-    table += [("guidance", {}, guided | {"guidance": scale}) for scale in GUIDANCE]
+        chains = [
+            Sampling(sampler, "all" if steps >= trained.process.T else f"trailing{steps}") for sampler in SAMPLERS
+        ]
+        table += [("samplers", chain, few if chain.steps == "all" else n, few) for chain in chains]
+    guided = Sampling("ddim", "trailing20")
+    table += [("guidance", replace(guided, guidance=scale), n, n) for scale in GUIDANCE]
     found = {"samplers": [], "guidance": []}
-    for part, named, drawing in tqdm(table, name):
-        make_row = partial(row, trained, classifier, features, real, **drawing)
-        found[part].append(named | rows.get(json.dumps([part, drawing]), make_row))
+    for part, sampling, many, first in tqdm(table, name):
+        make_row = partial(row, trained, classifier, features, real, sampling, many, first)
+        found[part].append(rows.get(f"{part}: {many} images, {sampling}", make_row))
     anchors = {of: held["made"][of] for of in ("early", "early_few", "real", "real_few")}
+    bits_images = held["scoring"]["bits"]
     return {
         "made_by": f"python data/records/make_records.py {name}",
         **bound_to,
-        **({"scoring": held["scoring"]} | anchors),
+        "scoring": held["scoring"],
+        **anchors,
         **found,
-        "bits": rows.get(f"bits {held['scoring']['bits']}", lambda: bits(trained, held_out, held["scoring"]["bits"])),
+        "bits": rows.get(f"bits {bits_images}", lambda: bits(trained, held_out, bits_images)),
     }
 
 
 def row(
-    trained: Pretrained,
-    classifier: Pretrained,
+    trained: PretrainedDiffusion,
+    classifier: Classifier,
     features: str,
     real: Callable[[], Reference],
-    *,
+    sampling: Sampling,
     n: int,
     few: int,
-    **drawing,
 ) -> dict:
     """Scores of n images, and of the first few of them, to be compared with rows that have only so many."""
-    images, labels = draw(trained, n, **drawing)
+    labels = trained.labels(n)
+    images = trained.sample(n, sampling, y=labels)
 
     def scored(k: int) -> dict[str, dict]:
         first = None if labels is None else labels[:k]
-        scores = evaluate(images[:k], real(), classifier.model, features, labels=first, seed=0)
+        scores = evaluate(images[:k], real(), classifier, features, labels=first, seed=sampling.seed)
         return {key: score._asdict() for key, score in scores.items()}
 
-    found = {**drawing, "n": n, "seconds_per_image": round(seconds(trained, **drawing), 5), "scores": scored(n)}
+    told = {"sampling": asdict(sampling), "n": n, "seconds_per_image": round(seconds(trained, sampling), 5)}
+    found = told | {"scores": scored(n)}
     return found if few == n else found | {"scores_of_few": scored(few)}
 
 
-def seconds(trained: Pretrained, *, steps: str | None, eta: float | None, guidance: float = 1.0) -> float:
+def seconds(trained: PretrainedDiffusion, sampling: Sampling) -> float:
     """Seconds per image in a batch of 100: the median step, times the number of steps."""
-    y = None if trained.model.options["num_classes"] is None else torch.arange(TIMED) % len(trained.classes)
-    states = trained.sample(TIMED, y=y, guidance=guidance, steps=steps, eta=eta, generator=torch.Generator())
     times, last = [], 0
-    for state in islice(states, 20):
+    for state in islice(trained.states(TIMED, sampling, y=trained.labels(TIMED)), 20):
         times.append(time.perf_counter())
         last = max(last, state.i)
     return statistics.median(b - a for a, b in pairwise(times)) * last / TIMED
@@ -156,21 +162,15 @@ class RowCache:
         return self.held[key]
 
 
-def bits(trained: Pretrained, held_out: data.Images, n: int) -> dict:
+def bits(trained: PretrainedDiffusion, held_out: Images, n: int) -> dict:
     """The bound on held-out images, split by t: L_T, and each of the T terms."""
-    x_0, y = held_out[some(held_out, n, 0)]
-    cond = None if trained.model.options["num_classes"] is None else y
-    found = bits_per_dim(
-        *(trained.model, trained.process, trained.mean_type, trained.variance, x_0),
-        **{"cond": cond, "decoder": discretized(trained.levels), "generator": torch.Generator().manual_seed(0)},
-        progress=True,
-    )
+    found = bits_of(trained, *held_out[some(held_out, n, 0)], progress=True)
     rounded = {
         name: [float(f"{v:.4g}") for v in values.tolist()]
         for name, values in zip(("terms", "x_0_mse"), (found.terms, found.x_0_mse), strict=True)
     }
     return {
-        "n": len(x_0),
+        "n": n,
         "total": found.total,
         "standard_error": found.standard_error,
         "prior": found.prior,
@@ -183,7 +183,8 @@ def readme() -> str:
     lines = [(HERE / "about.txt").read_text(encoding="utf-8")]
     for path in sorted(HERE.glob("*_ddpm.json")):
         held = json.loads(path.read_text(encoding="utf-8"))
-        n, few, drawn = held["scoring"]["n"], held["scoring"]["few"], held["scoring"]["steps"] or "all steps"
+        n, few, drawn = held["scoring"]["n"], held["scoring"]["few"], held["scoring"]["sampling"]["steps"]
+        drawn = "all steps" if drawn == "all" else drawn
         lines += [
             f"## {path.stem}\n",
             f"Made with `{held['made_by']}` ({held['machine']}; PyTorch {held['torch'].split('+')[0]}).\n",
@@ -193,9 +194,9 @@ def readme() -> str:
             "|---|---|" + "---|" * (len(SHOWN) + 1),
         ]
         for row in held["samplers"]:
-            steps = "all" if row["steps"] is None else row["steps"].removeprefix("trailing")
+            sampler, steps = row["sampling"]["sampler"], row["sampling"]["steps"].removeprefix("trailing")
             mark = " *" if row["n"] < n else ""
-            lines.append(f"| {row['sampler']} | {steps}{mark} | {cells(row)} | {1000 * row['seconds_per_image']:.3g} |")
+            lines.append(f"| {sampler} | {steps}{mark} | {cells(row)} | {1000 * row['seconds_per_image']:.3g} |")
         for of, words in (("early", f"after its first steps, {drawn}"), ("real", "real, held out")):
             lines.append(f"| {words} | | {cells({'scores': held[of]})} | |")
         number = f"{n} images a row, against {held['real']['Precision']['n_reference']} training images"
@@ -207,7 +208,7 @@ def readme() -> str:
             "| scale | " + " | ".join(SHOWN) + " |",
             "|---|" + "---|" * len(SHOWN),
         ]
-        lines += [f"| {row['guidance']:g} | {cells(row)} |" for row in held["guidance"]]
+        lines += [f"| {row['sampling']['guidance']:g} | {cells(row)} |" for row in held["guidance"]]
         bits, T = held["bits"], len(held["bits"]["terms"])
         fifths = [sum(bits["terms"][T * k // 5 : T * (k + 1) // 5]) for k in range(5)]
         split = ", ".join(f"{value:.3g}" for value in fifths)
@@ -230,9 +231,9 @@ def short_trainings() -> list[str]:
     for name, row in held["rows"].items():
         scores = " | ".join("{value:.3g} ({low:.3g} to {high:.3g})".format(**row["scores"][key]) for key in names)
         lines.append(f"| {name} | {row['steps']} | {row['images_per_second']:.0f} | {scores} |")
-    drawn = held["drawn"]
-    steps = drawn["steps"].removeprefix("trailing")
-    told = f"{drawn['n']} images a row, DDIM with eta = {drawn['eta']:g} and {steps} steps"
+    sampling = held["drawn"]["sampling"]
+    steps = sampling["steps"].removeprefix("trailing")
+    told = f"{held['drawn']['n']} images a row, DDIM with eta = {sampling['eta']:g} and {steps} steps"
     return [
         *lines,
         f"\n{told}, against {held['reference']} training images. A row differs in what it names from the first;"

@@ -15,23 +15,35 @@ import json
 import statistics
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
+from ddpm_lesson import Sampling, load_pretrained
+from ddpm_lesson.experiments.build import load_images
 from ddpm_lesson.experiments.checkpoints import write_whole
-from ddpm_lesson.experiments.evaluation import draw
-from ddpm_lesson.experiments.metrics import Reference, evaluate, reference_of
-from ddpm_lesson.experiments.pretrained import about_shipped, load_pretrained
-from ddpm_lesson.experiments.recipes import Recipe, load_images
+from ddpm_lesson.experiments.evaluation import Reference, evaluate, reference_of
+from ddpm_lesson.experiments.pretrained import about_shipped
+from ddpm_lesson.experiments.recipes import Recipe
 from ddpm_lesson.experiments.runs import Run
+from ddpm_lesson.networks.classifier import Classifier
 
 FILE = Path(__file__).with_suffix(".json")
 BASE = {
-    **{"data": "mnist", "conditional": True, "schedule": "cosine", "loss": "hybrid", "var_type": "learned_range"},
-    **{"ch": 24, "ch_mult": (1, 2, 4), "attn": (2,), "lr": 1e-3, "warmup": 20, "rate": "cosine", "ema_decay": 0.995},
+    "data": "mnist",
+    "conditional": True,
+    "schedule": "cosine",
+    "loss": "hybrid",
+    "var_type": "learned_range",
+    "ch": 24,
+    "ch_mult": (1, 2, 4),
+    "attn": (2,),
+    "lr": 1e-3,
+    "warmup": 20,
+    "rate": "cosine",
+    "ema_decay": 0.995,
 }
 CHANGES: dict[str, dict] = {
     "first": {},
@@ -43,7 +55,7 @@ CHANGES: dict[str, dict] = {
     "batches of 32": {"batch_size": 32},
     "ch 16, batches of 32": {"ch": 16, "batch_size": 32},
 }
-DRAWN = {"n": 400, "steps": "trailing25", "eta": 1.0, "seed": 0}
+DRAWN, SAMPLING = 400, Sampling("ddim", "trailing25", eta=1.0)
 SHOWN = ("Frechet distance", "Confidence above 0.9", "Conditional accuracy")
 REFERENCE = 10_000  # of the training images
 
@@ -57,7 +69,10 @@ def main() -> None:
     torch.set_num_threads(1)
     told = {
         "made_by": f"python data/records/mnist_training.py --seconds {options.seconds:g}",
-        **{"torch": torch.__version__.split("+")[0], "base": BASE, "drawn": DRAWN, "reference": REFERENCE},
+        "torch": torch.__version__.split("+")[0],
+        "base": BASE,
+        "drawn": {"n": DRAWN, "sampling": asdict(SAMPLING)},
+        "reference": REFERENCE,
         "classifier_sha256": about_shipped("mnist_classifier")["made"]["sha256"],
     }
     told = json.loads(json.dumps(told))
@@ -73,7 +88,7 @@ def main() -> None:
         write_whole(FILE, (json.dumps({**told, "rows": rows}, indent=1) + "\n").encode())
 
 
-def row(name: str, root: str | None, images, seconds: float, classifier: torch.nn.Module, reference: Reference) -> dict:
+def row(name: str, root: str | None, images, seconds: float, classifier: Classifier, reference: Reference) -> dict:
     """Train for so long, draw, and score."""
     recipe = Recipe(**BASE | CHANGES[name] | {"root": root})
     with tempfile.TemporaryDirectory() as folder:
@@ -81,11 +96,15 @@ def row(name: str, root: str | None, images, seconds: float, classifier: torch.n
         per_step = statistics.median(timed(tried, "a few steps")[-10:])
         run = Run(replace(recipe, steps=int(seconds / per_step)), Path(folder) / "run", images)
         taken = sum(timed(run, name))
-        samples, labels = draw(run.result(), **DRAWN)
-    found = evaluate(samples, reference, classifier, "mnist_classifier", labels=labels, seed=DRAWN["seed"])
+        trained = run.result()
+        labels = trained.labels(DRAWN)
+        samples = trained.sample(DRAWN, SAMPLING, y=labels)
+    found = evaluate(samples, reference, classifier, "mnist_classifier", labels=labels, seed=SAMPLING.seed)
     scores = {key: [float(f"{value:.4g}") for value in found[key][1:4]] for key in SHOWN}
     return {
-        **{"change": CHANGES[name], "steps": run.step, "seconds": round(taken, 1)},
+        "change": CHANGES[name],
+        "steps": run.step,
+        "seconds": round(taken, 1),
         "images_per_second": round(run.step * recipe.batch_size / taken, 1),
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "scores": {key: dict(zip(("value", "low", "high"), score, strict=True)) for key, score in scores.items()},

@@ -24,14 +24,16 @@ import matplotlib.pyplot as plt
 import torch
 from tqdm.auto import tqdm
 
-from ddpm_lesson.experiments.checkpoints import save_tensors, sha256, write_whole
-from ddpm_lesson.experiments.classifiers import ClassifierRecipe, accuracy, fit
-from ddpm_lesson.experiments.evaluation import anchor, draw, save_moments, scores
-from ddpm_lesson.experiments.metrics import reference_of
-from ddpm_lesson.plots import image_grid
-from ddpm_lesson.experiments.pretrained import load_pretrained, load_weights
-from ddpm_lesson.experiments.recipes import Recipe, load_images
+from ddpm_lesson import Sampling, load_pretrained, load_weights
+from ddpm_lesson.experiments.build import load_images
+from ddpm_lesson.experiments.checkpoints import sha256, write_whole
+from ddpm_lesson.experiments.classifiers import accuracy, fit
+from ddpm_lesson.experiments.evaluation import Space, anchor, reference_of, scores
+from ddpm_lesson.experiments.features import save_moments
+from ddpm_lesson.experiments.pretrained import PretrainedNoisyClassifier
+from ddpm_lesson.experiments.recipes import ClassifierRecipe, Recipe
 from ddpm_lesson.experiments.runs import Run
+from ddpm_lesson.plots import image_grid
 
 HERE = Path(__file__).parent
 SAVE_EVERY = 100
@@ -107,9 +109,8 @@ def train_ddpm(name: str, recipe: Recipe, root: str | None, runs: Path) -> float
 
 def train_classifier(name: str, recipe: ClassifierRecipe, root: str | None, runs: Path) -> float:
     begun = time.perf_counter()
-    images = load_images(Recipe(data=recipe.data, root=root))
-    model = deque(tqdm(fit(recipe, images), name, recipe.steps), maxlen=1)[0]
-    save_tensors(weights_of(name), model.state_dict(), recipe.about(model, images))
+    trained = deque(tqdm(fit(recipe, load_images(recipe, root)), name, recipe.steps), maxlen=1)[0]
+    trained.save(weights_of(name))
     return (time.perf_counter() - begun) / 60
 
 
@@ -118,24 +119,23 @@ def score_ddpm(name: str, held: dict, root: str | None, runs: Path) -> dict:
 
     The latter two of fewer images, too, for the records. Writes a picture of 100 samples.
     """
-    trained, scoring, features = load_weights(weights_of(name)), held["scoring"], held["scoring"]["classifier"]
-    begun = load_weights(early(name, runs))
-    if (begun.about["step"], begun.about["recipe"]) != (EARLY, trained.about["recipe"]):
+    trained, begun, scoring = load_weights(weights_of(name)), load_weights(early(name, runs)), held["scoring"]
+    if (begun.step, begun.recipe) != (EARLY, trained.recipe):
         raise SystemExit(f"{early(name, runs)} is not the network of this recipe in step {EARLY}: delete it")
-    recipe, classifier = Recipe(**{**held["recipe"], "root": root}), load_weights(weights_of(features))
-    held_out, seed, few = load_images(recipe, train=False), scoring["seed"], scoring["few"]
-    space = (classifier, features, reference_of(load_images(recipe)[:][0], classifier.model), held_out)
-    drawing = {"seed": seed, "steps": scoring["steps"], "eta": scoring["eta"]}
+    features, sampling, n, few = scoring["classifier"], Sampling(**scoring["sampling"]), scoring["n"], scoring["few"]
+    classifier, held_out = load_weights(weights_of(features)).model, load_images(trained.recipe, root, train=False)
+    space = Space(classifier, features, reference_of(load_images(trained.recipe, root).x_0, classifier), held_out)
     told = {
-        "scores": scores(trained, *space, **drawing, n=scoring["n"], bits_images=scoring["bits"]),
-        "early": scores(begun, *space, **drawing, n=scoring["n"], bits_images=scoring["bits"]),
-        "real": anchor(*space, n=scoring["n"], seed=seed),
-        "real_few": anchor(*space, n=few, seed=seed),
+        "scores": scores(trained, space, n, sampling, bits_images=scoring["bits"]),
+        "early": scores(begun, space, n, sampling, bits_images=scoring["bits"]),
+        "real": anchor(space, n, seed=sampling.seed),
+        "real_few": anchor(space, few, seed=sampling.seed),
     }
     early_alone = {key: score for key, score in told["early"].items() if key != "Bits/dim"}
-    told["early_few"] = early_alone if few == scoring["n"] else scores(begun, *space, **drawing, n=few)
-    images, _ = draw(trained, 100, **drawing)
-    image_grid(images, ncols=10).figure.savefig(HERE / f"{name}.png", dpi=60)
+    told["early_few"] = early_alone if few == n else scores(begun, space, few, sampling)
+    image_grid(trained.sample(100, sampling, y=trained.labels(100)), ncols=10).figure.savefig(
+        HERE / f"{name}.png", dpi=60
+    )
     plt.close("all")
     bound_to = {"classifier_sha256": sha256(weights_of(features)), "early_sha256": sha256(early(name, runs))}
     return bound_to | {of: {key: score._asdict() for key, score in table.items()} for of, table in told.items()}
@@ -146,14 +146,15 @@ def score_classifier(name: str, held: dict, root: str | None) -> dict:
 
     Of a classifier of clean images the moments of its features are written, too.
     """
-    trained, recipe = load_weights(weights_of(name)), Recipe(data=held["recipe"]["data"], root=root)
-    images = load_images(recipe, train=False)
-    if trained.process is None:
-        MOMENTS.mkdir(exist_ok=True)
-        sets = {"train": load_images(recipe), "test": images}
-        save_moments(MOMENTS / f"{name}.safetensors", weights_of(name), sets)
-    steps = [None] if trained.process is None else [trained.process.T * k // 10 for k in range(0, 10, 2)]
-    return {"accuracy": {f"t = {t}": accuracy(trained, images, t) for t in steps}}
+    trained = load_weights(weights_of(name))
+    images = load_images(trained.recipe, root, train=False)
+    if isinstance(trained, PretrainedNoisyClassifier):
+        steps = [trained.process.T * k // 10 for k in range(0, 10, 2)]
+        return {"accuracy": {f"t = {t}": accuracy(trained, images, t) for t in steps}}
+    MOMENTS.mkdir(exist_ok=True)
+    sets = {"train": load_images(trained.recipe, root), "test": images}
+    save_moments(MOMENTS / f"{name}.safetensors", weights_of(name), trained, sets)
+    return {"accuracy": {"t = None": accuracy(trained, images)}}
 
 
 def readme(names: list[str]) -> str:
@@ -183,10 +184,8 @@ def readme(names: list[str]) -> str:
                 cells = [f"{s['value']:.3g} ({s['low']:.3g} to {s['high']:.3g})" if s else "" for s in held_scores]
                 lines.append(f"| {key} | {' | '.join(cells)} |")
             first = next(iter(made["scores"].values()))
-            eta = held["scoring"]["eta"]
-            chain = f"{held['scoring']['steps'] or 'all'} steps, {'ancestral' if eta is None else f'eta {eta:g}'}"
             lines.append(
-                f"\n{first['n']} samples, every class in turn, {chain}, seed {first['seed']}, against the "
+                f"\n{first['n']} samples, every class in turn, {Sampling(**held['scoring']['sampling'])}, against the "
                 f"{first['n_reference']} training images; features {first['features']}; 95 % intervals in brackets."
             )
         lines.append("")

@@ -26,9 +26,7 @@ def fit(
     """
     channels, classes = images.shape[0], len(images.classes)
     with seeded(recipe.seed):
-        model = Classifier(
-            classes, recipe.ch, recipe.ch_mult, in_ch=channels, T=recipe.T, dropout=recipe.dropout
-        )
+        model = Classifier(classes, recipe.ch, recipe.ch_mult, in_ch=channels, T=recipe.T, dropout=recipe.dropout)
     model = model.to(device=device, memory_format=torch.channels_last).train()
     told = (model, recipe, images.shape, images.classes, images.levels)
     if recipe.T is None:

@@ -76,7 +76,9 @@ class Recipe:
     T: int = _field(1000, "number of steps", within=(1, 100_000))
     schedule: str = _field("linear", "how the noise grows", SCHEDULES)
     mean_type: str = _field("epsilon", "what the network predicts", MEAN_TYPES)
-    var_type: str = _field("fixedlarge", "variance of the reverse step; a learned one needs loss hybrid or kl", VARIANCES)
+    var_type: str = _field(
+        "fixedlarge", "variance of the reverse step; a learned one needs loss hybrid or kl", VARIANCES
+    )
     loss: str = _field("simple", "simple: squared error; hybrid: with the bound, for a learned variance", LOSSES)
     weighting: str = _field("simple", "weight of each t, as a weight of the error in eps", WEIGHTINGS)
     timesteps: str = _field("uniform", "how t is drawn", TIMESTEPS)
@@ -115,9 +117,8 @@ class Recipe:
             raise ValueError(f"flip would turn {self.data} into signs that do not exist: leave it out")
         if (self.var_type in LEARNED) != (self.loss == "hybrid") and self.loss != "kl":
             got = f"var_type = {self.var_type}, loss = {self.loss}"
-            raise ValueError(
-                f"learned variances ({' and '.join(LEARNED)}) need the loss hybrid or kl, and hybrid needs one; got {got}"
-            )
+            expected = f"{' and '.join(LEARNED)} need the loss hybrid or kl, and hybrid needs one of them"
+            raise ValueError(f"{expected}; got {got}")
         if self.weighting != "simple" and self.loss in ("hybrid", "kl"):
             raise ValueError(
                 f"the loss {self.loss} has its own weights: weighting must be simple, got {self.weighting}"
