@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -21,7 +22,7 @@ def minibatches(*data: Tensor, batch_size: int, generator: Generator | None = No
             yield tuple(part[rows] for part in data)
 
 
-def ordered(*data, batch_size: int, seed: int, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
+def ordered(*data: Any, batch_size: int, seed: int, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
     """`minibatches` in an order that seed and epoch determine, entered after `start` batches.
 
     So a run that was stopped finds its place again without going through what it has seen. data: tensors, or anything
@@ -48,7 +49,7 @@ def mirrored(batches: Iterable[tuple[Tensor, ...]], generator: Generator | None 
 
 
 def without_labels(
-    batches: Iterable[tuple[Tensor, Tensor]], rate: float, null_class: int, generator: Generator | None = None
+    batches: Iterable[tuple[Tensor, ...]], rate: float, null_class: int, generator: Generator | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Labels (B,) replaced by the null class with probability `rate`.  Ho & Salimans 2022, Algorithm 1.
 
@@ -61,7 +62,7 @@ def without_labels(
         yield x_0, torch.where(left_out.to(y.device), null_class, y)
 
 
-def _length(data, batch_size: int) -> int:
+def _length(data: tuple, batch_size: int) -> int:
     N = len(data[0])
     if any(len(part) != N for part in data) or not 1 <= batch_size <= N:
         lengths = " and ".join(str(len(part)) for part in data)

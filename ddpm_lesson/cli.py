@@ -7,10 +7,10 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
@@ -112,7 +112,8 @@ def evaluate(options: argparse.Namespace) -> int:
 
     # What the options leave open is as it was for the recorded scores, if the network ships.
     recorded = {} if Path(options.weights).suffix or Path(options.weights).is_dir() else about_shipped(options.weights)
-    scoring = recorded.get("scoring", {"n": 1000, "sampling": {}, "classifier": None})
+    unknown: dict = {"n": 1000, "sampling": {}, "classifier": None}
+    scoring = recorded.get("scoring", unknown)
     usual = Sampling(**scoring["sampling"])
     trained, sampling = _loaded(options.weights, options.device, PretrainedDiffusion), _sampling(options, usual)
     held_out = load_images(trained.recipe, options.root, train=False)
@@ -127,9 +128,10 @@ def evaluate(options: argparse.Namespace) -> int:
     same = recorded and (n, sampling, features) == (scoring["n"], usual, scoring["classifier"])
     told = recorded["made"]["scores"] if same else {}
     for key, score in scores(trained, space, n, sampling, bits_images=options.bits).items():
-        before = told.get(key)
-        beside = before and before["n"] == score.n  # of bits/dim the number is an option of its own
-        print(f"  {score}{'; recorded {value:.4g} ({low:.4g}..{high:.4g})'.format(**before) if beside else ''}")
+        before, beside = told.get(key), ""
+        if before and before["n"] == score.n:  # of bits/dim the number is an option of its own
+            beside = "; recorded {value:.4g} ({low:.4g}..{high:.4g})".format(**before)
+        print(f"  {score}{beside}")
     if "Bits/dim" in told and not options.bits:
         print(f"  Bits/dim was recorded too: --bits {told['Bits/dim']['n']} finds it again, which takes longer")
     print(f"As many images of {trained.recipe.data} that were held out:")
@@ -185,7 +187,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands, name: str, function, words: str, more: str = "") -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], words: str, more: str = ""
+) -> argparse.ArgumentParser:
     command = commands.add_parser(name, description=f"{words} {more}", help=words)
     command.set_defaults(command=function)
     command.add_argument("--device", metavar="NAME", help="cpu, cuda, mps; default: a GPU if there is one")
@@ -199,7 +203,7 @@ def _add_drawing(command: argparse.ArgumentParser, n: str, usual: Sampling | Non
     words = "a network that ships with the course, a file weights.safetensors, or the folder of a run"
     command.add_argument("--weights", default="digits_ddpm", metavar="NAME", help=f"{words}; default: digits_ddpm")
     command.add_argument("--n", type=_positive, metavar="N", help=f"number of images [{n}]")
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "sampler": {"choices": SAMPLERS, "help": "how to step; ancestral has the variance of the recipe"},
         "steps": {
             "metavar": "CHOICE",
@@ -215,7 +219,7 @@ def _add_drawing(command: argparse.ArgumentParser, n: str, usual: Sampling | Non
         command.add_argument(f"--{name}", default=None, **given | {"help": f"{given['help']} [{default}]"})
 
 
-def _add_field(group, field: dataclasses.Field) -> None:
+def _add_field(group: Any, field: dataclasses.Field) -> None:
     name, choices = f"--{field.name.replace('_', '-')}", field.metadata["choices"]
     words = f"{field.metadata['help']} [{field.default}]".replace("%", "%%")
     options = {"dest": f"field_{field.name}", "default": argparse.SUPPRESS, "help": words}
@@ -323,7 +327,7 @@ def _animation(images: list[torch.Tensor]) -> bytes:
     return animate(draw, frames, alt="Images come out of the noise.", size=size).png
 
 
-def _tensorboard(folder: Path):
+def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -331,7 +335,7 @@ def _tensorboard(folder: Path):
     return SummaryWriter(str(folder / "tensorboard"))
 
 
-def _png(draw, size: tuple[float, float]) -> bytes:
+def _png(draw: Callable[[Any], object], size: tuple[float, float]) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, dpi=120, layout="constrained")

@@ -5,6 +5,7 @@ Index t runs over 0..T-1; t = 0 is the papers' t = 1.
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ def combine(t: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
         if not x.is_floating_point():
             raise TypeError(f"images must be floating point in [-1, 1], got {x.dtype}")
         dtype = torch.promote_types(dtype, x.dtype)
-    return sum(at(v, t, x) * x for v, x in terms).to(dtype)
+    return reduce(torch.add, (at(v, t, x) * x for v, x in terms)).to(dtype)
 
 
 def at(v: Tensor, t: Tensor, x: Tensor) -> Tensor:

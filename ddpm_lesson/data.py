@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class Images(Dataset):
     Not images.data: those are the integers; a model trains on the x of images[...].
     """
 
-    def __init__(self, data: Tensor, labels: Tensor, *, levels: int, classes: Sequence[str]):
+    def __init__(self, data: "Tensor | _Files", labels: Tensor, *, levels: int, classes: Sequence[str]):
         if (data.dtype, labels.dtype) != (torch.uint8, torch.int64):
             raise TypeError(f"data must be uint8 and labels int64, got {data.dtype} and {labels.dtype}")
         if len(data.shape) != 4 or labels.shape != data.shape[:1]:
@@ -60,9 +61,15 @@ class Images(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @overload
+    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
+
+    @overload
+    def __getitem__(self, index: slice | Tensor) -> tuple[Tensor, Tensor]: ...
+
     def __getitem__(self, index: int | slice | Tensor) -> tuple[Tensor, int | Tensor]:
         x, label = 2 * self.data[index].float() / (self.levels - 1) - 1, self.labels[index]
-        return x, label if label.ndim else label.item()
+        return x, label if label.ndim else int(label)
 
     @property
     def x_0(self) -> Tensor:
@@ -78,7 +85,7 @@ class Images(Dataset):
         """A checksum that tells other images, or another order, from these. Of files, their bytes are read once."""
         if isinstance(self.data, _Files):
             return self.data.fingerprint()
-        return hashlib.sha256(self.data.numpy()).hexdigest()
+        return hashlib.sha256(self.data.numpy().data).hexdigest()
 
 
 def to_uint8(x: Tensor, levels: int) -> Tensor:
@@ -250,14 +257,14 @@ class _Files:
         from PIL import Image, ImageOps
 
         try:
-            with Image.open(file) as image:
-                image = ImageOps.exif_transpose(image)
+            with Image.open(file) as opened:
+                image = ImageOps.exif_transpose(opened)
                 if image.mode.startswith("I"):  # 16-bit grey, of which PIL would clip all above 255
                     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
                 image = image.convert("RGBA")
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more on damaged files
             raise OSError(f"{file} cannot be read as an image: {error}") from error
-        _, channels, *sides = self.shape
+        _, channels, height, width = self.shape
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), sides, Image.Resampling.BICUBIC)
-        return np.asarray(image).reshape(*sides, channels).transpose(2, 0, 1)
+        image = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (width, height), Image.Resampling.BICUBIC)
+        return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)

@@ -79,12 +79,11 @@ class Mixture:
         Raises ValueError if the mixture has no labels, or none of its components is of class y.
         """
         y = torch.as_tensor(y).view(-1, 1)
-        log_weights = self.log_weights.to(y.device).where(self._labels(y) == y, -math.inf)  # (B, K), or (1, K)
+        labels = self._labels(y)
+        log_weights = self.log_weights.to(y.device).where(labels == y, -math.inf)  # (B, K), or (1, K)
         empty = log_weights.isneginf().all(1)
         if bool(empty.any()):
-            raise ValueError(
-                f"no component is of class {y[empty][0].item()}; there are {self.labels.unique().tolist()}"
-            )
+            raise ValueError(f"no component is of class {y[empty][0].item()}; there are {labels.unique().tolist()}")
         conditioned = copy.copy(self)
         conditioned.log_weights = torch.log_softmax(log_weights, 1)
         return conditioned

@@ -184,16 +184,16 @@ def loss_curve(losses: Sequence[float] | Tensor, *, smooth: int = 1, ax: Axes | 
 
     losses: (N,), one for each step.  Raises ValueError for another shape, and for smooth outside 1..N.
     """
-    losses = _numpy(torch.as_tensor(losses))
-    if losses.ndim != 1 or len(losses) == 0:
-        raise ValueError(f"losses must be (N,), got {losses.shape}")
-    if not 1 <= smooth <= len(losses):
-        raise ValueError(f"smooth must lie in 1..{len(losses)}, got {smooth}")
+    values = _numpy(torch.as_tensor(losses))
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"losses must be (N,), got {values.shape}")
+    if not 1 <= smooth <= len(values):
+        raise ValueError(f"smooth must lie in 1..{len(values)}, got {smooth}")
     ax = ax or _new_axes(5, 3)
-    steps = np.arange(1, len(losses) + 1)
-    ax.plot(steps, losses, color=BLUE, alpha=1 if smooth == 1 else 0.35, linewidth=0.8, label="each step")
+    steps = np.arange(1, len(values) + 1)
+    ax.plot(steps, values, color=BLUE, alpha=1 if smooth == 1 else 0.35, linewidth=0.8, label="each step")
     if smooth > 1:
-        means = np.convolve(losses, np.full(smooth, 1 / smooth), mode="valid")
+        means = np.convolve(values, np.full(smooth, 1 / smooth), mode="valid")
         ax.plot(steps[smooth - 1 :], means, color=VERMILION, linewidth=1.8, label=f"mean of {smooth} steps")
         ax.legend()
     ax.set(xlabel="training step", ylabel="loss")

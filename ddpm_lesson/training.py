@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -36,7 +36,10 @@ class TrainStep(NamedTuple):
     losses: Tensor
 
 
-class EMA:
+M = TypeVar("M", bound=nn.Module)
+
+
+class EMA(Generic[M]):
     """Exponential moving average of a network's weights: w <- decay w + (1 - decay) weights.  Ho et al. 2020, App. B.
 
     model: the network; `.model` is a copy of it, in eval mode and without gradients, for sampling.
@@ -45,7 +48,7 @@ class EMA:
     Raises ValueError unless decay lies in [0, 1). Keep float32 weights: in bfloat16 such small steps round to nothing.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.9999):
+    def __init__(self, model: M, decay: float = 0.9999):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must lie in [0, 1), got {decay}")
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -56,10 +59,10 @@ class EMA:
         """Take in the weights of `model`, which has the structure of the one that was copied."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        for average, new in zip(self.model.parameters(), model.parameters(), strict=True):
-            average.lerp_(new, 1 - decay)
-        for average, new in zip(self.model.buffers(), model.buffers(), strict=True):
-            average.copy_(new)
+        for average, weight in zip(self.model.parameters(), model.parameters(), strict=True):
+            average.lerp_(weight, 1 - decay)
+        for held, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            held.copy_(buffer)
 
     def state_dict(self) -> dict:
         """What resumes exactly: the average's own state and the number of updates. decay is an argument, not state."""

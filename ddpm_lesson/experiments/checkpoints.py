@@ -64,7 +64,7 @@ def _digest(tensors: dict[str, Tensor], about: dict) -> str:
     digest = hashlib.sha256(json.dumps(about).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -88,7 +88,7 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 def fill_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """Give back what `optimizer_tensors` took; the learning rates are the optimiser's own."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state = {}
+    state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         i, key = name.split(".", 1)
         like = parameters[int(i)]

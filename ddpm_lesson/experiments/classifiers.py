@@ -27,13 +27,10 @@ def fit(
     channels, classes = images.shape[0], len(images.classes)
     with seeded(recipe.seed):
         model = Classifier(classes, recipe.ch, recipe.ch_mult, in_ch=channels, T=recipe.T, dropout=recipe.dropout)
-    model = model.to(device=device, memory_format=torch.channels_last).train()
+    model = model.to(device).to(memory_format=torch.channels_last).train()
     told = (model, recipe, images.shape, images.classes, images.levels)
-    if recipe.T is None:
-        process, trained = None, PretrainedClassifier(*told)
-    else:
-        process = make_process(recipe).to(device)
-        trained = PretrainedNoisyClassifier(*told, process)
+    process = None if recipe.T is None else make_process(recipe).to(device)
+    trained = PretrainedClassifier(*told) if process is None else PretrainedNoisyClassifier(*told, process)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=recipe.weight_decay)
     batches, rate = ordered(images, batch_size=recipe.batch_size, seed=recipe.seed), cosine(recipe.steps)
     generator = Generator()

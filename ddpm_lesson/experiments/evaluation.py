@@ -1,7 +1,7 @@
 """Every score of a trained network in one call: what `python -m ddpm_lesson evaluate` prints."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -142,6 +142,7 @@ def scores(
 
 def bits_of(trained: PretrainedDiffusion, x_0: Tensor, y: Tensor, *, seed: int = 0, progress: bool = False) -> Bits:
     """The bound of a trained network on images (B, C, H, W) and, if it knows labels, on their labels (B,)."""
+    conditions: dict[str, Any] = {"y": y.to(trained.device)} if trained.recipe.conditional else {}
     return bits_per_dim(
         trained.model,
         trained.process,
@@ -151,7 +152,7 @@ def bits_of(trained: PretrainedDiffusion, x_0: Tensor, y: Tensor, *, seed: int =
         decoder=discretized(trained.levels),
         generator=Generator().manual_seed(seed),
         progress=progress,
-        **({"y": y.to(trained.device)} if trained.recipe.conditional else {}),
+        **conditions,
     )
 
 

@@ -6,13 +6,14 @@ the same score of held-out real images. Intervals are for another draw of the sa
 
 import math
 import warnings
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 ROWS = 256  # of a matrix of distances, in memory at once
-EXACT = {"compute_mode": "donot_use_mm_for_euclid_dist"}  # equal points are at distance 0
+EXACT = "donot_use_mm_for_euclid_dist"  # equal points are at distance 0
 GROUPS = 20  # of the jackknife
 T_QUANTILE, Z_QUANTILE = 2.093, 1.960  # 97.5 % of Student's t with GROUPS - 1 degrees of freedom, and of the normal
 
@@ -55,7 +56,8 @@ def share_interval(hits: Tensor) -> Interval:
     return share, max(0.0, min(low, share)), min(1.0, max(high, share))  # 0 and 1 are ends, but for rounding
 
 
-class Moments(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Moments:
     """Mean (F,) and covariance (F, F) of features, float64, and how many samples they come from."""
 
     mean: Tensor
@@ -88,7 +90,9 @@ def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
         few = f"the covariance of {len(a.mean)} features needs more than {len(a.mean)} samples"
         warnings.warn(f"{few}: the distance is far too large, comparable only at the same count", stacklevel=2)
     # C = R R^T for either; tr (C_a C_b)^(1/2) is the sum of the singular values of R_a^T R_b, singular C or not.
-    r_a, r_b = (vectors * values.clamp(min=0).sqrt() for values, vectors in map(torch.linalg.eigh, (a[1], b[1])))
+    r_a, r_b = (
+        vectors * values.clamp(min=0).sqrt() for values, vectors in map(torch.linalg.eigh, (a.covariance, b.covariance))
+    )
     cross = torch.linalg.svdvals(r_a.T @ r_b).sum()
     squared = (a.mean - b.mean).square().sum() + (a.covariance + b.covariance).trace() - 2 * cross
     return max(0.0, squared.item())
@@ -177,7 +181,9 @@ def radii_of(centres: Tensor, k: int = 3, gone: Tensor | None = None) -> Tensor:
         distance = torch.cdist(rows, centres)  # by a matrix product: quick, and good enough to find the nearest
         distance[:, first * ROWS :].fill_diagonal_(math.inf)
         near = [centres[distance.masked_fill(g, math.inf).topk(k, largest=False).indices] for g in gone]  # (R, k, F)
-        radii.append(torch.stack([torch.cdist(rows[:, None], those, **EXACT).amax((1, 2)) for those in near]))
+        radii.append(
+            torch.stack([torch.cdist(rows[:, None], those, compute_mode=EXACT).amax((1, 2)) for those in near])
+        )
     return torch.cat(radii, 1).masked_fill(gone, -1)  # (G, M); nothing is within -1
 
 
@@ -186,7 +192,7 @@ def among(points: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
     points, centres = as_double("features", points), as_double("features", centres)
     found = []
     for rows in points.split(ROWS):
-        distance = torch.cdist(rows, centres, **EXACT)
+        distance = torch.cdist(rows, centres, compute_mode=EXACT)
         found.append(torch.stack([(distance <= radius).any(1) for radius in radii]))
     return torch.cat(found, 1)
 

@@ -159,11 +159,11 @@ def load_weights(path: Path | str, *, device: torch.device | str = "cpu") -> Pre
         if about["kind"] == "ddpm":
             recipe, unet = Recipe.from_values(about["recipe"]), _ready(UNet(**about["unet"]), tensors, path, device)
             return PretrainedDiffusion(unet, make_process(recipe).to(device), recipe, about["step"], *told)
-        recipe = ClassifierRecipe(**about["recipe"])
+        of_classifier = ClassifierRecipe(**about["recipe"])
         classifier = _ready(Classifier(**about["classifier"]), tensors, path, device)
-        if recipe.T is None:
-            return PretrainedClassifier(classifier, recipe, *told)
-        return PretrainedNoisyClassifier(classifier, recipe, *told, make_process(recipe).to(device))
+        if of_classifier.T is None:
+            return PretrainedClassifier(classifier, of_classifier, *told)
+        return PretrainedNoisyClassifier(classifier, of_classifier, *told, make_process(of_classifier).to(device))
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -203,7 +203,7 @@ def about_shipped(name: str) -> dict:
 def _ready(model, tensors, path, device):
     """The network with these weights, to be used and not trained; channels_last, which convolutions prefer."""
     fill(model, tensors, Path(path))
-    return model.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    return model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def _of_images(trained: Pretrained) -> dict:

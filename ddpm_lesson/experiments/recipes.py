@@ -6,7 +6,7 @@ This is a front door: names are strings here, and are looked up once.
 import dataclasses
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,16 @@ from ddpm_lesson import data, losses, timesteps
 from ddpm_lesson.predictions import MEAN_TYPES, VARIANCES
 from ddpm_lesson.schedules import SCHEDULES
 
-DATA = {"digits": data.digits, "mnist": data.mnist, "fashion_mnist": data.fashion_mnist, "cifar10": data.cifar10}
+DATA: dict[str, Callable[..., data.Images]] = {
+    "digits": data.digits,
+    "mnist": data.mnist,
+    "fashion_mnist": data.fashion_mnist,
+    "cifar10": data.cifar10,
+}
 ERRORS = {"simple": losses.squared, "l1": losses.absolute, "huber": losses.huber}
 LOSSES = (*ERRORS, "hybrid", "kl")
 WEIGHTINGS = {"simple": losses.simple_weight, "min_snr": losses.min_snr, "p2": losses.p2}
-TIMESTEPS = {
+TIMESTEPS: dict[str, type[timesteps.Uniform] | type[timesteps.Antithetic] | type[timesteps.LossSecondMoment]] = {
     "uniform": timesteps.Uniform,
     "antithetic": timesteps.Antithetic,
     "loss_second_moment": timesteps.LossSecondMoment,
@@ -38,20 +43,21 @@ def _field(
 
 def _checked(field: dataclasses.Field, value: Any) -> Any:
     """The value, in the field's type. Raises ValueError that says what was expected."""
-    choices, (low, high) = field.metadata["choices"], field.metadata["within"]
-    if field.type == tuple[int, ...]:
+    choices, (low, high), kind = field.metadata["choices"], field.metadata["within"], field.type
+    if kind == tuple[int, ...]:
         expected, fits = "a list of integers", isinstance(value, list | tuple) and all(type(v) is int for v in value)
         value = tuple(value) if fits else value
-    elif field.type is float:
+    elif kind is float:
         expected, fits = f"a number in {low}..{high}", type(value) in (int, float) and low <= value <= high
         value = float(value) if fits else value
-    elif field.type is int and choices is None:
+    elif kind is int and choices is None:
         expected, fits = f"an integer in {low}..{high}", type(value) is int and low <= value <= high
     elif choices is not None:
         expected, fits = f"one of {', '.join(map(str, choices))}", type(value) in (str, int) and value in choices
     else:
-        fits = isinstance(value, field.type) and (field.type is bool or not isinstance(value, bool))
-        expected = str(getattr(field.type, "__name__", field.type))
+        assert not isinstance(kind, str)  # types are not postponed in this file
+        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        expected = str(getattr(kind, "__name__", kind))
     if not fits:
         raise ValueError(f"{field.name} must be {expected}, got {value!r}")
     return value

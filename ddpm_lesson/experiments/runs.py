@@ -44,7 +44,7 @@ class Run:
         self.process = make_process(recipe).to(device)
         channels, *self.sides = images.shape
         model = make_network(recipe, channels, len(images.classes))
-        self.model = model.to(device=device, memory_format=torch.channels_last)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
         self.ema = EMA(self.model, recipe.ema_decay)
         self.timesteps = TIMESTEPS[recipe.timesteps](recipe.T)
         trained = [p for p in self.model.parameters() if p.requires_grad]

@@ -49,11 +49,12 @@ from functools import partial
 
 import torch
 
-from ddpm_lesson import GaussianDiffusion, GaussianDiffusionTrainer, bound, checks, data, losses, oracle, plots
+from ddpm_lesson import GaussianDiffusion, GaussianDiffusionTrainer, Noised, bound, checks, data, losses, oracle, plots
 from ddpm_lesson import schedules, timesteps, training
 from ddpm_lesson.gaussian import Gaussian
 from ddpm_lesson.networks.mlp import MLP
-from ddpm_lesson.predictions import clipped, epsilon, fixedlarge, fixedsmall, make_denoiser, velocity, xprev, xstart
+from ddpm_lesson.denoisers import clipped, make_denoiser
+from ddpm_lesson.predictions import epsilon, fixedlarge, fixedsmall, p_from_output, velocity, xprev, xstart
 from ddpm_lesson.samplers import ancestral, last, reverse
 
 torch.set_num_threads(1)  # tensors as small as here gain nothing from more, and lose much on a busy machine
@@ -255,7 +256,7 @@ for ax, t in zip(axes, (20, 100, 400), strict=True):
 # %%
 # `fixedlarge` sets the variance of a step to beta (section 2.8); p(x_t, i).p is the Gaussian of the step back.
 short = GaussianDiffusion(torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64))
-poor = oracle.Gaussian(short, torch.tensor([-0.4], dtype=torch.float64), math.sqrt(0.88))
+poor = oracle.GaussianData(short, torch.tensor([-0.4], dtype=torch.float64), math.sqrt(0.88))
 p = reverse(short, poor, fixedlarge)
 x_0 = torch.tensor(0.8, dtype=torch.float64)
 
@@ -666,14 +667,15 @@ checks.vlb_weight(vlb_weight)
 torch.manual_seed(0)
 net = MLP(1000, dim=2, hidden=16, layers=2).double()
 t, x_0 = torch.randint(1, 1000, (500,)), data.eight_gaussians(500).double()
-noise = torch.randn_like(x_0)
-x_t = process.q_sample(x_0, t, noise)
+noised = process.noised(x_0, t)  # Noised(x_0, t, noise, x_t): a draw, and all that it was made of
+x_t = noised.x_t
 output = epsilon.decode(process, x_t, t, net(x_t, t))
 
 # %%
 def error(mean_type):
     """Converted output minus target of this MeanType."""
-    return mean_type.target(process, output.x_0, x_t, t, output.eps) - mean_type.target(process, x_0, x_t, t, noise)
+    converted = noised._replace(x_0=output.x_0, noise=output.eps)
+    return mean_type.target(process, converted) - mean_type.target(process, noised)
 
 # %%
 snr, coef1, var = process.snr[t, None], process.posterior_mean_coef1[t, None], 1 - process.alphas_bar[t, None]
@@ -701,7 +703,7 @@ for name, loss in weighted.items():
 # > <details><summary>Then look</summary>The late ones. The error of x_0 is the error of the noise divided by SNR, and SNR falls to 0.00004. Where x_t is nearly all noise, x_0 is a pure guess, and its plain error is as large as the data.</details>
 
 # %% [markdown]
-# **What goes wrong: training and sampling disagree about the meaning.** In the post, the trainer always fits the noise; the sampler has an option `mean_type`, with which it takes the *same* network's output for $x_0$ or for $x_{t-1}$. To see what that does, no training is needed: take the *perfect* noise predictor for Gaussian data, `oracle.Gaussian`, and let the sampler take its output for $x_0$. Everything is linear, so the final size follows exactly: each reverse step multiplies by a slope and adds noise.
+# **What goes wrong: training and sampling disagree about the meaning.** In the post, the trainer always fits the noise; the sampler has an option `mean_type`, with which it takes the *same* network's output for $x_0$ or for $x_{t-1}$. To see what that does, no training is needed: take the *perfect* noise predictor for Gaussian data, `oracle.GaussianData`, and let the sampler take its output for $x_0$. Everything is linear, so the final size follows exactly: each reverse step multiplies by a slope and adds noise.
 
 # %%
 def final_rms(model, mean_type):
@@ -715,7 +717,7 @@ def final_rms(model, mean_type):
 
 # %%
 for std in (0.1, 0.25, 0.5):
-    gaussian = oracle.Gaussian(process, torch.zeros(1, dtype=torch.float64), std)
+    gaussian = oracle.GaussianData(process, torch.zeros(1, dtype=torch.float64), std)
     wrong = [final_rms(gaussian.as_model(epsilon), read_as) for read_as in (xstart, xprev)]
     print(f"data N(0, {std}^2): read as x_0: rms {wrong[0]:.2g}, read as x_prev: rms {wrong[1]:.2g}")
 
@@ -723,7 +725,7 @@ for std in (0.1, 0.25, 0.5):
 # Noise read as $x_0$ is a multiple of $x_t$, larger than 1 for narrow data and small for wide ones. So the same bug explodes or collapses, and gives no error message for either. *Repair:* one object says what an output means, and both sides use it: `xstart.target` in training, `xstart.decode` in sampling. Then every meaning gives the right samples:
 
 # %%
-gaussian = oracle.Gaussian(process, torch.zeros(1, dtype=torch.float64), 0.25)
+gaussian = oracle.GaussianData(process, torch.zeros(1, dtype=torch.float64), 0.25)
 for mean_type in (epsilon, xstart):
     print(f"{mean_type.name:7} trained and sampled: rms {final_rms(gaussian.as_model(mean_type), mean_type):.2f}")
 
@@ -762,7 +764,7 @@ print("through x_0_from_x_prev: off by more than 50:  ", bool((wrong - x_0).abs(
 # The slow form, one image after the other, each with its own $t$:
 
 # %%
-images = data.digits()[:][0].flatten(1)
+images = data.digits().x_0.flatten(1)
 x_0, t = images[:4].double(), torch.tensor([0, 100, 500, 999])
 noise = torch.randn_like(x_0)
 net = MLP(1000, dim=64, hidden=16).double()
@@ -775,8 +777,8 @@ for b in range(4):
     slow.append((net(x_t[None], t[b : b + 1])[0] - noise[b]) ** 2)
 
 # %%
-x_t = process.q_sample(x_0, t, noise)
-fast = losses.simple_loss(process, epsilon, net(x_t, t), x_0, x_t, t, noise)
+noised = process.noised(x_0, t, noise)
+fast = losses.simple_loss(process, epsilon, net(noised.x_t, t), noised)
 assert torch.allclose(torch.stack(slow), fast, rtol=1e-9)
 print(f"the package's simple_loss agrees; its shape is {tuple(fast.shape)}: one error per coordinate")
 
@@ -872,7 +874,7 @@ checks.discretized_log_prob(discretized_log_prob)
 
 # %%
 x_train, y_train = data.digits("train")[:]
-x_test = data.digits("test")[:][0].flatten(1)
+x_test = data.digits("test").x_0.flatten(1)
 x_train = x_train.flatten(1)
 means = torch.stack([x_train[y_train == k].mean(0) for k in range(10)])
 spread = (x_train - means[y_train]).square().mean().sqrt()
@@ -909,7 +911,7 @@ print(f"the bound: {bits.total:.1f} bits/dim; guessing one of 17 levels costs lo
 n = len(x_test)
 first = torch.zeros(n, dtype=torch.int64)
 x_1 = process.q_sample(x_test, first, torch.randn(n, 64, generator=torch.Generator().manual_seed(0)))
-p_1 = bound.p_from_output(process, epsilon, fixedlarge, ten.as_model(epsilon)(x_1, first), x_1, first)
+p_1 = p_from_output(process, epsilon, fixedlarge, ten.as_model(epsilon)(x_1, first), x_1, first)
 for levels in (17, 256):
     L_0 = bound.decoder_nll(p_1, x_test, bound.discretized(levels)).mean()
     print(f"L_0 with {levels:3} levels: {L_0:.1f} bits/dim")
@@ -964,7 +966,7 @@ corners = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64
 ts = torch.arange(1000).repeat_interleave(4)
 x_0, noise = corners[:, :1], corners[:, 1:]
 x_t = process.q_sample(x_0, ts, noise)
-normal_data = oracle.Gaussian(process, torch.zeros(1, dtype=torch.float64), 1.0)
+normal_data = oracle.GaussianData(process, torch.zeros(1, dtype=torch.float64), 1.0)
 
 # %%
 def terms(log_var):
@@ -1310,9 +1312,8 @@ def batch(sampler, loss, generator):
     """Loss of one batch of 64 and its gradient in the last layer, as one row."""
     ts, weights = sampler.sample(64, generator=generator)
     x_0 = points[torch.randint(20_000, (64,), generator=generator)]
-    noise = torch.randn(64, 2, generator=generator)
-    x_t = process.q_sample(x_0, ts, noise)
-    mean = (weights * loss(model(x_t, ts), x_0, x_t, ts, noise).view(64, -1).mean(1)).mean()
+    noised = process.noised(x_0, ts, generator=generator)
+    mean = (weights * loss(model(noised.x_t, ts), noised).view(64, -1).mean(1)).mean()
     return torch.cat([mean.detach()[None], torch.autograd.grad(mean, model.tail[1].weight)[0].flatten()])
 
 # %%
@@ -1326,10 +1327,9 @@ def variances(sampler, loss):
 def warmed_up(loss):
     """A LossSecondMoment that has seen ten losses of every t."""
     sampler, ts = timesteps.LossSecondMoment(1000), torch.arange(1000).repeat(10)
-    x_0, noise = points[:10_000], torch.randn(10_000, 2)
-    x_t = process.q_sample(x_0, ts, noise)
+    noised = process.noised(points[:10_000], ts)
     with torch.no_grad():
-        sampler.update(ts, loss(model(x_t, ts), x_0, x_t, ts, noise).view(10_000, -1).mean(1))
+        sampler.update(ts, loss(model(noised.x_t, ts), noised).view(10_000, -1).mean(1))
     return sampler
 
 # %%
@@ -1395,7 +1395,7 @@ print("errors of 1, squared and summed over an image of 3 x 256 x 256:", (large*
 
 # %%
 x = torch.zeros(1, 4).half()
-repaired = losses.simple_loss(process, epsilon, small[None], x, x, torch.tensor([0]), x)
+repaired = losses.simple_loss(process, epsilon, small[None], Noised(x, torch.tensor([0]), x, x))
 print(f"simple_loss converts first: {repaired.max():.1e} in {repaired.dtype}")
 
 # %% [markdown]
@@ -1413,7 +1413,7 @@ print(f"simple_loss converts first: {repaired.max():.1e} in {repaired.dtype}")
 # | 2.7 | its terms $L_T$, $L_{t-1}$, $L_0$ (DDPM Eq. 5) | `bound.vlb_term` | `test_bound.py` `test_terms_add_up_to_the_integral_over_paths` |
 # | 2.8 | divergence of two Gaussians | `gaussian.Gaussian.kl` | `test_gaussian.py` `test_divergence_by_quadrature` |
 # | 2.9 | $L_{t-1}$ as a squared distance of means (DDPM Eq. 8) | `bound.posterior_kl` | `test_bound.py` `test_kl_agrees_with_quadrature` |
-# | 2.10 | the mean from the noise (DDPM Eq. 11) | `bound.p_from_output` | `test_bound.py` `test_kl_agrees_with_quadrature` |
+# | 2.10 | the mean from the noise (DDPM Eq. 11) | `predictions.p_from_output` | `test_bound.py` `test_kl_agrees_with_quadrature` |
 # | 2.11 | $L_{t-1}$ as a weighted error of the noise (DDPM Eq. 12) | `losses.vlb_weight` | `test_losses.py` `test_kl_is_the_weighted_eps_error_plus_a_constant` |
 # | 2.12 | five losses, equal up to a weight | `losses.weight_for` | `test_losses.py` `test_parameterisations_differ_by_a_weight_alone` |
 # | 2.13 | $L_\text{simple}$ (DDPM Eq. 14) | `losses.simple_loss` | `test_ddpm.py` `test_loss_is_the_posts` |

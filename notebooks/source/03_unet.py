@@ -164,7 +164,7 @@ _ = ax.set(xlabel="$x_t$", ylabel=r"average noise behind $x_t$", xlim=(-2.5, 2.5
 # *An image is not a point.* One number says next to nothing about its noise level. An image has many pixels, and can be asked: how rough is it? Here is $q(t\mid x_t)$ for a whole digit, by Bayes' rule, with the 1415 training digits as the data. `oracle.Empirical` is the exact answer if these digits were all the data there is (section 2.11):
 
 # %%
-x_train = data.digits("train")[:][0]
+x_train = data.digits("train").x_0
 memory = oracle.Empirical(process, x_train)
 seen, strength = {}, {}
 for step in (50, 200, 400, 600, 900):
@@ -1128,7 +1128,7 @@ loss = partial(losses.simple_loss, process, epsilon)
 # One exam for all, after 60 steps: the 382 held-out digits, each at its own $t$, evenly spread over 0 … 999. (`late` tells the network a later t; section 3.13 uses it.) `change` is a function that alters the fresh network.
 
 # %%
-x_test = data.digits("test")[:][0]
+x_test = data.digits("test").x_0
 t_test = torch.linspace(0, 999, 382).long()[torch.randperm(382, generator=torch.Generator().manual_seed(0))]
 noise_test = torch.randn(x_test.shape, generator=torch.Generator().manual_seed(1))
 x_t_test = process.q_sample(x_test, t_test, noise_test)
