@@ -15,14 +15,15 @@ help: ## list the targets
 lab: $(STAMP) ## open the course in JupyterLab (LAB_FLAGS=--no-browser for a remote machine)
 	$(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS) notebooks/01_forward_process.ipynb
 
-test: $(STAMP) ## check style, run the unit tests, then every notebook against its stored outputs
+test: $(STAMP) ## check style and types, run the unit tests, then every notebook against its stored outputs
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest tests ddpm_lesson --doctest-modules
 	$(BIN)/python -m pytest --nbval notebooks/
 
 coverage: $(STAMP) ## run the unit tests and list the statements that none of them reaches
-	$(BIN)/python -m coverage run -m pytest tests
+	$(BIN)/python -m coverage run -m pytest tests ddpm_lesson --doctest-modules
 	$(BIN)/python -m coverage report
 
 format: $(STAMP) ## format the code and repair what ruff can repair
@@ -50,7 +51,7 @@ bench: $(STAMP) ## time a training step of the U-Net beside that of diffusers
 
 # The stamp is written last: an interrupted installation is resumed by the next call. Building without isolation
 # lets a reinstallation after a change of pyproject.toml work offline, in seconds.
-$(STAMP): pyproject.toml setup.py
+$(STAMP): pyproject.toml
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	        { echo "'$(PYTHON)' must be Python 3.10 or newer, got: $$($(PYTHON) --version 2>&1)." \

@@ -1,4 +1,4 @@
-"""Writes digits.npz, beside this file, from scikit-learn's copy of the UCI digits: python data/make_digits.py
+"""Writes digits.npz, in data/, from scikit-learn's copy of the UCI digits: python data/scripts/make_digits.py
 
 Needs scikit-learn, which the course itself does not.  The same bytes come out on every machine: nothing is
 compressed (compressors differ between versions) and the archive carries no date.
@@ -27,7 +27,7 @@ def main():
     digits = load_digits()
     arrays = {"images": digits.images.astype(np.uint8), "labels": digits.target.astype(np.uint8)}
     assert (arrays["images"] == digits.images).all() and arrays["images"].max() == 16
-    write(Path(__file__).with_name("digits.npz"), **arrays)
+    write(Path(__file__).parent.with_name("digits.npz"), **arrays)
     for name, array in arrays.items():
         print(name, array.dtype, array.shape, hashlib.sha256(array.tobytes()).hexdigest())
 
