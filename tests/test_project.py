@@ -225,16 +225,19 @@ def readme() -> str:
 
 
 def test_readme_code_runs():
-    (block,) = re.findall(r"```python\n(.*?)```", readme(), re.DOTALL)
+    trained, drawn = re.findall(r"```python\n(.*?)```", readme(), re.DOTALL)
     names = {}
-    exec(block, names)
+    exec(trained, names)
     assert names["samples"].shape == (16, 1, 8, 8)
     assert names["samples"].abs().max() <= 1
+    exec(drawn, names)
+    assert names["images"].shape == (10, 1, 28, 28)
 
 
 def test_readme_maps_every_module():
-    rows = re.findall(r"^\| `([\w/]+)(?:\.py)?`", readme(), re.MULTILINE)
-    assert sorted(row.strip("/") for row in rows) == modules(PACKAGE)
+    rows = re.findall(r"^\| (`\w+(?:\.py|/)`[^|]*)\|", readme(), re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`(\w+)(?:\.py|/)`", row)]
+    assert sorted(named) == modules(PACKAGE)
 
 
 def test_links_inside_the_repository_lead_somewhere():
