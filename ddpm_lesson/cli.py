@@ -38,9 +38,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out a command line. Returns the exit status: 0 done, 1 an error that was told, 130 interrupted.
+    """Carry out a command line. Returns the exit status: 0 done, 1 an error, in one line, 130 interrupted.
 
-    Exits with 2 for options that do not exist. With --debug an error is raised instead of told.
+    Exits with 2 for options that do not exist. With --debug an error is raised.
     """
     options = _parser().parse_args(arguments)
     if options.threads:
@@ -126,14 +126,16 @@ def evaluate(options: argparse.Namespace) -> int:
     real = load_images(trained.recipe, options.root).x_0.to(_device(options.device))
     space = Space(classifier, Path(features).stem, reference_of(real, classifier), held_out)  # minutes for MNIST
     same = recorded and (n, sampling, features) == (scoring["n"], usual, scoring["classifier"])
-    told = recorded["made"]["scores"] if same else {}
+    recorded_scores = recorded["made"]["scores"] if same else {}
     for key, score in scores(trained, space, n, sampling, bits_images=options.bits).items():
-        before, beside = told.get(key), ""
+        before, beside = recorded_scores.get(key), ""
         if before and before["n"] == score.n:  # of bits/dim the number is an option of its own
             beside = "; recorded {value:.4g} ({low:.4g}..{high:.4g})".format(**before)
         print(f"  {score}{beside}")
-    if "Bits/dim" in told and not options.bits:
-        print(f"  Bits/dim was recorded too: --bits {told['Bits/dim']['n']} finds it again, which takes longer")
+    if "Bits/dim" in recorded_scores and not options.bits:
+        print(
+            f"  Bits/dim was recorded too: --bits {recorded_scores['Bits/dim']['n']} finds it again, which takes longer"
+        )
     print(f"As many images of {trained.recipe.data} that were held out:")
     for score in anchor(space, n, seed=sampling.seed).values():
         print(" ", score)

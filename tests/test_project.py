@@ -220,6 +220,15 @@ def test_environment_yml_agrees_with_pyproject():
     assert bounds(packages).items() <= listed.items()
 
 
+def test_the_setup_cell_installs_what_colab_lacks():
+    cell = (ROOT / "notebooks" / "setup_cell.py").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"find_spec\(m\) for m in \((.*?)\)", cell)
+    there = {"torch", "torchvision", "numpy", "matplotlib"}
+    assert set(re.findall(r'"(\w+)"', listed)) == set(bounds(pyproject()["project"]["dependencies"])) - there | {
+        "ddpm_lesson"
+    }
+
+
 def readme() -> str:
     return (ROOT / "README.md").read_text(encoding="utf-8")
 
