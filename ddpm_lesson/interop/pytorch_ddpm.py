@@ -18,10 +18,14 @@ def load_pytorch_ddpm(
     path_or_dict: a file, or what torch.load made of it: a dict with net_model and ema_model, or one bare state dict.
     weights: "ema_model", the average over training, which samples better, or "net_model". dropout: its rate, which no
     checkpoint holds.
-    Returns the UNet in eval mode on the CPU; its other arguments are read off the names and shapes of the weights.
-    Raises ValueError for a file that holds more than tensors and plain containers (its code does not run), and for
-    missing, foreign or misshapen weights; a file that is not there stays a FileNotFoundError.
+    Returns the UNet in eval mode on the CPU, in the dtype of the weights (float32 as a rule; `.float()` makes it that);
+    its other arguments are read off the names and shapes of the weights.
+    Raises ValueError for a file that holds more than tensors and plain containers (its code does not run), for missing,
+    foreign or misshapen weights, and for weights of several dtypes or of integers; a file that is not there stays a
+    FileNotFoundError.
     Not for networks with this package's options: the post's has none of them, and its groups are 32.
+    Their sampler clips x_0 after the mean was formed from it, which changes no sample: leave out `predictions.clipped`
+    to draw what their code draws, and put it in for images that do stay in -1..1.
     """
     if weights not in ("ema_model", "net_model"):
         raise ValueError(f"weights must be 'ema_model' or 'net_model', got {weights!r}")
@@ -31,7 +35,10 @@ def load_pytorch_ddpm(
             raise ValueError(f"expected {weights!r} in the checkpoint, got {', '.join(map(str, checkpoint))}")
         checkpoint = checkpoint[weights]
     state = _state_dict(checkpoint)
-    unet = UNet(**_options(state), dropout=dropout)
+    options, dtype = _options(state), state["head.weight"].dtype
+    if not dtype.is_floating_point:
+        raise ValueError(f"expected floating-point weights, got head.weight of {dtype}")
+    unet = UNet(**options, dropout=dropout).to(dtype)
     load(unet, state)
     return unet.eval()
 

@@ -94,18 +94,25 @@ class AttnBlock(nn.Module):
 
     Every pixel takes the average of all pixels' values, weighted by softmax(q . k / sqrt(d)); d = in_ch / num_heads.
     num_heads: independent averages, each over its own share of the channels (Dhariwal & Nichol 2021, Section 3).
-    num_groups, norm_eps: of the GroupNorm before it. zero_init: the last layer starts at 0 exactly, in the place of a
+    num_head_channels: d itself, instead of num_heads: wider layers then have more heads.
+    num_groups, norm_eps: of the GroupNorm before it. zero_init: the last layer starts at 0 exactly, instead of with a
     Xavier gain of 1e-5; in either case the block starts as the identity.
-    Raises ValueError if num_groups or num_heads do not divide the channels.
+    Raises ValueError if num_groups, num_heads or num_head_channels do not divide the channels, or if num_heads and
+    num_head_channels are both given.
     """
 
     def __init__(
-        self, in_ch: int, *, num_groups: int = 32, num_heads: int = 1, norm_eps: float = 1e-5, zero_init: bool = False
+        self,
+        in_ch: int,
+        *,
+        num_groups: int = 32,
+        num_heads: int = 1,
+        num_head_channels: int | None = None,
+        norm_eps: float = 1e-5,
+        zero_init: bool = False,
     ):
         super().__init__()
-        if num_heads < 1 or in_ch % num_heads:
-            raise ValueError(f"channels must be divisible by num_heads = {num_heads}, got {in_ch} channels")
-        self.num_heads = num_heads
+        self.num_heads = _count_heads(in_ch, num_heads, num_head_channels)
         self.group_norm = group_norm(in_ch, num_groups, norm_eps)
         self.proj_q = nn.Conv2d(in_ch, in_ch, 1)
         self.proj_k = nn.Conv2d(in_ch, in_ch, 1)
@@ -131,14 +138,15 @@ class ResBlock(nn.Module):
 
     Ho et al. 2020, Appendix B, after Zagoruyko & Komodakis 2016.
     x (B, in_ch, H, W), temb (B, tdim) -> (B, out_ch, H, W).
-    attn: an AttnBlock of num_heads follows. num_groups, norm_eps: of the GroupNorms.
+    attn: an AttnBlock of num_heads or num_head_channels follows. num_groups, norm_eps: of the GroupNorms.
     scale_shift_norm: the time scales and shifts after the second norm, h (1 + scale) + shift, "AdaGN" (Dhariwal &
     Nichol 2021, Section 3); otherwise it is added to every pixel before it.
     resample: nn.AvgPool2d(2) or nn.Upsample(scale_factor=2.0) change height and width inside of the block, before its
     first convolution and in the shortcut ("BigGAN", Song et al. 2021, Appendix H).
-    zero_init: the last layers start at 0 exactly, in the place of a Xavier gain of 1e-5. In either case the block
-    starts as its shortcut.
-    Raises ValueError if num_groups or num_heads do not divide the channels.
+    zero_init: the last layers start at 0 exactly, instead of with a Xavier gain of 1e-5. In either case the block
+    starts as its shortcut. Not so in pytorch-ddpm: there the block initialises its attention's last layer a second
+    time, with gain 1, and attention starts as a random change of the image.
+    Raises ValueError as AttnBlock does.
     """
 
     def __init__(
@@ -151,6 +159,7 @@ class ResBlock(nn.Module):
         *,
         num_groups: int = 32,
         num_heads: int = 1,
+        num_head_channels: int | None = None,
         norm_eps: float = 1e-5,
         scale_shift_norm: bool = False,
         resample: nn.Module | None = None,
@@ -173,7 +182,8 @@ class ResBlock(nn.Module):
         for layer in (self.block1[-1], self.temb_proj[-1], self.shortcut):
             _xavier(layer)
         _xavier(self.block2[-1], gain=0.0 if zero_init else 1e-5)
-        options = {"num_groups": num_groups, "num_heads": num_heads, "norm_eps": norm_eps, "zero_init": zero_init}
+        options = {"num_groups": num_groups, "num_heads": num_heads, "num_head_channels": num_head_channels}
+        options |= {"norm_eps": norm_eps, "zero_init": zero_init}
         self.attn = AttnBlock(out_ch, **options) if attn else nn.Identity()
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
@@ -196,6 +206,18 @@ def group_norm(channels: int, num_groups: int, eps: float) -> nn.GroupNorm:
     if num_groups < 1 or channels % num_groups:
         raise ValueError(f"channels must be divisible by num_groups = {num_groups}, got {channels} channels")
     return nn.GroupNorm(num_groups, channels, eps=eps)
+
+
+def _count_heads(channels: int, num_heads: int, num_head_channels: int | None) -> int:
+    if num_head_channels is not None and num_heads != 1:
+        raise ValueError(
+            "num_heads and num_head_channels exclude each other: give one of them, got "
+            f"num_heads = {num_heads} and num_head_channels = {num_head_channels}"
+        )
+    name, size = ("num_heads", num_heads) if num_head_channels is None else ("num_head_channels", num_head_channels)
+    if size < 1 or channels % size:
+        raise ValueError(f"channels must be divisible by {name} = {size}, got {channels} channels")
+    return num_heads if num_head_channels is None else channels // num_head_channels
 
 
 def check_range(name: str, indices: Tensor, size: int) -> None:
