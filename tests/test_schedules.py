@@ -160,7 +160,7 @@ def test_sigmoid_against_fifty_digits(T):
 @pytest.mark.parametrize("T", [1, 2, 10, 1000, 4000])
 @pytest.mark.parametrize("ends", [(1e-4, 0.02), (0.02, 1e-4), (1e-5, 1.0)])
 def test_sigmoid_betas_against_fifty_digits(T, ends):
-    """T = 1 has the first u only, -6. The float -6 + 12 t / (T - 1) is rounded by 6 EPS, and sigmoid' is at most 1/4."""
+    """T = 1 has the first u only, -6. The float -6 + 12 t / (T - 1) is rounded by 6 EPS; sigmoid' is at most 1/4."""
     with mp.workdps(50):
         u = [-6 + mp.mpf(12 * t) / max(T - 1, 1) for t in range(T)]
         betas = [mp.mpf(ends[0]) + (mp.mpf(ends[1]) - mp.mpf(ends[0])) / (1 + mp.exp(-value)) for value in u]

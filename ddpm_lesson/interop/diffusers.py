@@ -28,13 +28,14 @@ def to_diffusers(
     "fixedsmall"; None is fixedlarge, or learned_range for a network with learned_var. clip_denoised: clip the
     estimated x_0 at every step. sample_size: side, or height and width, of the images that DDPMPipeline draws.
     Weights are copied. Outputs agree to rounding: diffusers computes sines and cosines of t in float32.
-    S of the T steps, S >= 2, run from T - 1 to 0 ("linspace"), as on process.respaced(spacing.linspace(T, S)), and the
-    last one adds no noise. For DDIM take DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing") and
-    an S that divides T: its stride is T // S, whatever the spacing.
+    S of the T steps, S >= 2, run from T - 1 to 0 ("linspace"), and the last one adds no noise: the images are those of
+    `ancestral` on process.respaced(spacing.linspace(T, S)), for every variance; for a few S (see there) on
+    process.respaced(scheduler.timesteps.flip(0).tolist()). For DDIM take an S that divides T, and
+    DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing"): its stride is T // S in any spacing.
     Raises ValueError that names the option that diffusers cannot express, TypeError for another network, ImportError
     if diffusers is missing.
     A network with classes converts too, but not for DDPMPipeline: that one gives it no labels. UNet2DModel needs a
-    label for every image, and knows no null class: give num_classes as the label of images without one.
+    label for every image: where ours has a null class, give num_classes as the label of images without one.
     """
     diffusers = _diffusers()
     if not isinstance(unet, UNet):
