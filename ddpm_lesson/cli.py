@@ -126,16 +126,14 @@ def evaluate(options: argparse.Namespace) -> int:
     real = load_images(trained.recipe, options.root).x_0.to(_device(options.device))
     space = Space(classifier, Path(features).stem, reference_of(real, classifier), held_out)  # minutes for MNIST
     same = recorded and (n, sampling, features) == (scoring["n"], usual, scoring["classifier"])
-    recorded_scores = recorded["made"]["scores"] if same else {}
+    known = recorded["made"]["scores"] if same else {}
     for key, score in scores(trained, space, n, sampling, bits_images=options.bits).items():
-        before, beside = recorded_scores.get(key), ""
+        before, beside = known.get(key), ""
         if before and before["n"] == score.n:  # of bits/dim the number is an option of its own
             beside = "; recorded {value:.4g} ({low:.4g}..{high:.4g})".format(**before)
         print(f"  {score}{beside}")
-    if "Bits/dim" in recorded_scores and not options.bits:
-        print(
-            f"  Bits/dim was recorded too: --bits {recorded_scores['Bits/dim']['n']} finds it again, which takes longer"
-        )
+    if "Bits/dim" in known and not options.bits:
+        print(f"  Bits/dim was recorded too: --bits {known['Bits/dim']['n']} finds it again, which takes longer")
     print(f"As many images of {trained.recipe.data} that were held out:")
     for score in anchor(space, n, seed=sampling.seed).values():
         print(" ", score)

@@ -100,11 +100,25 @@ def sigmoid(T: int, start: float = -3.0, end: float = 3.0, max_beta: float = 0.9
 
     Returns (T,) float64: ratios of the rescaled sigmoid between start and end, capped at max_beta.
     Raises ValueError unless start < end and max_beta lies in (0, 1].
+    Not `sigmoid_betas`, which DDIM's code and diffusers call "sigmoid": there the betas are the sigmoid.
     """
     if not start < end:
         raise ValueError(f"start must be below end, got {start} and {end}")
     curve = torch.sigmoid(torch.linspace(start, end, _steps(T) + 1, dtype=torch.float64))
     return betas_from_alphas_bar((curve[-1] - curve) / (curve[-1] - curve[0]), max_beta)
+
+
+def sigmoid_betas(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
+    """The betas rise as a sigmoid between beta_1 and beta_T.  Song et al. 2021 (DDIM), the code's "sigmoid".
+
+    beta_t = beta_1 + (beta_T - beta_1) sigmoid(u_t), u evenly spaced from -6 to 6. diffusers' "sigmoid" is the same.
+    Returns (T,) float64; since sigmoid(-6) = 0.0025, the ends lie 0.25 % of the way inside of beta_1 and beta_T.
+    Raises ValueError if beta_1 or beta_T lies outside (0, 1].
+    Not `sigmoid`: there alphas_bar is the sigmoid, which falls, and the last beta is near 1.
+    """
+    _check_variances(beta_1=beta_1, beta_T=beta_T)
+    u = torch.linspace(-6, 6, _steps(T), dtype=torch.float64)
+    return beta_1 + (beta_T - beta_1) * torch.sigmoid(u)
 
 
 def geometric(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
@@ -125,6 +139,8 @@ def geometric_variance(T: int, var_min: float = 1e-4, var_max: float = 0.9999) -
     1 - alphas_bar_t = var_min * (var_max / var_min) ** (t / T), t = 1..T. Returns (T,) float64.
     Raises ValueError unless 0 < var_min < var_max <= 1.
     Not `geometric`: there the step's own variance beta grows.
+    Their code takes the variance of t = 0, var_min, to be in the data already: it forms the ratios of alphas_bar at
+    T + 1 times from 0.001 to 1, as in `vp`. Here the chain starts at alphas_bar = 1; its first step adds var_min too.
     """
     if not 0 < var_min < var_max <= 1:
         raise ValueError(f"expected 0 < var_min < var_max <= 1, got {var_min} and {var_max}")
@@ -187,7 +203,7 @@ def betas_from_alphas_bar(alphas_bar: Tensor, max_beta: float = 1.0) -> Tensor:
 SCHEDULES: dict[str, Callable[..., Tensor]] = {
     f.__name__: f
     for f in (linear, linear_scaled, quadratic, constant, jsd, warmup10, warmup50)
-    + (cosine, sigmoid, geometric, geometric_variance, vp, vp_paper)
+    + (cosine, sigmoid, sigmoid_betas, geometric, geometric_variance, vp, vp_paper)
 }
 
 

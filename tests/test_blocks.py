@@ -117,6 +117,15 @@ def test_attention_equals_torchs_multi_head_attention(heads, device):
     torch.testing.assert_close(block(x), expected, **DOUBLE)
 
 
+@pytest.mark.parametrize("channels", [8, 16, 32])
+def test_channels_per_head_make_wider_layers_have_more_heads(channels):
+    x, one = torch.randn(2, channels, 4, 3, dtype=torch.float64), attention(channels, 1, num_head_channels=8)
+    assert one.num_heads == channels // 8
+    same = attention(channels, channels // 8)
+    same.load_state_dict(one.state_dict())
+    assert torch.equal(one(x), same(x))
+
+
 def test_heads_are_not_one_wide_head():
     x, one, four = torch.randn(1, 16, 4, 4, dtype=torch.float64), attention(16, 1), attention(16, 4)
     four.load_state_dict(one.state_dict())
@@ -255,6 +264,21 @@ def test_channels_that_do_not_divide_by_the_heads_are_refused(heads):
         AttnBlock(16, num_groups=4, num_heads=heads)
     with pytest.raises(ValueError, match=message):
         ResBlock(16, 16, 4, 0.0, True, num_groups=4, num_heads=heads)
+
+
+@pytest.mark.parametrize("size", [3, 32, 0, -1])
+def test_channels_that_do_not_divide_by_the_channels_per_head_are_refused(size):
+    message = f"channels must be divisible by num_head_channels = {size}, got 16 channels"
+    with pytest.raises(ValueError, match=message):
+        AttnBlock(16, num_groups=4, num_head_channels=size)
+    with pytest.raises(ValueError, match=message):
+        ResBlock(16, 16, 4, 0.0, True, num_groups=4, num_head_channels=size)
+
+
+def test_heads_and_channels_per_head_exclude_each_other():
+    message = "exclude each other: give one of them, got num_heads = 4 and num_head_channels = 4"
+    with pytest.raises(ValueError, match=message):
+        AttnBlock(16, num_groups=4, num_heads=4, num_head_channels=4)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1])

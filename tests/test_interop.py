@@ -8,16 +8,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    PNDMScheduler,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from safetensors.torch import load_file, save_file
 from unet_reference import unet as reference
 
+from ddpm_lesson import spacing
 from ddpm_lesson.interop import from_diffusers, load_pytorch_ddpm, to_diffusers
 from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.predictions import MEAN_TYPES, VARIANCES, clipped, make_denoiser
 from ddpm_lesson.process import GaussianDiffusion
-from ddpm_lesson.samplers import ancestral, last, reverse
-from ddpm_lesson.schedules import cosine, linear
+from ddpm_lesson.samplers import ancestral, ddim, last, reverse
+from ddpm_lesson.schedules import cosine, linear, linear_scaled
+from ddpm_lesson.variants.guidance import classifier_free
 
 TABLE = "time_embedding.timembedding.0.weight"
 
@@ -88,6 +98,35 @@ def test_post_state_dict_of_data_parallel():
     net = post_net()
     loaded = load_pytorch_ddpm(torch.nn.DataParallel(net).state_dict())
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_post_weights_keep_their_dtype(dtype):
+    """Weights that float32 does not hold, or that use half of its memory, stay what they are."""
+    net = randomised(post_net().to(dtype))
+    loaded = load_pytorch_ddpm(net.state_dict())
+    assert {tensor.dtype for tensor in loaded.state_dict().values()} == {dtype}
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in net.state_dict().items())
+    if dtype == torch.float64:
+        assert not torch.equal(net.head.weight.float().double(), net.head.weight)
+        x, t = inputs(12)
+        expected = reference(net.state_dict(), x.double(), t, ch_mult=[1, 2], attn=[1], num_res_blocks=1)
+        torch.testing.assert_close(loaded(x.double(), t), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "name, dtype, message",
+    [
+        ("tail.2.bias", torch.bfloat16, "expected tail.2.bias to be torch.float32 as the others, got torch.bfloat16"),
+        (TABLE, torch.float64, f"expected {TABLE} to be torch.float32 as the others, got torch.float64"),
+        ("head.weight", torch.int8, "expected floating-point weights, got head.weight of torch.int8"),
+    ],
+)
+def test_post_weights_of_several_dtypes_or_of_integers_are_refused(name, dtype, message):
+    state = post_net().state_dict()
+    state[name] = state[name].to(dtype)
+    with pytest.raises(ValueError, match=message):
+        load_pytorch_ddpm(state)
 
 
 class Malicious:
@@ -175,8 +214,10 @@ OPTIONS = {
     "three levels": {"ch_mult": [1, 2, 3], "attn": [0, 2], "num_res_blocks": 2},
     "one level": {"ch_mult": [1], "attn": [], "num_heads": 4},
     "heads of one width": {"ch_mult": [1, 2, 2], "attn": [1], "num_heads": 8},
+    "channels per head": {"ch_mult": [1, 2, 3], "attn": [0, 1], "num_head_channels": 8},
     "BigGAN without attention": {"ch_mult": [1, 2, 1], "attn": [], "biggan": True},
     "classes and grey images": {"num_classes": 3, "in_ch": 1, "out_ch": 2, "T": 50},
+    "classes without a null class": {"num_classes": 4, "null_class": False},
 }
 every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
@@ -217,7 +258,8 @@ def test_outputs_are_those_of_diffusers_to_all_digits(options, device):
 @every_option
 def test_there_and_back_changes_nothing(options):
     ours = randomised(small(**options).double())
-    back, _ = from_diffusers(to_diffusers(ours)[0], T=ours.options["T"])
+    null_class = ours.options["num_classes"] is not None and ours.options["null_class"]
+    back, _ = from_diffusers(to_diffusers(ours)[0], T=ours.options["T"], null_class=null_class)
     assert ours.state_dict().keys() == back.state_dict().keys()
     assert all(torch.equal(back.state_dict()[name], tensor) for name, tensor in ours.state_dict().items())
     given = ours.options | {"out_ch": ours.tail[-1].out_channels, "learned_var": False}  # only a scheduler knows
@@ -251,7 +293,7 @@ def test_conversion_keeps_mode_and_type_and_copies():
     [
         ({"cond_ch": 1}, "cond_ch must be 0, got 1"),
         ({"ch_mult": [2, 2]}, r"ch_mult\[0\] must be 1, got \[2, 2\]"),
-        ({"attn": [0], "num_heads": 2}, r"num_heads must be 1 unless .* got num_heads = 2 for \[16, 32\] channels"),
+        ({"attn": [0], "num_heads": 2}, r"num_heads must be 1 unless .* = 2 for \[16, 32\] channels; num_head_ch"),
     ],
 )
 def test_options_that_diffusers_lacks(options, message):
@@ -277,6 +319,7 @@ CIFAR10 = """{"_class_name": "UNet2DModel", "_diffusers_version": "0.0.4", "act_
 DOWN, UP = ("DownBlock2D", "AttnDownBlock2D"), ("AttnUpBlock2D", "UpBlock2D")
 RESNET_DOWN, RESNET_UP = ("ResnetDownsampleBlock2D", "AttnDownBlock2D"), ("AttnUpBlock2D", "ResnetUpsampleBlock2D")
 BASE = {"block_out_channels": (16, 32), "down_block_types": DOWN, "up_block_types": UP, "norm_num_groups": 4}
+EVERYWHERE = {"down_block_types": DOWN[1:] * 2, "up_block_types": UP[:1] * 2}
 BIGGAN = {"down_block_types": RESNET_DOWN, "up_block_types": RESNET_UP}
 BIGGAN |= {"downsample_type": "resnet", "upsample_type": "resnet"}
 CONFIGS = {
@@ -285,6 +328,10 @@ CONFIGS = {
     "sines first": {"flip_sin_to_cos": False, "layers_per_block": 1, "attention_head_dim": None},
     "cosines first": {"freq_shift": 1, "flip_sin_to_cos": True},
     "one head by its width": {"attention_head_dim": 32},
+    "as many heads as channels": {"attention_head_dim": 1},
+    "heads of one width on two levels": EVERYWHERE,
+    "one head of 16 and two": EVERYWHERE | {"attention_head_dim": 16},
+    "heads at the first level and in the middle": {"down_block_types": DOWN[::-1], "up_block_types": UP[::-1]},
     "the same said otherwise": {"act_fn": "swish", "time_embedding_dim": 64, "attn_norm_num_groups": 4},
     "AdaGN": {"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 4},
     "BigGAN": BIGGAN,
@@ -312,6 +359,17 @@ def test_models_of_diffusers_and_back(config):
             got = got.roll(8, 1)  # we hand over sines first
         assert torch.equal(got, tensor), name
     torch.testing.assert_close(back(x, t, *labels(theirs)).sample, expected, rtol=0, atol=1e-5)
+
+
+def test_the_default_model_of_diffusers():
+    """Levels of 224 to 896 channels with 8 channels per head: 28 to 112 heads."""
+    theirs = UNet2DModel().eval()
+    ours, _ = from_diffusers(theirs)
+    assert (ours.options["num_heads"], ours.options["num_head_channels"]) == (1, 8)
+    assert [block.attn.num_heads for block in (ours.downblocks[3], ours.middleblocks[0])] == [56, 112]
+    out, expected = both(ours, theirs, *inputs(batch=2))
+    assert out.std() > 0.1
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
 
 
 def labels(theirs):
@@ -369,8 +427,9 @@ def test_old_names_of_attention(tmp_path):
         ({"block_out_channels": (16, 24)}, r"block_out_channels: expected multiples of the first, got \[16, 24\]"),
         ({"block_out_channels": (32, 16)}, r"block_out_channels: expected multiples of the first, got \[32, 16\]"),
         ({"up_block_types": ("UpBlock2D",) * 2}, "up_block_types: expected .*Attn.*got ..UpBlock2D', 'UpBlock2D'.$"),
-        ({"down_block_types": ("AttnDownBlock2D", "DownBlock2D")}, "attention_head_dim: expected equally many heads"),
-        ({"attention_head_dim": 3}, r"attention_head_dim: expected equally many heads everywhere, got 3 for \[32\]"),
+        ({"down_block_types": ("AttnDownBlock2D", "DownBlock2D")}, "up_block_types: expected .*got ..AttnUp"),
+        ({"attention_head_dim": 3}, r"attention_head_dim: expected a divisor of the channels \[32\], got 3"),
+        (EVERYWHERE | {"attention_head_dim": 5}, r"expected a divisor of the channels \[16, 32\], got 5"),
         ({"down_block_types": ("SkipDownBlock2D", "AttnDownBlock2D")}, "down_block_types: expected .*got .*'Skip"),
         ({"attn_norm_num_groups": 8}, "attn_norm_num_groups: expected None.* got 8"),
         ({"resnet_time_scale_shift": "scale_shift"}, "attn_norm_num_groups: expected 4.* got None"),
@@ -382,6 +441,45 @@ def test_old_names_of_attention(tmp_path):
 def test_configurations_that_unet_lacks(config, message):
     with pytest.raises(ValueError, match=message):
         from_diffusers(UNet2DModel(**(BASE | config)))
+
+
+def test_an_imported_network_has_no_silent_null_class():
+    theirs = their_model(num_class_embeds=4)
+    ours, process = from_diffusers(theirs, DDPMScheduler(num_train_timesteps=20))
+    assert (ours.options["num_classes"], ours.options["null_class"]) == (4, False)
+    x, t = inputs(20)
+    message = "has no null class: y must hold labels in 0..3, got None"
+    with pytest.raises(ValueError, match=message):
+        ours(x, t)
+    conditional = make_denoiser(ours, process, MEAN_TYPES["epsilon"], cond=torch.tensor([0, 1, 2, 3]))
+    guided = classifier_free(conditional, make_denoiser(ours, process, MEAN_TYPES["epsilon"]), 2.0)
+    with pytest.raises(ValueError, match=message):
+        guided(x, t)
+    with pytest.raises(ValueError, match="y must lie in 0..3, got values from 0 to 4"):
+        ours(x, t, torch.tensor([0, 1, 2, 4]))
+
+
+def test_an_imported_network_has_a_null_class_if_you_say_so():
+    theirs = their_model(num_class_embeds=4)
+    ours, _ = from_diffusers(theirs, null_class=True)
+    assert (ours.options["num_classes"], ours.options["null_class"]) == (3, True)
+    x, t = inputs()
+    with torch.no_grad():
+        expected = theirs(x, t, class_labels=torch.full((4,), 3)).sample
+        torch.testing.assert_close(ours(x, t), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [None, 1])
+def test_a_null_class_must_be_one_of_several(classes):
+    with pytest.raises(ValueError, match=f"num_class_embeds: expected a class and the null class, .* got {classes}"):
+        from_diffusers(their_model(num_class_embeds=classes), null_class=True)
+
+
+def test_a_model_of_several_dtypes_is_refused():
+    theirs = their_model()
+    theirs.mid_block.to(torch.float64)
+    with pytest.raises(ValueError, match="expected middleblocks.0.* to be torch.float32 as the others, got .*float64"):
+        from_diffusers(theirs)
 
 
 def test_weights_that_do_not_fit_their_configuration():
@@ -421,10 +519,157 @@ def test_betas_of_diffusers_there_and_back(config):
     assert torch.equal(to_diffusers(ours, process)[1].betas, scheduler.betas)
 
 
-def test_few_steps_start_at_the_last():
-    _, scheduler = to_diffusers(small(), GaussianDiffusion(linear(1000)))
-    scheduler.set_timesteps(50)
-    assert scheduler.timesteps.tolist() == list(range(999, 0, -20))
+def test_last_betas_of_1_are_imported():
+    """With rescale_betas_zero_snr nothing of x_0 is left at the last step."""
+    for scheduler in (DDPMScheduler, DDIMScheduler):
+        given = scheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
+        _, process = from_diffusers(their_model(), given, mean_type="v")
+        assert process.betas[-1] == 1 and process.alphas_bar[-1] == 0
+        assert torch.equal(process.betas.float(), given.betas)
+
+
+# Samples of exported networks.
+
+
+def tiny(T, **options):
+    return small(**{"T": T, "ch": 8, "ch_mult": [1], "attn": [], "dropout": 0.0} | options)
+
+
+def pipeline_images(pipeline, **options):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(2, torch.Generator().manual_seed(1), output_type="pt", **options).images
+
+
+VARIANCE = pytest.mark.parametrize("var_type", ["fixedsmall", "fixedlarge", "learned_range"])
+STEPS = pytest.mark.parametrize("T, S", [(1000, 2), (1000, 20), (1000, 50), (200, 200)])
+
+
+@STEPS
+def test_exported_steps_run_from_the_last_to_the_first(T, S):
+    _, scheduler = to_diffusers(tiny(T), GaussianDiffusion(linear(T)))
+    scheduler.set_timesteps(S)
+    assert scheduler.timesteps.tolist() == spacing.linspace(T, S)[::-1]
+
+
+@VARIANCE
+@STEPS
+def test_no_noise_is_left_in_the_final_image(T, S, var_type):
+    """The network says that x_0 = 0, so the last mean is 0, and with trailing steps the image was noise around it."""
+    unet = UNet(T, 8, [1], [], 1, 0.0, num_groups=4, zero_init=True, learned_var=var_type == "learned_range").eval()
+    process = GaussianDiffusion(linear_scaled(T))
+    pipeline = DDPMPipeline(*to_diffusers(unet, process, mean_type="xstart", var_type=var_type, sample_size=8))
+    images = pipeline_images(pipeline, num_inference_steps=S)
+    assert torch.equal(images, torch.full((2, 3, 8, 8), 0.5))
+
+
+@VARIANCE
+@STEPS
+@pytest.mark.parametrize("mean_type", ["epsilon", "v"])
+def test_exported_images_are_those_of_our_respaced_chain(T, S, var_type, mean_type):
+    """As users draw them. What remains is the rounding of diffusers' float32 tables: see the next test."""
+    unet = tiny(T, learned_var=var_type == "learned_range")
+    process = GaussianDiffusion(linear_scaled(T))
+    pipeline = DDPMPipeline(*to_diffusers(unet, process, mean_type=mean_type, var_type=var_type, sample_size=8))
+    theirs = pipeline_images(pipeline, num_inference_steps=S)
+    generator = torch.Generator().manual_seed(1)
+    x_T = torch.randn(2, 3, 8, 8, generator=generator)
+    chain = process.respaced(spacing.linspace(T, S))
+    p = reverse(chain, clipped(make_denoiser(unet, process, MEAN_TYPES[mean_type]), process), VARIANCES[var_type])
+    ours = last(ancestral(chain, p, x_T, generator=generator)).clamp(-1, 1) / 2 + 0.5
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
+
+
+@VARIANCE
+@pytest.mark.parametrize("T, S", [(1000, 2), (1000, 20), (1000, 27), (1000, 50), (200, 200)])
+@pytest.mark.parametrize("mean_type", ["epsilon", "xstart", "v"])
+@pytest.mark.parametrize("schedule", [linear_scaled, cosine])
+def test_exported_schedulers_step_as_our_respaced_chain_to_all_digits(T, S, var_type, mean_type, schedule):
+    """In float64, given our network and our alphas_bar: theirs have passed T products in float32.
+
+    Where betas are small, 1 - alphas_bar[t] / alphas_bar[t - 1] loses EPS / 1e-4 of its relative precision.
+    """
+    unet = tiny(T, learned_var=var_type == "learned_range").double()
+    process = GaussianDiffusion(schedule(T))
+    _, scheduler = to_diffusers(unet, process, mean_type=mean_type, var_type=var_type)
+    torch.testing.assert_close(scheduler.alphas_cumprod.double(), process.alphas_bar, rtol=T * 2**-24, atol=1e-7)
+    scheduler.alphas_cumprod = process.alphas_bar
+    scheduler.set_timesteps(S)
+    generator = torch.Generator().manual_seed(1)
+    x_T = x_t = torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64)
+    for t in scheduler.timesteps:
+        with torch.no_grad():
+            output = unet(x_t, t.expand(2))
+        x_t = scheduler.step(output, t, x_t, generator=generator).prev_sample
+    generator = torch.Generator().manual_seed(1)
+    torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64)  # x_T
+    chain = process.respaced(scheduler.timesteps.flip(0).tolist())  # with S = 27 another one than spacing.linspace
+    p = reverse(chain, clipped(make_denoiser(unet, process, MEAN_TYPES[mean_type]), process), VARIANCES[var_type])
+    ours = last(ancestral(chain, p, x_T, generator=generator))
+    assert ours.std() > 0.1
+    torch.testing.assert_close(x_t, ours, rtol=0, atol=1e-11)
+
+
+def ddim_images(unet, process, steps, eta):
+    generator = torch.Generator().manual_seed(1)
+    x_T = torch.randn(2, 3, 8, 8, generator=generator)
+    denoise = clipped(make_denoiser(unet, process, MEAN_TYPES["epsilon"]), process)
+    return last(ddim(process.respaced(steps), denoise, x_T, eta=eta, generator=generator)).clamp(-1, 1) / 2 + 0.5
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("S", [20, 50])
+def test_ddim_of_an_exported_scheduler(S, eta):
+    unet, process = tiny(1000), GaussianDiffusion(linear(1000))
+    unet2d, scheduler = to_diffusers(unet, process, sample_size=8)
+    pipeline = DDIMPipeline(unet2d, DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing"))
+    theirs = pipeline_images(pipeline, num_inference_steps=S, eta=eta, use_clipped_model_output=True)
+    ours = ddim_images(unet, process, spacing.trailing(1000, S), eta)
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim_of_an_imported_scheduler(eta):
+    """Their defaults: leading steps, x_0 clipped. eta, clipping and steps are chosen at our sampler."""
+    theirs, scheduler = randomised(UNet2DModel(**BASE, sample_size=8)), DDIMScheduler(beta_schedule="scaled_linear")
+    ours, process = from_diffusers(theirs, scheduler)
+    assert ours.options["T"] == process.T == 1000 and torch.equal(process.betas.float(), scheduler.betas)
+    images = pipeline_images(
+        DDIMPipeline(theirs, scheduler), num_inference_steps=20, eta=eta, use_clipped_model_output=True
+    )
+    expected = ddim_images(ours, process, spacing.leading(1000, 20), eta)
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"clip_sample": False, "timestep_spacing": "trailing", "steps_offset": 1},
+        {"clip_sample_range": 2.0, "timestep_spacing": "linspace"},
+    ],
+)
+@pytest.mark.parametrize("scheduler", [DDPMScheduler, DDIMScheduler])
+def test_what_the_sampler_decides_does_not_change_an_import(scheduler, config):
+    theirs = their_model()
+    (ours, process), (other, same) = (from_diffusers(theirs, scheduler(**given)) for given in ({}, config))
+    assert ours.options == other.options and torch.equal(process.betas, same.betas)
+
+
+@pytest.mark.parametrize(
+    "scheduler, config, message",
+    [
+        (DDPMScheduler, {"thresholding": True}, "thresholding: expected False, .* got True; DDPMScheduler.from_config"),
+        (DDIMScheduler, {"thresholding": True}, "thresholding: expected False, .* got True; DDIMScheduler.from_config"),
+        (DDIMScheduler, {"set_alpha_to_one": False}, "set_alpha_to_one: expected True, .* got False; DDIMScheduler"),
+        (DDIMScheduler, {"prediction_type": "sample"}, "prediction_type: expected 'epsilon', .* got 'sample'"),
+    ],
+)
+def test_schedulers_that_sample_otherwise_are_refused(scheduler, config, message):
+    theirs, given = their_model(), scheduler(**config)
+    with pytest.raises(ValueError, match=message):
+        from_diffusers(theirs, given)
+    if "prediction_type" not in config:  # the way out that the message names
+        ((name, value),) = config.items()
+        from_diffusers(theirs, scheduler.from_config(given.config, **{name: not value}))
 
 
 @pytest.mark.parametrize(
@@ -510,8 +755,8 @@ def test_other_objects_are_refused():
         to_diffusers(torch.nn.Linear(1, 1))
     with pytest.raises(TypeError, match=f"unet2d must be a UNet2DModel, got {UNet2DConditionModel.__name__}"):
         from_diffusers(UNet2DConditionModel.__new__(UNet2DConditionModel))
-    with pytest.raises(TypeError, match="scheduler must be a DDPMScheduler, got DDIMScheduler"):
-        from_diffusers(their_model(), DDIMScheduler())
+    with pytest.raises(TypeError, match="scheduler must be a DDPMScheduler or DDIMScheduler, got PNDMScheduler"):
+        from_diffusers(their_model(), PNDMScheduler())
 
 
 # The package diffusers.

@@ -157,6 +157,21 @@ def test_sigmoid_against_fifty_digits(T):
     assert_betas(schedules.sigmoid(T), betas, atol=4 * EPS * max(T, 4))
 
 
+@pytest.mark.parametrize("T", [1, 2, 10, 1000, 4000])
+@pytest.mark.parametrize("ends", [(1e-4, 0.02), (0.02, 1e-4), (1e-5, 1.0)])
+def test_sigmoid_betas_against_fifty_digits(T, ends):
+    """T = 1 has the first u only, -6. The float -6 + 12 t / (T - 1) is rounded by 6 EPS; sigmoid' is at most 1/4."""
+    with mp.workdps(50):
+        u = [-6 + mp.mpf(12 * t) / max(T - 1, 1) for t in range(T)]
+        betas = [mp.mpf(ends[0]) + (mp.mpf(ends[1]) - mp.mpf(ends[0])) / (1 + mp.exp(-value)) for value in u]
+    assert_betas(schedules.sigmoid_betas(T, *ends), betas, atol=4 * EPS * max(ends))
+
+
+def test_sigmoid_betas_are_symmetric_about_the_middle():
+    betas = schedules.sigmoid_betas(1000)
+    torch.testing.assert_close(betas + betas.flip(0), torch.full_like(betas, 0.0201), atol=4 * EPS, rtol=0)
+
+
 @pytest.mark.parametrize("T", [2, 10, 1000])
 def test_geometric_grows_by_one_factor(T):
     assert_betas(schedules.geometric(T), np.geomspace(1e-4, 0.02, T), rtol=64 * EPS)
@@ -167,6 +182,16 @@ def test_geometric_variance_multiplies_the_whole_variance_by_one_factor(T):
     variance = 1 - torch.cumprod(1 - schedules.geometric_variance(T), 0)
     expected = 1e-4 * 9999 ** (torch.arange(1, T + 1, dtype=torch.float64) / T)
     torch.testing.assert_close(variance, expected, atol=2 * EPS * (T + 2), rtol=0)
+
+
+@pytest.mark.parametrize("T", [2, 4, 1000])
+def test_geometric_variance_adds_at_once_what_the_published_code_takes_as_given(T):
+    """Their T + 1 variances, here from t = 0 exactly: all ratios but the first are ours, and that one lacks var_min."""
+    variance = 1e-4 * (0.9999 / 1e-4) ** (np.arange(T + 1) / T)
+    theirs, ours = 1 - (1 - variance[1:]) / (1 - variance[:-1]), schedules.geometric_variance(T)
+    # The last 1 - variance is 1e-4: rounding by EPS / 2 is EPS / 2e-4 of it, and its ratio carries that.
+    assert_betas(ours[1:], theirs[1:], atol=EPS / 1e-4)
+    assert (1 - ours[0]).item() == pytest.approx((1 - theirs[0]) * (1 - 1e-4), rel=4 * EPS)
 
 
 @pytest.mark.parametrize("T", [1, 2, 4, 1000])
@@ -213,9 +238,11 @@ def test_quadratic_is_the_scaled_linear_of_diffusers():
     torch.testing.assert_close(schedules.quadratic(1000).float(), theirs, rtol=2**-21, atol=0)
 
 
-def test_the_sigmoid_of_diffusers_is_another_schedule():
-    """Theirs bends the betas, between 1e-4 and 0.02; ours bends alphas_bar and ends at 0.999."""
+def test_the_sigmoid_of_diffusers_is_sigmoid_betas():
+    """Theirs bends the betas, between 1e-4 and 0.02; our `sigmoid` bends alphas_bar and ends at 0.999."""
     theirs = DDPMScheduler(beta_schedule="sigmoid").betas
+    # float32 rounds u = -6..6 by 2^-22, of which the sigmoid keeps relatively at most that much.
+    torch.testing.assert_close(schedules.sigmoid_betas(1000).float(), theirs, rtol=2**-21, atol=0)
     assert theirs.max() < 0.02 < schedules.sigmoid(1000).max()
 
 
@@ -306,7 +333,7 @@ def test_T_must_be_a_positive_integer(name, T):
         SCHEDULES[name](T)
 
 
-@pytest.mark.parametrize("name", ["linear", "quadratic", "warmup10", "warmup50", "geometric"])
+@pytest.mark.parametrize("name", ["linear", "quadratic", "warmup10", "warmup50", "sigmoid_betas", "geometric"])
 @pytest.mark.parametrize("beta", [0, -0.1, 1.5, math.nan])
 def test_beta_1_and_beta_T_must_be_variances(name, beta):
     with pytest.raises(ValueError, match=f"beta_1 is a variance and must lie in .0, 1., got {beta}"):

@@ -93,6 +93,17 @@ def test_linspace_is_that_of_diffusers(S):
     assert spacing.linspace(1000, S) == diffusers_steps("linspace", S)
 
 
+def test_linspace_differs_from_diffusers_at_halves_only_and_by_one():
+    differ = []
+    for S in range(2, 1001):
+        pairs = list(enumerate(zip(spacing.linspace(1000, S), diffusers_steps("linspace", S), strict=True)))
+        apart = [i for i, (ours, theirs) in pairs if ours != theirs]
+        assert all((i * Fraction(999, S - 1)) % 1 == Fraction(1, 2) for i in apart)
+        assert all(abs(ours - theirs) <= 1 for _, (ours, theirs) in pairs)
+        differ += [S] if apart else []
+    assert differ[0] == 27 and len(differ) == 92
+
+
 # What published code gets wrong, and what the choices mean.
 
 
@@ -172,6 +183,36 @@ def test_sections_hold_the_counts_that_were_asked_for(T, counts):
         steps = spacing.sections(T, counts)
         assert is_a_choice(steps, T)
         assert np.histogram(steps, edges)[0].tolist()[:-1] == counts[:-1] and len(steps) == sum(counts)
+
+
+def improved_ddpms(T, counts):
+    """space_timesteps of Improved DDPM, by numpy: within a section the stride is summed up in float64, then rounded."""
+    steps, starts = [], np.cumsum([0] + [T // len(counts) + (k < T % len(counts)) for k in range(len(counts))])
+    for start, end, count in zip(starts, starts[1:], counts, strict=False):
+        strides = np.full(count, (end - start - 1) / max(count - 1, 1))
+        strides[0] = 0
+        steps += (start + np.rint(np.cumsum(strides))).astype(int).tolist()
+    return steps
+
+
+def test_sections_are_improved_ddpms_for_every_single_count():
+    assert [S for S in range(1, 1001) if spacing.sections(1000, [S]) != improved_ddpms(1000, [S])] == []
+    evenly = {S: [round(i * 999 / (S - 1)) for i in range(S)] for S in range(2, 1001)}
+    assert sum(spacing.sections(1000, [S]) != steps for S, steps in evenly.items()) > 200  # the test sees the halves
+
+
+@pytest.mark.parametrize(
+    "T, counts",
+    [(300, [10, 15, 20]), (1000, [10, 15, 20]), (1000, [1, 2, 3, 4, 5]), (4000, [27] * 7), (999, [200, 50]), (7, [1])],
+)
+def test_sections_are_improved_ddpms_for_several_counts(T, counts):
+    assert spacing.sections(T, counts) == improved_ddpms(T, counts)
+
+
+def test_the_example_of_improved_ddpms_code():
+    """The stride 99 / 14 seven times is 49.5 exactly, but their sum of floats lies below it and is rounded down."""
+    assert Fraction(99, 14) * 7 == Fraction(99, 2) and round(99 / 14 * 7) == 50
+    assert spacing.sections(300, [10, 15, 20])[17] == 149
 
 
 # The front door.

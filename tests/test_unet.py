@@ -15,7 +15,7 @@ from ddpm_lesson.networks.blocks import ResBlock
 from ddpm_lesson.networks.unet import SingleChannelGroupWarning, UNet
 
 SMALL = {"T": 20, "ch": 8, "ch_mult": [1, 2], "attn": [1], "num_res_blocks": 1, "dropout": 0.0, "num_groups": 4}
-MEANT = ("ch_mult", "attn", "num_res_blocks", "num_groups", "num_heads", "norm_eps")
+MEANT = ("ch_mult", "attn", "num_res_blocks", "num_groups", "num_heads", "num_head_channels", "norm_eps")
 MEANT += ("scale_shift_norm", "biggan", "same_padding")
 
 
@@ -28,7 +28,7 @@ def inputs(model, B=3, H=8, W=8, dtype=torch.float32, device="cpu"):
     options = model.options
     x, cond = (torch.randn(B, options[name], H, W, dtype=dtype, device=device) for name in ("in_ch", "cond_ch"))
     t = torch.tensor([0, options["T"] - 1, 7, 12, 3], device=device)[:B]
-    y = None if options["num_classes"] is None else t % (options["num_classes"] + 1)
+    y = None if options["num_classes"] is None else t % (options["num_classes"] + options["null_class"])
     return x, t, y, cond if options["cond_ch"] else None
 
 
@@ -65,6 +65,8 @@ CONFIGURATIONS = {
         "num_classes": 3,
         "learned_var": True,
     },
+    "heads of one width at every level": {"ch_mult": [1, 2, 3], "attn": [0, 1], "num_head_channels": 4},
+    "labels without a null class": {"num_classes": 3, "null_class": False},
     "the official layout": {"official_embedding": True, "same_padding": True, "norm_eps": 1e-6, "W": 4},
     "other channels": {"in_ch": 1, "out_ch": 2, "cond_ch": 3, "num_heads": 8},
 }
@@ -128,6 +130,24 @@ def test_the_null_class_stands_for_no_label():
     outputs = torch.stack([model(x, t, torch.full_like(t, label)) for label in range(4)]).flatten(1)
     assert torch.cdist(outputs, outputs).fill_diagonal_(1).min() > 1e-2
     assert model.class_embedding.weight.shape == (4, 32)
+
+
+def test_without_a_null_class_every_image_needs_its_label():
+    model = randomised(small(num_classes=3, null_class=False))
+    x, t, y, _ = inputs(model)
+    assert model.class_embedding.weight.shape == (3, 32)
+    outputs = torch.stack([model(x, t, torch.full_like(t, label)) for label in range(3)]).flatten(1)
+    assert torch.cdist(outputs, outputs).fill_diagonal_(1).min() > 1e-2
+    with pytest.raises(ValueError, match="this network has no null class: y must hold labels in 0..2, got None"):
+        model(x, t)
+    with pytest.raises(ValueError, match="y must lie in 0..2, got values from 0 to 3"):
+        model(x, t, torch.tensor([0, 1, 3]))
+
+
+def test_without_classes_a_null_class_changes_nothing():
+    model = small(null_class=False)
+    x, t, _, _ = inputs(model)
+    assert model(x, t).shape == x.shape and model.state_dict().keys() == small().state_dict().keys()
 
 
 def test_the_condition_reaches_every_output_pixel():
@@ -202,6 +222,21 @@ def test_options_rebuild_the_network(options):
     again = UNet(**json.loads(json.dumps(model.options)))
     again.load_state_dict(model.state_dict())
     assert again.options == model.options and again.divisor == model.divisor
+
+
+def test_options_of_files_that_know_fewer_of_them_rebuild_the_network_too():
+    """The weights that ship name no null_class and no num_head_channels; they have the former, and one head."""
+    model = randomised(small(num_classes=3))
+    known = {name: value for name, value in model.options.items() if name not in ("null_class", "num_head_channels")}
+    again = UNet(**known)
+    again.load_state_dict(model.state_dict())
+    assert again.options == model.options
+    given = inputs(model)
+    assert torch.equal(again(*given), model(*given))
+
+
+def test_channels_per_head_rename_no_weight():
+    assert small(attn=[0, 1], num_head_channels=4).state_dict().keys() == small(attn=[0, 1]).state_dict().keys()
 
 
 @pytest.mark.parametrize("kind", [tuple, lambda items: range(items[0], items[-1] + 1), iter])
@@ -371,6 +406,10 @@ def test_conditions_of_another_shape_are_refused(cond_ch, shape):
         ({"num_groups": 0}, "channels must be divisible by num_groups = 0, got 8 channels"),
         ({"num_heads": 3}, "channels must be divisible by num_heads = 3, got 16 channels"),
         ({"num_heads": 0}, "channels must be divisible by num_heads = 0, got 16 channels"),
+        ({"num_head_channels": 3}, "channels must be divisible by num_head_channels = 3, got 16 channels"),
+        ({"num_head_channels": 16, "attn": [0]}, "divisible by num_head_channels = 16, got 8 channels"),
+        ({"num_head_channels": 0}, "channels must be divisible by num_head_channels = 0, got 16 channels"),
+        ({"num_head_channels": 4, "num_heads": 2}, "exclude each other: .* num_heads = 2 and num_head_channels = 4"),
         ({"dropout": 1.5}, "dropout probability has to be between 0 and 1, but got 1.5"),
         ({"biggan": True, "same_padding": True}, "same_padding pads strided convolutions.*choose one"),
     ],

@@ -18,6 +18,7 @@ def unet(
     num_res_blocks,
     num_groups=32,
     num_heads=1,
+    num_head_channels=None,
     norm_eps=1e-5,
     scale_shift_norm=False,
     biggan=False,
@@ -30,7 +31,8 @@ def unet(
 
     def block(name, h, has_attention=False, resample=None):
         h = residual(w, name, h, temb, num_groups, norm_eps, scale_shift_norm, resample)
-        return attention(w, name + ".attn", h, num_groups, num_heads, norm_eps) if has_attention else h
+        heads = h.shape[1] // num_head_channels if num_head_channels else num_heads
+        return attention(w, name + ".attn", h, num_groups, heads, norm_eps) if has_attention else h
 
     h = conv3(w, "head", x)
     skips = [h]

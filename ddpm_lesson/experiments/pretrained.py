@@ -22,6 +22,8 @@ from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.samplers import State, last
 from ddpm_lesson.variants.guidance import classifier_free
 
+AT_DEFAULT = (("null_class", True), ("num_head_channels", None))  # not written, so that files keep their bytes
+
 
 @dataclass(frozen=True)
 class PretrainedDiffusion:
@@ -115,7 +117,8 @@ class PretrainedDiffusion:
     def save(self, path: Path) -> None:
         """Write what `load_weights` reads."""
         recipe = asdict(self.recipe) | {"root": None}  # a place on this machine
-        about = {"kind": "ddpm", "step": self.step, "recipe": recipe, "unet": self.model.options}
+        unet = {name: value for name, value in self.model.options.items() if (name, value) not in AT_DEFAULT}
+        about = {"kind": "ddpm", "step": self.step, "recipe": recipe, "unet": unet}
         save_tensors(path, self.model.state_dict(), about | _of_images(self))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from os import PathLike
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,10 +19,14 @@ def load_pytorch_ddpm(
     path_or_dict: a file, or what torch.load made of it: a dict with net_model and ema_model, or one bare state dict.
     weights: "ema_model", the average over training, which samples better, or "net_model". dropout: its rate, which no
     checkpoint holds.
-    Returns the UNet in eval mode on the CPU; its other arguments are read off the names and shapes of the weights.
-    Raises ValueError for a file that holds more than tensors and plain containers (its code does not run), and for
-    missing, foreign or misshapen weights; a file that is not there stays a FileNotFoundError.
+    Returns the UNet in eval mode on the CPU, in the dtype of the weights (float32 as a rule; `.float()` makes it that);
+    its other arguments are read off the names and shapes of the weights.
+    Raises ValueError for a file that holds more than tensors and plain containers (its code does not run), for missing,
+    foreign or misshapen weights, and for weights of several dtypes or of integers; a file that is not there stays a
+    FileNotFoundError.
     Not for networks with this package's options: the post's has none of them, and its groups are 32.
+    Their sampler clips x_0 after the mean was formed from it, which changes no sample: leave out `predictions.clipped`
+    to draw what their code draws, and put it in for images that do stay in -1..1.
     """
     if weights not in ("ema_model", "net_model"):
         raise ValueError(f"weights must be 'ema_model' or 'net_model', got {weights!r}")
@@ -31,12 +36,15 @@ def load_pytorch_ddpm(
             raise ValueError(f"expected {weights!r} in the checkpoint, got {', '.join(map(str, checkpoint))}")
         checkpoint = checkpoint[weights]
     state = _state_dict(checkpoint)
-    unet = UNet(**_options(state), dropout=dropout)
+    options, dtype = _options(state), state["head.weight"].dtype
+    if not dtype.is_floating_point:
+        raise ValueError(f"expected floating-point weights, got head.weight of {dtype}")
+    unet = UNet(**options, dropout=dropout).to(dtype)
     load(unet, state)
     return unet.eval()
 
 
-def _read(path: str | PathLike):
+def _read(path: str | PathLike) -> Any:
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except OSError:
@@ -48,7 +56,7 @@ def _read(path: str | PathLike):
         ) from error
 
 
-def _state_dict(found) -> dict[str, Tensor]:
+def _state_dict(found: object) -> dict[str, Tensor]:
     if not isinstance(found, Mapping):
         raise ValueError(f"expected a dict of weights, got {type(found).__name__}")
     for name, value in found.items():
@@ -62,7 +70,9 @@ def _options(state: Mapping[str, Tensor]) -> dict:
     try:
         T, ch = state[TABLE].shape
         in_ch, out_ch = state["head.weight"].shape[1], state["tail.2.weight"].shape[0]
-        levels = [[]]  # of each residual block on the way down: its channels, and whether it has attention
+        levels: list[list[tuple[int, bool]]] = [
+            []
+        ]  # of each residual block on the way down: its channels, and whether it has attention
         for n in sorted({int(name.split(".")[1]) for name in state if name.startswith("downblocks.")}):
             if f"downblocks.{n}.main.weight" in state:
                 levels.append([])

@@ -66,7 +66,8 @@ def time_columns(options: dict, *, cosine_first: bool = False) -> Tensor:
 
 def config_of(options: dict) -> dict:
     """Our options as arguments of UNet2DModel. Raises ValueError that names the option that has no counterpart."""
-    attn, heads, classes = (options[name] for name in ("attn", "num_heads", "num_classes"))
+    attn, heads, head_dim = (options[name] for name in ("attn", "num_heads", "num_head_channels"))
+    classes = options["num_classes"]
     channels = [options["ch"] * mult for mult in options["ch_mult"]]
     widths = _attention_widths(channels, attn)
     if options["cond_ch"]:
@@ -76,8 +77,11 @@ def config_of(options: dict) -> dict:
     if heads > 1 and len(widths) > 1:
         raise ValueError(
             "diffusers' heads are equally wide: num_heads must be 1 unless the levels with attention (in the middle it "
-            f"is the last level's) have equally many channels, got num_heads = {heads} for {widths} channels"
+            f"is the last level's) have equally many channels, got num_heads = {heads} for {widths} channels; "
+            "num_head_channels can be expressed"
         )
+    if head_dim is None and heads > 1:
+        head_dim = widths[0] // heads
     resample, down, up = "conv", "DownBlock2D", "UpBlock2D"
     if options["biggan"]:
         resample, down, up = "resnet", "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"
@@ -95,27 +99,32 @@ def config_of(options: dict) -> dict:
         "downsample_type": resample,
         "upsample_type": resample,
         "dropout": options["dropout"],
-        "attention_head_dim": None if heads == 1 else widths[0] // heads,
+        "attention_head_dim": head_dim,  # None: one head
         "norm_num_groups": options["num_groups"],
         "attn_norm_num_groups": options["num_groups"] if options["scale_shift_norm"] else None,
         "norm_eps": options["norm_eps"],
         "resnet_time_scale_shift": "scale_shift" if options["scale_shift_norm"] else "default",
-        "num_class_embeds": None if classes is None else classes + 1,
+        "num_class_embeds": None if classes is None else classes + options["null_class"],
     }
 
 
-def options_of(config: dict) -> dict:
-    """The options, T and learned_var aside, that come closest to a UNet2DModel's configuration: see `compare`."""
+def options_of(config: dict, *, null_class: bool) -> dict:
+    """The options, T and learned_var aside, that come closest to a UNet2DModel's configuration: see `compare`.
+
+    null_class: the last of its classes stands for images without a label.
+    """
     channels, down_types = config["block_out_channels"], config["down_block_types"]
     if any(c % channels[0] for c in channels):
         raise ValueError(f"block_out_channels: expected multiples of the first, got {channels}")
     attn = [i for i, kind in enumerate(down_types) if kind == "AttnDownBlock2D"]
     widths, head_dim = _attention_widths(channels, attn), config["attention_head_dim"]
-    heads = {width / (head_dim or width) for width in widths}
-    if len(heads) > 1 or not min(heads).is_integer():
-        raise ValueError(f"attention_head_dim: expected equally many heads everywhere, got {head_dim} for {widths}")
+    if any(width % (head_dim or width) for width in widths):
+        raise ValueError(f"attention_head_dim: expected a divisor of the channels {widths}, got {head_dim}")
+    heads = {width // (head_dim or width) for width in widths}
     biggan = config["downsample_type"] == "resnet" or "ResnetDownsampleBlock2D" in down_types
     classes = config["num_class_embeds"]
+    if null_class and (classes or 0) < 2:
+        raise ValueError(f"num_class_embeds: expected a class and the null class, at least 2, got {classes}")
     return {
         "ch": channels[0],
         "ch_mult": [c // channels[0] for c in channels],
@@ -125,9 +134,11 @@ def options_of(config: dict) -> dict:
         "in_ch": config["in_channels"],
         "out_ch": config["out_channels"],
         "cond_ch": 0,
-        "num_classes": None if classes is None else classes - 1,
+        "num_classes": None if classes is None else classes - null_class,
+        "null_class": null_class or classes is None,
         "num_groups": config["norm_num_groups"],
-        "num_heads": int(min(heads)),
+        "num_heads": min(heads) if len(heads) == 1 else 1,
+        "num_head_channels": None if len(heads) == 1 else head_dim,
         "norm_eps": config["norm_eps"],
         "scale_shift_norm": config["resnet_time_scale_shift"] == "scale_shift",
         "biggan": biggan,

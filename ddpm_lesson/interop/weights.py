@@ -1,6 +1,6 @@
 """Weights into a network, with errors that say which name or shape does not fit."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -11,8 +11,10 @@ def load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy the weights into the module.
 
     weights: all of the module's names, no others. A linear layer's (C, C) and a 1x1 convolution's (C, C, 1, 1) are
-    taken for each other. Raises ValueError for missing or unexpected names and for other shapes.
+    taken for each other. Raises ValueError for missing or unexpected names, for other shapes, and for another dtype
+    than the module's, which a copy would round without a word.
     """
+    dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     missing, unexpected = shapes.keys() - weights.keys(), weights.keys() - shapes.keys()
     if missing or unexpected:
@@ -23,6 +25,8 @@ def load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     for name, shape in shapes.items():
         if _without_ones(weights[name].shape) != _without_ones(shape):
             raise ValueError(f"expected {name} to be {tuple(shape)}, got {tuple(weights[name].shape)}")
+        if weights[name].dtype != dtypes[name]:
+            raise ValueError(f"expected {name} to be {dtypes[name]} as the others, got {weights[name].dtype}")
     module.load_state_dict({name: weights[name].reshape(shape) for name, shape in shapes.items()})
 
 
@@ -33,6 +37,6 @@ def some(names: Iterable) -> str:
     return ", ".join(names[:3] + rest) or "none"
 
 
-def _without_ones(shape) -> tuple[int, ...]:
+def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
     """(C, C, 1, 1) as (C, C); every other shape as it is."""
     return tuple(shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape)

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn import init
 
+from ddpm_lesson._tensors import check_range
+
 
 class Swish(nn.Module):
     """x * sigmoid(x), any shape.  Ramachandran et al. 2017 (arXiv 1710.05941); the same function as nn.SiLU."""
@@ -39,6 +41,7 @@ class TimeEmbedding(nn.Module):
         exponents = torch.arange(half, dtype=torch.float64) / (half - 1 if official else half)
         angles = torch.arange(T, dtype=torch.float64)[:, None] * torch.exp(-math.log(10000) * exponents)  # (T, half)
         waves = torch.stack([angles.sin(), angles.cos()], 1 if official else 2)  # (T, 2, half) or (T, half, 2)
+        self.T = T
         self.timembedding = nn.Sequential(
             nn.Embedding.from_pretrained(waves.flatten(1).float()),
             nn.Linear(d_model, dim),
@@ -46,12 +49,12 @@ class TimeEmbedding(nn.Module):
             nn.Linear(dim, dim),
         )
         for linear in (self.timembedding[1], self.timembedding[3]):
-            _xavier(linear)
+            xavier(linear)
 
     def forward(self, t: Tensor) -> Tensor:
         if t.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"t must hold integer indices (int64), got {t.dtype}")
-        check_range("t", t, self.timembedding[0].num_embeddings)
+        check_range("t", t, self.T)
         return self.timembedding(t)
 
 
@@ -67,7 +70,7 @@ class DownSample(nn.Module):
         super().__init__()
         self.main = nn.Conv2d(in_ch, in_ch, 3, stride=2, padding=0 if same_padding else 1)
         self.pad = nn.ZeroPad2d((0, 1, 0, 1)) if same_padding else nn.Identity()
-        _xavier(self.main)
+        xavier(self.main)
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         return self.main(self.pad(x))
@@ -83,7 +86,7 @@ class UpSample(nn.Module):
     def __init__(self, in_ch: int):
         super().__init__()
         self.main = nn.Conv2d(in_ch, in_ch, 3, padding=1)
-        _xavier(self.main)
+        xavier(self.main)
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         return self.main(F.interpolate(x, scale_factor=2.0, mode="nearest"))
@@ -94,26 +97,33 @@ class AttnBlock(nn.Module):
 
     Every pixel takes the average of all pixels' values, weighted by softmax(q . k / sqrt(d)); d = in_ch / num_heads.
     num_heads: independent averages, each over its own share of the channels (Dhariwal & Nichol 2021, Section 3).
-    num_groups, norm_eps: of the GroupNorm before it. zero_init: the last layer starts at 0 exactly, in the place of a
+    num_head_channels: d itself, instead of num_heads: wider layers then have more heads.
+    num_groups, norm_eps: of the GroupNorm before it. zero_init: the last layer starts at 0 exactly, instead of with a
     Xavier gain of 1e-5; in either case the block starts as the identity.
-    Raises ValueError if num_groups or num_heads do not divide the channels.
+    Raises ValueError if num_groups, num_heads or num_head_channels do not divide the channels, or if num_heads and
+    num_head_channels are both given.
     """
 
     def __init__(
-        self, in_ch: int, *, num_groups: int = 32, num_heads: int = 1, norm_eps: float = 1e-5, zero_init: bool = False
+        self,
+        in_ch: int,
+        *,
+        num_groups: int = 32,
+        num_heads: int = 1,
+        num_head_channels: int | None = None,
+        norm_eps: float = 1e-5,
+        zero_init: bool = False,
     ):
         super().__init__()
-        if num_heads < 1 or in_ch % num_heads:
-            raise ValueError(f"channels must be divisible by num_heads = {num_heads}, got {in_ch} channels")
-        self.num_heads = num_heads
+        self.num_heads = _count_heads(in_ch, num_heads, num_head_channels)
         self.group_norm = group_norm(in_ch, num_groups, norm_eps)
         self.proj_q = nn.Conv2d(in_ch, in_ch, 1)
         self.proj_k = nn.Conv2d(in_ch, in_ch, 1)
         self.proj_v = nn.Conv2d(in_ch, in_ch, 1)
         self.proj = nn.Conv2d(in_ch, in_ch, 1)
         for conv in (self.proj_q, self.proj_k, self.proj_v):
-            _xavier(conv)
-        _xavier(self.proj, gain=0.0 if zero_init else 1e-5)
+            xavier(conv)
+        xavier(self.proj, gain=0.0 if zero_init else 1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.group_norm(x).contiguous(memory_format=torch.channels_last)  # a pixel's channels side by side
@@ -131,14 +141,15 @@ class ResBlock(nn.Module):
 
     Ho et al. 2020, Appendix B, after Zagoruyko & Komodakis 2016.
     x (B, in_ch, H, W), temb (B, tdim) -> (B, out_ch, H, W).
-    attn: an AttnBlock of num_heads follows. num_groups, norm_eps: of the GroupNorms.
+    attn: an AttnBlock of num_heads or num_head_channels follows. num_groups, norm_eps: of the GroupNorms.
     scale_shift_norm: the time scales and shifts after the second norm, h (1 + scale) + shift, "AdaGN" (Dhariwal &
     Nichol 2021, Section 3); otherwise it is added to every pixel before it.
     resample: nn.AvgPool2d(2) or nn.Upsample(scale_factor=2.0) change height and width inside of the block, before its
     first convolution and in the shortcut ("BigGAN", Song et al. 2021, Appendix H).
-    zero_init: the last layers start at 0 exactly, in the place of a Xavier gain of 1e-5. In either case the block
-    starts as its shortcut.
-    Raises ValueError if num_groups or num_heads do not divide the channels.
+    zero_init: the last layers start at 0 exactly, instead of with a Xavier gain of 1e-5. In either case the block
+    starts as its shortcut. Not so in pytorch-ddpm: there the block initialises its attention's last layer a second
+    time, with gain 1, and attention starts as a random change of the image.
+    Raises ValueError as AttnBlock does.
     """
 
     def __init__(
@@ -151,6 +162,7 @@ class ResBlock(nn.Module):
         *,
         num_groups: int = 32,
         num_heads: int = 1,
+        num_head_channels: int | None = None,
         norm_eps: float = 1e-5,
         scale_shift_norm: bool = False,
         resample: nn.Module | None = None,
@@ -171,10 +183,18 @@ class ResBlock(nn.Module):
         )
         self.shortcut = nn.Identity() if in_ch == out_ch else nn.Conv2d(in_ch, out_ch, 1)
         for layer in (self.block1[-1], self.temb_proj[-1], self.shortcut):
-            _xavier(layer)
-        _xavier(self.block2[-1], gain=0.0 if zero_init else 1e-5)
-        options = {"num_groups": num_groups, "num_heads": num_heads, "norm_eps": norm_eps, "zero_init": zero_init}
-        self.attn = AttnBlock(out_ch, **options) if attn else nn.Identity()
+            xavier(layer)
+        xavier(self.block2[-1], gain=0.0 if zero_init else 1e-5)
+        self.attn: nn.Module = nn.Identity()
+        if attn:
+            self.attn = AttnBlock(
+                out_ch,
+                num_groups=num_groups,
+                num_heads=num_heads,
+                num_head_channels=num_head_channels,
+                norm_eps=norm_eps,
+                zero_init=zero_init,
+            )
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         norm, swish, conv = self.block1
@@ -198,16 +218,21 @@ def group_norm(channels: int, num_groups: int, eps: float) -> nn.GroupNorm:
     return nn.GroupNorm(num_groups, channels, eps=eps)
 
 
-def check_range(name: str, indices: Tensor, size: int) -> None:
-    """Raise ValueError if indices, on the CPU, leave 0..size-1. Elsewhere it would make the program wait."""
-    if indices.device.type == "cpu" and not torch.compiler.is_compiling() and indices.numel():
-        low, high = indices.aminmax()
-        if low < 0 or high >= size:
-            raise ValueError(f"{name} must lie in 0..{size - 1}, got values from {low.item()} to {high.item()}")
+def _count_heads(channels: int, num_heads: int, num_head_channels: int | None) -> int:
+    if num_head_channels is not None and num_heads != 1:
+        raise ValueError(
+            "num_heads and num_head_channels exclude each other: give one of them, got "
+            f"num_heads = {num_heads} and num_head_channels = {num_head_channels}"
+        )
+    name, size = ("num_heads", num_heads) if num_head_channels is None else ("num_head_channels", num_head_channels)
+    if size < 1 or channels % size:
+        raise ValueError(f"channels must be divisible by {name} = {size}, got {channels} channels")
+    return num_heads if num_head_channels is None else channels // num_head_channels
 
 
-def _xavier(layer: nn.Module, gain: float = 1.0) -> None:
+def xavier(layer: nn.Module, gain: float = 1.0) -> None:
     """Glorot & Bengio 2010: uniform with variance 2 gain^2 / (fan in + fan out); biases at 0."""
     if isinstance(layer, nn.Conv2d | nn.Linear):
         init.xavier_uniform_(layer.weight, gain)
-        init.zeros_(layer.bias)
+        if layer.bias is not None:
+            init.zeros_(layer.bias)

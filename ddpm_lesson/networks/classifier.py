@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import init
 
-from ddpm_lesson.networks.blocks import DownSample, ResBlock, Swish, TimeEmbedding, group_norm
+from ddpm_lesson.networks.blocks import DownSample, ResBlock, Swish, TimeEmbedding, group_norm, xavier
 from ddpm_lesson.networks.unet import warn_of_single_channels
 
 
@@ -58,8 +57,7 @@ class Classifier(nn.Module):
         )
         self.tail = nn.Linear(now_ch, num_classes)
         for layer in (self.head, self.tail):
-            init.xavier_uniform_(layer.weight)
-            init.zeros_(layer.bias)
+            xavier(layer)
 
     def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
         return self.tail(self.features(x, t))
@@ -69,7 +67,7 @@ class Classifier(nn.Module):
         self._check_inputs(x, t)
         h = self.head(x)
         # A clean image has no time: the blocks are told a constant zero.
-        temb = x.new_zeros(len(x), 1) if t is None else self.time_embedding(t)
+        temb = x.new_zeros(len(x), 1) if self.time_embedding is None else self.time_embedding(t)
         for block in self.blocks:
             h = block(h, temb)
         return self.pool(h)

@@ -2,12 +2,13 @@
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import init
 
-from ddpm_lesson.networks.blocks import DownSample, ResBlock, Swish, TimeEmbedding, UpSample, check_range, group_norm
+from ddpm_lesson._tensors import check_range
+from ddpm_lesson.networks.blocks import DownSample, ResBlock, Swish, TimeEmbedding, UpSample, group_norm, xavier
 
 
 class SingleChannelGroupWarning(UserWarning):
@@ -23,17 +24,20 @@ class UNet(nn.Module):
     The options' defaults keep the post's meaning:
     in_ch, out_ch: channels of x and of the result, out_ch None: as in_ch. learned_var: the result has twice out_ch
     channels, the second half for the variance (Nichol & Dhariwal 2021). cond_ch: channels of an image `cond` that x
-    is joined with. num_classes: labels 0..num_classes-1, and the null class num_classes, for images without one.
-    num_groups, norm_eps: of every GroupNorm. num_heads: of every attention. zero_init: last layers start at 0 exactly.
+    is joined with. num_classes: labels 0..num_classes-1. null_class: there is one more label, num_classes, for images
+    without one; otherwise, as in guided-diffusion, every image needs its label.
+    num_groups, norm_eps: of every GroupNorm. num_heads: of every attention; or num_head_channels: the channels of each
+    head, so that wider levels have more heads (64 in Dhariwal & Nichol 2021). zero_init: last layers start at 0.
     scale_shift_norm (AdaGN), biggan (resampling inside of residual blocks): Dhariwal & Nichol 2021, Section 3.
     official_embedding, same_padding: as DDPM's own code in TensorFlow; with norm_eps = 1e-6 the three make its weights
     fit.
-    forward: x (B, in_ch, H, W), t (B,) int64 in 0..T-1, y (B,) int64 in 0..num_classes or None (the null class for
-    all), cond (B, cond_ch, H, W) -> (B, out_ch, H, W), with learned_var (B, 2 out_ch, H, W).
+    forward: x (B, in_ch, H, W), t (B,) int64 in 0..T-1, y (B,) int64, labels, or None (the null class for all),
+    cond (B, cond_ch, H, W) -> (B, out_ch, H, W), with learned_var (B, 2 out_ch, H, W).
     `divisor`: what H and W must be divisible by. `options`: the arguments, so that UNet(**unet.options) has its shape.
-    Raises ValueError for shapes, sides, groups, heads or labels that do not fit, TypeError for t or y that are not
-    integer. Warns (SingleChannelGroupWarning) if a group of the norm is a single channel, for it then removes the time;
-    with scale_shift_norm the time comes after the norm and stays.
+    Raises ValueError for shapes, sides, groups, heads or labels that do not fit, and for labels that are missing in a
+    network without a null class; TypeError for t or y that are not integer. Warns (SingleChannelGroupWarning) if a
+    group of the norm is a single channel, for it then removes the time; with scale_shift_norm the time comes after the
+    norm and stays.
     """
 
     def __init__(
@@ -50,8 +54,10 @@ class UNet(nn.Module):
         learned_var: bool = False,
         cond_ch: int = 0,
         num_classes: int | None = None,
+        null_class: bool = True,
         num_groups: int = 32,
         num_heads: int = 1,
+        num_head_channels: int | None = None,
         norm_eps: float = 1e-5,
         zero_init: bool = False,
         scale_shift_norm: bool = False,
@@ -68,49 +74,54 @@ class UNet(nn.Module):
             raise ValueError("same_padding pads strided convolutions, and with biggan there are none: choose one")
         tdim, levels = 4 * ch, range(len(ch_mult))
         self.divisor = 2 ** levels[-1]
-        shared = {"num_groups": num_groups, "num_heads": num_heads, "norm_eps": norm_eps, "zero_init": zero_init}
-        shared |= {"tdim": tdim, "dropout": dropout, "scale_shift_norm": scale_shift_norm}
+        block = partial(
+            ResBlock,
+            tdim=tdim,
+            dropout=dropout,
+            num_groups=num_groups,
+            num_heads=num_heads,
+            num_head_channels=num_head_channels,
+            norm_eps=norm_eps,
+            zero_init=zero_init,
+            scale_shift_norm=scale_shift_norm,
+        )
         if num_groups in [ch * mult for mult in ch_mult] and not scale_shift_norm:
             warn_of_single_channels(num_groups)
 
         self.time_embedding = TimeEmbedding(T, ch, tdim, official=official_embedding)
         if num_classes is not None:
-            self.class_embedding = nn.Embedding(num_classes + 1, tdim)
+            self.class_embedding = nn.Embedding(num_classes + null_class, tdim)
         self.head = nn.Conv2d(in_ch + cond_ch, ch, 3, padding=1)
 
         self.downblocks = nn.ModuleList()
         skips, now_ch = [ch], ch
         for i in levels:
             for _ in range(num_res_blocks):
-                self.downblocks.append(ResBlock(now_ch, ch * ch_mult[i], attn=i in attn, **shared))
+                self.downblocks.append(block(now_ch, ch * ch_mult[i], attn=i in attn))
                 now_ch = ch * ch_mult[i]
                 skips.append(now_ch)
             if i != levels[-1]:
-                down = ResBlock(now_ch, now_ch, resample=nn.AvgPool2d(2), **shared) if biggan else None
+                down = block(now_ch, now_ch, resample=nn.AvgPool2d(2)) if biggan else None
                 self.downblocks.append(down or DownSample(now_ch, same_padding=same_padding))
                 skips.append(now_ch)
 
-        self.middleblocks = nn.ModuleList(
-            [ResBlock(now_ch, now_ch, attn=True, **shared), ResBlock(now_ch, now_ch, **shared)]
-        )
+        self.middleblocks = nn.ModuleList([block(now_ch, now_ch, attn=True), block(now_ch, now_ch)])
 
         self.upblocks, self._takes_skip = nn.ModuleList(), []
         for i in reversed(levels):
             for _ in range(num_res_blocks + 1):
-                self.upblocks.append(ResBlock(now_ch + skips.pop(), ch * ch_mult[i], attn=i in attn, **shared))
+                self.upblocks.append(block(now_ch + skips.pop(), ch * ch_mult[i], attn=i in attn))
                 self._takes_skip.append(True)
                 now_ch = ch * ch_mult[i]
             if i != 0:
-                up = ResBlock(now_ch, now_ch, resample=nn.Upsample(scale_factor=2.0), **shared) if biggan else None
+                up = block(now_ch, now_ch, resample=nn.Upsample(scale_factor=2.0)) if biggan else None
                 self.upblocks.append(up or UpSample(now_ch))
                 self._takes_skip.append(False)
 
         last = nn.Conv2d(now_ch, (in_ch if out_ch is None else out_ch) * (2 if learned_var else 1), 3, padding=1)
         self.tail = nn.Sequential(group_norm(now_ch, num_groups, norm_eps), Swish(), last)
-        init.xavier_uniform_(self.head.weight)
-        init.zeros_(self.head.bias)
-        init.xavier_uniform_(last.weight, 0.0 if zero_init else 1e-5)
-        init.zeros_(last.bias)
+        xavier(self.head)
+        xavier(last, gain=0.0 if zero_init else 1e-5)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, cond: Tensor | None = None) -> Tensor:
         self._check_inputs(x, t, y, cond)
@@ -142,7 +153,10 @@ class UNet(nn.Module):
         if (None if cond is None else tuple(cond.shape)) != wanted:
             got = None if cond is None else tuple(cond.shape)
             raise ValueError(f"cond must be {wanted} for a network with cond_ch = {cond_ch}, got {got}")
+        labels = 0 if num_classes is None else num_classes + self.options["null_class"]
         if y is None:
+            if labels and not self.options["null_class"]:
+                raise ValueError(f"this network has no null class: y must hold labels in 0..{labels - 1}, got None")
             return
         if num_classes is None:
             raise ValueError("y was given to a network without classes: build it with num_classes")
@@ -150,7 +164,7 @@ class UNet(nn.Module):
             raise TypeError(f"y must hold integer labels (int64), got {y.dtype}")
         if y.shape != t.shape:
             raise ValueError(f"y must be (B,) with the batch size of x, got {tuple(y.shape)} for {tuple(x.shape)}")
-        check_range("y", y, num_classes + 1)
+        check_range("y", y, labels)
 
 
 def _check(options):
