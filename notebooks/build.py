@@ -7,8 +7,9 @@
 A built notebook keeps the digest of its cells in its metadata. A form with another digest was edited since; so the
 older form is known, and where both were edited neither overwrites the other.
 
-Two cells are generated: the one tagged `setup` is setup_cell.py, the one tagged `equations` is the chapter's part of
-equations.csv as a table. In a new source the tag alone is enough.
+Three cells are generated: the one tagged `setup` is setup_cell.py, the one tagged `equations` is the chapter's part of
+equations.csv as a table, the one tagged `sittings` says how long the core path takes. In a new source the tag alone is
+enough. What the other tags mean stands in form.py.
 """
 
 import argparse
@@ -29,11 +30,14 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import form  # noqa: E402
+
 ADDRESS = r"[\w.-]+/[\w.-]+"
 IN_BADGE = re.compile(rf"(colab\.research\.google\.com/github/){ADDRESS}(/blob/main/notebooks/)(\w+)")
 IN_PYPROJECT = re.compile(rf'^(repository = ")({ADDRESS})(?=")', re.M)
 IN_SETUP = re.compile(rf'^(REPOSITORY = ")({ADDRESS})(?=")', re.M)
-GENERATED = {"setup", "equations"}
+GENERATED = {"setup", "equations", "sittings"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
@@ -83,7 +87,8 @@ def cells(notebook: NotebookNode) -> list[tuple[str, str, list[str]]]:
 def digest(notebook: NotebookNode) -> str:
     """Of what people write, so without the generated cells and the badges' address."""
     kept = [
-        (kind, "" if GENERATED & set(tags) else IN_BADGE.sub("", text), tags) for kind, text, tags in cells(notebook)
+        (kind, "" if GENERATED & set(tags) else form.LINE.sub("", IN_BADGE.sub("", text)), tags)
+        for kind, text, tags in cells(notebook)
     ]
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
 
@@ -99,6 +104,7 @@ def generate(notebook: NotebookNode, name: str, folder: Path) -> NotebookNode:
             cell.source = equation_table(name, equations(folder))
         elif cell.cell_type == "markdown":
             cell.source = IN_BADGE.sub(rf"\g<1>{address_of(folder)}\g<2>{name}", cell.source)
+    form.fill_in(notebook.cells)
     return notebook
 
 
@@ -141,7 +147,9 @@ def newer_form(name: str, folder: Path) -> str:
 
 
 def final_metadata(notebook: NotebookNode) -> dict:
-    return {"kernelspec": KERNEL, "language_info": {"name": "python"}, "ddpm_lesson": digest(notebook)}
+    known = {"kernelspec": KERNEL, "language_info": {"name": "python"}, "ddpm_lesson": digest(notebook)}
+    collapsed = form.collapsed_in_colab(notebook.cells)
+    return known | ({"colab": {"collapsed_sections": collapsed}} if collapsed else {})
 
 
 def is_current(path: Path, source: NotebookNode) -> bool:
@@ -151,7 +159,8 @@ def is_current(path: Path, source: NotebookNode) -> bool:
     notebook = read_notebook(path)
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     in_order = counts == list(range(1, len(counts) + 1))
-    return in_order and cells(notebook) == cells(source) and notebook.metadata == final_metadata(source)
+    described = [cell.metadata for cell in notebook.cells] == form.metadata(source.cells)
+    return in_order and described and cells(notebook) == cells(source) and notebook.metadata == final_metadata(source)
 
 
 def execute(source: NotebookNode, name: str, folder: Path) -> NotebookNode:
@@ -164,12 +173,12 @@ def execute(source: NotebookNode, name: str, folder: Path) -> NotebookNode:
     except CellExecutionError as error:
         raise Refused(f"{name}: " + re.sub(r"\x1b\[[\d;]*m", "", str(error))) from None
     notebook.metadata = final_metadata(source)
-    seen = Counter()
-    for (kind, text, tags), cell in zip(cells(source), notebook.cells, strict=True):
+    seen, metadata = Counter(), form.metadata(source.cells)
+    for (kind, text, _), cell, data in zip(cells(source), notebook.cells, metadata, strict=True):
         key = hashlib.sha256(f"{kind} {text}".encode()).hexdigest()[:8]
         seen[key] += 1
         cell.id = f"{key}-{seen[key]}"
-        cell.metadata = {"tags": tags} if tags else {}
+        cell.metadata = data
         if kind == "code":  # a widget lives only in the kernel that made it
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     return notebook

@@ -68,6 +68,8 @@ def built(folder):
     """The same course as if built, without the seconds that a kernel takes."""
     source = build.fill_in(folder / "source" / "01_lesson.py", folder)
     notebook = nbformat.v4.new_notebook(cells=source.cells, metadata=build.final_metadata(source))
+    for cell, data in zip(notebook.cells, build.form.metadata(source.cells), strict=True):
+        cell.metadata = data
     for i, cell in enumerate([cell for cell in notebook.cells if cell.cell_type == "code"], start=1):
         cell.execution_count = i
     build.write_notebook(folder / "01_lesson.ipynb", notebook)
@@ -105,7 +107,7 @@ def test_build_executes_once_and_writes_the_same_bytes_again(folder, capsys):
     assert notebook.cells[5].outputs == [{"output_type": "stream", "name": "stdout", "text": "42\n"}]
     assert notebook.metadata.kernelspec == {"name": "python3", "display_name": "Python 3", "language": "python"}
     assert [dict(cell.metadata) for cell in notebook.cells if cell.metadata] == [
-        {"tags": ["setup", "nbval-ignore-output"]},
+        {"tags": ["setup", "nbval-ignore-output"], "jupyter": {"source_hidden": True}, "cellView": "form"},
         {"tags": ["equations"]},
     ]
     assert capsys.readouterr().out == "01_lesson: executing\n"

@@ -11,8 +11,8 @@ from ddpm_lesson import data
 from ddpm_lesson.batches import ordered
 from ddpm_lesson.experiments.checkpoints import load_tensors, save_tensors
 from ddpm_lesson.experiments.classifiers import ClassifierRecipe, accuracy, fit, shifted
-from ddpm_lesson.networks.classifier import Classifier
 from ddpm_lesson.experiments.pretrained import load_weights
+from ddpm_lesson.networks.classifier import Classifier
 
 TINY = ClassifierRecipe("digits", ch=16, ch_mult=(1,), steps=4, batch_size=8)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from ddpm_lesson.experiments import metrics
 from ddpm_lesson.bound import bits_per_dim
 from ddpm_lesson.data import digits
+from ddpm_lesson.experiments import metrics
 from ddpm_lesson.experiments.metrics import (
     Moments,
     Score,

@@ -20,6 +20,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 build = SimpleNamespace(**runpy.run_path(str(FOLDER / "build.py")))
+form = build.form
 
 LIVE = re.compile(r"(animate|interact|interactive|tqdm|trange|perf_counter|time\.time)\(|[wW]idgets\.\w+\(|%time")
 MARK = re.compile(r"^# NBVAL_\w+", re.M)
@@ -44,8 +45,14 @@ def tree(cell):
 
 def stubs(cell):
     """Names of the functions in a cell that are left to the learner: their body ends in `...`."""
-    functions = [node for node in tree(cell).body if isinstance(node, ast.FunctionDef)]
-    return [f.name for f in functions if ast.unparse(f.body[-1]) == "..."]
+    found = [node for node in tree(cell).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return [node.name for node in found if any(ast.unparse(last) == "..." for last in last_lines(node))]
+
+
+def last_lines(node):
+    """The last statement of a function, or of each method of a class."""
+    methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+    return [part.body[-1] for part in (methods if isinstance(node, ast.ClassDef) else [node])]
 
 
 def texts(output):
@@ -76,13 +83,13 @@ def is_executed(notebook, name):
 def has_plain_metadata(notebook, name):
     if notebook.metadata != build.final_metadata(notebook):
         yield f"the metadata must be what `make notebooks` writes, got {dict(notebook.metadata)}"
-    for cell in notebook.cells:
-        if set(cell.metadata) - {"tags"}:
-            yield f"a cell holds metadata other than tags: {dict(cell.metadata)}"
+    for cell, data in zip(notebook.cells, form.metadata(notebook.cells), strict=True):
+        if cell.metadata != data:
+            yield f"a cell's metadata must be what `make notebooks` writes, {data}, got {dict(cell.metadata)}"
 
 
 def has_short_cells(notebook, name):
-    counted = [cell for cell in code_cells(notebook) if "setup" not in tags(cell) and not stubs(cell)]
+    counted = [cell for cell in code_cells(notebook) if not {"setup", "capstone"} & set(tags(cell)) and not stubs(cell)]
     lengths = [len([line for line in MARK.sub("", cell.source).splitlines() if line.strip()]) for cell in counted]
     if median(lengths or [0]) > 5:
         yield f"half of the code cells must have at most 5 lines, the median is {median(lengths)}"
@@ -158,10 +165,57 @@ def checks_its_exercises(notebook, name):
     cells = code_cells(notebook)
     for cell, following in zip(cells, [*cells[1:], new_code_cell()], strict=True):
         for stub in stubs(cell):
-            if not re.search(rf"^checks\.\w+\({stub}\)$", following.source, re.M):
-                yield f"the next code cell must call checks.<name>({stub})"
+            if not re.search(rf"^{stub} = checks\.\w+\({stub}\)", following.source, re.M):
+                yield f"the next code cell must go on with {stub} = checks.<name>({stub})"
             elif not any("not attempted" in text for output in following.outputs for text in texts(output)):
                 yield f"the check of the untouched {stub} must have printed 'not attempted'"
+
+
+def is_in_sittings(notebook, name):
+    if not any("sittings" in tags(cell) for cell in notebook.cells):
+        yield "a Markdown cell tagged `sittings` must say how long the core path takes"
+        return
+    found = form.sittings(notebook.cells)
+    core = [sitting for sitting in found if not sitting.is_capstone]
+    if not core or len(found) - len(core) != 1:
+        yield f"there must be sittings and one capstone, got {len(core)} and {len(found) - len(core)}"
+    if sum(sitting.minutes for sitting in core) > 90 or any(sitting.minutes > 45 for sitting in found):
+        yield f"sittings may take 45 minutes and the core path 90, got {[sitting.minutes for sitting in found]}"
+    for sitting in found:
+        code = [cell for cell in notebook.cells[sitting.first : sitting.last + 1] if cell.cell_type == "code"]
+        if "start" not in tags(next((cell for cell in code if "setup" not in tags(cell)), new_code_cell())):
+            yield f"the first code cell of {sitting.sections[0]} must make what the sitting needs, tagged `start`"
+
+
+def says_its_minutes(notebook, name):
+    written = build.generate(notebook, name, FOLDER)
+    if build.cells(written) != build.cells(notebook):
+        yield "the stated minutes must be those of the rule; `make notebooks` writes them"
+
+
+def has_a_deeper_part(notebook, name):
+    for cell in notebook.cells:
+        title = form.heading(cell)
+        if "deeper" in tags(cell) and (not title or not re.search("Going deeper|equation by equation", title[1])):
+            yield f"what is collapsed must say so in its heading, 'Going deeper': {cell.source[:80]!r}"
+    if not any("deeper" in tags(cell) for cell in notebook.cells):
+        yield "what the core path does not need must be collapsed, tagged `deeper`"
+
+
+def describes_its_figures(notebook, name):
+    for cell in code_cells(notebook):
+        if any("image/png" in output.get("data", {}) for output in cell.outputs) and "alt" not in cell.metadata:
+            yield f"the caption must hold <!-- alt: what there is to see --> for those who cannot: {cell.source[:80]!r}"
+
+
+def has_every_kind_of_exercise(notebook, name):
+    text = "\n".join(markdown(notebook))
+    for exercise in re.findall(r"\*\*Exercise [^*]*\*\*", text):
+        if not form.STATED.match(exercise):
+            yield f"an exercise states its minutes, '**Exercise 1.2 (one star, 5 minutes).**', got {exercise}"
+    for kind in ("on paper", "design", "capstone"):
+        if not re.search(rf"\*\*Exercise [\d.]+ \({kind}, \d+ minutes\)", text):
+            yield f"one exercise must be '({kind}, ... minutes)'"
 
 
 RULES = [
@@ -177,6 +231,14 @@ RULES = [
     marks_what_varies,
     checks_its_exercises,
 ]
+FORM = [is_in_sittings, says_its_minutes, has_a_deeper_part, describes_its_figures, has_every_kind_of_exercise]
+IN_FORM: list[str] = []
+
+
+@pytest.mark.parametrize("rule", FORM)
+@pytest.mark.parametrize("name", IN_FORM)
+def test_notebook_has_the_form(name, rule):
+    assert list(rule(build.read_notebook(FOLDER / f"{name}.ipynb"), name)) == []
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -226,6 +288,8 @@ def finished(notebook):
     """As if built: executed in order, with the metadata of its text."""
     for i, cell in enumerate(code_cells(notebook), start=1):
         cell.execution_count = i
+    for cell, data in zip(notebook.cells, form.metadata(notebook.cells), strict=True):
+        cell.metadata = nbformat.from_dict(data)
     notebook.metadata = nbformat.from_dict(build.final_metadata(notebook))
     return notebook
 
@@ -236,16 +300,24 @@ def example():
     cells = [
         new_markdown_cell(f"# 1. Example\n\n[![Open in Colab](https://a.org/badge.svg)]({badge})"),
         new_code_cell((FOLDER / "setup_cell.py").read_text("utf-8").strip("\n"), metadata={"tags": ["setup"]}),
-        new_markdown_cell("## 1.1 A figure\n\n```python\n# no title\n```"),
-        new_code_cell("ax = plots.cloud(points)", outputs=[picture()]),
-        new_markdown_cell("*Figure 1.1.* Two clusters."),
+        new_markdown_cell("## 1.1 A figure\n\n```python\n# no title\n```", metadata={"tags": ["sitting"]}),
+        new_code_cell("ax = plots.cloud(points)", outputs=[picture()], metadata={"tags": ["start"]}),
+        new_markdown_cell("*Figure 1.1.* Two clusters. <!-- alt: Two clusters of points. -->"),
         new_code_cell("# NBVAL_IGNORE_OUTPUT\nplots.animate(draw, ts, alt='Noise.')", outputs=[picture()]),
-        new_markdown_cell("*Figure 1.2.* They dissolve."),
+        new_markdown_cell("*Figure 1.2.* They dissolve. <!-- alt: Points spread. -->"),
         new_markdown_cell("## 1.2 An exercise"),
         new_code_cell('def half(x):\n    """Half of x."""\n    ...'),
-        new_code_cell("checks.half(half)", outputs=[printed("1.2 half: not attempted\n")]),
+        new_code_cell("half = checks.half(half)", outputs=[printed("1.2 half: not attempted\n")]),
+        new_markdown_cell(
+            "**Exercise 1.1 (on paper, 3 minutes).** Halve.\n\n**Exercise 1.2 (design, 4 minutes).** Choose."
+        ),
+        new_markdown_cell("### Going deeper: quarters\n\nMore.", metadata={"tags": ["deeper"]}),
+        new_markdown_cell("## 1.3 A capstone", metadata={"tags": ["sitting", "capstone"]}),
+        new_markdown_cell("**Exercise 1.3 (capstone, 20 minutes).** Build."),
+        new_code_cell("x = 1", metadata={"tags": ["start"]}),
+        new_markdown_cell("", metadata={"tags": ["sittings"]}),
     ]
-    return finished(new_notebook(cells=cells))
+    return finished(build.generate(new_notebook(cells=cells), "01_example", FOLDER))
 
 
 def replace(i, old, new):
@@ -278,7 +350,7 @@ BREACHES = [
     (has_plain_metadata, lambda notebook: notebook.cells[3].metadata.update(execution={})),
     (has_plain_metadata, replace(4, "Two", "Three")),  # edited since it was built
     (has_short_cells, append(code(SIXTEEN_LINES))),
-    (has_short_cells, append(*[code(SIX_LINES)] * 4)),
+    (has_short_cells, append(*[code(SIX_LINES)] * 5)),
     (begins_with_the_setup_cell, lambda notebook: notebook.cells[1].metadata.clear()),
     (begins_with_the_setup_cell, lambda notebook: notebook.cells[3].metadata.update(tags=["setup"])),
     (begins_with_the_setup_cell, replace(1, "import sys", "import  sys")),
@@ -310,6 +382,20 @@ BREACHES = [
     (marks_what_varies, append(code("interact(show, t=(0, 9))"))),
     (checks_its_exercises, append(code("def third(x):\n    ..."))),
     (checks_its_exercises, replace(9, "(half)", "(third)")),
+    (checks_its_exercises, replace(9, "half = ", "")),
+    (checks_its_exercises, append(code("class Block(nn.Module):\n    def forward(self, x):\n        ..."))),
+    (has_plain_metadata, lambda notebook: notebook.cells[11].metadata.pop("jp-MarkdownHeadingCollapsed")),
+    (is_in_sittings, lambda notebook: notebook.cells[15].metadata.update(tags=[])),
+    (is_in_sittings, lambda notebook: notebook.cells[12].metadata.update(tags=["sitting"])),
+    (is_in_sittings, lambda notebook: notebook.cells[3].metadata.update(tags=[])),
+    (is_in_sittings, replace(10, "3 minutes", "46 minutes")),
+    (says_its_minutes, replace(10, "3 minutes", "30 minutes")),
+    (says_its_minutes, replace(2, "minutes.*", "minutes, or so.*")),
+    (has_a_deeper_part, lambda notebook: notebook.cells[11].metadata.update(tags=[])),
+    (has_a_deeper_part, replace(11, "Going deeper", "More")),
+    (describes_its_figures, replace(4, "<!-- alt: Two clusters of points. -->", "")),
+    (has_every_kind_of_exercise, replace(10, "(on paper, ", "(one star, ")),
+    (has_every_kind_of_exercise, replace(10, "(design, 4 minutes)", "(design)")),
     (checks_its_exercises, output(9, printed("1.2 half: yes (6 inputs)"))),
 ]
 
@@ -320,11 +406,11 @@ def test_rule_finds_its_breach(broken, breach):
     breach(notebook)
     if broken not in (is_executed, has_plain_metadata):
         finished(notebook)
-    assert broken in [rule for rule in RULES if list(rule(notebook, "01_example"))]
+    assert broken in [rule for rule in [*RULES, *FORM] if list(rule(notebook, "01_example"))]
 
 
 def test_example_keeps_every_rule():
-    assert [sentence for rule in RULES for sentence in rule(example(), "01_example")] == []
+    assert [sentence for rule in [*RULES, *FORM] for sentence in rule(example(), "01_example")] == []
 
 
 def test_embedded_pictures_are_not_searched_for_paths():

@@ -12,11 +12,11 @@ import torch
 from ddpm_lesson import data, pretrained
 from ddpm_lesson.experiments.checkpoints import CheckpointError, load_tensors, save_tensors, sha256
 from ddpm_lesson.experiments.classifiers import ClassifierRecipe, fit
-from ddpm_lesson.networks.classifier import Classifier
-from ddpm_lesson.predictions import epsilon, learned_range, make_denoiser, xstart
 from ddpm_lesson.experiments.pretrained import Pretrained, load_pretrained, load_weights
 from ddpm_lesson.experiments.recipes import Recipe
 from ddpm_lesson.experiments.runs import Run
+from ddpm_lesson.networks.classifier import Classifier
+from ddpm_lesson.predictions import epsilon, learned_range, make_denoiser, xstart
 from ddpm_lesson.samplers import ancestral, ddim, last, reverse
 from ddpm_lesson.schedules import cosine
 from ddpm_lesson.spacing import trailing

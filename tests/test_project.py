@@ -159,35 +159,23 @@ def test_all_packages_are_listed():
     assert sorted(listed) == sorted([*found, "ddpm_lesson._bundled"])
 
 
-def test_wheel_works_outside_of_the_repository(tmp_path):
-    source, target = tmp_path / "source", tmp_path / "target"
-    source.mkdir()
-    for name in ["pyproject.toml", "README.md", "LICENSE", "LICENSE-prose.md"]:
-        shutil.copy(ROOT / name, source)
-    for name in ["ddpm_lesson", "data"]:
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    run(*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", tmp_path, source)
-    (wheel,) = tmp_path.glob("*.whl")
-
+def test_wheel_works_outside_of_the_repository(wheel, installed, tmp_path):
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("ddpm_lesson/")}
-    code = {path.relative_to(source).as_posix() for path in (source / "ddpm_lesson").rglob("*.py")}
-    data = [path.relative_to(source / "data") for path in (source / "data").rglob("*") if path.is_file()]
+    code = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")}
+    data = [path.relative_to(ROOT / "data") for path in (ROOT / "data").rglob("*") if path.is_file()]
     read = {path.as_posix() for path in data if path.suffix in (".npz", ".json", ".safetensors")} | {"README.md"}
     assert {"digits.npz", "weights/digits_ddpm.json", "records/unet_ablations.json"} <= read
     assert held == code | {"ddpm_lesson/py.typed"} | {f"ddpm_lesson/_bundled/{path}" for path in read}
-
-    run(*pip, "install", "--no-deps", "--no-index", "--target", target, wheel)
     use = (
-        f"import sys; sys.path.insert(0, {str(target)!r})\n"
+        f"import sys; sys.path.insert(0, {str(installed)!r})\n"
         "import ddpm_lesson; from ddpm_lesson.data import bundled, digits\n"
         "x_0, labels = digits()[:]\n"
         "print(ddpm_lesson.__file__, bundled('digits.npz'), tuple(x_0.shape), len(labels), sep='\\n')\n"
         "print(ddpm_lesson.load_pretrained('mnist_ddpm').shape)"
     )
     lines = run(sys.executable, "-I", "-c", use, cwd=tmp_path).splitlines()
-    assert Path(lines[0]) == target / "ddpm_lesson" / "__init__.py"
-    assert Path(lines[1]) == target / "ddpm_lesson" / "_bundled" / "digits.npz"
+    assert Path(lines[0]) == installed / "ddpm_lesson" / "__init__.py"
+    assert Path(lines[1]) == installed / "ddpm_lesson" / "_bundled" / "digits.npz"
     assert lines[2:] == ["(1797, 1, 8, 8)", "1797", "(1, 28, 28)"]
 
 

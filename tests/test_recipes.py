@@ -10,8 +10,6 @@ import torch
 from PIL import Image
 
 from ddpm_lesson import data, recipes
-from ddpm_lesson.networks.unet import UNet
-from ddpm_lesson.predictions import MEAN_TYPES, VARIANCES
 from ddpm_lesson.experiments.recipes import (
     LOSSES,
     PRESETS,
@@ -23,6 +21,8 @@ from ddpm_lesson.experiments.recipes import (
     make_network,
     make_process,
 )
+from ddpm_lesson.networks.unet import UNet
+from ddpm_lesson.predictions import MEAN_TYPES, VARIANCES
 from ddpm_lesson.schedules import cosine, linear
 from ddpm_lesson.training import train
 
