@@ -100,13 +100,14 @@ def fill_in(cells: Sequence[NotebookNode]) -> None:
         head = next(cell for cell in cells[sitting.first : sitting.last + 1] if "sitting" in tags(cell))
         title, *rest = head.source.split("\n")
         head.source = "\n".join([title, "", f"*{begun}, {sitting.minutes} minutes.*", *rest])
+    count = f"{len(core)} sitting{'s' * (len(core) > 1)}"
     total = sum(sitting.minutes for sitting in core)
     more = round(sum(minutes([cell]) for cell, hidden in zip(cells, deeper(cells), strict=True) if hidden))
     for cell in cells:
         if "sittings" in tags(cell):
             cell.source = "\n".join(
                 [
-                    f"**The core path takes {total} minutes, in {len(core)} sitting{'s' * (len(core) > 1)}.** Each can be started alone: run "
+                    f"**The core path takes {total} minutes, in {count}.** Each can be started alone: run "
                     "the set-up cell, then go to its heading.\n",
                     *table,
                     f"\nSections called *Going deeper* are collapsed ({more} minutes in all); the path does not need "
