@@ -98,9 +98,10 @@ def hybrid_loss(
 ) -> Tensor:
     """L_simple + lam L_vlb for a network that learns its variance, (B,).  Nichol & Dhariwal 2021, Eq. 16.
 
-    output: twice the channels of x_t. variance: `learned_range` or `learned`. L_simple, here a mean over D, trains the first half. L_vlb trains the second
-    half only: its mean is held fixed. It is the bound in bits/dim, as in the official code; the term of one t is a
-    T-th of the bound and is multiplied by T. Forget that, and the variances hardly learn.
+    output: twice the channels of x_t. variance: `learned_range` or `learned`. L_simple, here a mean over D, trains the
+    first half. L_vlb trains the second half only: its mean is held fixed. It is the bound in bits/dim, as in the
+    official code; the term of one t is a T-th of the bound and is multiplied by T. Forget that, and the variances
+    hardly learn.
     Raises ValueError if the output has no second half.
     """
     x_0, t, _, x_t = noised
@@ -165,4 +166,4 @@ def weight_for(base: GaussianDiffusion, mean_type: MeanType, t: Tensor, eps_weig
     where sampling starts would not be trained. The weight there is 1, as in the code of Hang et al. 2023.
     """
     snr = error_scale(base, epsilon, t)
-    return torch.where(snr == 0, 1.0, eps_weight * snr / error_scale(base, mean_type, t))
+    return torch.where(snr == 0, 1.0, eps_weight * (snr / error_scale(base, mean_type, t)))  # eps: exactly 1

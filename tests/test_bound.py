@@ -13,14 +13,22 @@ from ddpm_lesson.bound import (
     density,
     discretized,
     eight_bit,
-    p_from_output,
     posterior_kl,
     prior_kl,
     vlb_term,
 )
 from ddpm_lesson.coefficients import at
 from ddpm_lesson.gaussian import Gaussian
-from ddpm_lesson.predictions import MEAN_TYPES, epsilon, fixedlarge, fixedsmall, learned_range, velocity, xstart
+from ddpm_lesson.predictions import (
+    MEAN_TYPES,
+    epsilon,
+    fixedlarge,
+    fixedsmall,
+    learned_range,
+    p_from_output,
+    velocity,
+    xstart,
+)
 from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.schedules import cosine, jsd, linear
 
@@ -45,7 +53,7 @@ def exact_terms(process, variance, std=1.0, shift=0.0):
     x_0, noise = std * CORNERS[:, :1].repeat(T, 1), CORNERS[:, 1:].repeat(T, 1)
     t = torch.arange(T).repeat_interleave(4)
     x_t = process.q_sample(x_0, t, noise)
-    data = oracle.Gaussian(process, torch.zeros(1, dtype=torch.float64), std)
+    data = oracle.GaussianData(process, torch.zeros(1, dtype=torch.float64), std)
     p = p_from_output(process, epsilon, variance, data.as_model(epsilon)(x_t, t), x_t, t)
     p = p._replace(log_var=p.log_var + shift)
     return vlb_term(process, p, x_0, x_t, t, decoder=density).view(T, 4).mean(1)
@@ -380,7 +388,7 @@ def normal_data(n):
 
 def test_monte_carlo_agrees_with_the_exact_bound():
     process = GaussianDiffusion(linear(100, 1e-3, 0.1))
-    model = oracle.Gaussian(process, torch.zeros(1, dtype=torch.float64), 1.0).as_model(epsilon)
+    model = oracle.GaussianData(process, torch.zeros(1, dtype=torch.float64), 1.0).as_model(epsilon)
     generator = torch.Generator().manual_seed(2)
     bits = bits_per_dim(
         model, process, epsilon, all_beta, normal_data(2000), decoder=density, clip=False, generator=generator
@@ -426,7 +434,7 @@ def test_all_steps_of_a_respaced_chain_are_those_of_the_base():
     # Decoded with the base's coefficients at the base's steps, judged with the variances of the short chain.
     base = GaussianDiffusion(linear(100, 1e-3, 0.1))
     chain, asked = base.respaced([3, 40, 99]), []
-    data = oracle.Gaussian(base, torch.zeros(1, dtype=torch.float64), 1.0)
+    data = oracle.GaussianData(base, torch.zeros(1, dtype=torch.float64), 1.0)
 
     def model(x_t, t):
         asked.append(t[0].item())

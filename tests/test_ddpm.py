@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ddpm_lesson import GaussianDiffusionSampler, GaussianDiffusionTrainer, oracle
 from ddpm_lesson.ddpm import ImageRangeWarning
 from ddpm_lesson.networks.mlp import MLP
-from ddpm_lesson.predictions import MEAN_TYPES, epsilon, fixedlarge, make_denoiser
+from ddpm_lesson.denoisers import make_denoiser
+from ddpm_lesson.predictions import MEAN_TYPES, epsilon, fixedlarge
 from ddpm_lesson.process import GaussianDiffusion, PriorNotReachedWarning
 from ddpm_lesson.samplers import ancestral, last, reverse
 from ddpm_lesson.schedules import linear
@@ -51,7 +52,7 @@ def images(n=4, size=8):
 
 def gaussian_data(std, T=1000):
     """The exact denoiser for one-dimensional N(0, std^2) data."""
-    return oracle.Gaussian(GaussianDiffusion(linear(T)), torch.zeros(1, dtype=torch.float64), std)
+    return oracle.GaussianData(GaussianDiffusion(linear(T)), torch.zeros(1, dtype=torch.float64), std)
 
 
 def alphas_bar():
@@ -132,7 +133,7 @@ def test_loss_of_a_perfect_network_is_the_conditional_variance_of_its_target(mea
 @both_variances
 def test_perfect_networks_of_all_mean_types_give_one_sample(var_type, clip):
     schedule = (1e-3, 0.2, 100)
-    truth = oracle.Gaussian(GaussianDiffusion(linear(100, 1e-3, 0.2)), torch.zeros(1), 0.6)
+    truth = oracle.GaussianData(GaussianDiffusion(linear(100, 1e-3, 0.2)), torch.zeros(1), 0.6)
     x_T = torch.randn(64, 1, dtype=torch.float64)
 
     def sample(name):

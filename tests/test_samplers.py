@@ -8,15 +8,14 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from ddpm_lesson import oracle, spacing
+from ddpm_lesson.denoisers import clipped, make_denoiser
 from ddpm_lesson.predictions import (
     MEAN_TYPES,
     VARIANCES,
     Prediction,
-    clipped,
     epsilon,
     fixedlarge,
     fixedsmall,
-    make_denoiser,
     xprev,
 )
 from ddpm_lesson.process import GaussianDiffusion
@@ -48,7 +47,7 @@ def base_and_chain(name, device="cpu"):
 
 
 def gaussian_data(base, mean=MEAN, std=STD):
-    return oracle.Gaussian(base, torch.tensor([mean], dtype=torch.float64), std)
+    return oracle.GaussianData(base, torch.tensor([mean], dtype=torch.float64), std)
 
 
 def noise_levels(name):

@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ddpm_lesson import oracle
 from ddpm_lesson.ddpm import GaussianDiffusionTrainer
+from ddpm_lesson.denoisers import make_denoiser
 from ddpm_lesson.losses import absolute, hybrid_loss, kl_loss, min_snr, simple_loss
 from ddpm_lesson.networks.mlp import MLP
 from ddpm_lesson.points import eight_gaussians, eight_gaussians_mixture
-from ddpm_lesson.predictions import epsilon, fixedlarge, make_denoiser, xstart
-from ddpm_lesson.process import GaussianDiffusion
+from ddpm_lesson.predictions import epsilon, fixedlarge, xstart
+from ddpm_lesson.process import GaussianDiffusion, Noised
 from ddpm_lesson.schedules import linear, linear_scaled
 from ddpm_lesson.timesteps import Antithetic, LossSecondMoment, Uniform
 from ddpm_lesson.training import EMA, TrainStep, constant, cosine, minibatches, train
@@ -354,7 +355,7 @@ def two_headed():
         (mlp, partial(simple_loss, PROCESS, xstart, error=absolute)),
         (mlp, partial(kl_loss, PROCESS, epsilon, fixedlarge, rescaled=True)),
         (two_headed, partial(hybrid_loss, PROCESS, epsilon)),
-        (mlp, lambda output, x_0, x_t, t, noise: min_snr(PROCESS.snr[t]) * SIMPLE(output, x_0, x_t, t, noise).mean(1)),
+        (mlp, lambda output, noised: min_snr(PROCESS.snr[noised.t]) * SIMPLE(output, noised).mean(1)),
     ],
     ids=["simple", "absolute", "kl", "hybrid", "min_snr"],
 )
@@ -531,7 +532,7 @@ def test_loss_falls_to_the_irreducible_loss():
 
     def judge(model):
         with torch.no_grad():
-            loss, least = (SIMPLE(m(x_t, t), x_0, x_t, t, noise).mean(1) for m in (model, truth))
+            loss, least = (SIMPLE(m(x_t, t), Noised(x_0, t, noise, x_t)).mean(1) for m in (model, truth))
             excess = (model(x_t, t) - truth(x_t, t)).square().mean(1)
         cross = loss - least - excess  # mean 0, since the oracle is the conditional expectation
         assert abs(cross.mean()) < 4 * cross.std() / n**0.5
