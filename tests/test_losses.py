@@ -301,7 +301,7 @@ def test_weighted_training_reaches_the_step_of_pure_noise(mean_type, weight):
     list(train(model, base, [x_0], loss, steps=100, lr=1.0, optimizer=sgd, clip_norm=math.inf))
     # Where x_t is the noise, the best answer from t alone is the mean of the target: 0 for eps, x_0, -x_0 for v, and
     # sqrt(alphas_bar_prev) x_0 for x_{t-1}. A step moves the row by a share of about 1/4 of its error, so nothing is
-    # left of its start after 100, and 5 / 8 is far beyond the scatter of an average over the noise of 16 images and more.
+    # left of its start after 100, and 5 / 8 is far beyond the scatter of averages over the noise of some 16 images.
     row = model.rows.weight.detach()[-1]
     mean = {"epsilon": 0.0, "xstart": 1.0, "xprev": 0.1**0.5, "v": -1.0}[mean_type.name]
     scatter = 1.0 if mean_type is epsilon else 0.0
