@@ -181,10 +181,13 @@ def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
 def _to(device: torch.device, batch: Batch) -> tuple[Tensor, Conditions]:
     """The images and the conditions of a batch, in whichever form it comes, on the device."""
     x_0, *rest = (batch,) if isinstance(batch, Tensor) else batch
+    expected = "a batch must be x_0, (x_0, y) or (x_0, conditions)"
     if len(rest) > 1:
-        raise ValueError(f"a batch must be x_0, (x_0, y) or (x_0, conditions), got {1 + len(rest)} parts")
+        raise ValueError(f"{expected}, got {1 + len(rest)} parts; labels and more: (x_0, {{'y': ..., 'cond': ...}})")
     given = rest[0] if rest else {}
     given = {"y": given} if isinstance(given, Tensor) else given
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{expected}, got x_0 and a {type(given).__name__}")
     return x_0.to(device), {name: value.to(device) for name, value in given.items()}
 
 
