@@ -62,6 +62,11 @@ def simple_loss(
 
     error: an elementwise function. Of an output with twice the channels the first half is fitted.
     Raises ValueError if the output has any other shape. Not the bound: the weight of Eq. 12 is left out.
+
+    >>> base = GaussianDiffusion(torch.tensor([0.36, 0.5]))
+    >>> noised = base.noised(torch.zeros(1, 2), torch.tensor([1]), noise=torch.tensor([[1.0, 2.0]]))
+    >>> simple_loss(base, epsilon, torch.tensor([[1.0, -1.0]]), noised)
+    tensor([[0., 9.]])
     """
     output, _ = split(float32_at_least(output), noised.x_t)
     return error(mean_type.target(base, noised).to(output.dtype) - output)

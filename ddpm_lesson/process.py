@@ -53,6 +53,11 @@ class GaussianDiffusion(Coefficients):
     betas: (T,) in (0, 1); the last one may be 1. The tables are attributes: see `Coefficients`.
     In every method x is (B, *D), t is (B,) int64 in 0..T-1, and the result has the images' dtype; arithmetic is in
     float32 at least. Wrong dtypes raise TypeError; shapes, devices or steps that do not fit raise ValueError.
+
+    >>> process = GaussianDiffusion(torch.tensor([0.36, 0.5]))  # alphas_bar = 0.64 and 0.32
+    >>> x_0, noise = torch.tensor([[1.0]]), torch.tensor([[-2.0]])
+    >>> process.q_sample(x_0, torch.tensor([0]), noise)  # 0.8 * 1 + 0.6 * -2
+    tensor([[-0.4000]])
     """
 
     def __init__(self, betas: Tensor, *, log_alphas: Tensor | None = None):
@@ -81,6 +86,10 @@ class GaussianDiffusion(Coefficients):
         The result has alphas_bar[timesteps], betas that lead from one to the next, this process's `base`, and a
         `timestep_map` to the base's indices. Raises ValueError if timesteps are empty, do not increase or leave
         0..T-1. Not betas[timesteps]: those would add far too little noise.
+
+        >>> chain = GaussianDiffusion(torch.full((4,), 0.5)).respaced([1, 3])  # two steps at a time
+        >>> chain.betas, chain.timestep_map
+        (tensor([0.7500, 0.7500], dtype=torch.float64), tensor([1, 3]))
         """
         steps = torch.as_tensor(timesteps, device="cpu")
         whole = not steps.is_floating_point() and steps.dtype != torch.bool

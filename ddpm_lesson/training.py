@@ -119,6 +119,15 @@ def train(
     Raises ValueError for bad arguments, for a respaced chain, or if the batches run out, TypeError if `batches` is one
     tensor, and FloatingPointError if a loss or the gradient is not finite: the weights are then still those of the
     step before.
+
+    >>> from functools import partial
+    >>> from ddpm_lesson import losses, predictions
+    >>> from ddpm_lesson.networks.mlp import MLP
+    >>> process, model = GaussianDiffusion(torch.full((10,), 0.2)), MLP(T=10, dim=2, hidden=16)
+    >>> batches = minibatches(torch.randn(64, 2), batch_size=32)
+    >>> loss = partial(losses.simple_loss, process, predictions.epsilon)
+    >>> [step.step for step in train(model, process, batches, loss, steps=3)]
+    [1, 2, 3]
     """
     if not 0 <= start < steps or warmup < 0 or not clip_norm > 0 or accumulate < 1:
         got = f"start = {start}, steps = {steps}, warmup = {warmup}, clip_norm = {clip_norm}, accumulate = {accumulate}"
