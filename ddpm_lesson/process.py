@@ -152,7 +152,7 @@ class GaussianDiffusion(Coefficients):
         """Posterior q(x_{t-1} | x_t, x_0).  Ho et al. 2020, Eq. 6-7.
 
         Returns Gaussian with mean (B, *D) and log_var (B, 1, ...); -inf at t = 0, where the posterior is a point.
-        Not p(x_{t-1} | x_t): that puts the network's estimate in the place of x_0.
+        Not p(x_{t-1} | x_t): that has the network's estimate instead of x_0.
         """
         mean = combine(t, (self.posterior_mean_coef1, x_0), (self.posterior_mean_coef2, x_t))
         return Gaussian(mean, at(self.posterior_log_var, t, x_t))
@@ -221,7 +221,7 @@ class GaussianDiffusion(Coefficients):
     def score_from_x_0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
         """Gradient of log q(x_t | x_0) in x_t: -(x_t - sqrt(alphas_bar) x_0) / (1 - alphas_bar).
 
-        With E[x_0 | x_t] in the place of x_0 it is the score of q(x_t).
+        With E[x_0 | x_t] instead of x_0 it is the score of q(x_t).
         """
         var = self.sqrt_one_minus_alphas_bar**2
         return combine(t, (-1 / var, x_t), (self.sqrt_alphas_bar / var, x_0))

@@ -108,7 +108,7 @@ def train(
     device. batches: `minibatches`, a DataLoader, or any iterable of x_0 (B, *D), (x_0,), (x_0, {"y": ..., "cond": ...})
     with what the model is told of each image, or (x_0, y), short for the labels alone; gone through again when it ends.
     conditions: (noised, those of the batch) -> those that the model gets, for what depends on the draw: an estimate of
-    its own for self-conditioning, a latent.
+    its own for self-conditioning, a latent. Called with gradients: `make_denoiser` asks the model without them.
     loss: loss(output, noised) -> (B,) or (B, *D), such as partial(simple_loss, process, epsilon); the mean is
     minimised. optimizer: Adam if not given. In step k the learning rate is lr rate(k), times k / warmup up to
     k = warmup. clip_norm: the gradient's norm is cut to it; math.inf for none. accumulate: batches whose gradients are
@@ -117,8 +117,8 @@ def train(
     generator: for t and noise, as in `Gaussian.sample`. With one here and one in `minibatches` a run can be
     repeated bit by bit on a CPU; dropout alone still draws from PyTorch's own generator.
     Raises ValueError for bad arguments, for a respaced chain, or if the batches run out, TypeError if `batches` is one
-    tensor, and FloatingPointError if a loss or the gradient is not finite: the weights are then still those of the
-    step before.
+    tensor or conditions have no names, and FloatingPointError if a loss or the gradient is not finite: the weights are
+    then still those of the step before.
 
     >>> from functools import partial
     >>> from ddpm_lesson import losses, predictions

@@ -20,6 +20,7 @@ from ddpm_lesson.bound import (
     vlb_term,
 )
 from ddpm_lesson.coefficients import at
+from ddpm_lesson.denoisers import previous_x_0
 from ddpm_lesson.gaussian import Gaussian
 from ddpm_lesson.predictions import (
     epsilon,
@@ -499,6 +500,20 @@ def test_every_condition_stays_with_its_image(batch_size):
     at_mean = torch.full((7,), 0.5 * math.log2(2 * math.pi * SMALL[1].item()), dtype=torch.float64)
     torch.testing.assert_close(bits.image_terms[0], at_mean, rtol=0, atol=1e-5)
     assert sizes == [len(part) for part in torch.arange(7).split(batch_size)] * 4
+
+
+@pytest.mark.parametrize(
+    "y, got",
+    [
+        (torch.arange(2), r"shape \(2,\)"),
+        (torch.arange(4), r"shape \(4,\)"),
+        (torch.tensor(1), r"shape \(\)"),
+        (previous_x_0, "a function"),
+    ],
+)
+def test_a_condition_that_is_not_one_for_each_image_is_an_error(y, got):
+    with pytest.raises(ValueError, match=f"y must be a tensor with an entry for each of the 3 images, got {got}"):
+        bits_per_dim(lambda x_t, t, y: x_t, SHORT, epsilon, fixedlarge, torch.zeros(3, 2), y=y)
 
 
 @every_variance

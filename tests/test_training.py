@@ -557,6 +557,21 @@ def test_self_conditioning_is_trained_through_its_second_call_alone():
     assert any(differ)  # gradients through the first call would be others
 
 
+def test_self_conditioning_keeps_its_gradients_in_mixed_precision():
+    # Two calls in one step, the first one without gradients: the weights that the second one rounds keep theirs.
+    def told(noised, given):
+        return {"x_self": make_denoiser(model, PROCESS, xstart, x_self=previous_x_0)(noised.x_t, noised.t).x_0}
+
+    gradients = []
+    for mixed in (False, True):
+        model = Told()
+        run(model, steps=1, data=[points()], conditions=told, clip_norm=math.inf, mixed_precision=mixed)
+        assert [call["grad"] for call in model.calls] == [False, True]
+        gradients.append(model.body.weight.grad.clone())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0.05, atol=0.05)
+    assert gradients[1].abs().max() > 0.1
+
+
 def test_super_resolution_with_the_u_net():
     # Images of one grey level, told by their small image. Without it no network knows the level where x_t is noise.
     process = GaussianDiffusion(linear(10, 0.1, 0.7))
