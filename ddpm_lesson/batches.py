@@ -15,6 +15,11 @@ def minibatches(*data: Tensor, batch_size: int, generator: Generator | None = No
 
     data: x_0 (N, *D), or x_0 and labels (N,). Yields tuples of (batch_size, ...); what is left over at the end of a
     pass is dropped. generator: on the CPU. Raises ValueError if the lengths differ or batch_size leaves 1..N.
+
+    >>> batches = minibatches(torch.zeros(100, 2), torch.arange(100), batch_size=32)
+    >>> x_0, y = next(batches)
+    >>> x_0.shape, y.shape
+    (torch.Size([32, 2]), torch.Size([32]))
     """
     N = _length(data, batch_size)
     while True:

@@ -137,10 +137,22 @@ def bits_per_dim(
     model, mean_type: as for `make_denoiser`; conditions too, each with an entry for each image, (B, ...).
     process: the base, or a chain respaced from it. x_0: (B, *D), B >= 1. clip: clip the estimated x_0 to [-1, 1];
     False for data that leave that range. The noise does not depend on batch_size. progress: show a bar.
-    Raises ValueError if there are no images.
+    Raises ValueError if there are no images, or a condition is no tensor with an entry for each.
+
+    >>> from ddpm_lesson import oracle
+    >>> from ddpm_lesson.predictions import epsilon, fixedsmall
+    >>> process = GaussianDiffusion(torch.full((10,), 0.5))
+    >>> truth = oracle.GaussianData(process, torch.zeros(2), 0.0)  # all data are 0, and so is the KL of every step
+    >>> bits = bits_per_dim(truth.as_model(epsilon), process, epsilon, fixedsmall, torch.zeros(3, 2))
+    >>> bits.terms.shape, bool(bits.terms[1:].max() < 1e-6)
+    (torch.Size([10]), True)
     """
     if len(x_0) == 0:
         raise ValueError(f"x_0 must hold at least one image, got shape {tuple(x_0.shape)}")
+    for name, condition in conditions.items():
+        got = f"shape {tuple(condition.shape)}" if isinstance(condition, Tensor) else f"a {type(condition).__name__}"
+        if not isinstance(condition, Tensor) or condition.shape[:1] != x_0.shape[:1]:
+            raise ValueError(f"{name} must be a tensor with an entry for each of the {len(x_0)} images, got {got}")
     steps: Iterable[int] = reversed(range(process.T))
     if progress:
         from tqdm.auto import tqdm

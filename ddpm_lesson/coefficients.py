@@ -21,6 +21,10 @@ def extract(v: Tensor, t: Tensor, x_shape: Sequence[int], *, dtype: torch.dtype 
     Raises TypeError for a t that is not integer, ValueError for shapes or devices that do not fit and for a t out
     of range (on a GPU that last check would wait for the device, so there PyTorch's own index check has to do).
     Not v[t] alone: (B,) would broadcast against the last axis of an image, the width.
+
+    >>> x = torch.ones(2, 3, 8, 8)
+    >>> extract(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([2, 0]), x.shape).shape
+    torch.Size([2, 1, 1, 1])
     """
     if t.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"t must hold integer indices (int64), got {t.dtype}")

@@ -111,6 +111,11 @@ def digits(split: str | None = None) -> Images:
     Returns Images with data (N, 1, 8, 8) and levels 17.  Raises ValueError on another split.
     The images come form after form (see data/README.md), and the cut lies between two forms: the test split is from
     forms that the train split has not seen.
+
+    >>> images = digits("train")
+    >>> x_0, labels = images[:10]
+    >>> len(images), x_0.shape, labels.tolist()
+    (1415, torch.Size([10, 1, 8, 8]), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
     splits = {None: slice(None), "train": slice(1415), "test": slice(1415, None)}
     if split not in splits:

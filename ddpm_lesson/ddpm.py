@@ -33,6 +33,13 @@ class GaussianDiffusionTrainer(nn.Module):
     Raises TypeError for integer images, ValueError for NaN; warns with ImageRangeWarning for images (not for points,
     (B, D)) far outside [-1, 1], and with PriorNotReachedWarning if the chain is too short for its betas. On a GPU the
     values are looked at once, at the first call.
+
+    >>> from ddpm_lesson.networks.mlp import MLP
+    >>> trainer = GaussianDiffusionTrainer(MLP(T=1000, dim=2), 1e-4, 0.02, 1000)
+    >>> loss = trainer(torch.zeros(5, 2))
+    >>> loss.mean().backward()
+    >>> loss.shape
+    torch.Size([5, 2])
     """
 
     def __init__(
@@ -84,13 +91,19 @@ class GaussianDiffusionSampler(nn.Module):
     """Algorithm 2: from noise to images, one step at a time.  Ho et al. 2020.
 
     model, beta_1, beta_T, T, mean_type: as for the trainer. img_size: the side of the images; if given, x_T is held
-    to it. var_type: "fixedlarge" (beta), "fixedsmall" (posterior variance) or
-    "learned_range" (between the two, by a model with twice as many output channels).
+    to it. var_type: "fixedlarge" (beta), "fixedsmall" (posterior variance), or, by a model with twice as many output
+    channels, "learned" (the second half is the log variance) or "learned_range" (it lies between those two).
     clip_denoised: clip the estimated x_0 to [-1, 1] before the step's mean is formed, at every step.
     forward: x_T (B, *D) standard normal -> x_0 (B, *D), clipped to [-1, 1]. The model runs in eval mode and without
     gradients, whatever its state, and gets its state back. For data that leave [-1, 1], 2-D points for example, take
     clip_denoised=False and the last of `states`, which is not clipped.
     Raises ValueError for an unknown mean_type or var_type, and for an x_T of another size.
+
+    >>> from ddpm_lesson.networks.mlp import MLP
+    >>> sampler = GaussianDiffusionSampler(MLP(T=20, dim=2), 1e-4, 0.5, 20)
+    >>> x_0 = sampler(torch.randn(5, 2))
+    >>> x_0.shape, bool(x_0.abs().max() <= 1)
+    (torch.Size([5, 2]), True)
     """
 
     def __init__(

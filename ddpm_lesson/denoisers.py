@@ -30,6 +30,13 @@ def make_denoiser(
     conditions: by the names that the model gives them, (B, ...) tensors such as labels `y` or an image `cond`, or
     functions of (x_t, t, prev) that are asked anew at each step: `previous_x_0`, or a draw of a latent.
     Raises ValueError if base is a respaced chain, or the model returns any other shape.
+
+    >>> from ddpm_lesson.predictions import epsilon
+    >>> base = GaussianDiffusion(torch.tensor([0.36, 0.5]))  # alphas_bar[0] = 0.64
+    >>> denoise = make_denoiser(lambda x_t, t, y: 0 * x_t + y.view(-1, 1), base, epsilon, y=torch.tensor([1, 0]))
+    >>> denoise(torch.tensor([[0.2], [0.4]]), torch.tensor([0, 0])).x_0  # (0.2 - 0.6) / 0.8 and 0.4 / 0.8
+    tensor([[-0.5000],
+            [ 0.5000]])
     """
     if base.base is not base:
         raise ValueError(f"base must be the process the model was trained on, got a chain respaced from it: {base}")

@@ -14,6 +14,12 @@ class Gaussian(NamedTuple):
 
     mean: (B, *D). log_var: any shape that broadcasts against mean, (B, 1, ...) as a rule; natural logarithm of the
     variance. -inf is legal and means a point. Every result is per coordinate, in nats: sum over D for an image.
+
+    >>> p = Gaussian(torch.tensor([[1.0, -1.0]]), torch.tensor([[4.0]]).log())  # standard deviation 2
+    >>> p.sample(torch.tensor([[0.25, 0.0]]))
+    tensor([[ 1.5000, -1.0000]])
+    >>> p.kl(p)
+    tensor([[0., 0.]])
     """
 
     mean: Tensor
@@ -22,7 +28,9 @@ class Gaussian(NamedTuple):
     def sample(self, noise: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
         """mean + exp(log_var / 2) * noise: the noise is multiplied by a standard deviation, not by a variance.
 
-        noise: the shape of mean, standard normal; drawn with `randn_like` if it is not given.
+        noise: the shape of mean, standard normal; if it is not given it is drawn, in float32 at least, on the
+        generator's own device (the CPU's default generator if there is none) and moved, so that a seed means the same
+        noise on a CPU and on a GPU. A generator that lives on the GPU draws there: faster, and other numbers.
         Returns (B, *D) in mean's dtype; exactly mean where log_var is -inf.
         Raises ValueError if noise has another shape than mean.
         """

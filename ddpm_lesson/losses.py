@@ -62,6 +62,11 @@ def simple_loss(
 
     error: an elementwise function. Of an output with twice the channels the first half is fitted.
     Raises ValueError if the output has any other shape. Not the bound: the weight of Eq. 12 is left out.
+
+    >>> base = GaussianDiffusion(torch.tensor([0.36, 0.5]))
+    >>> noised = base.noised(torch.zeros(1, 2), torch.tensor([1]), noise=torch.tensor([[1.0, 2.0]]))
+    >>> simple_loss(base, epsilon, torch.tensor([[1.0, -1.0]]), noised)
+    tensor([[0., 9.]])
     """
     output, _ = split(float32_at_least(output), noised.x_t)
     return error(mean_type.target(base, noised).to(output.dtype) - output)
@@ -166,4 +171,4 @@ def weight_for(base: GaussianDiffusion, mean_type: MeanType, t: Tensor, eps_weig
     where sampling starts would not be trained. The weight there is 1, as in the code of Hang et al. 2023.
     """
     snr = error_scale(base, epsilon, t)
-    return torch.where(snr == 0, 1.0, eps_weight * snr / error_scale(base, mean_type, t))
+    return torch.where(snr == 0, 1.0, eps_weight * (snr / error_scale(base, mean_type, t)))  # eps: exactly 1

@@ -25,6 +25,12 @@ class Mixture:
     Noise keeps each component Gaussian: q(x_t) = sum_k weights_k N(sqrt(a) means_k, (a stds_k^2 + 1 - a) I), with
     a = alphas_bar. So everything below is closed form. Computed in x_t's dtype, float32 at least.
     Raises ValueError if the shapes do not fit, a weight is not positive, or a std or a label is negative.
+
+    >>> base = GaussianDiffusion(torch.tensor([0.1, 0.2]))
+    >>> two_points = Mixture(base, torch.ones(2), torch.tensor([[-1.0], [1.0]]), torch.zeros(2))
+    >>> two_points(torch.tensor([[0.0], [2.0]]), torch.tensor([0, 0])).x_0  # in the middle, and near to 1
+    tensor([[0.],
+            [1.]])
     """
 
     def __init__(

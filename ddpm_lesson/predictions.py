@@ -137,7 +137,7 @@ def learned(process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: 
     """
     if process.base is not process:
         raise ValueError(f"learned variances are those of the base's steps, got a respaced chain: {process}")
-    return 2 * _var_frac("learned", prediction) - 1  # undoes `split`
+    return 2 * float32_at_least(_var_frac("learned", prediction)) - 1  # undoes `split`
 
 
 def learned_range(process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: Tensor) -> Tensor:

@@ -53,6 +53,11 @@ class GaussianDiffusion(Coefficients):
     betas: (T,) in (0, 1); the last one may be 1. The tables are attributes: see `Coefficients`.
     In every method x is (B, *D), t is (B,) int64 in 0..T-1, and the result has the images' dtype; arithmetic is in
     float32 at least. Wrong dtypes raise TypeError; shapes, devices or steps that do not fit raise ValueError.
+
+    >>> process = GaussianDiffusion(torch.tensor([0.36, 0.5]))  # alphas_bar = 0.64 and 0.32
+    >>> x_0, noise = torch.tensor([[1.0]]), torch.tensor([[-2.0]])
+    >>> process.q_sample(x_0, torch.tensor([0]), noise)  # 0.8 * 1 + 0.6 * -2
+    tensor([[-0.4000]])
     """
 
     def __init__(self, betas: Tensor, *, log_alphas: Tensor | None = None):
@@ -81,6 +86,10 @@ class GaussianDiffusion(Coefficients):
         The result has alphas_bar[timesteps], betas that lead from one to the next, this process's `base`, and a
         `timestep_map` to the base's indices. Raises ValueError if timesteps are empty, do not increase or leave
         0..T-1. Not betas[timesteps]: those would add far too little noise.
+
+        >>> chain = GaussianDiffusion(torch.full((4,), 0.5)).respaced([1, 3])  # two steps at a time
+        >>> chain.betas, chain.timestep_map
+        (tensor([0.7500, 0.7500], dtype=torch.float64), tensor([1, 3]))
         """
         steps = torch.as_tensor(timesteps, device="cpu")
         whole = not steps.is_floating_point() and steps.dtype != torch.bool
@@ -143,7 +152,7 @@ class GaussianDiffusion(Coefficients):
         """Posterior q(x_{t-1} | x_t, x_0).  Ho et al. 2020, Eq. 6-7.
 
         Returns Gaussian with mean (B, *D) and log_var (B, 1, ...); -inf at t = 0, where the posterior is a point.
-        Not p(x_{t-1} | x_t): that puts the network's estimate in the place of x_0.
+        Not p(x_{t-1} | x_t): that has the network's estimate instead of x_0.
         """
         mean = combine(t, (self.posterior_mean_coef1, x_0), (self.posterior_mean_coef2, x_t))
         return Gaussian(mean, at(self.posterior_log_var, t, x_t))
@@ -212,7 +221,7 @@ class GaussianDiffusion(Coefficients):
     def score_from_x_0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
         """Gradient of log q(x_t | x_0) in x_t: -(x_t - sqrt(alphas_bar) x_0) / (1 - alphas_bar).
 
-        With E[x_0 | x_t] in the place of x_0 it is the score of q(x_t).
+        With E[x_0 | x_t] instead of x_0 it is the score of q(x_t).
         """
         var = self.sqrt_one_minus_alphas_bar**2
         return combine(t, (-1 / var, x_t), (self.sqrt_alphas_bar / var, x_0))

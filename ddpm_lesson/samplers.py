@@ -36,7 +36,7 @@ class State(NamedTuple):
 
 
 class Reverse(Protocol):
-    """p(x_t, i, prev=None): x_t (B, *D), i a step of the process that steps, prev the prediction one step earlier."""
+    """p(x_t, i, prev=None) -> Step.  x_t: (B, *D). i: a step of the process that steps. prev: the prediction before."""
 
     def __call__(self, x_t: Tensor, i: int, prev: Prediction | None = None) -> Step: ...
 
@@ -64,6 +64,13 @@ def ancestral(
 
     x_T: (B, *D), standard normal; it is not changed. Yields T + 1 states, x_T first. The last step takes the mean:
     no noise is added to the sample. generator: as in `Gaussian.sample`.
+
+    >>> from ddpm_lesson import oracle, predictions
+    >>> process = GaussianDiffusion(torch.tensor([0.1, 0.2, 0.3]))
+    >>> denoise = oracle.GaussianData(process, torch.tensor([0.5, -0.5]), 0.0)  # all data are this point
+    >>> states = list(ancestral(process, reverse(process, denoise, predictions.fixedlarge), torch.randn(1, 2)))
+    >>> [state.i for state in states], states[-1].x_t
+    ([3, 2, 1, 0], tensor([[ 0.5000, -0.5000]]))
     """
     x_t, prediction = x_T, None
     yield State(process.T, x_t, None)
@@ -87,6 +94,12 @@ def ddim(
     eta = 0 is deterministic and draws no noise; eta = 1 is `ancestral` with fixedsmall. x_T: (B, *D), not changed.
     Yields T + 1 states, x_T first. Fewer steps: give a respaced process. Raises ValueError if eta leaves 0..1.
     The paper's sigma-hat is not in this family: it is `ancestral` with fixedlarge.
+
+    >>> from ddpm_lesson import oracle
+    >>> process = GaussianDiffusion(torch.full((100,), 0.1)).respaced([0, 50, 99])
+    >>> denoise = oracle.GaussianData(process.base, torch.tensor([0.5, -0.5]), 0.0)  # all data are this point
+    >>> last(ddim(process, denoise, torch.ones(1, 2)))
+    tensor([[ 0.5000, -0.5000]])
     """
     x_t, prediction = x_T, None
     yield State(process.T, x_t, None)

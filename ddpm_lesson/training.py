@@ -111,7 +111,7 @@ def train(
     device. batches: `minibatches`, a DataLoader, or any iterable of x_0 (B, *D), (x_0,), (x_0, {"y": ..., "cond": ...})
     with what the model is told of each image, or (x_0, y), short for the labels alone; gone through again when it ends.
     conditions: (noised, those of the batch) -> those that the model gets, for what depends on the draw: an estimate of
-    its own for self-conditioning, a latent.
+    its own for self-conditioning, a latent. Called with gradients: `make_denoiser` asks the model without them.
     loss: loss(output, noised) -> (B,) or (B, *D), such as partial(simple_loss, process, epsilon); the mean is
     minimised. optimizer: Adam if not given. In step k the learning rate is lr rate(k), times k / warmup up to
     k = warmup. clip_norm: the gradient's norm is cut to it; math.inf for none. accumulate: batches whose gradients are
@@ -120,8 +120,15 @@ def train(
     generator: for t and noise, as in `Gaussian.sample`. With one here and one in `minibatches` a run can be
     repeated bit by bit on a CPU; dropout alone still draws from PyTorch's own generator.
     Raises ValueError for bad arguments, for a respaced chain, or if the batches run out, TypeError if `batches` is one
-    tensor, and FloatingPointError if a loss or the gradient is not finite: the weights are then still those of the
-    step before.
+    tensor or conditions have no names, and FloatingPointError if a loss or the gradient is not finite: the weights are
+    then still those of the step before.
+
+    >>> from ddpm_lesson.networks.mlp import MLP
+    >>> process, model = GaussianDiffusion(torch.full((10,), 0.2)), MLP(T=10, dim=2, hidden=16)
+    >>> batches = minibatches(torch.randn(64, 2), batch_size=32)
+    >>> loss = lambda output, noised: (noised.noise - output) ** 2  # partial(simple_loss, process, epsilon)
+    >>> [step.step for step in train(model, process, batches, loss, steps=3)]
+    [1, 2, 3]
     """
     if not 0 <= start < steps or warmup < 0 or not clip_norm > 0 or accumulate < 1:
         got = f"start = {start}, steps = {steps}, warmup = {warmup}, clip_norm = {clip_norm}, accumulate = {accumulate}"
@@ -184,10 +191,13 @@ def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
 def _to(device: torch.device, batch: Batch) -> tuple[Tensor, Conditions]:
     """The images and the conditions of a batch, in whichever form it comes, on the device."""
     x_0, *rest = (batch,) if isinstance(batch, Tensor) else batch
+    expected = "a batch must be x_0, (x_0, y) or (x_0, conditions)"
     if len(rest) > 1:
-        raise ValueError(f"a batch must be x_0, (x_0, y) or (x_0, conditions), got {1 + len(rest)} parts")
+        raise ValueError(f"{expected}, got {1 + len(rest)} parts; labels and more: (x_0, {{'y': ..., 'cond': ...}})")
     given = rest[0] if rest else {}
     given = {"y": given} if isinstance(given, Tensor) else given
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{expected}, got x_0 and a {type(given).__name__}")
     return x_0.to(device), {name: value.to(device) for name, value in given.items()}
 
 

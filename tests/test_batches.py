@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from ddpm_lesson.batches import minibatches, mirrored, ordered, seed_of, without_labels
+from ddpm_lesson._tensors import seed_of
+from ddpm_lesson.batches import minibatches, mirrored, ordered, without_labels
 from ddpm_lesson.data import Images
 
 N = 10
@@ -84,22 +85,6 @@ def test_images_and_labels_stay_together():
 def test_batches_that_cannot_be_made_are_an_error(batches, parts, batch_size, got):
     with pytest.raises(ValueError, match=f"batch_size must lie in 1..N for data of one length N, got {got}$"):
         next(batches(*parts, batch_size=batch_size))
-
-
-# Seeds.
-
-
-def test_neighbouring_numbers_have_unrelated_streams():
-    # 50 streams of 1000 normal numbers: their 1225 correlations have standard deviation 1/sqrt(1000); 5 of those are
-    # exceeded with probability 1225 * 6e-7.
-    seeds = [(a, b) for a in range(10) for b in range(5)]
-    streams = torch.stack([torch.randn(1000, generator=seeded(seed_of(*pair))) for pair in seeds])
-    correlation = torch.corrcoef(streams) - torch.eye(50)
-    assert correlation.abs().max() < 5 / math.sqrt(1000)
-
-
-def test_every_pair_has_its_own_seed():
-    assert len({seed_of(a, b) for a in range(100) for b in range(100)}) == 10_000
 
 
 # Mirrored.

@@ -1,6 +1,8 @@
 """The variational bound against closed forms, against quadrature on the line, and against log p_theta itself."""
 
 import math
+import statistics
+from functools import partial
 
 import pytest
 import torch
@@ -13,14 +15,23 @@ from ddpm_lesson.bound import (
     density,
     discretized,
     eight_bit,
-    p_from_output,
     posterior_kl,
     prior_kl,
     vlb_term,
 )
 from ddpm_lesson.coefficients import at
+from ddpm_lesson.denoisers import previous_x_0
 from ddpm_lesson.gaussian import Gaussian
-from ddpm_lesson.predictions import MEAN_TYPES, epsilon, fixedlarge, fixedsmall, learned_range, velocity, xstart
+from ddpm_lesson.predictions import (
+    epsilon,
+    fixedlarge,
+    fixedsmall,
+    learned,
+    learned_range,
+    p_from_output,
+    velocity,
+    xstart,
+)
 from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.schedules import cosine, jsd, linear
 
@@ -45,7 +56,7 @@ def exact_terms(process, variance, std=1.0, shift=0.0):
     x_0, noise = std * CORNERS[:, :1].repeat(T, 1), CORNERS[:, 1:].repeat(T, 1)
     t = torch.arange(T).repeat_interleave(4)
     x_t = process.q_sample(x_0, t, noise)
-    data = oracle.Gaussian(process, torch.zeros(1, dtype=torch.float64), std)
+    data = oracle.GaussianData(process, torch.zeros(1, dtype=torch.float64), std)
     p = p_from_output(process, epsilon, variance, data.as_model(epsilon)(x_t, t), x_t, t)
     p = p._replace(log_var=p.log_var + shift)
     return vlb_term(process, p, x_0, x_t, t, decoder=density).view(T, 4).mean(1)
@@ -356,21 +367,6 @@ def test_half_precision_outputs_give_float32_terms(dtype):
         torch.testing.assert_close(term, vlb_term(SHORT, single, x.float(), x_t.float(), t))
 
 
-def test_clipping_acts_on_the_estimated_x_0():
-    t, x_t, output = torch.arange(4), torch.zeros(4, 1), torch.tensor([[3.0], [-3.0], [0.5], [1.5]])
-    free, clip = (p_from_output(SHORT, xstart, fixedlarge, output, x_t, t, clip=c) for c in (False, True))
-    inside = p_from_output(SHORT, xstart, fixedlarge, torch.tensor([[1.0], [-1.0], [0.5], [1.0]]), x_t, t)
-    assert torch.equal(clip.mean, inside.mean) and not torch.equal(free.mean, clip.mean)
-
-
-@pytest.mark.parametrize("mean_type", MEAN_TYPES.values(), ids=MEAN_TYPES)
-def test_p_is_the_same_for_every_mean_type(mean_type):
-    t, x_t = torch.arange(4), torch.randn(4, 1, dtype=torch.float64)
-    p = p_from_output(SHORT, mean_type, fixedsmall, MIXTURE.as_model(mean_type)(x_t, t), x_t, t)
-    expected = SHORT.q_posterior(MIXTURE(x_t, t).x_0, x_t, t)
-    torch.testing.assert_close(p.mean, expected.mean, rtol=0, atol=1e-12)
-
-
 # A whole evaluation.
 
 
@@ -380,7 +376,7 @@ def normal_data(n):
 
 def test_monte_carlo_agrees_with_the_exact_bound():
     process = GaussianDiffusion(linear(100, 1e-3, 0.1))
-    model = oracle.Gaussian(process, torch.zeros(1, dtype=torch.float64), 1.0).as_model(epsilon)
+    model = oracle.GaussianData(process, torch.zeros(1, dtype=torch.float64), 1.0).as_model(epsilon)
     generator = torch.Generator().manual_seed(2)
     bits = bits_per_dim(
         model, process, epsilon, all_beta, normal_data(2000), decoder=density, clip=False, generator=generator
@@ -426,7 +422,7 @@ def test_all_steps_of_a_respaced_chain_are_those_of_the_base():
     # Decoded with the base's coefficients at the base's steps, judged with the variances of the short chain.
     base = GaussianDiffusion(linear(100, 1e-3, 0.1))
     chain, asked = base.respaced([3, 40, 99]), []
-    data = oracle.Gaussian(base, torch.zeros(1, dtype=torch.float64), 1.0)
+    data = oracle.GaussianData(base, torch.zeros(1, dtype=torch.float64), 1.0)
 
     def model(x_t, t):
         asked.append(t[0].item())
@@ -473,18 +469,112 @@ class Dropped(nn.Module):
         self.weight = nn.Parameter(torch.ones(()))
         self.calls = []
 
-    def forward(self, x_t, t, *cond):
-        self.calls.append((self.training, torch.is_grad_enabled(), *(c.tolist() for c in cond)))
+    def forward(self, x_t, t, y):
+        self.calls.append((self.training, torch.is_grad_enabled(), y.tolist()))
         return self.weight * x_t
 
 
 def test_network_runs_in_eval_mode_with_its_labels_and_gets_its_mode_back():
     model = Dropped().train()
-    bits = bits_per_dim(
-        model, SHORT, epsilon, fixedlarge, torch.zeros(3, 2), cond=torch.tensor([5, 6, 7]), batch_size=2
-    )
+    bits = bits_per_dim(model, SHORT, epsilon, fixedlarge, torch.zeros(3, 2), y=torch.tensor([5, 6, 7]), batch_size=2)
     assert model.training and torch.is_grad_enabled() and not bits.terms.requires_grad
     assert model.calls == [(False, False, [5, 6]), (False, False, [7])] * 4
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 7, 256])
+def test_every_condition_stays_with_its_image(batch_size):
+    # A network that is told each image: its label counts it and its image is a copy, so its x_0 is exact. With any
+    # other image's condition it would not be.
+    x_0 = torch.linspace(-1, 1, 7)[:, None, None].expand(7, 1, 2)
+    sizes = []
+
+    def model(x_t, t, y, cond):
+        sizes.append(len(x_t))
+        return 0.5 * cond + 0.5 * (y.view(-1, 1, 1) / 3 - 1)
+
+    options = {"y": torch.arange(7), "cond": x_0.clone(), "batch_size": batch_size}
+    bits = bits_per_dim(model, SHORT, xstart, fixedsmall, x_0, decoder=density, **options)
+    torch.testing.assert_close(bits.image_x_0_mse, torch.zeros(4, 7, dtype=torch.float64), rtol=0, atol=1e-12)
+    # p is then the posterior itself: no KL but at t = 0, where the density is that of a Gaussian at its mean.
+    torch.testing.assert_close(bits.image_terms[1:], torch.zeros(3, 7, dtype=torch.float64), rtol=0, atol=1e-6)
+    at_mean = torch.full((7,), 0.5 * math.log2(2 * math.pi * SMALL[1].item()), dtype=torch.float64)
+    torch.testing.assert_close(bits.image_terms[0], at_mean, rtol=0, atol=1e-5)
+    assert sizes == [len(part) for part in torch.arange(7).split(batch_size)] * 4
+
+
+@pytest.mark.parametrize(
+    "y, got",
+    [
+        (torch.arange(2), r"shape \(2,\)"),
+        (torch.arange(4), r"shape \(4,\)"),
+        (torch.tensor(1), r"shape \(\)"),
+        (previous_x_0, "a function"),
+    ],
+)
+def test_a_condition_that_is_not_one_for_each_image_is_an_error(y, got):
+    with pytest.raises(ValueError, match=f"y must be a tensor with an entry for each of the 3 images, got {got}"):
+        bits_per_dim(lambda x_t, t, y: x_t, SHORT, epsilon, fixedlarge, torch.zeros(3, 2), y=y)
+
+
+@every_variance
+@pytest.mark.parametrize("clip", [False, True])
+def test_terms_of_every_image_are_its_own(variance, clip):
+    # Image by image and step by step, with the same noise: one draw for all images at each step, from T down.
+    x_0 = torch.rand(5, 1, dtype=torch.float64) * 2 - 1
+    model = partial(output_for, variance)
+    options = {"decoder": discretized(17), "clip": clip, "batch_size": 2}
+    bits = bits_per_dim(model, SHORT, epsilon, variance, x_0, generator=torch.Generator().manual_seed(6), **options)
+    assert bits.priors.shape == bits.totals.shape == (5,)
+    assert bits.image_terms.shape == bits.image_x_0_mse.shape == (4, 5)
+    assert all(part.dtype == torch.float64 for part in bits)
+
+    generator = torch.Generator().manual_seed(6)
+    for i in reversed(range(4)):
+        noise = torch.randn(5, 1, dtype=torch.float64, generator=generator)
+        for b in range(5):
+            one, t = x_0[b : b + 1], torch.tensor([i])
+            x_t = ALPHAS_BAR[i].sqrt() * one + (1 - ALPHAS_BAR[i]).sqrt() * noise[b : b + 1]
+            output = model(x_t, t)
+            p = p_from_output(SHORT, epsilon, variance, output, x_t, t, clip=clip)
+            term = vlb_term(SHORT, p, one, x_t, t, decoder=discretized(17)).item()
+            assert bits.image_terms[i, b].item() == pytest.approx(term, rel=1e-9)
+            estimate = (x_t - (1 - ALPHAS_BAR[i]).sqrt() * output[:, :1]) / ALPHAS_BAR[i].sqrt()
+            estimate = estimate.clamp(-1, 1) if clip else estimate
+            assert bits.image_x_0_mse[i, b].item() == pytest.approx(((estimate - one) ** 2).item(), rel=1e-9)
+
+
+def test_averages_are_those_of_the_images():
+    x_0 = torch.rand(6, 1, dtype=torch.float64)
+    bits = bits_per_dim(MIXTURE.as_model(epsilon), SHORT, epsilon, fixedlarge, x_0)
+    assert isinstance(bits.total, float) and isinstance(bits.prior, float) and isinstance(bits.standard_error, float)
+    a = ALPHAS_BAR[-1].item()
+    priors = [(-a + a * x**2 - math.log(1 - a)) / 2 / math.log(2) for x in x_0[:, 0].tolist()]
+    assert bits.priors.tolist() == pytest.approx(priors, rel=1e-9)
+    totals = [prior + sum(terms) for prior, terms in zip(priors, bits.image_terms.T.tolist(), strict=True)]
+    assert bits.totals.tolist() == pytest.approx(totals, rel=1e-12)
+    assert bits.total == pytest.approx(statistics.mean(totals), rel=1e-12)
+    assert bits.total == pytest.approx(bits.prior + bits.terms.sum().item(), rel=1e-12)
+    assert bits.standard_error == pytest.approx(statistics.stdev(totals) / 6**0.5, rel=1e-9)
+    assert bits.terms.tolist() == pytest.approx([statistics.mean(row) for row in bits.image_terms.tolist()])
+    assert bits.x_0_mse.tolist() == pytest.approx([statistics.mean(row) for row in bits.image_x_0_mse.tolist()])
+
+
+def test_a_learned_variance_is_judged_too_and_not_on_a_respaced_chain():
+    # The network whose log variances are all log 0.3: a fixed variance of 0.3, written by hand.
+    def model(x_t, t):
+        return torch.cat([MIXTURE.as_model(epsilon)(x_t, t), torch.full_like(x_t, math.log(0.3))], 1)
+
+    def by_hand(process, i, prediction, x_t):
+        return torch.full_like(x_t, math.log(0.3))
+
+    x_0 = torch.rand(6, 1, dtype=torch.float64)
+    runs = [
+        bits_per_dim(model, SHORT, epsilon, variance, x_0, generator=torch.Generator().manual_seed(7))
+        for variance in (learned, by_hand)
+    ]
+    torch.testing.assert_close(runs[0], runs[1], rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="learned variances are those of the base's steps, got a respaced chain"):
+        bits_per_dim(model, SHORT.respaced([0, 3]), epsilon, learned, x_0)
 
 
 def test_a_single_image_has_no_standard_error():
@@ -502,14 +592,3 @@ def test_progress_is_shown_when_asked_for(capfd):
     assert capfd.readouterr().err == ""
     bits_per_dim(MIXTURE.as_model(epsilon), SHORT, epsilon, fixedlarge, torch.zeros(1, 1), progress=True)
     assert "bits/dim" in capfd.readouterr().err
-
-
-def test_learned_range_asks_for_the_extra_channels():
-    with pytest.raises(ValueError, match="twice as many output channels"):
-        p_from_output(SHORT, epsilon, learned_range, torch.zeros(4, 1), torch.zeros(4, 1), torch.arange(4))
-
-
-def test_steps_out_of_range_are_an_error():
-    x = torch.zeros(4, 1)
-    with pytest.raises(ValueError, match=r"t must lie in 0..3, got values from 1 to 4"):
-        p_from_output(SHORT, epsilon, fixedlarge, x, x, torch.arange(1, 5))

@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddpm_lesson import GaussianDiffusionSampler, GaussianDiffusionTrainer, oracle
 from ddpm_lesson.ddpm import ImageRangeWarning
+from ddpm_lesson.denoisers import make_denoiser
 from ddpm_lesson.networks.mlp import MLP
-from ddpm_lesson.predictions import MEAN_TYPES, epsilon, fixedlarge, make_denoiser
+from ddpm_lesson.predictions import MEAN_TYPES, epsilon, fixedlarge
 from ddpm_lesson.process import GaussianDiffusion, PriorNotReachedWarning
 from ddpm_lesson.samplers import ancestral, last, reverse
 from ddpm_lesson.schedules import linear
@@ -51,7 +52,7 @@ def images(n=4, size=8):
 
 def gaussian_data(std, T=1000):
     """The exact denoiser for one-dimensional N(0, std^2) data."""
-    return oracle.Gaussian(GaussianDiffusion(linear(T)), torch.zeros(1, dtype=torch.float64), std)
+    return oracle.GaussianData(GaussianDiffusion(linear(T)), torch.zeros(1, dtype=torch.float64), std)
 
 
 def alphas_bar():
@@ -132,7 +133,7 @@ def test_loss_of_a_perfect_network_is_the_conditional_variance_of_its_target(mea
 @both_variances
 def test_perfect_networks_of_all_mean_types_give_one_sample(var_type, clip):
     schedule = (1e-3, 0.2, 100)
-    truth = oracle.Gaussian(GaussianDiffusion(linear(100, 1e-3, 0.2)), torch.zeros(1), 0.6)
+    truth = oracle.GaussianData(GaussianDiffusion(linear(100, 1e-3, 0.2)), torch.zeros(1), 0.6)
     x_T = torch.randn(64, 1, dtype=torch.float64)
 
     def sample(name):
@@ -416,12 +417,27 @@ def test_trainer_compiles_into_one_graph():
     torch.testing.assert_close(seeded(lambda: compiled(x_0)), seeded(lambda: trainer(x_0)))
 
 
-def test_learned_range_samples_with_twice_the_channels():
-    model = Small(20, out=6)
-    x_0 = GaussianDiffusionSampler(model, 1e-4, 0.02, 20, var_type="learned_range")(torch.randn(2, 3, 8, 8))
+@pytest.mark.parametrize("var_type", ["learned", "learned_range"])
+def test_learned_variances_sample_with_twice_the_channels(var_type):
+    # A network that is not trained yet says anything: taken for a log variance itself it must be held in some range.
+    network = Small(20, out=6)
+    x_0 = GaussianDiffusionSampler(lambda x_t, t: network(x_t, t).tanh(), 1e-4, 0.02, 20, var_type=var_type)(
+        torch.randn(2, 3, 8, 8)
+    )
     assert x_0.shape == (2, 3, 8, 8) and x_0.isfinite().all()
     with pytest.raises(ValueError, match="twice as many output channels"):
-        GaussianDiffusionSampler(Small(20), 1e-4, 0.02, 20, var_type="learned_range")(torch.randn(2, 3, 8, 8))
+        GaussianDiffusionSampler(Small(20), 1e-4, 0.02, 20, var_type=var_type)(torch.randn(2, 3, 8, 8))
+
+
+def test_a_learned_log_variance_is_the_scatter_of_the_step():
+    # x_0 = 0 and log variance log 0.04 everywhere: the state before the last step is N(coef2 x, 0.04), here from x = 0.
+    def model(x_t, t):
+        return torch.cat([0 * x_t, torch.full_like(x_t, math.log(0.04))], 1)
+
+    sampler = GaussianDiffusionSampler(model, 0.1, 0.5, 2, mean_type="xstart", var_type="learned")
+    _, before, sample = sampler.states(torch.zeros(20_000, 1))
+    assert (sample.x_t == 0).all()
+    assert before.x_t.std().item() == pytest.approx(0.2, rel=5 * 40_000**-0.5)
 
 
 def test_states_show_the_way_before_the_last_clip():
@@ -558,7 +574,7 @@ def test_unknown_names_are_refused_when_the_doors_are_built():
     with pytest.raises(ValueError, match="unknown mean_type 'mu', expected one of epsilon, xstart, xprev, v"):
         GaussianDiffusionTrainer(echo, *LINEAR, mean_type="mu")
     with pytest.raises(
-        ValueError, match="unknown var_type 'small', expected one of fixedlarge, fixedsmall, learned_range"
+        ValueError, match="unknown var_type 'small', expected one of fixedlarge, fixedsmall, learned, learned_range"
     ):
         GaussianDiffusionSampler(echo, *LINEAR, var_type="small")
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
-from ddpm_lesson.gaussian import Gaussian, randn_like, table_dtype
+from ddpm_lesson.gaussian import Gaussian
 
 FLOAT64 = torch.float64
 
@@ -263,59 +263,3 @@ def test_the_bins_of_a_wide_gaussian_approach_density_times_width():
 def test_fewer_than_two_levels_are_refused(levels):
     with pytest.raises(ValueError, match=f"levels must be at least 2, got {levels}"):
         gaussian(0.0, 0.0).discretized_log_prob(torch.zeros(1, 1), levels)
-
-
-# Noise.
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_noise_has_the_shape_dtype_and_device_of_its_model(device, dtype):
-    x = torch.zeros(2, 3, 4, dtype=dtype, device=device)
-    noise = randn_like(x)
-    assert (noise.shape, noise.dtype, noise.device) == (x.shape, x.dtype, x.device)
-
-
-def test_a_seed_means_the_same_noise_on_every_device(device):
-    torch.manual_seed(3)
-    here = randn_like(torch.zeros(1000, device=device)).cpu()
-    torch.manual_seed(3)
-    assert torch.equal(here, torch.randn(1000))
-
-
-def test_noise_for_another_device_is_drawn_on_the_cpu():
-    torch.manual_seed(3)
-    noise = randn_like(torch.zeros(1000, device="meta"))
-    state = torch.get_rng_state()
-    torch.manual_seed(3)
-    torch.randn(1000)
-    assert noise.device.type == "meta" and torch.equal(torch.get_rng_state(), state)
-
-
-def test_noise_follows_the_generator_and_leaves_the_global_one_alone(device):
-    state = torch.get_rng_state()
-    here = randn_like(torch.zeros(1000, device=device), torch.Generator().manual_seed(3)).cpu()
-    assert torch.equal(here, torch.randn(1000, generator=torch.Generator().manual_seed(3)))
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_a_generator_draws_on_its_own_device(device):
-    x = torch.zeros(1000, device=device)
-    here = randn_like(x, torch.Generator(device).manual_seed(3))
-    assert torch.equal(here, torch.randn(1000, device=device, generator=torch.Generator(device).manual_seed(3)))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_noise_is_float32_noise_rounded(dtype):
-    full = randn_like(torch.zeros(1000), torch.Generator().manual_seed(3))
-    assert torch.equal(randn_like(torch.zeros(1000, dtype=dtype), torch.Generator().manual_seed(3)), full.to(dtype))
-
-
-def test_noise_ignores_the_default_device():
-    with torch.device("meta"):
-        noise = randn_like(torch.zeros(3, device="cpu"))
-    assert noise.device.type == "cpu"
-
-
-def test_tables_are_float64_wherever_that_exists():
-    assert table_dtype(torch.device("cpu")) == table_dtype(torch.device("cuda")) == torch.float64
-    assert table_dtype(torch.device("mps")) == torch.float32

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddpm_lesson import oracle
 from ddpm_lesson.predictions import MEAN_TYPES, epsilon
-from ddpm_lesson.process import GaussianDiffusion
+from ddpm_lesson.process import GaussianDiffusion, Noised
 from ddpm_lesson.schedules import jsd, linear
 
 BETAS = linear(10, 0.05, 0.6)
@@ -115,7 +115,7 @@ def test_one_component_is_the_gaussian_oracle():
     x_t, t = torch.randn(10, 3, 2, dtype=torch.float64), torch.arange(10)
     a = torch.cumprod(1 - BETAS, 0).view(-1, 1, 1)
     expected = m + a.sqrt() * s**2 / (a * s**2 + 1 - a) * (x_t - a.sqrt() * m)
-    gaussian = oracle.Gaussian(base, m, s)
+    gaussian = oracle.GaussianData(base, m, s)
     torch.testing.assert_close(gaussian(x_t, t).x_0, expected)
     mixture = oracle.Mixture(base, torch.tensor([3.0]), m[None], torch.tensor([s], dtype=torch.float64))
     torch.testing.assert_close(mixture(x_t, t), gaussian(x_t, t))
@@ -125,8 +125,8 @@ def test_equal_components_are_one():
     base, m = GaussianDiffusion(BETAS), torch.randn(2)
     x_t, t = torch.randn(10, 2), torch.arange(10)
     three = oracle.Mixture(base, torch.tensor([1.0, 2.0, 5.0]), m.expand(3, 2), torch.full((3,), 0.3))
-    torch.testing.assert_close(three(x_t, t), oracle.Gaussian(base, m, 0.3)(x_t, t))
-    torch.testing.assert_close(three.log_prob(x_t, t), oracle.Gaussian(base, m, 0.3).log_prob(x_t, t))
+    torch.testing.assert_close(three(x_t, t), oracle.GaussianData(base, m, 0.3)(x_t, t))
+    torch.testing.assert_close(three.log_prob(x_t, t), oracle.GaussianData(base, m, 0.3).log_prob(x_t, t))
 
 
 def test_points_give_a_weighted_mean_of_themselves():
@@ -159,7 +159,7 @@ def test_as_model_minimises_the_squared_error_of_its_mean_type(name):
     x_0 = MEANS[k] + STDS[k, None] * torch.randn(n, 1, dtype=torch.float64)
     t, noise = torch.randint(10, (n,)), torch.randn(n, 1, dtype=torch.float64)
     x_t = mixture.base.q_sample(x_0, t, noise)
-    target, output = mean_type.target(mixture.base, x_0, x_t, t, noise), mixture.as_model(mean_type)(x_t, t)
+    target, output = mean_type.target(mixture.base, Noised(x_0, t, noise, x_t)), mixture.as_model(mean_type)(x_t, t)
     for other in (torch.ones_like(x_t), x_t.sign(), torch.sin(5 * x_t)):
         gain = (target - output - d * other) ** 2 - (target - output) ** 2 - d**2 * other**2
         assert abs(gain.mean()) < 4 * gain.std() / n**0.5
@@ -169,7 +169,7 @@ def test_float32_answers_follow_float64():
     # Rounding x_t moves the residual x_t - sqrt(a) mean by 6e-8 |x_t|, and eps by 1 / sqrt(1 - a) of that: 100 at the
     # first of 1000 steps, so 2e-5 bounds it for |x_t| < 3. A variance 1 - a taken in float32 would miss by 8e-5.
     base = GaussianDiffusion(linear(1000))
-    gaussian = oracle.Gaussian(base, torch.tensor([0.5, -0.25]), 0.0)
+    gaussian = oracle.GaussianData(base, torch.tensor([0.5, -0.25]), 0.0)
     t = torch.tensor([0, 1, 10, 999]).repeat(50)
     x_t = base.q_sample(torch.tensor([[0.5, -0.25]]).expand(200, 2), t, torch.randn(200, 2))
     torch.testing.assert_close(gaussian(x_t, t).eps.double(), gaussian(x_t.double(), t).eps, rtol=0, atol=2e-5)

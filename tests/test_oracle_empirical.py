@@ -5,7 +5,8 @@ import torch
 
 from ddpm_lesson import oracle
 from ddpm_lesson.data import digits
-from ddpm_lesson.predictions import MEAN_TYPES, clipped, epsilon, fixedsmall, make_denoiser
+from ddpm_lesson.denoisers import clipped, make_denoiser
+from ddpm_lesson.predictions import MEAN_TYPES, epsilon, fixedsmall
 from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.samplers import ancestral, ddim, last, reverse
 from ddpm_lesson.schedules import jsd, linear
@@ -141,7 +142,7 @@ def test_it_can_be_called_like_a_class_conditional_network():
     truth, (x_t, t), y = labelled(), queries(), torch.arange(12) % 3
     free = make_denoiser(truth.as_model(epsilon), BASE, epsilon)(x_t, t)
     torch.testing.assert_close(free, truth(x_t, t))
-    conditional = make_denoiser(truth.as_model(epsilon), BASE, epsilon, cond=y)(x_t, t)
+    conditional = make_denoiser(truth.as_model(epsilon), BASE, epsilon, y=y)(x_t, t)
     torch.testing.assert_close(conditional, truth.conditional(y)(x_t, t))
     assert not torch.allclose(conditional.x_0, free.x_0)
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpm_lesson import schedules, spacing
-from ddpm_lesson.process import Description, GaussianDiffusion, PriorNotReachedWarning, extract
+from ddpm_lesson.process import Description, GaussianDiffusion, Noised, PriorNotReachedWarning, extract
 
 EPS = torch.finfo(torch.float64).eps
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -101,6 +101,7 @@ WAYS_BACK = {"eps": "x_0_from_eps", "x_prev": "x_0_from_x_prev", "v": "x_0_from_
 ALL_METHODS = {name: formula.call for name, formula in FORMULAS.items()}
 ALL_METHODS["q_marginal"] = lambda p, x, t, y: p.q_marginal(x, t).mean
 ALL_METHODS["q_sample_pair"] = lambda p, x, t, y: p.q_sample_pair(x, t)[1]
+ALL_METHODS["noised"] = lambda p, x, t, y: p.noised(x, t, y).x_t
 
 
 def terms(formula, process, x, t, y):
@@ -232,6 +233,44 @@ def test_q_sample_draws_from_the_marginal():
     torch.testing.assert_close(
         process.q_sample(x_0, t, noise), process.q_marginal(x_0, t).sample(noise), rtol=1e-13, atol=1e-15
     )
+
+
+def test_noised_is_q_sample_with_all_that_went_into_it():
+    process, t, (x_0, noise) = linear(1000), torch.tensor([0, 10, 999]), images((3, 4), torch.float64, 0)
+    drawn = process.noised(x_0, t, noise)
+    assert isinstance(drawn, Noised) and Noised._fields == ("x_0", "t", "noise", "x_t")
+    assert drawn.x_0 is x_0 and drawn.t is t and drawn.noise is noise
+    first, second, third, fourth = drawn  # as a loss takes it apart
+    assert first is x_0 and second is t and third is noise and fourth is drawn.x_t
+    a = torch.cumprod(1 - process.betas, 0)[t][:, None]
+    torch.testing.assert_close(drawn.x_t, a.sqrt() * x_0 + (1 - a).sqrt() * noise, rtol=1e-12, atol=1e-14)
+    assert torch.equal(drawn.x_t, process.q_sample(x_0, t, noise))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_noised_draws_the_noise_from_its_generator(dtype, device):
+    process = copy.deepcopy(linear(10)).to(device)
+    x_0, t = torch.zeros(2000, 3, dtype=dtype, device=device), torch.full((2000,), 4, device=device)
+    before = torch.get_rng_state()
+    one, again, other = (process.noised(x_0, t, generator=torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(one.noise, again.noise) and torch.equal(one.x_t, again.x_t)
+    assert not torch.equal(one.noise, other.noise)
+    assert one.noise.dtype == one.x_t.dtype == dtype and one.x_t.device.type == device.type
+    # Standard normal: mean and variance of n numbers have the standard errors sqrt(1 / n) and sqrt(2 / n).
+    n = one.noise.numel()
+    assert abs(one.noise.double().mean()) < 5 * n**-0.5 and abs(one.noise.double().var() - 1) < 5 * (2 / n) ** 0.5
+    std = (1 - torch.cumprod(1 - linear(10).betas.cpu(), 0)[4]).sqrt()
+    rtol = max(2 * torch.finfo(dtype).eps, 1e-13)  # 1 - a has lost some digits of float64
+    torch.testing.assert_close(one.x_t.double(), std.to(device) * one.noise.double(), rtol=rtol, atol=0)
+
+
+def test_noised_without_a_generator_draws_from_pytorchs_own():
+    process, x_0, t = linear(10), torch.zeros(3, 4), torch.tensor([0, 3, 9])
+    torch.manual_seed(3)
+    drawn = process.noised(x_0, t)
+    torch.manual_seed(3)
+    assert torch.equal(drawn.noise, torch.randn(3, 4))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

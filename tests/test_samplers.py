@@ -8,15 +8,17 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from ddpm_lesson import oracle, spacing
+from ddpm_lesson.denoisers import clipped, make_denoiser
 from ddpm_lesson.predictions import (
     MEAN_TYPES,
     VARIANCES,
     Prediction,
-    clipped,
     epsilon,
     fixedlarge,
     fixedsmall,
-    make_denoiser,
+    learned,
+    p_from_prediction,
+    velocity,
     xprev,
 )
 from ddpm_lesson.process import GaussianDiffusion
@@ -48,7 +50,7 @@ def base_and_chain(name, device="cpu"):
 
 
 def gaussian_data(base, mean=MEAN, std=STD):
-    return oracle.Gaussian(base, torch.tensor([mean], dtype=torch.float64), std)
+    return oracle.GaussianData(base, torch.tensor([mean], dtype=torch.float64), std)
 
 
 def noise_levels(name):
@@ -187,6 +189,44 @@ def test_without_the_last_noise_standard_normal_data_come_out_too_narrow(name, d
     _, var = mean_and_variance(measured.tolist())
     assert var == pytest.approx(noise_levels(name)[-1][0], abs=1e-10)
     assert var == pytest.approx(declared, abs=5e-4)
+
+
+# One place forms p.
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["T=10", "10 trailing of 1000"])
+@pytest.mark.parametrize("variance", VARIANCES.values(), ids=VARIANCES)
+def test_sampling_and_the_bound_step_with_the_same_p(variance, name, dtype):
+    # A network with a second half. p by the precisions of `ancestral_step` from its x_0, and by p_from_prediction.
+    base, chain = base_and_chain(name)
+    chain = base if name == "T=10" else chain
+
+    def model(x_t, t):
+        return torch.cat([torch.sin(x_t) * t.view(-1, 1) / 500, -x_t.abs()], 1).to(x_t.dtype)
+
+    p = reverse(chain, make_denoiser(model, base, velocity), variance)
+    x_t = torch.linspace(-2, 2, 8).view(4, 2).to(dtype)
+    if variance is learned and chain.base is not chain:
+        with pytest.raises(ValueError, match="learned variances are those of the base's steps"):
+            p(x_t, 0)
+        return
+    for i, (a, a_prev) in zip(reversed(range(chain.T)), noise_levels(name), strict=True):
+        step, at_i = p(x_t, i), torch.full((4,), i)
+        again = p_from_prediction(chain, variance, step.prediction, x_t, at_i)
+        assert torch.equal(step.p.mean, again.mean) and torch.equal(step.p.log_var, again.log_var)
+        assert step.p.mean.dtype == dtype and step.p.log_var.dtype == torch.promote_types(dtype, torch.float32)
+        x_0 = step.prediction.x_0
+        if i == 0:
+            assert torch.equal(step.p.mean, x_0)
+        else:
+            beta = 1 - a / a_prev
+            v = 1 / (1 / (1 - a_prev) + (1 - beta) / beta)
+            mean = v * a_prev**0.5 / (1 - a_prev) * x_0.double() + v * (1 - beta) ** 0.5 / beta * x_t.double()
+            # Numbers up to 4, in float32 at least, rounded once. In float64 betas from differences of alphas_bar, as
+            # they are here, lose some of their digits.
+            atol = max(4 * torch.finfo(dtype).eps, 1e-11)
+            torch.testing.assert_close(step.p.mean.double(), mean, rtol=0, atol=atol)
 
 
 # DDIM and ancestral sampling are one family.

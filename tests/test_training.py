@@ -12,11 +12,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ddpm_lesson import oracle
 from ddpm_lesson.ddpm import GaussianDiffusionTrainer
+from ddpm_lesson.denoisers import make_denoiser, previous_x_0
 from ddpm_lesson.losses import absolute, hybrid_loss, kl_loss, min_snr, simple_loss
 from ddpm_lesson.networks.mlp import MLP
+from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.points import eight_gaussians, eight_gaussians_mixture
-from ddpm_lesson.predictions import epsilon, fixedlarge, make_denoiser, xstart
-from ddpm_lesson.process import GaussianDiffusion
+from ddpm_lesson.predictions import epsilon, fixedlarge, xstart
+from ddpm_lesson.process import GaussianDiffusion, Noised
+from ddpm_lesson.samplers import ddim, last
 from ddpm_lesson.schedules import linear, linear_scaled
 from ddpm_lesson.timesteps import Antithetic, LossSecondMoment, Uniform
 from ddpm_lesson.training import EMA, TrainStep, constant, cosine, minibatches, train
@@ -354,7 +357,7 @@ def two_headed():
         (mlp, partial(simple_loss, PROCESS, xstart, error=absolute)),
         (mlp, partial(kl_loss, PROCESS, epsilon, fixedlarge, rescaled=True)),
         (two_headed, partial(hybrid_loss, PROCESS, epsilon)),
-        (mlp, lambda output, x_0, x_t, t, noise: min_snr(PROCESS.snr[t]) * SIMPLE(output, x_0, x_t, t, noise).mean(1)),
+        (mlp, lambda output, noised: min_snr(PROCESS.snr[noised.t]) * SIMPLE(output, noised).mean(1)),
     ],
     ids=["simple", "absolute", "kl", "hybrid", "min_snr"],
 )
@@ -407,6 +410,225 @@ def test_data_are_gone_through_again():
 def test_bare_tensors_tuples_and_lists_are_the_same_batches():
     runs = [run(mlp(), steps=2, data=data) for data in ([points()], [(points(),)], [[points()]])]
     assert [s.loss for s in runs[0]] == [s.loss for s in runs[1]] == [s.loss for s in runs[2]]
+
+
+# What the network is told.
+
+
+class Told(nn.Module):
+    """A network that is told of label, image, latent and its own estimate, each optional, and records every call."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.label, self.body, self.calls = nn.Embedding(3, 2), nn.Linear(10, 2), []
+
+    def forward(self, x_t, t, y=None, cond=None, z=None, x_self=None):
+        self.calls.append({"y": y, "cond": cond, "z": z, "x_self": x_self, "grad": torch.is_grad_enabled()})
+        parts = [x_t, None if y is None else self.label(y), cond, z, x_self]
+        return self.body(torch.cat([torch.zeros_like(x_t) if part is None else part for part in parts], 1))
+
+
+def labelled(n=48):
+    """Points, a label 0..2 for each, and twice the point as its image."""
+    x_0 = points(n)
+    return x_0, torch.arange(n) % 3, 2 * x_0
+
+
+def test_conditions_of_a_batch_reach_the_network_by_name():
+    x_0, y, cond = labelled()
+    for told in ({}, {"y": y}, {"cond": cond}, {"cond": cond, "y": y}):
+        model = Told()
+        run(model, steps=2, data=[(x_0, told)])
+        for call in model.calls:
+            assert {name for name, value in call.items() if isinstance(value, torch.Tensor)} == set(told)
+            assert all(torch.equal(call[name], value) for name, value in told.items())
+
+
+def test_labels_alone_need_no_name():
+    x_0, y, _ = labelled()
+    short, long = (run(Told(), steps=3, data=data) for data in ([(x_0, y)], [(x_0, {"y": y})]))
+    assert [s.loss for s in short] == [s.loss for s in long] != [s.loss for s in run(Told(), steps=3, data=[x_0])]
+
+
+def test_a_data_loader_brings_conditions_with_their_images():
+    x_0, y, cond = labelled()
+    pairs = DataLoader(list(zip(x_0, y, strict=True)), batch_size=16, shuffle=True, generator=seeded())
+    named = [(x, {"y": label, "cond": image}) for x, label, image in zip(x_0, y, cond, strict=True)]
+    model = Told()
+    run(model, steps=5, data=pairs)
+    assert all(call["y"].shape == (16,) and call["cond"] is None for call in model.calls)
+    model, drawn = Told(), []
+
+    def loss(output, noised):
+        drawn.append(noised.x_0)
+        return SIMPLE(output, noised)
+
+    run(model, steps=5, loss=loss, data=DataLoader(named, batch_size=16, shuffle=True, generator=seeded()))
+    for call, x in zip(model.calls, drawn, strict=True):
+        rows = torch.cdist(x, x_0).argmin(1)
+        assert torch.equal(call["cond"], 2 * x) and torch.equal(call["y"], y[rows])
+
+
+def test_a_latent_is_drawn_for_each_image_of_each_step():
+    latents = seeded(9)
+
+    def with_latent(noised, told):
+        return {**told, "z": torch.randn(len(noised.t), 2, generator=latents)}
+
+    (x_0, y, _), model = labelled(), Told()
+    run(model, steps=3, data=[(x_0, y)], conditions=with_latent)
+    again = seeded(9)
+    for call in model.calls:
+        assert torch.equal(call["z"], torch.randn(48, 2, generator=again)) and torch.equal(call["y"], y)
+
+
+def test_conditions_are_made_from_the_draw_that_is_trained_on():
+    made, trained = [], []
+
+    def conditions(noised, told):
+        made.append(noised)
+        return told
+
+    def loss(output, noised):
+        trained.append(noised)
+        return SIMPLE(output, noised)
+
+    steps = run(mlp(), steps=2, accumulate=2, loss=loss, conditions=conditions)
+    assert len(made) == 4 and all(a is b for a, b in zip(made, trained, strict=True))
+    assert torch.equal(torch.cat([noised.t for noised in made[:2]]), steps[0].t)
+
+
+def self_conditioned(model, coin):
+    """Chen et al. 2022: with probability 1/2 the network is told its own estimate of x_0, and zeros otherwise."""
+
+    def conditions(noised, told):
+        denoise = make_denoiser(model, PROCESS, xstart, x_self=previous_x_0, **told)
+        tossed = torch.rand((), generator=coin) < 0.5
+        x_self = denoise(noised.x_t, noised.t).x_0 if tossed else torch.zeros_like(noised.x_t)
+        return {**told, "x_self": x_self}
+
+    return conditions
+
+
+def test_self_conditioning_is_trained_through_its_second_call_alone():
+    (x_0, y, _), coin = labelled(), seeded(11)
+    tosses = (torch.rand(12, generator=seeded(11)) < 0.5).tolist()
+    assert True in tosses and False in tosses
+    model, draw = Told(), seeded(1)
+    sgd = torch.optim.SGD(model.parameters())
+    steps = train(
+        model,
+        PROCESS,
+        [(x_0, y)],
+        partial(simple_loss, PROCESS, xstart),
+        steps=12,
+        lr=0.05,
+        clip_norm=math.inf,
+        optimizer=sgd,
+        conditions=self_conditioned(model, coin),
+        generator=seeded(1),
+    )
+    expected, differ = Told(), []
+    for tossed in tosses:
+        t, noise = torch.randint(T, (48,), generator=draw), torch.randn(48, 2, generator=draw)
+        a = PROCESS.alphas_bar[t][:, None].float()
+        x_t = a.sqrt() * x_0 + (1 - a).sqrt() * noise
+
+        def gradient(detached, tossed=tossed, t=t, x_t=x_t):
+            x_self = torch.zeros(48, 2)
+            if tossed:
+                x_self = expected(x_t, t, y, x_self=x_self)
+                x_self = x_self.detach() if detached else x_self
+            loss = (expected(x_t, t, y, x_self=x_self) - x_0).square().mean()
+            return torch.autograd.grad(loss, list(expected.parameters()))
+
+        through_second, through_both = gradient(True), gradient(False)
+        model.calls.clear()
+        next(steps)
+        grads = [call["grad"] for call in model.calls]
+        assert grads == ([False, True] if tossed else [True]) and model.training
+        for p, g, both in zip(model.parameters(), through_second, through_both, strict=True):
+            torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-6)
+            differ.append(not torch.allclose(both, g, rtol=0.01))
+        with torch.no_grad():
+            for p, g in zip(expected.parameters(), through_second, strict=True):
+                p -= 0.05 * g
+    assert any(differ)  # gradients through the first call would be others
+
+
+def test_self_conditioning_keeps_its_gradients_in_mixed_precision():
+    # Two calls in one step, the first one without gradients: the weights that the second one rounds keep theirs.
+    def told(noised, given):
+        return {"x_self": make_denoiser(model, PROCESS, xstart, x_self=previous_x_0)(noised.x_t, noised.t).x_0}
+
+    gradients = []
+    for mixed in (False, True):
+        model = Told()
+        run(model, steps=1, data=[points()], conditions=told, clip_norm=math.inf, mixed_precision=mixed)
+        assert [call["grad"] for call in model.calls] == [False, True]
+        gradients.append(model.body.weight.grad.clone())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0.05, atol=0.05)
+    assert gradients[1].abs().max() > 0.1
+
+
+def test_super_resolution_with_the_u_net():
+    # Images of one grey level, told by their small image. Without it no network knows the level where x_t is noise.
+    process = GaussianDiffusion(linear(10, 0.1, 0.7))
+    torch.manual_seed(0)
+    model = UNet(10, 8, [1], [], 1, 0.0, in_ch=1, cond_ch=1, num_groups=4)
+
+    def batches(generator):
+        while True:
+            small = torch.rand(16, 1, 1, 1, generator=generator) * 2 - 1
+            yield small.expand(16, 1, 4, 4), {"cond": nn.functional.interpolate(small, size=(4, 4))}
+
+    loss = partial(simple_loss, process, xstart)
+    list(train(model, process, batches(seeded()), loss, steps=150, lr=3e-3, warmup=10, generator=seeded(1)))
+    small = torch.tensor([-0.8, 0.0, 0.8]).view(3, 1, 1, 1)
+    denoise = make_denoiser(model, process, xstart, cond=nn.functional.interpolate(small, size=(4, 4)))
+    x_0 = last(ddim(process, denoise, torch.randn(3, 1, 4, 4, generator=seeded(2))))
+    assert (x_0 - small).abs().max() < 0.2  # over 20 seeds at most 0.13
+
+
+def test_a_batch_of_three_parts_is_an_error():
+    x_0, y, cond = labelled()
+    with pytest.raises(ValueError, match=r"a batch must be x_0, \(x_0, y\) or \(x_0, conditions\), got 3 parts"):
+        run(Told(), steps=1, data=[(x_0, y, cond)])
+
+
+@pytest.mark.parametrize("told", [[torch.zeros(48)], 3, None])
+def test_conditions_without_names_are_an_error(told):
+    message = r"a batch must be x_0, \(x_0, y\) or \(x_0, conditions\), got " + f"x_0 and a {type(told).__name__}"
+    with pytest.raises(TypeError, match=message):
+        run(Told(), steps=1, data=[(labelled()[0], told)])
+
+
+@pytest.mark.parametrize("steps", [[0, 10, 49], range(T)])
+def test_a_respaced_chain_is_not_trained_on(steps):
+    # Its steps are numbered 0..S-1: the network would learn noise levels under the wrong numbers.
+    chain, model = PROCESS.respaced(list(steps)), mlp()
+    before = weights(model)
+    message = r"a network learns the base's steps.*train on process.base, got GaussianDiffusion\(T=" + str(len(steps))
+    with pytest.raises(ValueError, match=message):
+        run(model, process=chain, loss=partial(simple_loss, PROCESS, epsilon))
+    assert torch.equal(weights(model), before)
+
+
+def test_any_object_with_the_two_methods_draws_t():
+    class Last:
+        T, heard = T, []
+
+        def sample(self, batch_size, *, generator=None, device=None):
+            return torch.full((batch_size,), T - 1, device=device), torch.full((batch_size,), 3.0, device=device)
+
+        def update(self, t, losses):
+            self.heard.append((t.tolist(), losses))
+
+    timesteps = Last()
+    (step,) = run(mlp(), steps=1, timesteps=timesteps)
+    assert step.t.tolist() == [T - 1] * 16 and step.loss == pytest.approx(3 * step.losses.mean().item(), rel=1e-6)
+    assert len(timesteps.heard) == 1 and torch.equal(timesteps.heard[0][1], step.losses)
 
 
 def test_labels_reach_the_network():
@@ -531,7 +753,7 @@ def test_loss_falls_to_the_irreducible_loss():
 
     def judge(model):
         with torch.no_grad():
-            loss, least = (SIMPLE(m(x_t, t), x_0, x_t, t, noise).mean(1) for m in (model, truth))
+            loss, least = (SIMPLE(m(x_t, t), Noised(x_0, t, noise, x_t)).mean(1) for m in (model, truth))
             excess = (model(x_t, t) - truth(x_t, t)).square().mean(1)
         cross = loss - least - excess  # mean 0, since the oracle is the conditional expectation
         assert abs(cross.mean()) < 4 * cross.std() / n**0.5
