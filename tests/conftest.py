@@ -27,3 +27,13 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket.socket, "connect_ex", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the image files that are decoded, as the list grows."""
+    from ddpm_lesson import data
+
+    names, decode = [], data._Files.decode
+    monkeypatch.setattr(data._Files, "decode", lambda self, file: names.append(file.name) or decode(self, file))
+    return names
