@@ -100,11 +100,17 @@ class PretrainedDiffusion:
     ) -> Tensor:
         """Draw n images, (n, C, H, W) on the CPU; they follow from sampling, y and batch_size.  y: (n,) labels.
 
+        Raises ValueError for n or batch_size below 1, labels of another number, and what does not fit the network.
+
         >>> import ddpm_lesson
         >>> digits = ddpm_lesson.load_pretrained("digits_ddpm")
         >>> digits.sample(4, Sampling("ddim", steps="trailing5"), y=digits.labels(4, "7")).shape
         torch.Size([4, 1, 8, 8])
         """
+        if min(n, batch_size) < 1:
+            raise ValueError(f"n and batch_size must be positive, got {n} and {batch_size}")
+        if y is not None and y.shape != (n,):
+            raise ValueError(f"y must be ({n},), a label for each image, got {tuple(y.shape)}")
         generator, images = Generator().manual_seed(sampling.seed), []
         for first in range(0, n, batch_size):
             rows = slice(first, min(first + batch_size, n))
