@@ -1,4 +1,6 @@
+import importlib.util
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,3 +39,13 @@ def decoded(monkeypatch):
     names, decode = [], data._Files.decode
     monkeypatch.setattr(data._Files, "decode", lambda self, file: names.append(file.name) or decode(self, file))
     return names
+
+
+@pytest.fixture(scope="session")
+def make_records():
+    """The script that writes the records, as a module."""
+    path = Path(__file__).parent.parent / "data" / "records" / "make_records.py"
+    spec = importlib.util.spec_from_file_location("make_records", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
