@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
@@ -204,7 +204,7 @@ def _add_drawing(command: argparse.ArgumentParser, n: str, usual: Sampling | Non
     command.add_argument("--n", type=_positive, metavar="N", help=f"number of images [{n}]")
     for field in dataclasses.fields(Sampling):
         default = getattr(usual, field.name) if usual else "as recorded"
-        options = {"default": None, "help": f"{field.metadata['help']} [{default}]"}
+        options: dict[str, Any] = {"default": None, "help": f"{field.metadata['help']} [{default}]"}
         if field.type is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif field.name == "sampler":

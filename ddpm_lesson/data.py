@@ -76,8 +76,8 @@ class Images(Dataset):
 
     def fingerprint(self) -> str:
         """A checksum that tells other images, labels, or another order from these.  Of files, their bytes are read."""
-        digest = hashlib.sha256(self.labels.contiguous().numpy())
-        for part in self.data.read() if isinstance(self.data, _Files) else [self.data.contiguous().numpy()]:
+        digest = hashlib.sha256(self.labels.contiguous().numpy().data)
+        for part in self.data.read() if isinstance(self.data, _Files) else [self.data.contiguous().numpy().data]:
             digest.update(hashlib.sha256(part).digest())
         return digest.hexdigest()
 

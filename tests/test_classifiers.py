@@ -180,3 +180,16 @@ def test_what_is_saved_is_enough_to_load_it(images, tmp_path, T):
     hits = [trained.model(image[None], *(t[:1] for t in (level if T else ()))).argmax().item() for image in x]
     assert share == pytest.approx((torch.tensor(hits) == y).double().mean().item(), abs=2 / len(y))
     assert low < share < high
+
+
+def test_accuracy_is_that_without_dropout(images):
+    # 0.5 of the features left out: the shares of 382 images would hardly agree once.
+    trained, _ = weights(dataclasses.replace(TINY, dropout=0.5, steps=60, batch_size=32, lr=5e-3), images)
+    assert trained.model.training
+    held_out = data.digits("test")
+    found = [accuracy(trained, held_out) for _ in range(2)]
+    assert trained.model.training
+    trained.model.eval()
+    with torch.no_grad():
+        right = (trained.model(held_out.x_0).argmax(1) == held_out.labels).double().mean().item()
+    assert found[0] == found[1] and found[0][0] == pytest.approx(right, abs=2 / 382)  # other batches round otherwise
