@@ -1,6 +1,7 @@
 """What a recipe says, built: the images, the process, the network and the loss."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -107,6 +108,26 @@ def test_the_decoder_has_the_levels_of_the_images(names):
     noised = Noised(x_0, t, noise, process.q_sample(x_0, t, noise))
     coarse, fine = (make_loss(recipe, process, levels)(output, noised).item() for levels in (17, 257))
     assert fine > coarse + 1e-3
+
+
+@pytest.mark.parametrize("loss", ["hybrid", "kl"])
+@pytest.mark.parametrize("var_type", LEARNED)
+def test_a_learned_variance_is_that_of_the_recipe(loss, var_type):
+    # The noise is known, so both means agree, and the KL of two Gaussians is that of their variances alone:
+    # (log_var - log_var_q + exp(log_var_q - log_var) - 1) / 2 nats, times T, and 0.001 for the hybrid.
+    process = make_process(Recipe(T=20))
+    t, v = torch.tensor([3, 11, 19]), torch.tensor([-2.5, 0.3, 1.0], dtype=torch.float64)
+    x_0, noise = torch.randn(2, 3, 1, 2, 2, generator=seeded(), dtype=torch.float64)
+    betas = linear(20)
+    a = torch.cumprod(1 - betas, 0)
+    log_var_q = (betas[t] * (1 - a[t - 1]) / (1 - a[t])).log()
+    frac = (v + 1) / 2
+    log_var = v if var_type == "learned" else frac * betas[t].log() + (1 - frac) * log_var_q
+    kl = 0.5 * (log_var - log_var_q + (log_var_q - log_var).exp() - 1) / math.log(2)
+    output = torch.cat([noise, v.view(3, 1, 1, 1).expand(3, 1, 2, 2)], 1)
+    noised = Noised(x_0, t, noise, process.q_sample(x_0, t, noise))
+    found = make_loss(Recipe(T=20, loss=loss, var_type=var_type), process, 17)(output, noised)
+    torch.testing.assert_close(found, (0.001 if loss == "hybrid" else 1) * 20 * kl, rtol=1e-6, atol=1e-9)
 
 
 # Images.

@@ -106,6 +106,13 @@ def test_weights_of_a_folder_come_back_without_the_folder(tmp_path):
     assert trained.sample(2, Sampling(steps="trailing2")).shape == (2, 1, 8, 8)
 
 
+def test_a_place_on_this_machine_is_not_written(trained, tmp_path):
+    here = dataclasses.replace(RECIPE, root=str(tmp_path))
+    dataclasses.replace(trained, recipe=here).save(tmp_path / "x")
+    assert str(tmp_path).encode() not in (tmp_path / "x").read_bytes()
+    assert load_weights(tmp_path / "x").recipe == RECIPE
+
+
 def test_it_is_on_the_device_that_was_asked_for(weights, device):
     trained = load_weights(weights, device=device)
     assert trained.process.betas.device.type == device.type
