@@ -590,31 +590,18 @@ def test_a_run_decodes_each_file_once_while_there_is_room(pictures, tmp_path, de
     assert len(decoded) == len(set(decoded)) == 10  # in 4 epochs
 
 
-def test_a_run_decodes_files_again_where_there_is_no_room(pictures, tmp_path, decoded, monkeypatch):
+@pytest.mark.parametrize("room", [0, 3])
+def test_a_run_decodes_files_again_where_there_is_no_room(pictures, tmp_path, decoded, monkeypatch, room):
     carry_out_folder(pictures, tmp_path / "roomy")
-    roomy = len(decoded)
-    for room in (0, 3):
-        decoded.clear()
-        monkeypatch.setattr(data, "KEPT_BYTES", room * SIDE * SIDE + SIDE)  # room for so many images, and a row
-        run = carry_out_folder(pictures, tmp_path / f"room for {room}")
-        assert len(run.images.data.kept) == room
-        kept = set(map(str, (run.images.data.files[i].name for i in run.images.data.kept)))
-        assert all(decoded.count(name) == 1 for name in kept)
-        assert len(decoded) == room + sum(4 for _ in range(8)) - uses_of(run, kept)
-        assert len(decoded) > roomy
-        assert_same(tmp_path / f"room for {room}", tmp_path / "roomy")
-
-
-def uses_of(run, names):
-    """How often the run's batches hold one of these files."""
-    batches = data_batches(run)
-    return sum(run.images.data.files[i].name in names for rows in batches for i in rows)
-
-
-def data_batches(run):
-    index = torch.arange(len(run.images))
-    made = ordered(index, batch_size=run.recipe.batch_size, seed=run.recipe.seed)
-    return [rows.tolist() for (rows,) in itertools.islice(made, run.recipe.steps)]
+    decoded.clear()
+    monkeypatch.setattr(data, "KEPT_BYTES", room * SIDE * SIDE + 1)
+    run = carry_out_folder(pictures, tmp_path / "run")
+    batches = ordered(torch.arange(10), batch_size=4, seed=0)
+    used = [i for (rows,) in itertools.islice(batches, 8) for i in rows.tolist()]
+    first = list(dict.fromkeys(used))[:room]  # they are kept; all others are decoded whenever they are used
+    expected = [i for k, i in enumerate(used) if i not in first or i not in used[:k]]
+    assert decoded == [run.images.data.files[i].name for i in expected] and len(decoded) > 10
+    assert_same(tmp_path / "run", tmp_path / "roomy")
 
 
 def test_images_of_a_folder_may_be_moved_but_not_exchanged(pictures, tmp_path):
