@@ -283,7 +283,7 @@ def test_no_kind_of_network_has_anything_left_empty(trained, tmp_path):
 def test_what_is_saved_again_is_the_same_file(weights, tmp_path, T):
     classifier_file(tmp_path / "c", T)
     for path in (weights, tmp_path / "c"):
-        load_weights(path).save(tmp_path / "again")
+        load_weights(path).save(str(tmp_path / "again"))
         assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 

@@ -118,11 +118,11 @@ class PretrainedDiffusion:
             images.append(last(self.states(rows.stop - first, sampling, y=labels, generator=generator)).cpu())
         return torch.cat(images)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write what `load_weights` reads."""
         recipe = asdict(self.recipe) | {"root": None}  # a place on this machine
         about = {"kind": "ddpm", "step": self.step, "recipe": recipe, "unet": self.model.options}
-        save_tensors(path, self.model.state_dict(), about | _of_images(self))
+        save_tensors(Path(path), self.model.state_dict(), about | _of_images(self))
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,11 @@ class PretrainedClassifier:
     classes: tuple[str, ...]
     levels: int
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write what `load_weights` reads."""
         about = {"kind": "classifier", "classifier": self.model.options, "recipe": asdict(self.recipe)}
         noise = {"T": self.recipe.T, "schedule": self.recipe.schedule}
-        save_tensors(path, self.model.state_dict(), about | _of_images(self) | noise)
+        save_tensors(Path(path), self.model.state_dict(), about | _of_images(self) | noise)
 
 
 @dataclass(frozen=True)
