@@ -25,7 +25,7 @@ from ddpm_lesson.experiments.pretrained import (
 )
 from ddpm_lesson.experiments.recipes import PRESETS, Recipe
 from ddpm_lesson.experiments.runs import Run
-from ddpm_lesson.experiments.sampling import SAMPLERS, Sampling
+from ddpm_lesson.experiments.sampling import SAMPLERS, Sampling, check_option, takers
 from ddpm_lesson.samplers import last
 
 T = TypeVar("T")
@@ -144,8 +144,11 @@ def _sampling(options: argparse.Namespace, usual: Sampling) -> Sampling:
     """How to draw: what the options say, else the usual; another sampler takes over no option of the usual one."""
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Sampling)}
     given = {name: value for name, value in given.items() if value is not None}
-    if given.get("sampler", usual.sampler) != usual.sampler:
-        given = {"eta": Sampling.eta} | given
+    sampler = given.get("sampler", usual.sampler)
+    for name, value in given.items():
+        check_option(sampler, name, value)  # also of a value that would change nothing
+    if sampler != usual.sampler:
+        given = {field.name: field.default for field in dataclasses.fields(Sampling) if takers(field.name)} | given
     return dataclasses.replace(usual, **given)
 
 
@@ -203,20 +206,16 @@ def _add_drawing(command: argparse.ArgumentParser, n: str, usual: Sampling | Non
     words = "a network that ships with the course, a file weights.safetensors, or the folder of a run"
     command.add_argument("--weights", default="digits_ddpm", metavar="NAME", help=f"{words}; default: digits_ddpm")
     command.add_argument("--n", type=_positive, metavar="N", help=f"number of images [{n}]")
-    options: dict[str, dict[str, Any]] = {
-        "sampler": {"choices": SAMPLERS, "help": "how to step; ancestral has the variance of the recipe"},
-        "steps": {
-            "metavar": "CHOICE",
-            "help": "steps to take: all, or a choice such as trailing50, ddim25 or 10,15,20",
-        },
-        "eta": {"type": float, "help": "of ddim, 0 is deterministic"},
-        "guidance": {"type": float, "metavar": "SCALE", "help": "classifier-free guidance towards the labels, 1: none"},
-        "clip": {"action": argparse.BooleanOptionalAction, "help": "clip the estimated x_0 to [-1, 1]"},
-        "seed": {"type": int, "help": "seed of the noise"},
-    }
-    for name, given in options.items():
-        default = getattr(usual, name) if usual else "as recorded"
-        command.add_argument(f"--{name}", default=None, **given | {"help": f"{given['help']} [{default}]"})
+    for field in dataclasses.fields(Sampling):
+        default = getattr(usual, field.name) if usual else "as recorded"
+        options: dict[str, Any] = {"default": None, "help": f"{field.metadata['help']} [{default}]"}
+        if field.type is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif field.name == "sampler":
+            options["choices"] = SAMPLERS
+        else:
+            options |= {"type": field.type, "metavar": field.metadata["metavar"]}
+        command.add_argument(f"--{field.name.replace('_', '-')}", **options)
 
 
 def _add_field(group: Any, field: dataclasses.Field) -> None:

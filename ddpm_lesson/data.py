@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import overload
@@ -82,10 +82,11 @@ class Images(Dataset):
         return tuple(self.data.shape[1:])
 
     def fingerprint(self) -> str:
-        """A checksum that tells other images, or another order, from these. Of files, their bytes are read once."""
-        if isinstance(self.data, _Files):
-            return self.data.fingerprint()
-        return hashlib.sha256(self.data.numpy().data).hexdigest()
+        """A checksum that tells other images, labels, or another order from these.  Of files, their bytes are read."""
+        digest = hashlib.sha256(self.labels.contiguous().numpy().data)
+        for part in self.data.read() if isinstance(self.data, _Files) else [self.data.contiguous().numpy().data]:
+            digest.update(hashlib.sha256(part).digest())
+        return digest.hexdigest()
 
 
 def to_uint8(x: Tensor, levels: int) -> Tensor:
@@ -252,11 +253,8 @@ class _Files:
             self.kept[i] = pixels
         return pixels
 
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for file in self.files:
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-        return digest.hexdigest()
+    def read(self) -> Iterator[bytes]:
+        return (file.read_bytes() for file in self.files)
 
     def decode(self, file: Path) -> np.ndarray:
         from PIL import Image, ImageOps

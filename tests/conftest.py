@@ -1,3 +1,4 @@
+import importlib.util
 import shutil
 import socket
 import subprocess
@@ -60,3 +61,23 @@ def pip(*arguments):
     command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{command} said:\n{done.stdout}{done.stderr}"
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the image files that are decoded, as the list grows."""
+    from ddpm_lesson import data
+
+    names, decode = [], data._Files.decode
+    monkeypatch.setattr(data._Files, "decode", lambda self, file: names.append(file.name) or decode(self, file))
+    return names
+
+
+@pytest.fixture(scope="session")
+def make_records():
+    """The script that writes the records, as a module."""
+    path = Path(__file__).parent.parent / "data" / "records" / "make_records.py"
+    spec = importlib.util.spec_from_file_location("make_records", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

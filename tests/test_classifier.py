@@ -1,7 +1,5 @@
-"""The classifier: against a straight-line form, shapes, errors, that it learns; and the way to Inception's features."""
+"""The classifier: against a straight-line form, shapes, errors, and that it learns."""
 
-import sys
-import types
 import warnings
 
 import pytest
@@ -9,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ddpm_lesson.data import digits, to_uint8
-from ddpm_lesson.networks.classifier import Classifier, inception_features
+from ddpm_lesson.data import digits
+from ddpm_lesson.networks.classifier import Classifier
 from ddpm_lesson.networks.unet import SingleChannelGroupWarning
 from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.schedules import linear
@@ -228,51 +226,3 @@ def test_a_group_of_one_channel_is_warned_of_where_there_is_a_time():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Classifier(10, 8, (1, 2))
-
-
-# Inception, with a stand-in: its weights are not here.
-
-
-class StandIn(nn.Module):
-    """Called as torchmetrics' NoTrainInceptionV3; its features are means of the channels it is given."""
-
-    def __init__(self, name, features_list, feature_extractor_weights_path=None):
-        super().__init__()
-        assert (name, features_list) == ("inception-v3-compat", ["2048"])
-        self.file = feature_extractor_weights_path
-        if self.file == "absent":
-            raise ModuleNotFoundError("NoTrainInceptionV3 module requires that `Torch-fidelity` is installed")
-
-    def forward(self, x):
-        assert x.dtype == torch.uint8 and x.shape[1] == 3 and not self.training and not torch.is_grad_enabled()
-        return x.double().mean((2, 3))
-
-
-@pytest.fixture
-def stand_in(monkeypatch):
-    names = ["torchmetrics", "torchmetrics.image", "torchmetrics.image.fid"]
-    for name in names:
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    sys.modules[names[-1]].NoTrainInceptionV3 = StandIn
-
-
-def test_inception_gets_eight_bits_and_three_channels(stand_in, no_network):
-    grey = to_uint8(torch.rand(5, 1, 8, 8) * 2 - 1, 256)
-    means = grey.double().mean((2, 3))
-    torch.testing.assert_close(inception_features(grey, "file", batch_size=2), means.expand(5, 3))
-    colour = to_uint8(torch.rand(5, 3, 8, 8) * 2 - 1, 256)
-    torch.testing.assert_close(inception_features(colour, "file"), colour.double().mean((2, 3)))
-
-
-def test_inception_refuses_floats():
-    with pytest.raises(TypeError, match=r"images must be uint8 in 0..255, .* got torch.float32"):
-        inception_features(torch.zeros(2, 3, 8, 8), "file")
-
-
-def test_inception_without_the_extra(monkeypatch, stand_in):
-    images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
-    with pytest.raises(ImportError, match=r"pip install 'ddpm_lesson\[eval\]'. What failed: .*Torch-fidelity"):
-        inception_features(images, "absent")
-    monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)  # as if it were not installed
-    with pytest.raises(ImportError, match=r"pip install 'ddpm_lesson\[eval\]'"):
-        inception_features(images, "file")

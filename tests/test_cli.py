@@ -13,13 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_lesson import cli, data, evaluation
-from ddpm_lesson.experiments.checkpoints import load_tensors, save_tensors
-from ddpm_lesson.experiments.classifiers import ClassifierRecipe, fit
+from ddpm_lesson import cli, data
+from ddpm_lesson.experiments import evaluation
+from ddpm_lesson.experiments.checkpoints import load_tensors
+from ddpm_lesson.experiments.classifiers import fit
 from ddpm_lesson.experiments.metrics import Score
 from ddpm_lesson.experiments.pretrained import about_shipped, load_weights
-from ddpm_lesson.experiments.recipes import PRESETS, Recipe
+from ddpm_lesson.experiments.recipes import PRESETS, ClassifierRecipe, Recipe
 from ddpm_lesson.experiments.runs import Run
+from ddpm_lesson.experiments.sampling import Sampling
 
 TINY = "--T 6 --ch 8 --ch-mult 1 --attn --num-groups 4 --batch-size 4 --warmup 2 --device cpu".split()
 
@@ -70,8 +72,8 @@ def classifiers(tmp_path_factory):
     folder, images = tmp_path_factory.mktemp("classifiers"), data.digits("train")
     for name, T in (("clean", None), ("noisy", 6)):
         recipe = ClassifierRecipe("digits", T=T, ch=16, ch_mult=(1,), steps=2, batch_size=8)
-        *_, model = fit(recipe, images)
-        save_tensors(folder / f"{name}.safetensors", model.state_dict(), recipe.about(model, images))
+        *_, classifier = fit(recipe, images)
+        classifier.save(folder / f"{name}.safetensors")
     return folder
 
 
@@ -90,9 +92,9 @@ def test_train_leaves_pictures_and_a_log(trained):
 
 
 def test_preset_and_options_make_the_recipe(trained):
-    expected = {**PRESETS["digits"], "T": 6, "ch": 8, "ch_mult": (1,), "attn": (), "num_groups": 4, "batch_size": 4}
-    expected |= {"warmup": 2, "steps": 4}
-    assert Recipe.from_json((trained / "recipe.json").read_text()) == Recipe(**expected)
+    changed = {"T": 6, "ch": 8, "ch_mult": (1,), "attn": (), "num_groups": 4, "batch_size": 4, "warmup": 2, "steps": 4}
+    expected = dataclasses.replace(PRESETS["digits"], **changed)
+    assert Recipe.from_json((trained / "recipe.json").read_text()) == expected
 
 
 def test_the_recipe_of_a_run_reproduces_it(trained, tmp_path):
@@ -148,7 +150,7 @@ def test_your_own_images_from_end_to_end(tmp_path):
     assert (weights.classes, weights.shape, weights.levels) == (("cats", "dogs"), (3, 8, 8), 256)
     result = run("sample", "--weights", tmp_path / "run", "--n", 4, "--label", "dogs", "--out", tmp_path / "dogs.png")
     assert result.status == 0 and (tmp_path / "dogs.png").exists()
-    assert "--label must be one of cats, dogs, got birds" in told(
+    assert "the class must be one of cats, dogs, got birds" in told(
         "sample", "--weights", tmp_path / "run", "--label", "birds", "--out", tmp_path / "x.png"
     )
 
@@ -160,7 +162,7 @@ TRAIN_ERRORS = [
     (["--preset", "folder"], "data 'folder' needs root, the folder of your images, got None"),
     (["--preset", "folder", "--root", "nowhere"], "there is no folder"),
     (["--preset", "digits", "--flip"], "flip would turn digits into signs that do not exist"),
-    (["--preset", "digits", "--loss", "simple"], "learned_range needs the loss hybrid or kl"),
+    (["--preset", "digits", "--loss", "simple"], "learned and learned_range need the loss hybrid or kl"),
     (["--preset", "digits", "--lr", "nan"], "lr must be a number in 0..inf, got nan"),
     (["--preset", "digits", "--batch-size", "2000"], "batch_size must lie in 1..1415, got 2000"),
     (["--preset", "digits", "--num-groups", "5"], "divisible by num_groups = 5"),
@@ -264,7 +266,7 @@ def pixels(path):
 def test_sample_writes_a_grid(trained, tmp_path):
     out = tmp_path / "new" / "folder" / "grid.png"
     result = run("sample", "--weights", trained, "--n", 9, "--out", out, "--device", "cpu")
-    assert result.status == 0 and result.out == f"{out}: 9 images, seed 0\n"
+    assert result.status == 0 and result.out == f"{out}: 9 images, all steps of ancestral, seed 0\n"
     frames, size, grey = pixels(out)
     assert frames == 1 and size == (216, 216) and grey.std() > 1  # 3 x 3 images of 0.6 inches at 120 pixels
     assert [path.name for path in out.parent.iterdir()] == ["grid.png"]
@@ -272,22 +274,22 @@ def test_sample_writes_a_grid(trained, tmp_path):
 
 def test_sample_can_be_repeated_and_varied(trained, tmp_path):
     found = {}
-    variants = {"a": [], "same": [], "seed": ["--seed", 1], "label": ["--label", 7], "ddim": ["--eta", 0]}
+    variants = {"a": [], "same": [], "seed": ["--seed", 1], "label": ["--label", 7], "ddim": ["--sampler", "ddim"]}
+    variants |= {"guided": ["--guidance", 3], "eta": ["--sampler", "ddim", "--eta", 1], "raw": ["--no-clip"]}
     variants |= {"steps": ["--steps", "trailing3"], "file": ["--weights", trained / "weights.safetensors"]}
     for name, options in variants.items():
         out = tmp_path / f"{name}.PNG"
         assert run("sample", "--weights", trained, "--n", 4, *options, "--out", out, "--device", "cpu").status == 0
         found[name] = out.read_bytes()
-    assert found["a"] == found["same"] == found["file"] and len(set(found.values())) == 5
+    assert found["a"] == found["same"] == found["file"] and len(set(found.values())) == 8
 
 
 def test_the_images_are_those_of_the_network(trained, tmp_path):
     # The same draw by the package, as a picture by the same hand.
     assert run("sample", "--weights", trained, "--n", 12, "--out", tmp_path / "x.png", "--device", "cpu").status == 0
     network = load_weights(trained / "weights.safetensors")
-    states = network.sample(12, y=torch.arange(12) % 10, generator=torch.Generator().manual_seed(0))
-    *_, last = states
-    assert (tmp_path / "x.png").read_bytes() == cli._grid(last.x_t)
+    images = network.sample(12, Sampling(seed=0), y=torch.arange(12) % 10)
+    assert (tmp_path / "x.png").read_bytes() == cli._grid(images)
 
 
 def test_sample_animates(trained, tmp_path):
@@ -308,10 +310,14 @@ def test_long_chains_are_thinned_for_an_animation():
 SAMPLE_ERRORS = [
     (["--out", "x.jpg"], "--out must end in .png, got x.jpg"),
     (["--out", "x"], "--out must end in .png, got x"),
-    (["--label", "eleven"], "--label must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, got eleven"),
+    (["--label", "eleven"], "the class must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, got eleven"),
     (["--steps", "often"], "unknown step choice 'often'"),
     (["--steps", "trailing7"], "must lie in 1..6, got 7"),
-    (["--eta", "2"], "eta"),
+    (["--sampler", "ddim", "--eta", "2"], "eta must lie in 0..1, got 2.0"),
+    (["--eta", "0"], "eta is an option of ddim, got eta = 0.0 and the sampler ancestral"),
+    (["--guidance", "nan"], "guidance must be a finite number, got nan"),
+    (["--seed", "-1"], "seed must lie in 0..9223372036854775807, got -1"),
+    (["--seed", "99999999999999999999"], "seed must lie in 0..9223372036854775807, got 99999999999999999999"),
     (["--weights", "no.safetensors"], "there is no file no.safetensors"),
     (["--weights", "."], "there is no file weights.safetensors"),
     (["--weights", "imagenet"], "no weights 'imagenet' ship with the course; there are "),
@@ -332,14 +338,16 @@ def test_a_network_without_labels_draws_none(tmp_path):
     assert train(*TINY, "--data", "digits", "--steps", 1, "--out", tmp_path / "run").status == 0
     options = ["--weights", tmp_path / "run", "--n", 1, "--out", tmp_path / "x.png", "--device", "cpu"]
     assert run("sample", *options).status == 0
-    assert "this network was not trained with labels: leave out --label" in told("sample", *options, "--label", "3")
+    assert "the class must be none: it knows no labels, got 3" in told("sample", *options, "--label", "3")
 
 
 def test_files_of_something_else(trained, classifiers, tmp_path):
     out = ["--out", tmp_path / "x.png", "--device", "cpu"]
     state, clean = trained / "state.safetensors", classifiers / "clean.safetensors"
     assert f"{state} does not hold the weights of a network" in told("sample", "--weights", state, *out)
-    assert f"{clean} must be a ddpm, got a classifier" in told("sample", "--weights", clean, *out)
+    assert f"{clean} must be a PretrainedDiffusion, got a PretrainedClassifier" in told(
+        "sample", "--weights", clean, *out
+    )
     damaged = tmp_path / "cut.safetensors"
     damaged.write_bytes(clean.read_bytes()[:1000])
     assert f"{damaged} is no whole safetensors file" in told("sample", "--weights", damaged, *out)
@@ -353,11 +361,11 @@ def evaluate(weights, classifier, *options):
 
 
 def test_evaluate_prints_every_score_beside_that_of_real_images(trained, classifiers):
-    options = ["--n", 60, "--bits", 8, "--steps", "trailing3", "--eta", 0, "--seed", 5]
+    options = ["--n", 60, "--bits", 8, "--steps", "trailing3", "--sampler", "ddim", "--seed", 5]
     result = evaluate(trained, classifiers / "clean.safetensors", *options)
     assert result.status == 0 and result.err == ""
     lines = result.out.splitlines()
-    chain = "trailing3 steps of ddim, eta 0"
+    chain = "trailing3 steps of ddim, eta 0, seed 5"
     assert lines[0] == f"Samples of {trained}, {chain}, against the training images of digits:"
     split = lines.index("As many images of digits that were held out:")
     drawn, real = lines[1:split], lines[split + 1 :]
@@ -372,8 +380,11 @@ def test_evaluate_prints_every_score_beside_that_of_real_images(trained, classif
 @pytest.mark.parametrize(
     "weights, classifier, options, message",
     [
-        ("run", "run", [], "must be a classifier, got a ddpm"),
-        ("clean", "clean", [], "must be a ddpm, got a classifier"),
+        ("run", "run", [], "must be a PretrainedClassifier, got a PretrainedDiffusion"),
+        ("clean", "clean", [], "must be a PretrainedDiffusion, got a PretrainedClassifier"),
+        ("noisy", "clean", [], "must be a PretrainedDiffusion, got a PretrainedNoisyClassifier"),
+        ("run", "clean", ["--sampler", "ddim", "--eta", 2], "eta must lie in 0..1, got 2.0"),
+        ("run", "clean", ["--eta", 0.5], "eta is an option of ddim, got eta = 0.5 and the sampler ancestral"),
         ("run", "noisy", [], "this is a classifier of noisy images with T = 6"),
         ("run", "clean", ["--bits", -1], "there are 382 images held out, expected 1..382, got -1"),
         ("run", "clean", ["--n", 2], "an interval needs at least 20 samples, got 2"),
@@ -393,8 +404,8 @@ def seen(monkeypatch):
     asked = {}
     made = about_shipped("digits_ddpm")["made"]
 
-    def scores(*_, bits_images, **drawing):
-        asked.update(drawing)
+    def scores(trained, space, n, sampling, *, bits_images):
+        asked.update(n=n, sampling=sampling)
         told = {name: Score(**score) for name, score in made["scores"].items()}
         return told if bits_images else {name: score for name, score in told.items() if name != "Bits/dim"}
 
@@ -407,7 +418,7 @@ def test_evaluate_draws_as_for_the_recorded_scores_and_shows_them_beside(seen):
     result = run("evaluate", "--device", "cpu")
     held = about_shipped("digits_ddpm")
     assert result.status == 0
-    assert seen == {"guidance": 1.0} | {name: held["scoring"][name] for name in ("n", "steps", "eta", "seed")}
+    assert seen == {"n": held["scoring"]["n"], "sampling": Sampling(**held["scoring"]["sampling"])}
     lines = {line.split(" 0.")[0].strip(): line for line in result.out.splitlines()}
     told = held["made"]["scores"]["Precision"]
     expected = f"; recorded {told['value']:.4g} ({told['low']:.4g}..{told['high']:.4g})"
@@ -430,9 +441,10 @@ def test_bits_of_as_many_images_stand_beside_the_recorded_ones(seen, monkeypatch
 @pytest.mark.parametrize(
     "options, expected",
     [
-        (["--eta", 0], {"eta": 0.0}),
-        (["--steps", "trailing9", "--eta", "ancestral"], {"steps": "trailing9", "eta": None}),
-        (["--guidance", 2, "--seed", 3], {"guidance": 2.0, "seed": 3}),
+        (["--sampler", "ddim"], {"sampling": Sampling("ddim")}),
+        (["--steps", "trailing9"], {"sampling": Sampling(steps="trailing9")}),
+        (["--guidance", 2, "--seed", 3], {"sampling": Sampling(guidance=2.0, seed=3)}),
+        (["--no-clip"], {"sampling": Sampling(clip=False)}),
         (["--n", 100], {"n": 100}),
     ],
 )
@@ -449,25 +461,42 @@ def test_scores_in_other_features_are_not_beside_the_recorded_ones(seen, classif
     assert result.status == 0 and "  Precision " in result.out and "recorded" not in result.out
 
 
-def test_all_steps_and_ancestral_can_be_asked_for_by_name(seen, trained, monkeypatch):
-    default = {"n": 382, "guidance": 1.0, "steps": None, "eta": None, "seed": 0}
+def test_recorded_scores_of_another_chain_are_drawn_like_that(seen, trained, monkeypatch):
     held = about_shipped("digits_ddpm")
-    spaced = {**held, "scoring": {**held["scoring"], "steps": "trailing50", "eta": 0.0}}
-    monkeypatch.setattr(cli, "about_shipped", lambda name: spaced)
-    assert run("evaluate", "--device", "cpu").status == 0
-    assert seen == default | {"steps": "trailing50", "eta": 0.0}
-    assert run("evaluate", "--device", "cpu", "--steps", "all", "--eta", "ancestral").status == 0
-    assert seen == default
+    recorded = Sampling("ddim", "trailing50", eta=0.5, guidance=2.0, clip=False, seed=4)
+    scoring = {**held["scoring"], "sampling": dataclasses.asdict(recorded)}
+    monkeypatch.setattr(cli, "about_shipped", lambda name: {**held, "scoring": scoring})
+    result = run("evaluate", "--device", "cpu")
+    assert result.status == 0 and seen == {"n": 382, "sampling": recorded}
+    assert f"Samples of digits_ddpm, {recorded}, against" in result.out and "; recorded " in result.out
+    # Each thing can be asked for by name, and another sampler takes over no option of the recorded one.
+    assert run("evaluate", "--device", "cpu", "--sampler", "ancestral", "--steps", "all").status == 0
+    assert seen["sampling"] == Sampling(guidance=2.0, clip=False, seed=4)
+    assert run("evaluate", "--device", "cpu", "--eta", 0, "--guidance", 1, "--clip", "--seed", 0).status == 0
+    assert seen["sampling"] == Sampling("ddim", "trailing50")
+    # A network of one's own is not drawn like one that ships.
     assert run("evaluate", "--weights", trained, "--device", "cpu").status == 0
-    assert seen == default  # 1000, but only 382 were held out
-    assert "expected a number or ancestral, got ddim" in told("evaluate", "--eta", "ddim", status=2)
+    assert seen == {"n": 382, "sampling": Sampling()}  # 1000, but only 382 were held out
+    assert "invalid choice: 'euler'" in told("evaluate", "--sampler", "euler", status=2)
 
 
-def test_all_and_ancestral_draw_what_is_drawn_without_them(trained, tmp_path):
+def test_what_is_usual_draws_what_is_drawn_without_it(trained, tmp_path):
     options = ["sample", "--weights", trained, "--n", 4, "--device", "cpu", "--out"]
     assert run(*options, tmp_path / "a.png").status == 0
-    assert run(*options, tmp_path / "b.png", "--steps", "all", "--eta", "ancestral").status == 0
+    usual = ["--steps", "all", "--sampler", "ancestral", "--guidance", 1, "--clip", "--seed", 0]
+    assert run(*options, tmp_path / "b.png", *usual).status == 0
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_learned_variance_by_the_command_line(tmp_path):
+    options = [*TINY, "--data", "digits", "--steps", 2, "--loss", "kl", "--var-type", "learned"]
+    assert train(*options, "--out", tmp_path / "run").status == 0
+    sample = ["sample", "--weights", tmp_path / "run", "--n", 2, "--device", "cpu", "--out", tmp_path / "x.png"]
+    assert run(*sample).status == 0 and (tmp_path / "x.png").exists()
+    assert run(*sample, "--sampler", "ddim", "--steps", "trailing3").status == 0
+    result = run(*sample, "--steps", "trailing3")
+    last = [line for line in re.split("[\r\n]", result.err) if line.strip()][-1]  # after a progress bar
+    assert result.status == 1 and "learned variances are those of the base's steps, got a respaced chain" in last
 
 
 # All commands.
@@ -488,7 +517,8 @@ def test_help_explains_every_field():
 def test_help_of_the_others(command):
     result = run(*([command] if command else []), "--help")
     assert result.status == 0 and not result.err
-    expected = ["--weights", "--steps", "--eta", "--seed", "--n"] if command else ["train", "sample", "evaluate"]
+    chain = ["--weights", "--sampler", "--steps", "--eta", "--guidance", "--no-clip", "--seed", "--n", "--debug"]
+    expected = chain if command else ["train", "sample", "evaluate"]
     assert all(word in result.out for word in expected)
 
 
@@ -497,6 +527,34 @@ def test_number_of_threads(monkeypatch, trained, tmp_path):
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     run("sample", "--weights", trained, "--n", 1, "--threads", 3, "--out", tmp_path / "x.png", "--device", "cpu")
     assert asked == [3]
+
+
+MISTAKES = [
+    ["sample", "--weights", "nowhere.safetensors", "--device", "cpu"],
+    ["train", "--preset", "digits", "--lr", "nan", "--device", "cpu"],
+    ["evaluate", "--eta", "3", "--sampler", "ddim", "--device", "cpu"],
+]
+
+
+@pytest.mark.parametrize("arguments", MISTAKES, ids=lambda arguments: arguments[0])
+def test_debug_raises_what_is_one_line_without_it(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    line = told(*arguments)
+    with pytest.raises((ValueError, OSError)) as error:
+        run(*arguments, "--debug")
+    assert line == f"ddpm_lesson: {' '.join(str(error.value).split())}\n"
+    assert len(error.traceback) > 3  # where in the code it came from
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_debug_in_a_process_of_its_own(tmp_path, debug):
+    arguments = ["sample", "--weights", "nowhere.safetensors", "--device", "cpu", *["--debug"] * debug]
+    command = [sys.executable, "-m", "ddpm_lesson", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 1 and done.stdout == ""
+    assert ("Traceback" in done.stderr and "load_tensors" in done.stderr) == debug
+    assert done.stderr.splitlines()[-1].endswith("there is no file nowhere.safetensors")
+    assert debug or done.stderr.count("\n") == 1
 
 
 def test_in_a_process_of_its_own(trained, tmp_path):
@@ -514,4 +572,4 @@ def test_in_a_process_of_its_own(trained, tmp_path):
     ]
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "ddpm_lesson: --label must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, got x\n"
+    assert done.stderr == "ddpm_lesson: the class must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, got x\n"

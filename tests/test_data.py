@@ -56,8 +56,9 @@ def test_bundled_finds_files_in_a_wheel(tmp_path, monkeypatch):
     (module.parent.parent / "data").mkdir()  # another package's
     monkeypatch.setattr(data, "__file__", str(module))
     assert data.bundled("records/a.json") == module.parent / "_bundled" / "records" / "a.json"
-    with pytest.raises(FileNotFoundError, match="there are: records/a.json$"):
-        data.bundled("records")
+    assert data.bundled("records") == module.parent / "_bundled" / "records"
+    with pytest.raises(FileNotFoundError, match="no bundled file 'record'; there are: records/a.json$"):
+        data.bundled("record")
 
 
 def test_digits_have_the_checksums_of_the_readme():
@@ -763,6 +764,117 @@ def test_folder_says_what_is_wrong(flat):
     (flat / "0.png").rename(flat / "empty" / "0.png")
     with pytest.raises(ValueError, match=r"both in sub-folders, one per class, and outside of them: 1\.png"):
         data.folder(flat, 8)
+
+
+# Decoded when indexed, and kept while there is room
+
+
+def test_nothing_is_decoded_before_it_is_indexed(flat, decoded):
+    images = data.folder(flat, 4)
+    assert (len(images), images.shape, images.levels) == (5, (3, 4, 4), 256)
+    images.fingerprint()
+    assert decoded == []
+    images[3], images[torch.tensor([0, 3])], images[-1]
+    assert decoded == ["3.png", "0.png", "4.png"]
+    assert images.x_0.shape == (5, 3, 4, 4)
+    assert decoded == ["3.png", "0.png", "4.png", "1.png", "2.png"]
+
+
+@pytest.mark.parametrize("room", [0, 2, 4])
+def test_what_there_is_no_room_for_is_decoded_again(flat, decoded, monkeypatch, room):
+    monkeypatch.setattr(data, "KEPT_BYTES", room * 3 * 4 * 4 + 5)
+    images = data.folder(flat, 4)
+    first, *others = (images.x_0 for _ in range(3))
+    assert all(torch.equal(first, other) for other in others)
+    assert decoded[:5] == [f"{i}.png" for i in range(5)]
+    assert decoded[5:] == 2 * [f"{i}.png" for i in range(room, 5)]
+    assert sum(pixels.nbytes for pixels in images.data.kept.values()) == room * 3 * 4 * 4 <= data.KEPT_BYTES
+
+
+def test_what_is_kept_is_not_what_is_given_out(flat):
+    images = data.folder(flat, 4)
+    before = images.x_0
+    images[2][0].zero_()
+    images.data[torch.tensor([1, 2])].zero_()
+    assert torch.equal(images.x_0, before)
+
+
+def test_a_file_that_was_kept_is_not_read_again(flat):
+    images = data.folder(flat, 4)
+    before = images[1][0]
+    (flat / "1.png").unlink()
+    assert torch.equal(images[1][0], before)
+    with pytest.raises(OSError, match=r"1\.png cannot be read as an image"):
+        data._Files(images.data.files, 4, 3)[1]
+
+
+# What a run has to know of images
+
+
+def test_x_0_is_all_of_them_without_labels():
+    images = data.digits("test")
+    assert torch.equal(images.x_0, images[:][0]) and images.x_0.dtype == torch.float32
+    assert images.shape == (1, 8, 8) and images.x_0.shape == (382, *images.shape)
+
+
+def other(images, *, pixel=None, label=None, order=None) -> Images:
+    """The same images but for one pixel, one label, or the order."""
+    pixels, labels = images.data[:].clone(), images.labels.clone()
+    if pixel is not None:
+        pixels.view(-1)[pixel] ^= 1
+    if label is not None:
+        labels[label] = (labels[label] + 1) % len(images.classes)
+    if order is not None:
+        pixels, labels = pixels[order], labels[order]
+    return Images(pixels, labels, levels=images.levels, classes=images.classes)
+
+
+def test_a_fingerprint_tells_other_images_labels_and_orders():
+    images = data.digits("test")
+    same, found = other(images).fingerprint(), images.fingerprint()
+    assert same == found and re.fullmatch("[0-9a-f]{64}", found)
+    last = images.data.numel() - 1
+    changed = [other(images, pixel=0), other(images, pixel=last), other(images, label=0), other(images, label=381)]
+    changed += [
+        other(images, order=torch.arange(382).flip(0)),
+        Images(images.data[1:], images.labels[1:], levels=17, classes=images.classes),
+    ]
+    found = [each.fingerprint() for each in changed]
+    assert same not in found and len(set(found)) == 6
+
+
+def test_a_fingerprint_does_not_depend_on_how_the_numbers_lie_in_memory():
+    images = data.digits("test")
+    strided = Images(images.data[::2], images.labels[::2], levels=17, classes=images.classes)
+    assert not strided.data.is_contiguous()
+    assert strided.fingerprint() == other(strided).fingerprint() != images.fingerprint()
+
+
+def test_a_fingerprint_of_a_folder_is_of_the_bytes_of_its_files(flat, tmp_path):
+    found = data.folder(flat, 4).fingerprint()
+    assert found == data.folder(flat, 4).fingerprint() == data.folder(flat, 8, channels=1).fingerprint()
+    moved = flat.rename(tmp_path / "moved")
+    assert data.folder(moved, 4).fingerprint() == found
+    for name in ("0.png", "4.png"):
+        whole = (moved / name).read_bytes()
+        for place in (0, len(whole) // 2, len(whole) - 1):
+            broken = bytearray(whole)
+            broken[place] ^= 1
+            (moved / name).write_bytes(broken)
+            assert data.folder(moved, 4).fingerprint() != found
+        (moved / name).write_bytes(whole)
+    assert data.folder(moved, 4).fingerprint() == found
+    (moved / "0.png").rename(moved / "9.png")
+    assert data.folder(moved, 4).fingerprint() != found  # another order
+
+
+def test_a_fingerprint_of_a_folder_has_the_classes_of_its_files(flat):
+    for name, of in (("0.png", "a"), ("1.png", "a"), ("2.png", "b"), ("3.png", "b"), ("4.png", "b")):
+        (flat / of).mkdir(exist_ok=True)
+        (flat / name).rename(flat / of / name)
+    found = data.folder(flat, 4).fingerprint()
+    (flat / "b" / "2.png").rename(flat / "a" / "2.png")  # the files come in the same order as before
+    assert data.folder(flat, 4).fingerprint() != found
 
 
 # The cost of the import

@@ -7,18 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from ddpm_lesson.bound import bits_per_dim
 from ddpm_lesson.data import digits
 from ddpm_lesson.experiments import metrics
 from ddpm_lesson.experiments.metrics import (
     Moments,
     Score,
-    bits_score,
+    among,
+    as_double,
+    check_in_range,
     class_histogram,
-    classified,
     conditional_accuracy,
     confidence,
-    evaluate,
     frechet_distance,
     jackknife_interval,
     left_out,
@@ -26,14 +25,10 @@ from ddpm_lesson.experiments.metrics import (
     moments,
     nearest_neighbours,
     precision_recall,
+    radii_of,
     share_interval,
     total_variation,
 )
-from ddpm_lesson.networks.classifier import Classifier
-from ddpm_lesson.predictions import epsilon, fixedlarge
-from ddpm_lesson.process import GaussianDiffusion
-from ddpm_lesson.schedules import linear
-from ddpm_lesson.training import minibatches
 
 KNOWN = 10**6  # the count of moments that were not estimated
 
@@ -188,7 +183,7 @@ def test_recall_without_each_group_is_that_of_the_others(monkeypatch):
     monkeypatch.setattr(metrics, "ROWS", 16)
     real, fake = normal(50, 3), 0.6 * normal(45, 3, seed=1)
     gone = left_out(45, torch.Generator().manual_seed(0))
-    found = metrics._among(real, fake, metrics._radii(fake, 3, gone)).double().mean(1)
+    found = among(real, fake, radii_of(fake, 3, gone)).double().mean(1)
     torch.testing.assert_close(found, torch.tensor([brute_force(real, fake[~g], 3) for g in gone]).double())
 
 
@@ -233,6 +228,39 @@ def test_too_few_points_for_k_are_refused():
         precision_recall(normal(50, 2), normal(5, 2), k=5)
     with pytest.raises(ValueError, match="k must lie in 1..49 for 50 samples, got 0"):
         precision_recall(normal(50, 2), normal(60, 2), k=0)
+
+
+def test_radii_are_those_of_the_sorted_distances():
+    # Alone, and without the points of a group, which get no ball at all.
+    x = normal(20, 3)
+    alone = torch.stack([(x - point).norm(dim=1).sort().values[3] for point in x])  # the point itself is the first
+    torch.testing.assert_close(radii_of(x), alone[None])
+    gone = torch.zeros(2, 20, dtype=torch.bool)
+    gone[1, ::4] = True
+    whole, part = radii_of(x, 2, gone)
+    kept = x[~gone[1]]
+    expected = torch.stack([(kept - point).norm(dim=1).sort().values[2] for point in kept])
+    torch.testing.assert_close(whole, radii_of(x, 2)[0])
+    torch.testing.assert_close(part[~gone[1]], expected)
+    assert (part[gone[1]] == -1).all()
+
+
+def test_points_among_balls_by_hand():
+    centres, points = torch.tensor([[0.0, 0], [10, 0]]), torch.tensor([[3.0, 4], [6, 0], [10, 0], [0, 5.1]])
+    radii = torch.tensor([[5.0, 0], [4.9, 4], [-1, -1]])
+    expected = [[True, False, True, False], [False, True, True, False], [False] * 4]
+    assert among(points, centres, radii).tolist() == expected
+
+
+def test_what_comes_in_is_checked_by_name(device):
+    x = torch.tensor([[0.5, -1.0]], device=device)
+    assert as_double("x", x).dtype == torch.float64
+    with pytest.raises(ValueError, match=r"logits must be \(N, F\), all finite; got 1 NaN or inf in \(1, 2\)"):
+        as_double("logits", torch.where(x > 0, math.nan, x))
+    check_in_range("samples", x)
+    for bad in (1.01, -math.inf, math.nan):
+        with pytest.raises(ValueError, match=r"samples must lie in \[-1, 1\], got values from"):
+            check_in_range("samples", torch.where(x > 0, bad, x))
 
 
 # Nearest neighbours.
@@ -386,22 +414,12 @@ def test_interval_of_a_frechet_distance_keeps_the_bias_and_a_bootstrap_doubles_i
     assert min(again) > 1.5 * frechet_distance(x, target)
 
 
-def test_a_reference_gives_the_scores_of_its_images(classifier):
-    x, y = digits()[:]
-    whole = metrics.evaluate(x[:60], x[100:400], classifier, "f", seed=0, labels=y[:60])
-    reference = metrics.reference_of(x[100:400], classifier)
-    assert metrics.evaluate(x[:60], reference, classifier, "f", seed=0, labels=y[:60]) == whole
-    with pytest.raises(ValueError, match=r"reference must lie in \[-1, 1\], got values from -2"):
-        metrics.reference_of(2 * x, classifier)
-
-
 def test_interval_of_a_recall_holds():
     real = normal(150, 3)
 
     def simulate(generator):
         fake = 0.6 * torch.randn(100, 3, dtype=torch.float64, generator=generator)
-        radii = metrics._radii(fake, 3, left_out(100, generator))
-        recall = metrics._among(real, fake, radii).double().mean(1)
+        recall = among(real, fake, radii_of(fake, gone=left_out(100, generator))).double().mean(1)
         return jackknife_interval(recall.tolist(), 1.0)
 
     found = draws(simulate)
@@ -419,21 +437,7 @@ def test_interval_of_a_total_variation_holds():
     assert 182 <= holds(found, value(found)) and 170 <= holds(found, total_variation(shares, even))
 
 
-# The bound.
-
-
-def test_bits_score():
-    process = GaussianDiffusion(linear(4, 0.1, 0.5))
-    x_0, _ = digits()[:50]
-    bits = bits_per_dim(lambda x, t: torch.zeros_like(x), process, epsilon, fixedlarge, x_0)
-    score = bits_score(bits, n=50, seed=7)
-    assert score.value == pytest.approx(bits.prior + bits.terms.sum().item())
-    assert (score.low + score.high) / 2 == pytest.approx(score.value)
-    assert score.high - score.low == pytest.approx(2 * 1.96 * bits.standard_error)
-    assert str(score).endswith("50 samples, features bound of 4 steps, seed 7")
-
-
-# All at once.
+# In words.
 
 
 def test_a_score_says_everything():
@@ -444,134 +448,3 @@ def test_a_score_says_everything():
         " against 10000", ""
     )
     assert list(score._asdict())[:4] == ["name", "value", "low", "high"]
-
-
-def fitted(model, seed, steps, lr):
-    """The model, trained on the digits for some seconds."""
-    batches = minibatches(*digits("train")[:], batch_size=100, generator=torch.Generator().manual_seed(seed))
-    optimizer = torch.optim.Adam(model.parameters(), lr)
-    for _, (x, y) in zip(range(steps), batches, strict=False):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-    return model
-
-
-@pytest.fixture(scope="module")
-def classifier():
-    torch.manual_seed(0)
-    return fitted(Classifier(10, 16, (1, 2), in_ch=1), 0, steps=100, lr=3e-3)
-
-
-NAMES = ["Frechet distance", "Precision", "Recall", "Confidence", "Confidence above 0.9", "Class imbalance"]
-NAMES += ["Nearest real distance", "Conditional accuracy"]
-
-
-def test_evaluate_says_what_its_parts_say(classifier):
-    (real, _), (test, labels) = digits("train")[:], digits("test")[:]
-    scores = evaluate(test, real, classifier, "digits_classifier", seed=3, labels=labels)
-    (features, logits), (real_features, real_logits) = classified(classifier, test), classified(classifier, real)
-    precision, recall = precision_recall(real_features, features)
-    shares = [class_histogram(part.argmax(1), 10) for part in (logits, real_logits)]
-    expected = [frechet_distance(features, real_features), precision, recall, *(c[0] for c in confidence(logits))]
-    expected += [total_variation(*shares), nearest_neighbours(test, real)[0].mean().item()]
-    expected += [(logits.argmax(1) == labels).double().mean().item()]
-    assert list(scores) == NAMES
-    for (name, score), expect in zip(scores.items(), expected, strict=True):
-        assert score.name == name and score.value == pytest.approx(expect, rel=1e-9)
-        assert score.low < score.value < score.high
-        assert (score.n, score.seed) == (382, 3)
-        assert score.features == ("pixels" if name == "Nearest real distance" else "digits_classifier")
-        assert score.n_reference == (None if name.startswith("Con") else 1415)
-    again = evaluate(test, real, classifier, "digits_classifier", seed=3)
-    assert again == {name: scores[name] for name in NAMES[:-1]}
-
-
-def test_evaluate_of_the_reference_itself(classifier, device):
-    x, y = digits("test")[:]
-    model = classifier.to(device)
-    scores = {name: score.value for name, score in evaluate(x, x.clone(), model, "c", seed=0).items()}
-    classifier.to("cpu")
-    assert scores["Frechet distance"] < 1e-9
-    assert (scores["Precision"], scores["Recall"], scores["Class imbalance"]) == (1, 1, 0)
-    assert scores["Nearest real distance"] == 0
-
-
-def test_evaluate_leaves_the_classifier_as_it_was():
-    model = Classifier(10, 16, (1, 2), in_ch=1, dropout=0.5).train()
-    model.blocks[0].eval()
-    modes = [module.training for module in model.modules()]
-    x, _ = digits("test")[:50]
-    scores = evaluate(x, x, model, "c", seed=0)
-    assert [module.training for module in model.modules()] == modes
-    assert scores == evaluate(x, x, model.eval(), "c", seed=0)  # no dropout the first time
-    assert not any(part.requires_grad for part in classified(model, x))
-
-
-def test_evaluate_warns_of_few_samples(classifier):
-    x, _ = digits("test")[:50]
-    with pytest.warns(UserWarning, match="covariance of 32 features needs more than 32 samples"):
-        evaluate(x[:25], x, classifier, "c", seed=0)
-
-
-def test_evaluate_refuses_what_does_not_fit(classifier):
-    x, y = digits("test")[:100]
-    with pytest.raises(ValueError, match=r"samples must lie in \[-1, 1\], got values from -1.0 to 255.0"):
-        evaluate(torch.where(x > 0.9, 255, x), x, classifier, "c", seed=0)
-    with pytest.raises(ValueError, match=r"reference must lie in \[-1, 1\], got values from nan to nan"):
-        evaluate(x, torch.where(x > 0.9, math.nan, x), classifier, "c", seed=0)
-    with pytest.raises(ValueError, match="at least 20 samples, got 19"):
-        evaluate(x[:19], x, classifier, "c", seed=0)
-    with pytest.raises(ValueError, match=r"x must be \(B, 1, H, W\), got \(100, 3, 8, 8\)"):
-        evaluate(x.expand(-1, 3, -1, -1), x, classifier, "c", seed=0)
-    with pytest.raises(ValueError, match=r"expected a label for each image, got \(99,\) for \(100, 10\)"):
-        evaluate(x, x, classifier, "c", seed=0, labels=y[1:])
-    with pytest.raises(ValueError, match="classifier of noisy images with T = 5"):
-        evaluate(x, x, Classifier(10, 16, (1, 2), in_ch=1, T=5), "c", seed=0)
-
-
-def test_dropped_classes_among_digits(classifier):
-    # As many test digits of 0 to 4 only as of all classes. For classifiers of seeds 0 to 5 recall falls by 0.16 to
-    # 0.28, precision changes by -0.03 to 0.06, and the Frechet distance is at least 12 times as large.
-    (real, _), (test, labels) = digits("train")[:], digits("test")[:]
-    some = torch.randperm(382, generator=torch.Generator().manual_seed(0))[: (labels < 5).sum()]
-    whole, dropped = (evaluate(x, real, classifier, "c", seed=0) for x in (test[some], test[labels < 5]))
-    assert dropped["Precision"].value > whole["Precision"].value - 0.05
-    assert dropped["Recall"].value < whole["Recall"].value - 0.1
-    assert dropped["Class imbalance"].low > whole["Class imbalance"].high + 0.1
-    assert dropped["Frechet distance"].low > 2 * whole["Frechet distance"].high
-
-
-def test_training_images_are_nearer_than_test_images(classifier):
-    (real, _), (test, _) = digits("train")[:], digits("test")[:]
-    copied = evaluate(real[:382] * 0.99, real, classifier, "c", seed=0)
-    assert copied["Nearest real distance"].high < 0.1 * evaluate(test, real, classifier, "c", seed=0)[NAMES[6]].low
-
-
-class Overconfident(nn.Module):
-    """Six layers on all pixels, trained at a high rate: as sure of itself off the data as on it."""
-
-    def __init__(self):
-        super().__init__()
-        layers = [nn.Sequential(nn.Linear(64, 64), nn.ReLU()) for _ in range(6)]
-        self.features = nn.Sequential(nn.Flatten(), *layers)
-        self.tail = nn.Linear(64, 10)
-
-    def forward(self, x):
-        return self.tail(self.features(x))
-
-
-@pytest.mark.parametrize("seed", [0, 3])
-def test_confidence_alone_is_no_measure(seed):
-    # Digits whose pixels are shuffled, all in one order, are no digits. Seeds 0 to 7: confidence 0.88 to 0.99 beside
-    # 0.99, distance to the nearest real digit 0.80 to 0.95 beside 0.29, class imbalance at least 11 times and Frechet
-    # distance at least 33 times as large.
-    torch.manual_seed(seed)
-    model = fitted(Overconfident(), seed, steps=1000, lr=1e-2)
-    (real, _), (test, _) = digits("train")[:], digits("test")[:]
-    order = torch.randperm(64, generator=torch.Generator().manual_seed(seed))
-    shuffled = test.flatten(1)[:, order].view_as(test)
-    digit, no_digit = (evaluate(x, real, model, "overconfident", seed=seed) for x in (test, shuffled))
-    assert no_digit["Confidence"].value > 0.85 * digit["Confidence"].value
-    for name, factor in (("Frechet distance", 10), ("Class imbalance", 5), ("Nearest real distance", 2)):
-        assert no_digit[name].low > factor * digit[name].value

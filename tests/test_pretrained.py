@@ -9,14 +9,24 @@ import shutil
 import pytest
 import torch
 
-from ddpm_lesson import data, pretrained
+import ddpm_lesson
+from ddpm_lesson import data
+from ddpm_lesson.denoisers import make_denoiser
+from ddpm_lesson.experiments import pretrained
 from ddpm_lesson.experiments.checkpoints import CheckpointError, load_tensors, save_tensors, sha256
-from ddpm_lesson.experiments.classifiers import ClassifierRecipe, fit
-from ddpm_lesson.experiments.pretrained import Pretrained, load_pretrained, load_weights
-from ddpm_lesson.experiments.recipes import Recipe
+from ddpm_lesson.experiments.classifiers import fit
+from ddpm_lesson.experiments.pretrained import (
+    PretrainedClassifier,
+    PretrainedDiffusion,
+    PretrainedNoisyClassifier,
+    load_pretrained,
+    load_weights,
+)
+from ddpm_lesson.experiments.recipes import ClassifierRecipe, Recipe
 from ddpm_lesson.experiments.runs import Run
+from ddpm_lesson.experiments.sampling import Sampling
 from ddpm_lesson.networks.classifier import Classifier
-from ddpm_lesson.predictions import epsilon, learned_range, make_denoiser, xstart
+from ddpm_lesson.predictions import epsilon, fixedlarge, learned_range, xstart
 from ddpm_lesson.samplers import ancestral, ddim, last, reverse
 from ddpm_lesson.schedules import cosine
 from ddpm_lesson.spacing import trailing
@@ -51,21 +61,21 @@ def trained(weights):
 
 
 def classifier_file(path, T=None):
-    recipe, images = ClassifierRecipe("digits", T=T, ch=16, ch_mult=(1,), steps=2, batch_size=4), data.digits("train")
-    *_, model = fit(recipe, images)
-    save_tensors(path, model.state_dict(), recipe.about(model, images))
-    return model.eval()
+    recipe = ClassifierRecipe("digits", T=T, ch=16, ch_mult=(1,), steps=2, batch_size=4)
+    *_, trained = fit(recipe, data.digits("train"))
+    trained.save(path)
+    return trained
 
 
 # What comes back.
 
 
 def test_a_run_comes_back_from_its_file(run, trained):
-    assert isinstance(trained, Pretrained)
+    assert isinstance(trained, PretrainedDiffusion)
     assert (trained.shape, trained.levels, trained.classes) == ((1, 8, 8), 17, tuple("0123456789"))
     assert (trained.mean_type, trained.variance) == (epsilon, learned_range)
     assert torch.equal(trained.process.betas, cosine(12))
-    assert trained.about == json.loads(json.dumps(run.about())) and trained.about["step"] == 3
+    assert trained.recipe == RECIPE and trained.step == 3 and trained.device == torch.device("cpu")
     x, t, y = torch.randn(2, 1, 8, 8), torch.tensor([0, 11]), torch.tensor([3, 10])
     assert torch.equal(trained.model(x, t, y), run.ema.model(x, t, y))
     assert torch.equal(run.result().model(x, t, y), run.ema.model(x, t, y))
@@ -74,8 +84,7 @@ def test_a_run_comes_back_from_its_file(run, trained):
 def test_it_is_in_eval_mode_without_gradients_and_stays_so(trained):
     assert not any(module.training for module in trained.model.modules())
     assert not any(p.requires_grad for p in trained.model.parameters())
-    a, b = (last(trained.sample(2, generator=seeded())) for _ in range(2))
-    assert torch.equal(a, b)  # dropout of 0.5 would tell
+    assert torch.equal(trained.sample(2), trained.sample(2))  # dropout of 0.5 would tell
     assert not any(module.training for module in trained.model.modules())
 
 
@@ -93,51 +102,68 @@ def test_weights_of_a_folder_come_back_without_the_folder(tmp_path):
     list(run.steps())
     run.save()
     trained = load_weights(tmp_path / "run" / "weights.safetensors")
-    assert last(trained.sample(2, steps="trailing2")).shape == (2, 1, 8, 8)
+    assert trained.recipe == dataclasses.replace(recipe, root=None)
+    assert trained.sample(2, Sampling(steps="trailing2")).shape == (2, 1, 8, 8)
+
+
+def test_a_place_on_this_machine_is_not_written(trained, tmp_path):
+    here = dataclasses.replace(RECIPE, root=str(tmp_path))
+    dataclasses.replace(trained, recipe=here).save(tmp_path / "x")
+    assert str(tmp_path).encode() not in (tmp_path / "x").read_bytes()
+    assert load_weights(tmp_path / "x").recipe == RECIPE
 
 
 def test_it_is_on_the_device_that_was_asked_for(weights, device):
     trained = load_weights(weights, device=device)
     assert trained.process.betas.device.type == device.type
     assert {p.device.type for p in trained.model.parameters()} == {device.type}
-    images = last(trained.sample(2, y=torch.tensor([1, 2], device=device), steps="trailing3", generator=seeded()))
-    cpu = last(load_weights(weights).sample(2, y=torch.tensor([1, 2]), steps="trailing3", generator=seeded()))
+    assert trained.device.type == trained.labels(3).device.type == device.type
+    y, three = torch.tensor([1, 2]), Sampling(steps="trailing3")
+    images = last(trained.states(2, three, y=y.to(device)))
     assert images.device.type == device.type
+    cpu = load_weights(weights).sample(2, three, y=y)
     torch.testing.assert_close(images.cpu(), cpu, rtol=0, atol=2e-3)  # three steps of a float32 network
+    torch.testing.assert_close(trained.sample(2, three, y=y), cpu, rtol=0, atol=2e-3)
 
 
 # Samples.
 
 
 @pytest.mark.parametrize("y", [None, torch.tensor([3, 3, 0])])
-@pytest.mark.parametrize("steps", [None, "trailing5"])
+@pytest.mark.parametrize("steps", ["all", "trailing5"])
 @pytest.mark.parametrize("eta", [None, 0.0, 0.7])
-def test_samples_equal_those_made_by_hand(trained, y, steps, eta):
+@pytest.mark.parametrize("clip", [True, False])
+def test_samples_equal_those_made_by_hand(trained, y, steps, eta, clip):
     # The clip, by hand: x_0 is cut, and eps is derived again from it.
     generator = seeded(3)
     x_T = torch.randn(3, 1, 8, 8, generator=generator)
-    raw = make_denoiser(trained.model, trained.process, epsilon, cond=y)
+    labels = torch.full((3,), 10) if y is None else y  # the null class
+    raw = make_denoiser(trained.model, trained.process, epsilon, y=labels)
 
     def denoise(x_t, t, prev=None):
         guess = raw(x_t, t)
-        x_0 = guess.x_0.clamp(-1, 1)
+        x_0 = guess.x_0.clamp(-1, 1) if clip else guess.x_0
         return guess._replace(x_0=x_0, eps=trained.process.eps_from_x_0(x_t, t, x_0))
 
-    chain = trained.process if steps is None else trained.process.respaced(trailing(12, 5))
+    chain = trained.process if steps == "all" else trained.process.respaced(trailing(12, 5))
     if eta is None:
         expected = ancestral(chain, reverse(chain, denoise, learned_range), x_T, generator=generator)
     else:
         expected = ddim(chain, denoise, x_T, eta=eta, generator=generator)
-    found = list(trained.sample(3, y=y, steps=steps, eta=eta, generator=seeded(3)))
+    how = {"sampler": "ancestral"} if eta is None else {"sampler": "ddim", "eta": eta}
+    sampling = Sampling(**how, steps=steps, clip=clip, seed=3)
+    found = list(trained.states(3, sampling, y=y))
     for a, b in itertools.zip_longest(found, expected):
         assert a.i == b.i
         torch.testing.assert_close(a.x_t, b.x_t)
-    assert found[0].i == chain.T and found[-1].i == 0 and found[-1].x_t.abs().max() <= 1 + 1e-6
+    assert found[0].i == chain.T and found[-1].i == 0
+    assert (found[-1].x_t.abs().max() <= 1 + 1e-6) == clip
+    assert torch.equal(trained.sample(3, sampling, y=y), found[-1].x_t)
 
 
 def test_labels_and_seeds_count(trained):
     def draw(seed, y):
-        return last(trained.sample(2, y=y, generator=seeded(seed)))
+        return trained.sample(2, Sampling(seed=seed), y=y)
 
     one, none = torch.tensor([1, 1]), None
     assert torch.equal(draw(0, one), draw(0, one))
@@ -146,19 +172,83 @@ def test_labels_and_seeds_count(trained):
     assert torch.equal(draw(0, none), draw(0, torch.tensor([10, 10])))  # the null class
 
 
+def test_equal_wishes_give_equal_images(trained):
+    y, sampling = trained.labels(5), Sampling("ddim", "trailing4", eta=0.5, guidance=2.0, seed=7)
+    before = torch.get_rng_state()
+    images = trained.sample(5, sampling, y=y)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert torch.equal(trained.sample(5, sampling, y=y), images)
+    assert torch.equal(trained.sample(5, dataclasses.replace(sampling), y=y), images)
+    for change in ({"eta": 0.6}, {"guidance": 1.0}, {"seed": 8}, {"clip": False}, {"steps": "all"}):
+        assert not torch.equal(trained.sample(5, dataclasses.replace(sampling, **change), y=y), images), change
+
+
+def test_images_come_in_batches_from_one_generator(trained):
+    # By hand: 5 images as 2, 2 and 1, each with its labels, while the generator goes on.
+    y, sampling, generator = trained.labels(5), Sampling(seed=4), seeded(4)
+    parts = [last(trained.states(len(rows), sampling, y=rows, generator=generator)) for rows in y.split(2)]
+    images = trained.sample(5, sampling, y=y, batch_size=2)
+    assert torch.equal(images, torch.cat(parts))
+    assert images.shape == (5, 1, 8, 8) and images.device.type == "cpu"
+    assert torch.equal(trained.sample(2, sampling, y=y[:2]), images[:2])
+    assert not torch.equal(trained.sample(5, sampling, y=y), images)
+
+
+def test_it_is_asked_for_no_more_than_a_batch(trained):
+    sizes = []
+    trained.model.register_forward_hook(lambda model, given, output: sizes.append(len(given[0])))
+    trained.sample(501, Sampling(steps="trailing1"))
+    assert sizes == [250, 250, 1]
+
+
+def test_labels_are_every_class_in_turn_or_one(trained):
+    assert trained.labels(12).tolist() == [*range(10), 0, 1]
+    assert trained.labels(3, "3").tolist() == [3, 3, 3]
+    assert trained.labels(3).dtype == torch.int64
+    with pytest.raises(ValueError, match="the class must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, got ten"):
+        trained.labels(3, "ten")
+    birds = dataclasses.replace(trained, classes=("auk", "owl"))
+    assert birds.labels(3, "owl").tolist() == [1, 1, 1] and birds.labels(3).tolist() == [0, 1, 0]
+
+
+@pytest.fixture(scope="module")
+def unconditional(tmp_path_factory):
+    recipe = dataclasses.replace(RECIPE, conditional=False, loss="simple", var_type="fixedlarge")
+    run = Run(recipe, tmp_path_factory.mktemp("unconditional"), data.digits("train"))
+    for _ in run.steps():
+        pass
+    run.save()
+    return load_weights(run.folder / "weights.safetensors")
+
+
+def test_a_network_without_labels_has_none(unconditional):
+    assert unconditional.labels(3) is None and unconditional.variance is fixedlarge
+    assert unconditional.sample(3, y=unconditional.labels(3)).shape == (3, 1, 8, 8)
+    with pytest.raises(ValueError, match="the class must be none: it knows no labels, got 3"):
+        unconditional.labels(3, "3")
+    with pytest.raises(ValueError, match="y was given to a network without classes"):
+        unconditional.sample(2, y=torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match="guidance leads towards labels"):
+        unconditional.sample(2, Sampling(guidance=2.0))
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"steps": "every second"}, "unknown step choice 'every second'"),
-        ({"steps": "trailing13"}, r"must lie in 1\.\.12, got 13"),
-        ({"eta": 1.5}, "eta"),
-        ({"y": torch.tensor([1])}, r"y must be \(B,\)"),
+        ({"sampling": Sampling(steps="every second")}, "unknown step choice 'every second'"),
+        ({"sampling": Sampling(steps="trailing13")}, r"must lie in 1\.\.12, got 13"),
+        ({"sampling": Sampling(guidance=2.0)}, "guidance leads towards labels: expected some, got none"),
+        ({"y": torch.tensor([1])}, r"y must be \(2,\), a label for each image, got \(1,\)"),
+        ({"y": torch.tensor([1, 2, 3])}, r"y must be \(2,\), a label for each image, got \(3,\)"),
         ({"y": torch.tensor([1, 11])}, "11"),
+        ({"batch_size": 0}, "n and batch_size must be positive, got 2 and 0"),
+        ({"n": 0}, "n and batch_size must be positive, got 0 and 250"),
     ],
 )
 def test_bad_wishes_are_an_error(trained, options, message):
     with pytest.raises(ValueError, match=message):
-        last(trained.sample(2, **options))
+        trained.sample(**{"n": 2} | options)
 
 
 # Classifiers.
@@ -166,15 +256,35 @@ def test_bad_wishes_are_an_error(trained, options, message):
 
 @pytest.mark.parametrize("T", [None, 12])
 def test_a_classifier_comes_back(tmp_path, T):
-    model = classifier_file(tmp_path / "c", T)
+    before = classifier_file(tmp_path / "c", T)
+    model = before.model.eval()
     trained = load_weights(tmp_path / "c")
     x = torch.randn(3, 1, 8, 8)
     level = () if T is None else (torch.tensor([0, 5, 11]),)
     assert isinstance(trained.model, Classifier) and torch.equal(trained.model(x, *level), model(x, *level))
-    assert trained.mean_type is trained.variance is None and trained.about["kind"] == "classifier"
-    assert (trained.process is None) if T is None else torch.equal(trained.process.betas, cosine(12))
-    with pytest.raises(ValueError, match="only a ddpm can draw images; this is a classifier"):
-        trained.sample(2)
+    assert trained.recipe == before.recipe and trained.classes == tuple("0123456789")
+    assert not trained.model.training and not any(p.requires_grad for p in trained.model.parameters())
+    if T is None:
+        assert type(trained) is type(before) is PretrainedClassifier and not hasattr(trained, "process")
+    else:
+        assert type(trained) is type(before) is PretrainedNoisyClassifier
+        assert torch.equal(trained.process.betas, cosine(12))
+
+
+def test_no_kind_of_network_has_anything_left_empty(trained, tmp_path):
+    classifier_file(tmp_path / "clean")
+    classifier_file(tmp_path / "noisy", 12)
+    for found in (trained, load_weights(tmp_path / "clean"), load_weights(tmp_path / "noisy")):
+        values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+        assert all(value is not None for value in values.values()), values.keys()
+
+
+@pytest.mark.parametrize("T", [None, 12])
+def test_what_is_saved_again_is_the_same_file(weights, tmp_path, T):
+    classifier_file(tmp_path / "c", T)
+    for path in (weights, tmp_path / "c"):
+        load_weights(path).save(str(tmp_path / "again"))
+        assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
 # Damaged and other files.
@@ -211,8 +321,7 @@ def test_weights_of_another_network_are_refused(weights, tmp_path):
 def changes(about):
     """What else a damaged description may look like: each entry missing, and some of another type."""
     for name in about:
-        if name != "step":
-            yield {key: value for key, value in about.items() if key != name}
+        yield {key: value for key, value in about.items() if key != name}
     for name in ("unet", "recipe"):
         changed = copy.deepcopy(about)
         changed[name]["unknown"] = 1
@@ -250,9 +359,9 @@ def shipped(weights, tmp_path, monkeypatch):
 
 def test_a_network_by_its_name(shipped, trained):
     networks = load_pretrained("tiny_ddpm"), trained
-    a, b = (last(network.sample(2, steps="trailing2", generator=seeded())) for network in networks)
+    a, b = (network.sample(2, Sampling(steps="trailing2")) for network in networks)
     assert torch.equal(a, b)
-    assert load_pretrained("tiny_classifier").about["kind"] == "classifier"
+    assert isinstance(load_pretrained("tiny_classifier"), PretrainedClassifier)
 
 
 @pytest.mark.parametrize("name", ["digits", "", "tiny_ddpm.safetensors", "../weights/tiny_ddpm"])
@@ -288,7 +397,30 @@ def test_what_ships_is_whole(no_network):
     for name in names:
         trained = load_pretrained(name)
         assert trained.shape == ((1, 28, 28) if "mnist" in name else (1, 8, 8))
-        assert str(folder) not in json.dumps(trained.about)
+        kind = PretrainedDiffusion if "ddpm" in name else PretrainedClassifier
+        assert type(trained) is (PretrainedNoisyClassifier if "noise" in name else kind)
+
+
+def test_the_front_doors_are_those_of_the_package():
+    assert ddpm_lesson.load_weights is load_weights and ddpm_lesson.load_pretrained is load_pretrained
+    assert ddpm_lesson.Sampling is Sampling
+    with pytest.raises(AttributeError, match="module 'ddpm_lesson' has no attribute 'load_everything'"):
+        ddpm_lesson.load_everything  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["digits_ddpm", "digits_classifier", "digits_noise_classifier", "mnist_ddpm"])
+def test_a_shipped_file_is_written_again_byte_by_byte(name, tmp_path):
+    shipped = data.bundled(f"weights/{name}.safetensors")
+    load_pretrained(name).save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == shipped.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["digits_ddpm", "digits_classifier", "digits_noise_classifier"])
+def test_the_recipe_is_the_one_beside_the_weights(name):
+    trained, values = load_pretrained(name), pretrained.about_shipped(name)["recipe"]
+    beside = Recipe.from_values(values) if name == "digits_ddpm" else ClassifierRecipe(**values)
+    assert trained.recipe == beside and hash(trained.recipe) == hash(beside)
+    assert json.loads(json.dumps(dataclasses.asdict(trained.recipe))) == values
 
 
 def test_guidance_asks_with_the_label_and_without():

@@ -7,23 +7,13 @@ import math
 
 import pytest
 import torch
-from PIL import Image
 
-from ddpm_lesson import data, recipes
-from ddpm_lesson.experiments.recipes import (
-    LOSSES,
-    PRESETS,
-    TIMESTEPS,
-    WEIGHTINGS,
-    Recipe,
-    load_images,
-    make_loss,
-    make_network,
-    make_process,
-)
+from ddpm_lesson import data
+from ddpm_lesson.experiments.build import make_loss, make_network, make_process
+from ddpm_lesson.experiments.recipes import LOSSES, PRESETS, TIMESTEPS, WEIGHTINGS, Recipe
 from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.predictions import MEAN_TYPES, VARIANCES
-from ddpm_lesson.schedules import cosine, linear
+from ddpm_lesson.schedules import linear
 from ddpm_lesson.training import train
 
 TINY = {"T": 20, "ch": 4, "ch_mult": (1,), "attn": (), "num_groups": 2, "batch_size": 4}
@@ -36,7 +26,7 @@ def seeded(seed=0):
 def allowed():
     """Every choice of what is learnt and how that does not contradict itself, by hand."""
     for mean_type, var_type, timesteps in itertools.product(MEAN_TYPES, VARIANCES, TIMESTEPS):
-        learned = var_type == "learned_range"
+        learned = var_type in ("learned", "learned_range")
         losses = [("hybrid", "simple")] if learned else itertools.product(("simple", "l1", "huber"), WEIGHTINGS)
         for loss, weighting in (*losses, ("kl", "simple")):
             names = {"mean_type": mean_type, "var_type": var_type, "timesteps": timesteps}
@@ -61,7 +51,7 @@ def test_every_allowed_combination_makes_a_finite_step():
         (step,) = steps(recipe, [(x_0, y)])
         assert math.isfinite(step.loss) and step.grad_norm > 0, names
         made += 1
-    assert made == len(MEAN_TYPES) * len(TIMESTEPS) * (2 * (3 * len(WEIGHTINGS) + 1) + 2)
+    assert made == len(MEAN_TYPES) * len(TIMESTEPS) * (2 * (3 * len(WEIGHTINGS) + 1) + 2 * 2)
 
 
 def test_every_other_combination_is_refused():
@@ -69,7 +59,9 @@ def test_every_other_combination_is_refused():
     for names in itertools.product(MEAN_TYPES, VARIANCES, TIMESTEPS, LOSSES, WEIGHTINGS):
         if names not in good:
             options = dict(zip(("mean_type", "var_type", "timesteps", "loss", "weighting"), names, strict=True))
-            with pytest.raises(ValueError, match="learned_range needs the loss hybrid or kl|weighting must be simple"):
+            with pytest.raises(
+                ValueError, match="learned and learned_range need the loss hybrid or kl|weighting must be simple"
+            ):
                 Recipe(**options)
 
 
@@ -80,6 +72,8 @@ GOES_DOWN = [
     {"loss": "hybrid", "var_type": "learned_range", "timesteps": "loss_second_moment"},
     {"loss": "hybrid", "var_type": "learned_range", "mean_type": "xstart"},
     {"loss": "kl", "var_type": "learned_range", "timesteps": "loss_second_moment"},
+    {"loss": "hybrid", "var_type": "learned"},
+    {"loss": "kl", "var_type": "learned", "mean_type": "v"},
     {"loss": "kl", "var_type": "fixedsmall", "mean_type": "xprev"},
 ]
 
@@ -143,6 +137,7 @@ BAD = [
     ({"data": "digits", "flip": True}, "flip would turn digits into signs that do not exist"),
     ({"data": "mnist", "flip": True}, "flip would turn mnist into signs that do not exist"),
     ({"var_type": "learned_range"}, "got var_type = learned_range, loss = simple"),
+    ({"var_type": "learned"}, "got var_type = learned, loss = simple"),
     ({"loss": "hybrid"}, "got var_type = fixedlarge, loss = hybrid"),
     ({"loss": "kl", "weighting": "p2"}, "the loss kl has its own weights: weighting must be simple, got p2"),
     ({"weight_decay": 0.1}, "weight_decay = 0.1 needs optimizer adamw, got adam"),
@@ -186,7 +181,7 @@ def test_sizes_that_make_no_network_are_an_error(options, message):
 
 @pytest.mark.parametrize(
     "recipe",
-    [Recipe(), *(Recipe(**values) for values in PRESETS.values())]
+    [Recipe(), *PRESETS.values()]
     + [Recipe(clip_norm=math.inf, lr=1, ch_mult=[1, 3], attn=(), seed=2**62, root="a folder/ä")],
 )
 def test_json_and_back(recipe):
@@ -225,7 +220,7 @@ def test_other_texts_are_an_error(text, message):
 
 def test_cifar10_is_the_papers_configuration():
     # Ho et al. 2020, Section 4 and Appendix B; 35.7 M parameters there.
-    recipe = Recipe(**PRESETS["cifar10"])
+    recipe = PRESETS["cifar10"]
     paper = {"data": "cifar10", "flip": True, "conditional": False, "T": 1000, "schedule": "linear"}
     paper |= {"mean_type": "epsilon", "var_type": "fixedlarge", "loss": "simple", "weighting": "simple"}
     paper |= {"ch": 128, "ch_mult": (1, 2, 2, 2), "attn": (1,), "num_res_blocks": 2, "dropout": 0.1}
@@ -240,127 +235,9 @@ def test_cifar10_is_the_papers_configuration():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_build(preset):
-    recipe = Recipe(**PRESETS[preset])
+    recipe = PRESETS[preset]
     channels = 1 if recipe.data in ("digits", "mnist") else 3
     model, side = make_network(recipe, channels, 10), {"digits": 8, "mnist": 28}.get(recipe.data, 32)
     assert side % model.divisor == 0
     if preset == "cifar10":
         assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 35_746_307
-
-
-# What is built.
-
-
-def test_process_is_the_schedules():
-    recipe = Recipe(T=30, schedule="cosine")
-    assert torch.equal(make_process(recipe).betas, cosine(30))
-
-
-def test_network_follows_from_the_seed_alone():
-    recipe, before = Recipe(**TINY), torch.get_rng_state()
-    a = make_network(recipe, 1, 10).state_dict()
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.rand(5)
-    b = make_network(recipe, 1, 10).state_dict()
-    c = make_network(dataclasses.replace(recipe, seed=1), 1, 10).state_dict()
-    assert all(torch.equal(a[name], b[name]) for name in a)
-    assert not torch.equal(a["head.weight"], c["head.weight"])
-
-
-def test_network_does_not_touch_the_generator_of_a_gpu(device):
-    if device.type == "cuda":
-        before = torch.cuda.get_rng_state()
-        make_network(Recipe(**TINY), 1, 10)
-        assert torch.equal(torch.cuda.get_rng_state(), before)
-    seeds = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "manual_seed_all", seeds.append)
-        make_network(Recipe(**TINY), 1, 10)
-    assert not seeds
-
-
-def test_every_option_reaches_the_network():
-    options = {"dropout": 0.5, "num_heads": 2, "zero_init": True, "scale_shift_norm": True, "biggan": True}
-    options |= {"ch": 8, "ch_mult": (1, 2), "attn": (0,), "num_res_blocks": 2, "num_groups": 4}
-    recipe = Recipe(T=20, **options, conditional=True, var_type="learned_range", loss="hybrid")
-    found = make_network(recipe, 3, 7).options
-    expected = options | {"T": 20, "in_ch": 3, "num_classes": 7, "learned_var": True, "ch_mult": [1, 2], "attn": [0]}
-    assert {name: found[name] for name in expected} == expected
-    assert make_network(Recipe(**TINY), 3, 7).options["num_classes"] is None
-
-
-@pytest.mark.parametrize("weighting", ["min_snr", "p2"])
-def test_weights_mean_the_same_for_every_mean_type(weighting):
-    # One estimate of the noise, told in four ways: the weighted loss is that of the noise, which is known.
-    recipe = Recipe(T=20, weighting=weighting)
-    process, draw = make_process(recipe), seeded()
-    x_0, noise, eps = torch.randn(3, 19, 1, 2, 2, generator=draw, dtype=torch.float64)
-    t = torch.arange(1, 20)
-    x_t = process.q_sample(x_0, t, noise)
-    a = torch.cumprod(1 - linear(20), 0)[1:]
-    weight = {"min_snr": (5 * (1 - a) / a).clamp(max=1), "p2": 1 - a}[weighting]  # 1 / (1 + snr) is 1 - a
-    expected = weight * (noise - eps).square().flatten(1).mean(1)
-    guess = process.x_0_from_eps(x_t, t, eps)
-    outputs = {"epsilon": eps, "xstart": guess, "xprev": process.q_posterior(guess, x_t, t).mean}
-    a = a.view(-1, 1, 1, 1)
-    outputs["v"] = a.sqrt() * eps - (1 - a).sqrt() * guess
-    assert outputs.keys() == set(MEAN_TYPES)
-    for mean_type, output in outputs.items():
-        loss = make_loss(dataclasses.replace(recipe, mean_type=mean_type), process, 17)
-        torch.testing.assert_close(loss(output, x_0, x_t, t, noise), expected, rtol=1e-9, atol=1e-12)
-
-
-def test_errors_by_name():
-    process, x_0 = make_process(Recipe(T=20)), torch.zeros(3, 1, 1, 1)
-    noise, t = torch.tensor([0.5, -2.0, 3.0]).view(3, 1, 1, 1), torch.tensor([0, 5, 19])
-    x_t = process.q_sample(x_0, t, noise)
-    by_hand = {"simple": [0.25, 4.0, 9.0], "l1": [0.5, 2.0, 3.0], "huber": [0.125, 1.5, 2.5]}
-    for name, expected in by_hand.items():
-        loss = make_loss(Recipe(T=20, loss=name), process, 17)
-        assert loss(torch.zeros_like(noise), x_0, x_t, t, noise).flatten().tolist() == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("names", [{"loss": "kl"}, {"loss": "hybrid", "var_type": "learned_range"}])
-def test_the_decoder_has_the_levels_of_the_images(names):
-    # At t = 0 the bound is -log2 of a bin's probability; bins 16 times as wide lower it by up to 4 bits.
-    recipe = Recipe(T=20, **names)
-    process, x_0, t = make_process(recipe), torch.zeros(1, 1, 2, 2), torch.tensor([0])
-    noise = torch.randn(1, 1, 2, 2, generator=seeded())
-    output = noise if names["loss"] == "kl" else torch.cat([noise, torch.zeros_like(noise)], 1)
-    coarse, fine = (
-        make_loss(recipe, process, levels)(output, x_0, process.q_sample(x_0, t, noise), t, noise).item()
-        for levels in (17, 257)
-    )
-    assert fine > coarse + 1e-3
-
-
-# Images.
-
-
-def test_digits_are_the_train_split_and_the_test_split():
-    for train_, split in ((True, "train"), (False, "test")):
-        assert torch.equal(load_images(Recipe(), train=train_).data, data.digits(split).data)
-
-
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
-def test_other_data_are_asked_for_by_root_and_split(monkeypatch, name):
-    monkeypatch.setitem(recipes.DATA, name, lambda root, train: (name, root, train))
-    recipe = Recipe(data=name, root="here")
-    assert load_images(recipe) == (name, "here", True)
-    assert load_images(recipe, train=False) == (name, "here", False)
-
-
-def test_a_folder_is_decoded_once_and_for_all(tmp_path):
-    for i, name in enumerate(("b", "a", "b")):
-        (tmp_path / name).mkdir(exist_ok=True)
-        Image.new("RGB", (20, 10), (100 * i, 0, 255)).save(tmp_path / name / f"{i}.png")
-    recipe = Recipe(data="folder", root=str(tmp_path), size=4)
-    images = load_images(recipe)
-    assert images.classes == ("a", "b") and images.labels.tolist() == [0, 1, 1] and images.levels == 256
-    assert isinstance(images.data, torch.Tensor) and images.data.shape == (3, 3, 4, 4)
-    assert images.data[:, :, 0, 0].tolist() == [[100, 0, 255], [0, 0, 255], [200, 0, 255]]
-    assert load_images(dataclasses.replace(recipe, channels=1)).data.shape == (3, 1, 4, 4)
-    with pytest.raises(ValueError, match="a folder has no images held back"):
-        load_images(recipe, train=False)
-    with pytest.raises(ValueError, match="data 'folder' needs root, the folder of your images, got None"):
-        load_images(dataclasses.replace(recipe, root=None))

@@ -2,15 +2,17 @@
 
 import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from ddpm_lesson import data
 from ddpm_lesson.experiments.checkpoints import sha256
-from ddpm_lesson.experiments.evaluation import scores
-from ddpm_lesson.experiments.metrics import reference_of
+from ddpm_lesson.experiments.evaluation import Space, reference_of, scores
 from ddpm_lesson.experiments.pretrained import about_shipped, load_pretrained
+from ddpm_lesson.experiments.recipes import Recipe
+from ddpm_lesson.experiments.sampling import Sampling
 
 FOLDER = Path(__file__).parent.parent / "data" / "records"
 WEIGHTS = FOLDER.parent / "weights"
@@ -28,9 +30,9 @@ def loaded(name):
     return module
 
 
-@pytest.fixture(scope="module")
-def script():
-    return loaded("make_records")
+@pytest.fixture
+def script(make_records):
+    return make_records
 
 
 def test_there_are_records():
@@ -61,14 +63,15 @@ def test_a_record_of_other_weights_is_refused(script, monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", OF_WEIGHTS)
 def test_every_row_is_there_and_whole(name, script):
     held = record(name)
-    rows = [(row["sampler"], row["steps"]) for row in held["samplers"]]
-    chosen = [None if steps >= 1000 else f"trailing{steps}" for steps in script.STEPS]
-    assert sorted(rows, key=str) == sorted(((s, steps) for steps in chosen for s in script.SAMPLERS), key=str)
-    assert [row["guidance"] for row in held["guidance"]] == list(script.GUIDANCE)
+    rows = [Sampling(**row["sampling"]) for row in held["samplers"]]
+    chosen = ["all" if steps >= 1000 else f"trailing{steps}" for steps in script.STEPS]
+    assert sorted(rows, key=str) == sorted((Sampling(s, steps) for steps in chosen for s in script.SAMPLERS), key=str)
+    guided = [Sampling(**row["sampling"]) for row in held["guidance"]]
+    assert guided == [Sampling("ddim", "trailing20", guidance=scale) for scale in script.GUIDANCE]
     n, few = held["scoring"]["n"], held["scoring"]["few"]
     tables = []
     for row in held["samplers"]:
-        wanted = few if row["steps"] is None else n
+        wanted = few if row["sampling"]["steps"] == "all" else n
         tables += [(row["scores"], wanted), (row.get("scores_of_few", row["scores"]), few)]
     tables += [(row["scores"], n) for row in held["guidance"]]
     assert all(row["seconds_per_image"] > 0 for row in [*held["samplers"], *held["guidance"]])
@@ -87,13 +90,22 @@ def test_every_row_is_there_and_whole(name, script):
 
 def test_a_row_can_be_had_again():
     held = record("digits_ddpm")
-    (row,) = [row for row in held["samplers"] if (row["sampler"], row["steps"]) == ("ddim", "trailing10")]
-    trained, classifier = load_pretrained("digits_ddpm"), load_pretrained(held["classifier"])
-    drawing = {"n": row["n"], "steps": row["steps"], "eta": row["eta"]}
-    reference = reference_of(data.digits("train")[:][0], classifier.model)
-    again = scores(trained, classifier, held["classifier"], reference, data.digits("test"), **drawing)
+    sampling = Sampling("ddim", "trailing10")
+    (row,) = [row for row in held["samplers"] if row["sampling"] == asdict(sampling)]
+    trained, classifier = load_pretrained("digits_ddpm"), load_pretrained(held["classifier"]).model
+    space = Space(
+        classifier, held["classifier"], reference_of(data.digits("train").x_0, classifier), data.digits("test")
+    )
+    again = scores(trained, space, row["n"], sampling)
     for name, score in row["scores"].items():  # the same samples, but for rounding: hardly a twentieth of the interval
         assert again[name].value == pytest.approx(score["value"], abs=0.05 * (score["high"] - score["low"])), name
+
+
+@pytest.mark.parametrize("name", OF_WEIGHTS)
+def test_a_record_says_how_the_weights_were_scored(name):
+    held = record(name)
+    assert held["scoring"] == about_shipped(name)["scoring"]
+    assert asdict(Sampling(**held["scoring"]["sampling"])) == held["scoring"]["sampling"]  # nothing left out
 
 
 def test_readme_is_what_the_script_writes(script):
@@ -122,6 +134,8 @@ def test_short_trainings_are_of_the_recipes_and_the_classifier_that_they_name():
     assert held["classifier_sha256"] == sha256(WEIGHTS / "mnist_classifier.safetensors")
     as_json = json.loads(json.dumps({"base": script.BASE, "changes": script.CHANGES}))
     assert held["base"] == as_json["base"]
+    assert held["drawn"] == {"n": script.DRAWN, "sampling": asdict(script.SAMPLING)}
+    assert all(isinstance(Recipe(**script.BASE | change), Recipe) for change in script.CHANGES.values())
     assert {name: row["change"] for name, row in held["rows"].items()} == as_json["changes"]
     for row in held["rows"].values():
         assert row["steps"] > 0 and 0.5 < row["seconds"] / 240 < 2

@@ -15,11 +15,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from ddpm_lesson import checkpoints, cli, data
+from ddpm_lesson import cli, data
+from ddpm_lesson.batches import ordered
+from ddpm_lesson.experiments.build import load_images
 from ddpm_lesson.experiments.checkpoints import CheckpointError, load_tensors
+from ddpm_lesson.experiments.pretrained import PretrainedDiffusion, load_weights
 from ddpm_lesson.experiments.recipes import Recipe
 from ddpm_lesson.experiments.runs import LOG_FIELDS, Run
+from ddpm_lesson.experiments.sampling import Sampling
+from ddpm_lesson.predictions import learned
 
 TINY = {"T": 5, "ch": 8, "ch_mult": (1,), "attn": (), "num_groups": 4, "batch_size": 4, "lr": 1e-3, "ema_decay": 0.9}
 # Between them: all that is random or remembered. With T = 2 the 8 steps fill the history of loss_second_moment.
@@ -121,7 +127,7 @@ def test_the_callers_random_state_is_untouched(images, tmp_path, device):
 def test_dropout_and_label_dropout_change_from_step_to_step(images, tmp_path):
     run = Run(recipe(steps=6), tmp_path, images)
     seen = []
-    run.model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[2]))
+    run.model.register_forward_hook(lambda module, inputs, given, output: seen.append(given["y"]), with_kwargs=True)
     masks = []
     dropout = next(module for module in run.model.modules() if isinstance(module, torch.nn.Dropout))
     dropout.register_forward_hook(lambda module, inputs, output: masks.append(output == 0))
@@ -266,13 +272,13 @@ def test_a_run_that_counts_as_done_has_its_last_weights(images, tmp_path, monkey
     run = Run(recipe(steps=2), tmp_path, images)
     carry_out_partly(run, 1)
     assert [step.step for step in run.steps()] == [2]
-    save_tensors = checkpoints.save_tensors
+    save = PretrainedDiffusion.save
 
     def cut_off(*args):
-        save_tensors(*args)
+        save(*args)
         raise Killed
 
-    monkeypatch.setattr(checkpoints, "save_tensors", cut_off)
+    monkeypatch.setattr(PretrainedDiffusion, "save", cut_off)
     with pytest.raises(Killed):
         run.save()
     state, weights = (load_tensors(tmp_path / f"{name}.safetensors")[1]["step"] for name in ("state", "weights"))
@@ -474,8 +480,7 @@ def test_a_recipe_that_cannot_be_carried_out_makes_no_folder(images, tmp_path, c
 def test_a_schedule_that_ends_at_nothing_but_noise_trains_what_can_be_decoded(images, tmp_path):
     run = Run(recipe("accumulate", T=30, schedule="jsd", mean_type="v", steps=2), tmp_path, images)
     carry_out(run)
-    *_, last = run.result().sample(2, steps="trailing5", eta=0.0)
-    assert last.x_t.isfinite().all()
+    assert run.result().sample(2, Sampling("ddim", "trailing5")).isfinite().all()
 
 
 def test_a_damaged_state_is_an_error(whole, images, tmp_path):
@@ -518,7 +523,123 @@ def test_result_is_the_average_with_all_that_is_needed(whole, images):
     result = run.result()
     assert result.model is run.ema.model and not result.model.training
     assert (result.shape, result.levels, result.classes) == ((1, 8, 8), 17, tuple("0123456789"))
-    assert result.about["recipe"]["root"] is None and result.about["step"] == 8
+    assert result.recipe == recipe(whole.name) and result.step == 8
     expected, _ = load_tensors(whole / "weights.safetensors")
     assert all(torch.equal(t, expected[name]) for name, t in result.model.state_dict().items())
     assert any(not torch.equal(t, expected[name]) for name, t in run.model.state_dict().items())
+
+
+def test_the_result_says_nothing_of_the_place_of_the_images(images, tmp_path):
+    run = Run(recipe(steps=2, root="a place on this machine"), tmp_path, images)
+    assert run.result().recipe == recipe(steps=2)
+
+
+# A folder of images: nothing is decoded before it is needed.
+
+SIDE = 8
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of 10 images, in two classes."""
+    draw = torch.Generator().manual_seed(0)
+    for i in range(10):
+        path = tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(256, (SIDE, SIDE), generator=draw, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(path)
+    return tmp_path / "pictures"
+
+
+def of_folder(root, steps=8, **changes):
+    """4 images a step: 2 steps are an epoch, in which 2 of the 10 images are left out."""
+    return recipe("hybrid", steps, data="folder", root=str(root), size=SIDE, channels=1, **changes)
+
+
+def carry_out_folder(root, folder, **changes):
+    run = Run(of_folder(root, **changes), folder, load_images(of_folder(root)))
+    carry_out(run)
+    return run
+
+
+def test_a_run_on_a_folder_goes_on_bit_by_bit(pictures, tmp_path):
+    carry_out_folder(pictures, tmp_path / "whole")
+    for stop in (1, 3, 6):
+        part = tmp_path / f"stopped after {stop}"
+        carry_out_partly(Run(of_folder(pictures), part, load_images(of_folder(pictures))), stop)
+        carry_out_folder(pictures, part)
+        assert_same(part, tmp_path / "whole")
+
+
+def test_a_run_on_a_folder_equals_one_on_the_same_images_in_memory(pictures, tmp_path):
+    held = load_images(of_folder(pictures))
+    decoded = data.to_uint8(held.x_0, 256)
+    in_memory = data.Images(decoded, held.labels, levels=256, classes=held.classes)
+    carry_out_folder(pictures, tmp_path / "folder")
+    carry_out(Run(of_folder(pictures), tmp_path / "memory", in_memory))
+    assert log_of(tmp_path / "folder") == log_of(tmp_path / "memory")
+    a, b = (tmp_path / name / "weights.safetensors" for name in ("folder", "memory"))
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_a_run_decodes_each_file_once_while_there_is_room(pictures, tmp_path, decoded):
+    run = Run(of_folder(pictures), tmp_path / "run", load_images(of_folder(pictures)))
+    assert decoded == []
+    seen = [len(decoded) for _ in run.steps()]
+    assert seen[0] == 4 and seen[1] == 8
+    assert len(decoded) == len(set(decoded)) == 10  # in 4 epochs
+
+
+@pytest.mark.parametrize("room", [0, 3])
+def test_a_run_decodes_files_again_where_there_is_no_room(pictures, tmp_path, decoded, monkeypatch, room):
+    carry_out_folder(pictures, tmp_path / "roomy")
+    decoded.clear()
+    monkeypatch.setattr(data, "KEPT_BYTES", room * SIDE * SIDE + 1)
+    run = carry_out_folder(pictures, tmp_path / "run")
+    batches = ordered(torch.arange(10), batch_size=4, seed=0)
+    used = [i for (rows,) in itertools.islice(batches, 8) for i in rows.tolist()]
+    first = list(dict.fromkeys(used))[:room]  # they are kept; all others are decoded whenever they are used
+    expected = [i for k, i in enumerate(used) if i not in first or i not in used[:k]]
+    assert decoded == [run.images.data.files[i].name for i in expected] and len(decoded) > 10
+    assert_same(tmp_path / "run", tmp_path / "roomy")
+
+
+def test_images_of_a_folder_may_be_moved_but_not_exchanged(pictures, tmp_path):
+    carry_out_folder(pictures, tmp_path / "run", steps=2)
+    moved = pictures.rename(tmp_path / "moved")
+    assert carry_out_folder(moved, tmp_path / "run", steps=3).step == 3
+    with Image.open(moved / "b" / "9.png") as picture:
+        pixels = picture.copy()
+    pixels.putpixel((0, 0), pixels.getpixel((0, 0)) ^ 1)
+    pixels.save(moved / "b" / "9.png")
+    with pytest.raises(ValueError, match="the images are not those that the run in .* began with"):
+        carry_out_folder(moved, tmp_path / "run", steps=4)
+
+
+def test_an_image_that_moves_to_another_class_is_another_image(pictures, tmp_path):
+    # The files come in the same order, with the same bytes: "a/8.png" is the last of its class.
+    carry_out_folder(pictures, tmp_path / "run", steps=2)
+    (pictures / "a" / "8.png").rename(pictures / "b" / "0.png")
+    with pytest.raises(ValueError, match="the images are not those that the run in .* began with"):
+        carry_out_folder(pictures, tmp_path / "run", steps=4)
+
+
+# A variance that is learned without a range.
+
+
+@pytest.mark.parametrize("loss", ["hybrid", "kl"])
+def test_a_learned_variance_from_the_recipe_to_the_sample(images, tmp_path, loss):
+    whole = recipe("accumulate", var_type="learned", loss=loss, ema_decay=0.0)
+    carry_out_partly(Run(whole, tmp_path / "run", images), 3)
+    carry_out(Run(whole, tmp_path / "run", images))
+    trained = load_weights(tmp_path / "run" / "weights.safetensors")
+    assert trained.variance is learned and trained.recipe == whole and trained.model.options["learned_var"]
+    # The last layer's second half, which is the log variance, has learned.
+    start = Run(whole, tmp_path / "start", images).model.tail[-1]
+    assert not torch.equal(start.bias[1:], trained.model.tail[-1].bias[1:])
+    found = trained.sample(3)
+    assert found.shape == (3, 1, 8, 8) and found.isfinite().all()
+    for sampling in (Sampling("ddim"), Sampling("ddim", "trailing2", eta=1.0)):
+        assert trained.sample(3, sampling).isfinite().all()
+    with pytest.raises(ValueError, match="learned variances are those of the base's steps, got a respaced chain"):
+        trained.sample(3, Sampling(steps="trailing2"))

@@ -2,18 +2,21 @@
 
 import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from ddpm_lesson import data, evaluation
+from ddpm_lesson import data
+from ddpm_lesson.experiments import features
 from ddpm_lesson.experiments.checkpoints import CheckpointError, load_tensors, save_tensors, sha256
 from ddpm_lesson.experiments.classifiers import accuracy
-from ddpm_lesson.experiments.evaluation import draw, load_moments
-from ddpm_lesson.experiments.metrics import classified, conditional_accuracy, frechet_distance, moments
-from ddpm_lesson.experiments.pretrained import load_pretrained
-from ddpm_lesson.experiments.recipes import PRESETS, Recipe
+from ddpm_lesson.experiments.features import classified, load_moments
+from ddpm_lesson.experiments.metrics import conditional_accuracy, frechet_distance, moments
+from ddpm_lesson.experiments.pretrained import PretrainedDiffusion, load_pretrained
+from ddpm_lesson.experiments.recipes import PRESETS
+from ddpm_lesson.experiments.sampling import Sampling
 
 FOLDER = Path(__file__).parent.parent / "data" / "weights"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -44,14 +47,15 @@ def test_together_they_are_small():
 def test_the_file_came_out_of_the_recipe_beside_it(name):
     trained = load_pretrained(name)
     assert held(name)["made"]["sha256"] == sha256(FOLDER / f"{name}.safetensors")
-    assert trained.about["recipe"] == held(name)["recipe"]
+    assert json.loads(json.dumps(asdict(trained.recipe))) == held(name)["recipe"]
     assert held(name)["recipe"].get("root") is None
-    if trained.mean_type is not None:
-        assert trained.about["step"] == held(name)["recipe"]["steps"]
+    assert isinstance(trained, PretrainedDiffusion) == name.endswith("ddpm")
+    if isinstance(trained, PretrainedDiffusion):
+        assert trained.step == held(name)["recipe"]["steps"]
 
 
 def test_the_mnist_preset_is_the_recipe_of_the_weights():
-    preset = json.loads(Recipe(**PRESETS["mnist"]).to_json())
+    preset = json.loads(PRESETS["mnist"].to_json())
     assert preset == held("mnist_ddpm")["recipe"]
 
 
@@ -61,7 +65,7 @@ def test_readme_is_what_the_script_writes(script):
 
 @pytest.mark.parametrize("name, t", [("digits_classifier", None), ("digits_noise_classifier", 0)])
 def test_recorded_accuracy_is_reached(name, t):
-    share, low, high = accuracy(load_pretrained(name), data.digits("test"), t)
+    share, low, high = accuracy(load_pretrained(name), data.digits("test"), t or 0)
     recorded = held(name)["made"]["accuracy"][f"t = {t}"]
     assert low > 0.9
     assert abs(share - recorded[0]) <= 2 / 382  # rounding on another machine may turn an image or two
@@ -70,9 +74,9 @@ def test_recorded_accuracy_is_reached(name, t):
 def test_digits_are_drawn_that_were_asked_for():
     # Recorded: 0.997 of 382 with all steps. Of 100 with 50 steps the binomial's 1e-6 quantile at 0.95 is 0.84.
     trained = load_pretrained("digits_ddpm")
-    images, labels = draw(trained, 100, steps="trailing50", eta=None, seed=1)
-    with torch.no_grad():
-        logits = load_pretrained("digits_classifier").model(images)
+    labels = trained.labels(100)
+    images = trained.sample(100, Sampling(steps="trailing50", seed=1), y=labels)
+    logits = load_pretrained("digits_classifier").model(images)
     assert conditional_accuracy(logits, labels)[0] >= 0.84
 
 
@@ -84,7 +88,7 @@ def test_scores_stand_beside_those_of_real_images_and_of_a_beginner(name):
     assert {"Frechet distance", "Precision", "Recall", "Conditional accuracy", "Bits/dim"} <= made["scores"].keys()
     for of in ("scores", "early", "real"):
         for key, s in made[of].items():
-            assert s["low"] <= s["value"] <= s["high"] and s["seed"] == scoring["seed"]
+            assert s["low"] <= s["value"] <= s["high"] and s["seed"] == scoring["sampling"]["seed"]
             assert s["n"] == scoring["bits" if key == "Bits/dim" else "n"]
     for of in ("early_few", "real_few"):
         assert all(s["n"] == scoring["few"] for s in made[of].values())
@@ -95,7 +99,7 @@ def test_scores_stand_beside_those_of_real_images_and_of_a_beginner(name):
 def test_shipped_moments_are_those_of_the_digits():
     classifier = load_pretrained("digits_classifier").model
     for split in ("train", "test"):
-        found = moments(classified(classifier, data.digits(split)[:][0])[0])
+        found = moments(classified(classifier, data.digits(split).x_0)[0])
         shipped = load_moments("digits_classifier", split)
         assert shipped.count == found.count and shipped.mean.dtype == torch.float64
         torch.testing.assert_close(shipped.mean, found.mean, rtol=1e-4, atol=1e-4)  # another machine rounds otherwise
@@ -123,6 +127,6 @@ def test_moments_that_are_not_there_or_of_another_classifier_are_refused(monkeyp
     save_tensors(tmp_path / "other.safetensors", tensors, {**about, "classifier": "0" * 64})
     places = {"weights/moments/digits_classifier.safetensors": tmp_path / "other.safetensors"}
     bundled = data.bundled
-    monkeypatch.setattr(evaluation, "bundled", lambda name: places.get(name) or bundled(name))
+    monkeypatch.setattr(features, "bundled", lambda name: places.get(name) or bundled(name))
     with pytest.raises(CheckpointError, match=f"of the classifier {'0' * 64}, got another"):
         load_moments("digits_classifier")

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from ddpm_lesson._tensors import seed_of, seeded
+from ddpm_lesson._tensors import frozen, seed_of, seeded
 from ddpm_lesson.batches import ordered
 from ddpm_lesson.data import Images
 from ddpm_lesson.experiments.build import make_process
@@ -72,6 +72,6 @@ def accuracy(
         if isinstance(trained, PretrainedNoisyClassifier):
             at = torch.full_like(y, t)
             x = trained.process.noised(x, at, generator=generator).x_t
-        with torch.no_grad():
+        with frozen(trained.model):  # `fit` yields it in train mode
             hits.append(trained.model(x, at).argmax(1) == y)
     return share_interval(torch.cat(hits))

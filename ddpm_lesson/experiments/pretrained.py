@@ -102,11 +102,17 @@ class PretrainedDiffusion:
     ) -> Tensor:
         """Draw n images, (n, C, H, W) on the CPU; they follow from sampling, y and batch_size.  y: (n,) labels.
 
+        Raises ValueError for n or batch_size below 1, labels of another number, and what does not fit the network.
+
         >>> import ddpm_lesson
         >>> digits = ddpm_lesson.load_pretrained("digits_ddpm")
         >>> digits.sample(4, Sampling("ddim", steps="trailing5"), y=digits.labels(4, "7")).shape
         torch.Size([4, 1, 8, 8])
         """
+        if min(n, batch_size) < 1:
+            raise ValueError(f"n and batch_size must be positive, got {n} and {batch_size}")
+        if y is not None and y.shape != (n,):
+            raise ValueError(f"y must be ({n},), a label for each image, got {tuple(y.shape)}")
         generator, images = Generator().manual_seed(sampling.seed), []
         for first in range(0, n, batch_size):
             rows = slice(first, min(first + batch_size, n))
@@ -114,12 +120,12 @@ class PretrainedDiffusion:
             images.append(last(self.states(rows.stop - first, sampling, y=labels, generator=generator)).cpu())
         return torch.cat(images)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write what `load_weights` reads."""
         recipe = asdict(self.recipe) | {"root": None}  # a place on this machine
         unet = {name: value for name, value in self.model.options.items() if (name, value) not in AT_DEFAULT}
         about = {"kind": "ddpm", "step": self.step, "recipe": recipe, "unet": unet}
-        save_tensors(path, self.model.state_dict(), about | _of_images(self))
+        save_tensors(Path(path), self.model.state_dict(), about | _of_images(self))
 
 
 @dataclass(frozen=True)
@@ -132,11 +138,11 @@ class PretrainedClassifier:
     classes: tuple[str, ...]
     levels: int
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write what `load_weights` reads."""
         about = {"kind": "classifier", "classifier": self.model.options, "recipe": asdict(self.recipe)}
         noise = {"T": self.recipe.T, "schedule": self.recipe.schedule}
-        save_tensors(path, self.model.state_dict(), about | _of_images(self) | noise)
+        save_tensors(Path(path), self.model.state_dict(), about | _of_images(self) | noise)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ This is a front door: samplers are names here, and are looked up once.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Generator, Tensor
 
@@ -17,6 +18,10 @@ from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.samplers import State, ancestral, ddim, reverse
 
 
+def _field(default: Any, words: str, metavar: str | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"help": words, "metavar": metavar})
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Everything that a chain depends on, besides the network, the labels and the number of images.
@@ -24,40 +29,42 @@ class Sampling:
     sampler: a name in `SAMPLERS`. steps: "all", or a choice such as "trailing50", "ddim25" or "10,15,20", see
     `spacing.named`. eta: of ddim, 0 is deterministic. guidance: the scale of `classifier_free`, 1 for none.
     clip: the estimated x_0 is clipped to [-1, 1]. seed: of x_T and of all noise.
-    Raises ValueError for a sampler that does not exist, an eta outside of 0..1, and an option that the sampler has not.
+    Raises ValueError for a sampler that does not exist, steps that are no text, an eta outside of 0..1, a guidance that
+    is not finite, a seed outside of 0..2^63 - 1, and an option that the sampler has not.
 
     >>> str(Sampling("ddim", steps="ddim25", guidance=1.5))
     'ddim25 steps of ddim, eta 0, guidance 1.5, seed 0'
     """
 
-    sampler: str = "ancestral"
-    steps: str = "all"
-    eta: float = 0.0
-    guidance: float = 1.0
-    clip: bool = True
-    seed: int = 0
+    sampler: str = _field("ancestral", "how to step; ancestral has the variance of the recipe")
+    steps: str = _field("all", "steps to take: all, or a choice such as trailing50, ddim25 or 10,15,20", "CHOICE")
+    eta: float = _field(0.0, "of ddim, 0 is deterministic")
+    guidance: float = _field(1.0, "classifier-free guidance towards the labels, 1: none", "SCALE")
+    clip: bool = _field(True, "clip the estimated x_0 to [-1, 1]")
+    seed: int = _field(0, "seed of the noise")
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise ValueError(f"unknown sampler {self.sampler!r}, expected one of {', '.join(SAMPLERS)}")
+        if not isinstance(self.steps, str):
+            raise ValueError(f"steps must be 'all' or a choice such as 'trailing50', got {self.steps!r}")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in 0..1, got {self.eta}")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance must be a finite number, got {self.guidance}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must lie in 0..{2**63 - 1}, got {self.seed}")
         for field in dataclasses.fields(self):
-            if field.name in OF_SOME and getattr(self, field.name) != field.default and field.name not in self._takes:
-                have = ", ".join(name for name, named in SAMPLERS.items() if field.name in named.takes)
-                got = f"{field.name} = {getattr(self, field.name)} and the sampler {self.sampler}"
-                raise ValueError(f"{field.name} is an option of {have}, got {got}")
+            if getattr(self, field.name) != field.default:
+                check_option(self.sampler, field.name, getattr(self, field.name))
 
     def __str__(self) -> str:
         parts = [f"{self.steps} steps of {self.sampler}"]
-        parts += [f"{name} {getattr(self, name):g}" for name in self._takes]
+        options = {name: getattr(self, name) for name in SAMPLERS[self.sampler].takes}
+        parts += [f"{name} {v:g}" if isinstance(v, float) else f"{name} {v}" for name, v in options.items()]
         parts += [f"guidance {self.guidance:g}"] if self.guidance != 1 else []
         parts += [] if self.clip else ["x_0 not clipped"]
         return ", ".join([*parts, f"seed {self.seed}"])
-
-    @property
-    def _takes(self) -> tuple[str, ...]:
-        return SAMPLERS[self.sampler].takes
 
     def states(
         self,
@@ -108,5 +115,18 @@ def _ddim(sampling, process, denoise, variance, x_T, generator):
 
 
 SAMPLERS = {"ancestral": Named(_ancestral), "ddim": Named(_ddim, takes=("eta",))}
-OF_SOME = {name for named in SAMPLERS.values() for name in named.takes}
+
+
+def takers(option: str) -> list[str]:
+    """The samplers that take this option; none for what belongs to every chain, such as the seed."""
+    return [name for name, named in SAMPLERS.items() if option in named.takes]
+
+
+def check_option(sampler: str, option: str, value: object) -> None:
+    """Raise ValueError if other samplers take this option, and this one does not."""
+    if takers(option) and sampler not in takers(option):
+        got = f"{option} = {value} and the sampler {sampler}"
+        raise ValueError(f"{option} is an option of {', '.join(takers(option))}, got {got}")
+
+
 ANCESTRAL = Sampling()
