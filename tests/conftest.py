@@ -66,10 +66,10 @@ def pip(*arguments):
 @pytest.fixture
 def decoded(monkeypatch):
     """The names of the image files that are decoded, as the list grows."""
-    from ddpm_lesson import data
+    from ddpm_lesson.images import ImageFiles
 
-    names, decode = [], data._Files.decode
-    monkeypatch.setattr(data._Files, "decode", lambda self, file: names.append(file.name) or decode(self, file))
+    names, decode = [], ImageFiles.decode
+    monkeypatch.setattr(ImageFiles, "decode", lambda self, file: names.append(file.name) or decode(self, file))
     return names
 
 

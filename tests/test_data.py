@@ -23,6 +23,7 @@ import torchvision.datasets as tv
 from PIL import Image
 from torch.utils.data import DataLoader
 
+import ddpm_lesson.images
 from ddpm_lesson import data
 from ddpm_lesson.data import Images, to_uint8
 
@@ -73,7 +74,7 @@ def test_digits_have_the_checksums_of_the_readme():
 def test_the_script_writes_the_same_bytes_again(tmp_path):
     with np.load(DATA / "digits.npz") as file:
         arrays = dict(file)
-    runpy.run_path(str(DATA / "make_digits.py"))["write"](tmp_path / "again.npz", **arrays)
+    runpy.run_path(str(DATA / "scripts" / "make_digits.py"))["write"](tmp_path / "again.npz", **arrays)
     assert (tmp_path / "again.npz").read_bytes() == (DATA / "digits.npz").read_bytes()
 
 
@@ -782,13 +783,15 @@ def test_nothing_is_decoded_before_it_is_indexed(flat, decoded):
 
 @pytest.mark.parametrize("room", [0, 2, 4])
 def test_what_there_is_no_room_for_is_decoded_again(flat, decoded, monkeypatch, room):
-    monkeypatch.setattr(data, "KEPT_BYTES", room * 3 * 4 * 4 + 5)
+    monkeypatch.setattr("ddpm_lesson.images.KEPT_BYTES", room * 3 * 4 * 4 + 5)
     images = data.folder(flat, 4)
     first, *others = (images.x_0 for _ in range(3))
     assert all(torch.equal(first, other) for other in others)
     assert decoded[:5] == [f"{i}.png" for i in range(5)]
     assert decoded[5:] == 2 * [f"{i}.png" for i in range(room, 5)]
-    assert sum(pixels.nbytes for pixels in images.data.kept.values()) == room * 3 * 4 * 4 <= data.KEPT_BYTES
+    assert (
+        sum(pixels.nbytes for pixels in images.data.kept.values()) == room * 3 * 4 * 4 <= ddpm_lesson.images.KEPT_BYTES
+    )
 
 
 def test_what_is_kept_is_not_what_is_given_out(flat):
@@ -805,7 +808,7 @@ def test_a_file_that_was_kept_is_not_read_again(flat):
     (flat / "1.png").unlink()
     assert torch.equal(images[1][0], before)
     with pytest.raises(OSError, match=r"1\.png cannot be read as an image"):
-        data._Files(images.data.files, 4, 3)[1]
+        ddpm_lesson.images.ImageFiles(images.data.files, 4, 3)[1]
 
 
 # What a run has to know of images

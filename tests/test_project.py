@@ -27,7 +27,7 @@ PACKAGE = ROOT / "ddpm_lesson"
 # A module imports only from those to its left; nothing imports a leaf.
 ORDER = (
     "_tensors schedules spacing gaussian coefficients process predictions denoisers oracle bound losses timesteps "
-    "samplers networks ddpm variants points data batches training experiments cli __main__"
+    "samplers networks ddpm variants points images data batches training experiments cli __main__"
 ).split()
 LEAVES = ["plots", "checks", "interop"]
 ROOM = "checkpoints recipes sampling build pretrained runs metrics features classifiers evaluation".split()  # likewise

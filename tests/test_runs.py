@@ -594,7 +594,7 @@ def test_a_run_decodes_each_file_once_while_there_is_room(pictures, tmp_path, de
 def test_a_run_decodes_files_again_where_there_is_no_room(pictures, tmp_path, decoded, monkeypatch, room):
     carry_out_folder(pictures, tmp_path / "roomy")
     decoded.clear()
-    monkeypatch.setattr(data, "KEPT_BYTES", room * SIDE * SIDE + 1)
+    monkeypatch.setattr("ddpm_lesson.images.KEPT_BYTES", room * SIDE * SIDE + 1)
     run = carry_out_folder(pictures, tmp_path / "run")
     batches = ordered(torch.arange(10), batch_size=4, seed=0)
     used = [i for (rows,) in itertools.islice(batches, 8) for i in rows.tolist()]

@@ -45,23 +45,11 @@ def make_process(recipe: Recipe | ClassifierRecipe) -> GaussianDiffusion:
 
 def make_network(recipe: Recipe, channels: int, classes: int) -> UNet:
     """The network of a recipe, for images with so many channels and classes. Its start follows from the seed alone."""
+    names = "ch ch_mult attn num_res_blocks dropout num_groups num_heads zero_init scale_shift_norm biggan".split()
+    options = {name: getattr(recipe, name) for name in names}
+    options |= {"in_ch": channels, "num_classes": classes if recipe.conditional else None}
     with seeded(recipe.seed):
-        return UNet(
-            recipe.T,
-            recipe.ch,
-            recipe.ch_mult,
-            recipe.attn,
-            recipe.num_res_blocks,
-            recipe.dropout,
-            in_ch=channels,
-            learned_var=recipe.var_type in LEARNED,
-            num_classes=classes if recipe.conditional else None,
-            num_groups=recipe.num_groups,
-            num_heads=recipe.num_heads,
-            zero_init=recipe.zero_init,
-            scale_shift_norm=recipe.scale_shift_norm,
-            biggan=recipe.biggan,
-        )
+        return UNet(recipe.T, learned_var=recipe.var_type in LEARNED, **options)
 
 
 def make_loss(recipe: Recipe, process: GaussianDiffusion, levels: int) -> Loss:

@@ -8,27 +8,9 @@ from torch import Generator, Tensor
 
 from ddpm_lesson.bound import Bits, bits_per_dim, discretized
 from ddpm_lesson.data import Images
+from ddpm_lesson.experiments import metrics
 from ddpm_lesson.experiments.features import classified
-from ddpm_lesson.experiments.metrics import (
-    Z_QUANTILE,
-    Interval,
-    Moments,
-    Score,
-    among,
-    check_in_range,
-    class_histogram,
-    conditional_accuracy,
-    confidence,
-    frechet_distance,
-    jackknife_interval,
-    left_out,
-    mean_interval,
-    moments,
-    nearest_neighbours,
-    radii_of,
-    share_interval,
-    total_variation,
-)
+from ddpm_lesson.experiments.metrics import Interval, Moments, Score
 from ddpm_lesson.experiments.pretrained import PretrainedDiffusion
 from ddpm_lesson.experiments.sampling import Sampling
 from ddpm_lesson.networks.classifier import Classifier
@@ -50,10 +32,10 @@ class Reference(NamedTuple):
 
 def reference_of(images: Tensor, classifier: Classifier) -> Reference:
     """Real images (M, C, H, W) in [-1, 1] as a clean `Classifier` sees them.  ValueError for values outside."""
-    check_in_range("reference", images)
+    metrics.check_in_range("reference", images)
     features, logits = classified(classifier, images)
-    histogram = class_histogram(logits.argmax(1).cpu(), logits.shape[1])
-    return Reference(images, features, radii_of(features), moments(features), histogram)
+    histogram = metrics.class_histogram(logits.argmax(1).cpu(), logits.shape[1])
+    return Reference(images, features, metrics.radii_of(features), metrics.moments(features), histogram)
 
 
 def evaluate(
@@ -74,30 +56,32 @@ def evaluate(
     mean of `nearest_neighbours`; copies of the reference are nearer to it than held-out images.
     Raises ValueError for fewer samples, other shapes, and values outside of [-1, 1].
     """
-    check_in_range("samples", samples)
+    metrics.check_in_range("samples", samples)
     real = reference if isinstance(reference, Reference) else reference_of(reference, classifier)
-    gone = left_out(len(samples), torch.Generator().manual_seed(seed))
+    gone = metrics.left_out(len(samples), torch.Generator().manual_seed(seed))
     fake, logits = classified(classifier, samples)
     classes, num_classes = logits.argmax(1).cpu(), logits.shape[1]
-    frechet = [frechet_distance(fake[~group.to(fake.device)], real.moments) for group in gone]
-    recall = among(real.features, fake, radii_of(fake, gone=gone)).double().mean(1).tolist()
-    imbalance = [total_variation(class_histogram(classes[~group], num_classes), real.histogram) for group in gone]
-    nearest, _ = nearest_neighbours(samples, real.images.to(samples))
+    frechet = [metrics.frechet_distance(fake[~group.to(fake.device)], real.moments) for group in gone]
+    recall = metrics.among(real.features, fake, metrics.radii_of(fake, gone=gone)).double().mean(1).tolist()
+    imbalance = [
+        metrics.total_variation(metrics.class_histogram(classes[~group], num_classes), real.histogram) for group in gone
+    ]
+    nearest, _ = metrics.nearest_neighbours(samples, real.images.to(samples))
 
     def score(name: str, interval: Interval, space: str = features, against: int | None = len(real.images)) -> Score:
         return Score(name, *interval, len(samples), space, seed, against)
 
     scores = [
-        score("Frechet distance", jackknife_interval(frechet)),
-        score("Precision", share_interval(among(fake, real.features, real.radii)[0])),
-        score("Recall", jackknife_interval(recall, 1.0)),
-        score("Confidence", confidence(logits)[0], against=None),
-        score("Confidence above 0.9", confidence(logits)[1], against=None),
-        score("Class imbalance", jackknife_interval(imbalance, 1.0)),
-        score("Nearest real distance", mean_interval(nearest), "pixels"),
+        score("Frechet distance", metrics.jackknife_interval(frechet)),
+        score("Precision", metrics.share_interval(metrics.among(fake, real.features, real.radii)[0])),
+        score("Recall", metrics.jackknife_interval(recall, 1.0)),
+        score("Confidence", metrics.confidence(logits)[0], against=None),
+        score("Confidence above 0.9", metrics.confidence(logits)[1], against=None),
+        score("Class imbalance", metrics.jackknife_interval(imbalance, 1.0)),
+        score("Nearest real distance", metrics.mean_interval(nearest), "pixels"),
     ]
     if labels is not None:
-        scores.append(score("Conditional accuracy", conditional_accuracy(logits, labels), against=None))
+        scores.append(score("Conditional accuracy", metrics.conditional_accuracy(logits, labels), against=None))
     return {score.name: score for score in scores}
 
 
@@ -106,7 +90,7 @@ def bits_score(bits: Bits, seed: int) -> Score:
 
     seed: of the noise; the interval is over images and their noise.
     """
-    half, space = Z_QUANTILE * bits.standard_error, f"bound of {len(bits.terms)} steps"
+    half, space = metrics.Z_QUANTILE * bits.standard_error, f"bound of {len(bits.terms)} steps"
     return Score("Bits/dim", bits.total, bits.total - half, bits.total + half, len(bits.priors), space, seed)
 
 
