@@ -33,3 +33,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LATE:
         raise AttributeError(f"module 'ddpm_lesson' has no attribute {name!r}")
     return getattr(import_module(f"ddpm_lesson.experiments.{_LATE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

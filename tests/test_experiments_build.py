@@ -192,3 +192,8 @@ def test_a_folder_is_not_decoded_before_it_is_indexed(pictures, decoded):
     assert sorted(decoded) == ["0.png", "2.png"]  # a/1.png comes first
     assert images.x_0.shape == (3, 3, 4, 4)
     assert sorted(decoded) == ["0.png", "1.png", "2.png"]
+
+
+def test_images_of_an_unknown_name_are_refused_and_the_names_listed():
+    with pytest.raises(ValueError, match="unknown data 'mnits', expected one of digits, mnist"):
+        load_images(ClassifierRecipe("mnits"))

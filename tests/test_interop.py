@@ -21,9 +21,10 @@ from safetensors.torch import load_file, save_file
 from unet_reference import unet as reference
 
 from ddpm_lesson import spacing
+from ddpm_lesson.denoisers import clipped, make_denoiser
 from ddpm_lesson.interop import from_diffusers, load_pytorch_ddpm, to_diffusers
 from ddpm_lesson.networks.unet import UNet
-from ddpm_lesson.predictions import MEAN_TYPES, VARIANCES, clipped, make_denoiser
+from ddpm_lesson.predictions import MEAN_TYPES, VARIANCES
 from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.samplers import ancestral, ddim, last, reverse
 from ddpm_lesson.schedules import cosine, linear, linear_scaled
@@ -451,7 +452,7 @@ def test_an_imported_network_has_no_silent_null_class():
     message = "has no null class: y must hold labels in 0..3, got None"
     with pytest.raises(ValueError, match=message):
         ours(x, t)
-    conditional = make_denoiser(ours, process, MEAN_TYPES["epsilon"], cond=torch.tensor([0, 1, 2, 3]))
+    conditional = make_denoiser(ours, process, MEAN_TYPES["epsilon"], y=torch.tensor([0, 1, 2, 3]))
     guided = classifier_free(conditional, make_denoiser(ours, process, MEAN_TYPES["epsilon"]), 2.0)
     with pytest.raises(ValueError, match=message):
         guided(x, t)

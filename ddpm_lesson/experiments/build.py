@@ -33,6 +33,8 @@ def load_images(recipe: Recipe | ClassifierRecipe, root: str | None = None, *, t
             if root is None or recipe.size is None:
                 raise ValueError("data 'folder' needs root, the folder of your images, got None")
             return data.folder(root, recipe.size, channels=recipe.channels)
+    if recipe.data not in DATA:
+        raise ValueError(f"unknown data {recipe.data!r}, expected one of {', '.join(DATA)}")
     return DATA[recipe.data](root, train)
 
 
