@@ -12,7 +12,7 @@ from ddpm_lesson.checks._state import kept
 
 
 class Verdict(NamedTuple):
-    """"yes", "no" or "not attempted", and the words that follow."""
+    """ "yes", "no" or "not attempted", and the words that follow."""
 
     verdict: str
     detail: str

@@ -21,7 +21,7 @@ def ignored_argument(evidence: Evidence) -> str:
         moved = 0
         for case in _usable(evidence):
             base_got, base_want = evidence.calls(*case.args), evidence.should(*case.args)
-            for other in itertools.islice(_others(evidence, case.args[position], position), 4):
+            for other in itertools.islice(_others(evidence, case.args[position], position), 8):
                 args = (*case.args[:position], other, *case.args[position + 1 :])
                 want, got = evidence.should(*args), evidence.calls(*args)
                 if want is None or same(want, base_want):
@@ -56,6 +56,8 @@ def _others(evidence, arg: Any, position: int) -> Iterator[Any]:
         other = case.args[position]
         if other is not arg and (not isinstance(other, int | float | list) or other != arg):
             yield other
+    if isinstance(arg, float):  # a cap that is never reached is used all the same
+        yield from (arg / 20, -arg)
 
 
 def _sentence(evidence, name, position):
@@ -65,7 +67,9 @@ def _sentence(evidence, name, position):
             values.setdefault(case.args[position], []).append(i not in evidence.wrong)
     right = [value for value, rows in values.items() if all(rows)]
     if len(right) == 1 and len(values) > 1:
-        return f"{evidence.subject} is right for {name} = {right[0]} only: it does not depend on {name}. Use the argument."
+        return (
+            f"{evidence.subject} is right for {name} = {right[0]} only: it does not depend on {name}. Use the argument."
+        )
     return f"{evidence.subject} does not depend on {name}. Use the argument."
 
 

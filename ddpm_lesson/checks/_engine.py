@@ -145,7 +145,9 @@ class Check:
             mistake = f"{mistake} And your" if mistake else "The result is right, but your"
             mistake += f" function changes {' and '.join(changed)} in place: the caller loses what was there. "
             lists = any(isinstance(arg, list) for arg in self.cases[0].args)
-            mistake += f"Build a new {'list, x[::-1] and not x.reverse()' if lists else 'tensor, x * a and not x *= a'}."
+            mistake += (
+                f"Build a new {'list, x[::-1] and not x.reverse()' if lists else 'tensor, x * a and not x *= a'}."
+            )
         mistake = mistake or self._on_accelerator(function, modes)
         if mistake:
             return "no", f". {mistake}"
@@ -160,7 +162,8 @@ class Check:
         """
         problems = self.problems(outcomes, exact)
         given = [i for i, outcome in enumerate(outcomes) if not outcome.trouble]
-        if any(problems[i] and not self.cases[i].coarse for i in given):
+        loose = self.problems(outcomes, False) if exact else problems
+        if any(loose[i] and not self.cases[i].coarse for i in given):
             given = [i for i in given if not self.cases[i].coarse]
         given.sort(key=lambda i: not problems[i])  # the wrong values first: they rule most out
         if not any(problems[i] for i in given):
@@ -198,7 +201,9 @@ class Check:
     def _remarks(self, function, modes, outcomes):
         """What is said beside a yes."""
         switched = sorted(set().union(*(outcome.switched for outcome in outcomes)))
-        words = f". But it changes torch's {' and '.join(switched)}: put back what your function sets" if switched else ""
+        words = (
+            f". But it changes torch's {' and '.join(switched)}: put back what your function sets" if switched else ""
+        )
         for case in self.beyond:
             got, want = (run(self, f, case.args, m) for f, m in ((function, modes), (self.specification, Modes.now())))
             if problem := self._problem(got, want, self.exact_dtype):

@@ -8,9 +8,10 @@ Everything it says was seen to hold on all inputs. What an exercise adds are its
 
 from collections.abc import Callable
 
+from ddpm_lesson.checks._arguments import other_arguments
 from ddpm_lesson.checks._dependence import another_image, ignored_argument
 from ddpm_lesson.checks._evidence import Evidence
-from ddpm_lesson.checks._factors import wrong_factor, wrong_product, wrong_term
+from ddpm_lesson.checks._factors import wrong_at_steps, wrong_factor, wrong_product, wrong_term
 from ddpm_lesson.checks._places import only_wrong_at
 from ddpm_lesson.checks._run import Outcome
 from ddpm_lesson.checks._state import Modes
@@ -39,15 +40,27 @@ def _second_stage(check, function, modes, outcomes):
     names = ["out"] if check.returns is list else check.right[0].names
     evidences = [Evidence(check, function, modes, outcomes, name) for name in names]
     wrong = [evidence for evidence in evidences if evidence.wrong]
+    if all(evidence.got[i] is None for evidence in wrong for i in evidence.wrong):
+        return ""  # nothing wrong was returned: what was raised says more
     own = [evidence for evidence in evidences if evidence.output in check.outputs]
     if any(evidence in own for evidence in wrong):  # what the script adds, as a gradient, follows from them
         wrong, evidences = [evidence for evidence in wrong if evidence in own], own
-    if found := _joined(evidences, wrong, [_of_the_right_one]):
+    if found := _joined(evidences, wrong, [_clues, *SIMPLEST] if check.returns is int else SIMPLEST):
         return found
-    if found := check.pairs_like(outcomes):
-        first, second = found[0].made
-        return f"Two mistakes at once. {first.sentence} And: {second.sentence}"
-    return _joined(evidences, wrong, [_of_the_right_one, _listed, *STAGES])
+    if words := _two(check.pairs_like(outcomes)):
+        in_all = _joined(evidences, wrong, FACTORS)
+        return f"{words} In all: {in_all[0].lower()}{in_all[1:]}" if in_all else words
+    return _joined(evidences, wrong, [*SIMPLEST, *STAGES])
+
+
+def _two(found):
+    """Two listed mistakes at once. Of several pairs only what they share is certain."""
+    if not found:
+        return ""
+    shared = [a for a in found[0].made if all(a in other.made for other in found)]
+    if len(shared) == 2:
+        return f"Your numbers are those of two mistakes at once. {shared[0].sentence} And: {shared[1].sentence}"
+    return f"Your numbers are those of two mistakes at once. One of them: {shared[0].sentence}" if shared else ""
 
 
 def _joined(evidences, wrong, stages):
@@ -60,7 +73,19 @@ def _joined(evidences, wrong, stages):
         found.append(words)
     right = [evidence.output for evidence in evidences if evidence not in wrong]
     start = f"Your {' and '.join(right)} {'are' if len(right) > 1 else 'is'} right. " if right else ""
-    return start + " ".join(dict.fromkeys(found))
+    return start + " ".join(_without_repeats(wrong, found))
+
+
+def _without_repeats(wrong, found):
+    """What is said of several outputs in the same words is said once."""
+    said: dict[str, list[str]] = {}
+    for evidence, words in zip(wrong, found, strict=True):
+        said.setdefault(words.replace(evidence.subject, "?"), []).append(evidence.output)
+    for words, (first, *more) in said.items():
+        subject = f"Your {first}" if len(wrong[0].check.outputs) > 1 else "Your result"
+        yield words.replace("?", subject) + (
+            f" The same holds for {' and '.join(more)}." if more and "?" in words else ""
+        )
 
 
 def _asked(stage, evidence):
@@ -78,10 +103,25 @@ def _of_the_right_one(evidence):
     return words and f"{evidence.subject} {words}"
 
 
+def _of_another_output(evidence):
+    """The right numbers of another output."""
+    for name in evidence.check.outputs:
+        other = Evidence(evidence.check, evidence.function, evidence.modes, evidence.outcomes, name)
+        if name != evidence.output and evidence.is_like(other.want):
+            return f"{evidence.subject} is what {name} should be."
+    return ""
+
+
 def _listed(evidence):
-    """A listed mistake that is made in this output alone."""
+    """A listed mistake that is made in this output, and in no other."""
+    if len(evidence.check.outputs) == 1:
+        return ""
     for wrong in evidence.check.singles:
-        if len(evidence.check.right[0].names) > 1 and evidence.is_like(_values(evidence, wrong)):
+        values = [evidence.check.outcome_of(wrong, i) for i in range(len(evidence.check.cases))]
+        others = [name for name in evidence.check.outputs if name != evidence.output]
+        if evidence.is_like([evidence.value(value) for value in values]) and all(
+            Evidence(evidence.check, wrong.function, evidence.modes, values, name).wrong == [] for name in others
+        ):
             return wrong.made[0].sentence
     return ""
 
@@ -105,13 +145,13 @@ def _clues(evidence):
     return next((words for clue in evidence.check.clues if (words := clue(evidence))), "")
 
 
+SIMPLEST = (_of_the_right_one, _of_another_output, _listed, wrong_term, other_arguments)
+FACTORS = (wrong_factor, wrong_at_steps, wrong_product)
 STAGES = (
     ignored_argument,
     another_image,
     _clues,
-    wrong_factor,
-    wrong_product,
-    wrong_term,
+    *FACTORS,
     _in_one_place,
     _of_a_listed_one,
 )
@@ -127,7 +167,9 @@ def _has_values(outcomes):
 
 def _random(check):
     if check.random:
-        return f"Two calls with the same input gave two results. The randomness comes in as {check.random}: draw nothing."
+        return (
+            f"Two calls with the same input gave two results. The randomness comes in as {check.random}: draw nothing."
+        )
     return "Two calls with the same input gave two results. Randomness does not belong here: the result is determined."
 
 

@@ -25,38 +25,63 @@ def wrong_factor(evidence: Evidence) -> str:
     found = {name: _compared(name, got, want, tables) for name in check.images}
     right = [name for name, words in found.items() if words == ""]
     wrong = {name: words for name, words in found.items() if words}
-    if not wrong:
+    if not wrong or not right and set(wrong.values()) == {"is wrong."}:
         return ""
+    ratios = [got[name] / want[name] for name in wrong]
+    if len(ratios) > 1 and _close(ratios[0], ratios[1]) and (common := _as_product(ratios[0], tables, 2)):
+        return f"Your factors of {' and of '.join(wrong)} are both the right ones times {common}."
     start = f"Your factor of {' and of '.join(right)} is right. " if right else ""
     return start + " ".join(f"Your factor of {name} {words}" for name, words in wrong.items())
 
 
 def _probe(evidence):
     """The factors of each image at every step, the answer's and the right ones; None if the answer is no such sum."""
+    named, pattern = _every_step(evidence)
+    zero = evidence.calls(*named.values())
+    if zero is None or zero.shape != pattern.shape:
+        return None
+    got, want, whole = {}, {}, 0
+    for name in evidence.check.images:
+        for factors, call in ((got, evidence.calls), (want, evidence.should)):
+            out = call(*(named | {name: pattern}).values())
+            if out is None or out.shape != pattern.shape:
+                return None
+            factors[name] = (out / pattern).flatten(1).double()
+        whole = whole + evidence.calls(*(named | {name: pattern}).values())
+    both = evidence.calls(*(named | {name: pattern for name in evidence.check.images}).values())
+    rows = torch.stack([*got.values(), both.flatten(1).double(), zero.flatten(1).double()]).isfinite().all(0).all(1)
+    sound = [torch.allclose(f[rows], f[rows, :1], rtol=1e-4, atol=1e-6) for f in got.values()]
+    sound += [
+        torch.allclose(
+            both[rows], whole[rows], rtol=1e-4, atol=1e-5 * float(whole[rows].abs().max()) if rows.any() else 0
+        )
+    ]
+    if rows.sum() < 5 or not all(sound) or zero[rows].abs().max() > 1e-6:
+        return None
+    return named, *({name: factor[:, 0] for name, factor in factors.items()} for factors in (got, want))
+
+
+def _every_step(evidence):
+    """Arguments with one image of zeros for each step of a chain of ten, and a pattern to put into one of them."""
     check = evidence.check
     case = max(check.cases, key=lambda case: (_length(evidence.named(case.args)) == 10, len(case.args[0].shape) == 4))
     named = evidence.named(case.args)
     T = _length(named)
     pattern = (torch.arange(T * 24, dtype=torch.float64).reshape(T, 1, 4, 6) % 7 + 1) / 8
     pattern = pattern.to(named[check.images[0]].dtype)
-    named |= {name: torch.zeros_like(pattern) for name in check.images} | {"t": torch.arange(T)}
-    zero = evidence.calls(*named.values())
-    if zero is None or zero.shape != pattern.shape or zero.abs().max() > 1e-6:
-        return None
-    got, want, whole = {}, {}, 0
-    for name in check.images:
-        for factors, call in ((got, evidence.calls), (want, evidence.should)):
-            out = call(*(named | {name: pattern}).values())
-            if out is None or out.shape != pattern.shape:
-                return None
-            factor = (out / pattern).flatten(1).double()
-            if not torch.allclose(factor, factor[:, :1], rtol=1e-4, atol=1e-6, equal_nan=True):
-                return None
-            factors[name] = factor[:, 0]
-        whole = whole + evidence.calls(*(named | {name: pattern}).values())
-    both = evidence.calls(*(named | {name: pattern for name in check.images}).values())
-    scale = whole.abs().nan_to_num(0, 0, 0).max()
-    return (named, got, want) if torch.allclose(both, whole, rtol=1e-4, atol=1e-5 * scale, equal_nan=True) else None
+    return named | {name: torch.zeros_like(pattern) for name in check.images} | {"t": torch.arange(T)}, pattern
+
+
+def wrong_at_steps(evidence: Evidence) -> str:
+    """For an output with one number for each image, as a variance: how it differs from the right one, over the steps."""
+    if not evidence.check.images:
+        return ""
+    named, pattern = _every_step(evidence)
+    got, want = evidence.calls(*named.values()), evidence.should(*named.values())
+    if got is None or want is None or got.numel() != len(pattern) or want.numel() != len(pattern):
+        return ""
+    words = _told(got.flatten().double(), want.flatten().double(), _at_every_step(evidence.check, named))
+    return f"{evidence.subject} {words}" if words else ""
 
 
 def _length(named):
@@ -70,7 +95,7 @@ def _at_every_step(check, named):
 def _compared(name, got, want, tables):
     """What is wrong with one factor, in words; "" if nothing is."""
     g, w = got[name], want[name]
-    if _close(g, w):
+    if torch.allclose(g, w, rtol=CLOSE, atol=1e-9, equal_nan=True):
         return ""
     others = {other: factor for other, factor in want.items() if other != name}
     for other, factor in others.items():
@@ -78,13 +103,13 @@ def _compared(name, got, want, tables):
             return f"is that of {other}."
         if _close(g, -factor):
             return f"is that of {other}, with the other sign."
-    return _told(g, w, tables) or "is not."
+    return _told(g, w, tables) or "is wrong."
 
 
 def wrong_product(evidence: Evidence) -> str:
     """For a result that is a product of powers of tables: how it differs from the right one."""
     check = evidence.check
-    if check.tables is None or check.images and len(evidence.got[0].squeeze().shape) != 1:
+    if check.tables is None or check.images:
         return ""
     columns: dict[str, list[Tensor]] = {}
     g, w = [], []
@@ -117,7 +142,13 @@ def _told(g, w, tables, steps=True):
             return words
     if _close(g, 1 / w):
         return "is upside down."
+    if _close(g, w):
+        return ""  # wrong only where it is not finite
     if steps and len(g) > 3:
+        if _close(g[1:], w[1:]):
+            return f"is right at every step but t = 0, where it is {g[0].item():.4g}."
+        if _close(g[:-1], w[:-1]):
+            return f"is right at every step but the last, t = T - 1, where it is {g[-1].item():.4g}."
         if _close(g[1:], w[:-1]):
             return "is that of the step before, t - 1."
         if _close(g[:-1], w[1:]):
@@ -155,18 +186,21 @@ def _as_product(values, tables, most):
     logs = {name: log for name, log in logs.items() if (log - log[0]).abs().max() > 1e-6}
     target, sign = values[use].abs().log(), -1 if values[use][0] < 0 else 1
     for count in range(most + 1):
+        powers = torch.tensor(list(itertools.product(POWERS, repeat=count)), dtype=torch.float64)  # (tries, count)
         for names in itertools.combinations(logs, count):
-            for powers in itertools.product(POWERS, repeat=count):
-                rest = target - sum((p * logs[name] for p, name in zip(powers, names, strict=True)), torch.zeros(1))
-                if rest.max() - rest.min() < CLOSE:
-                    constant = sign * rest.mean().exp().item()
-                    return _product(constant, names, powers)
+            rest = target - powers @ torch.stack([logs[name] for name in names]) if count else target[None]
+            spread = rest.amax(1) - rest.amin(1)
+            if spread.min() < CLOSE:
+                best = spread.argmin()
+                constant = sign * rest[best].mean().exp().item()
+                if count or abs(constant - 1) > CLOSE:
+                    return _product(constant, names, powers[best].tolist())
     return ""
 
 
 def _product(constant, names, powers):
     if not any(math.isclose(constant, nice, rel_tol=CLOSE) for nice in CONSTANTS):
-        return "" if not names else ""
+        return ""
     above = [_power(name, p) for name, p in zip(names, powers, strict=True) if p > 0]
     below = [_power(name, -p) for name, p in zip(names, powers, strict=True) if p < 0]
     if not math.isclose(abs(constant), 1, rel_tol=CLOSE):
@@ -178,7 +212,7 @@ def _product(constant, names, powers):
 
 
 def _power(name, power):
-    whole = f"({name})" if " " in name else name
+    whole = f"({name})" if " - " in name or " + " in name else name
     if power == 0.5:
         return f"sqrt({name})"
     return whole if power == 1 else f"{whole}^{power:g}"
@@ -187,13 +221,22 @@ def _power(name, power):
 def wrong_term(evidence: Evidence) -> str:
     """For a result that is a sum of known terms: which terms have a wrong factor, are missing or too many."""
     check = evidence.check
-    if check.terms is None or any(g is None or g.shape != w.shape for g, w in zip(evidence.got, evidence.want, strict=True)):
+    if check.terms is None or any(
+        g is None or g.shape != w.shape for g, w in zip(evidence.got, evidence.want, strict=True)
+    ):
         return ""
     rows = [check.terms(**evidence.named(case.args)) for case in check.cases]
     names = list(rows[0])
-    matrix = torch.stack([torch.cat([row[name].double().expand_as(w).flatten() for row, w in
-                                     zip(rows, evidence.want, strict=True)]) for name in names], 1)
-    mine, right = (_fitted(matrix, torch.cat([x.double().flatten() for x in xs])) for xs in (evidence.got, evidence.want))
+    matrix = torch.stack(
+        [
+            torch.cat([row[name].double().expand_as(w).flatten() for row, w in zip(rows, evidence.want, strict=True)])
+            for name in names
+        ],
+        1,
+    )
+    mine, right = (
+        _fitted(matrix, torch.cat([x.double().flatten() for x in xs])) for xs in (evidence.got, evidence.want)
+    )
     if mine is None or right is None:
         return ""
     words = []

@@ -70,7 +70,10 @@ def tables_of_betas(betas: Tensor, **_) -> dict[str, Tensor]:
     """The same for exercises that are given betas."""
     a_bar = torch.cumprod(1 - betas, 0)
     return {"beta": betas, "alpha": 1 - betas, "alpha_bar": a_bar, "1 - alpha_bar": 1 - a_bar} | {
-        "alpha_bar_prev": before(a_bar), "1 - alpha_bar_prev": 1 - before(a_bar)
+        "alpha_bar_prev": before(a_bar),
+        "1 - alpha_bar_prev": 1 - before(a_bar),
+        "the running product of the betas": torch.cumprod(betas, 0),
+        "1 - the running product of the betas": 1 - torch.cumprod(betas, 0),
     }
 
 

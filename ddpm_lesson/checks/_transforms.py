@@ -49,49 +49,58 @@ ELEMENTWISE = (
 REDUCERS = {"sum": torch.Tensor.sum, "mean": torch.Tensor.mean, "largest": torch.Tensor.amax}
 
 
-def transforms(want: Tensor) -> Iterator[Transform]:
-    """All changes that are tried on results with as many axes as this one."""
+def transforms(originals: list[Tensor]) -> Iterator[Transform]:
+    """All changes that are tried on results with these shapes."""
     yield from ELEMENTWISE
-    axes = range(want.ndim)
+    ndims = {x.ndim for x in originals}
+    axes = list(range(ndims.pop())) if len(ndims) == 1 else [0, -1]
     for name, reduce in REDUCERS.items():
-        for kept_axes in (False, True):
-            for count in range(want.ndim, 0, -1):
-                for over in itertools.combinations(axes, count):
-                    yield _reduced(name, reduce, over, kept_axes, want.ndim)
+        for kept in (False, True):
+            yield _reduced(name, reduce, "everything, a single number", lambda x: tuple(range(x.ndim)), kept)
+            yield _reduced(name, reduce, "all but the first axis", lambda x: tuple(range(1, x.ndim)), kept)
+            for axis in axes:
+                yield _reduced(name, reduce, f"axis {axis}", lambda x, a=axis: (a,), kept)
+            if axes == [0, 1, 2, 3]:
+                yield _reduced(name, reduce, "the pixels", lambda x: (2, 3), kept)
     for axis in axes:
-        yield Transform(lambda x, a=axis: x.flip(a), f"holds the right numbers in reverse order, along axis {axis}.")
-        for way, words in ((1, "one place too late"), (-1, "one place too early")):
-            yield Transform(lambda x, a=axis, w=way: x.roll(w, a), f"holds the right numbers {words}, along axis {axis}.")
-        yield Transform(lambda x, a=axis: x.cumsum(a), f"is the running sum of what is asked for, along axis {axis}.")
-        yield Transform(lambda x, a=axis: x.cumprod(a), f"is the running product of the right one, along axis {axis}.")
-        yield Transform(lambda x, a=axis: x.diff(dim=a), f"holds differences of neighbours along axis {axis}.")
-        yield Transform(lambda x, a=axis: x.narrow(a, 0, x.shape[a] - 1), f"lacks the last entry of axis {axis}.")
-        yield Transform(lambda x, a=axis: x.narrow(a, 1, x.shape[a] - 1), f"lacks the first entry of axis {axis}.")
-        for down in (False, True):
-            words = f"holds the right numbers, but sorted along axis {axis}."
-            yield Transform(lambda x, a=axis, d=down: x.sort(a, descending=d).values, words)
+        yield from _along(axis)
     for a, b in itertools.combinations(axes, 2):
         words = f"has its axes {a} and {b} exchanged."
         yield Transform(lambda x, a=a, b=b: x.transpose(a, b), words)
-        words = f"has the right shape, but its numbers lie as if axes {a} and {b} were exchanged. rearrange or transpose."
+        words = (
+            f"has the right shape, but its numbers lie as if axes {a} and {b} were exchanged. rearrange or transpose."
+        )
         yield Transform(lambda x, a=a, b=b: x.transpose(a, b).reshape(x.shape), words)
 
 
-def _reduced(name, reduce, over, kept_axes, ndim):
-    if len(over) == ndim:
-        words = f"is a single number, the {name} of everything. Each entry's own number is asked for."
-    else:
-        axes = "axis " + str(over[0]) if len(over) == 1 else "axes " + ", ".join(map(str, over))
-        words = f"is the {name} over {axes}. Each entry's own number is asked for."
-    return Transform(lambda x: reduce(_number(x), over, keepdim=kept_axes), words)
+def _along(axis):
+    where = f"along axis {axis}"
+    yield Transform(lambda x: x.flip(axis), f"holds the right numbers in reverse order, {where}.")
+    yield Transform(lambda x: x.roll(1, axis), f"holds the right numbers one place too late, {where}.")
+    yield Transform(lambda x: x.roll(-1, axis), f"holds the right numbers one place too early, {where}.")
+    yield Transform(lambda x: x.cumsum(axis), f"is the running sum of what is asked for, {where}.")
+    yield Transform(lambda x: x.cumprod(axis), f"is the running product of what is asked for, {where}.")
+    yield Transform(lambda x: x.diff(dim=axis), f"holds differences of neighbours, {where}.")
+    yield Transform(lambda x: x.narrow(axis, 0, x.shape[axis] - 1), f"lacks the last entry of axis {axis}.")
+    yield Transform(lambda x: x.narrow(axis, 1, x.shape[axis] - 1), f"lacks the first entry of axis {axis}.")
+    yield Transform(lambda x: x.sort(axis).values, f"holds the right numbers, but sorted, {where}.")
+    words = f"holds the right numbers, but sorted from the largest, {where}."
+    yield Transform(lambda x: x.sort(axis, descending=True).values, words)
+
+
+def _reduced(name, reduce, words, axes, kept):
+    def function(x):
+        return reduce(_number(x), over, keepdim=kept) if (over := axes(x)) else x
+
+    return Transform(function, f"is the {name} over {words}. Each entry's own number is asked for.")
 
 
 def changed(evidence: Evidence, originals: list[Tensor | None]) -> str:
     """What is said after "Your result", if it is these results with a change; "" if no change makes it so."""
-    first = next((x for x in originals if x is not None), None)
-    if first is None:
-        return ""
-    for transform in transforms(first):
+    if words := _another_shape(evidence, originals):
+        return words
+    given = [x for x in originals if x is not None]
+    for transform in transforms(given) if given else ():
         try:
             others = [x if x is None else transform.function(_number(x)) for x in originals]
         except (RuntimeError, IndexError):
@@ -99,7 +108,7 @@ def changed(evidence: Evidence, originals: list[Tensor | None]) -> str:
         infinite = torch.isneginf if transform.function is torch.log else None  # where a clamp came first
         if evidence.is_like(others, ignoring=infinite):
             return transform.words
-    return _another_shape(evidence, originals) or _scaled(evidence, originals) or _another_order(evidence, originals)
+    return _scaled(evidence, originals) or _another_order(evidence, originals)
 
 
 def _pairs(evidence, originals):
@@ -115,7 +124,9 @@ def _another_shape(evidence, originals):
             return f"repeats the right numbers: shape {tuple(odd[0][0].shape)} instead of {tuple(odd[0][1].shape)}."
         return ""
     g, x = odd[0]
-    return f"holds the right numbers in the right order, in the wrong shape: {tuple(g.shape)} instead of {tuple(x.shape)}."
+    return (
+        f"holds the right numbers in the right order, in the wrong shape: {tuple(g.shape)} instead of {tuple(x.shape)}."
+    )
 
 
 def _broadcast(got, original):
@@ -133,14 +144,17 @@ def _scaled(evidence, originals):
     factors, numbers = {}, 0
     for i, g, x in found:
         g, x = g.double().flatten(), x.double().flatten()
-        large = x.isfinite() & (x.abs() > 1e-9)
+        large = x.isfinite() & (x.abs() > 1e-4 * x.nan_to_num(0, 0, 0).abs().max())
         ratio = (g / x)[large]
-        still = torch.isclose(g[~large], x[~large], rtol=1e-5, atol=1e-6, equal_nan=True)
-        if ratio.numel() == 0 or not still.all() or not torch.allclose(ratio, ratio[0], rtol=2e-5, atol=0):
+        still = torch.isclose(
+            g[~large], x[~large] * (ratio.median() if len(ratio) else 1), rtol=1e-3, atol=1e-5, equal_nan=True
+        )
+        if not still.all() or not torch.allclose(ratio, ratio[:1], rtol=2e-4, atol=0):
             return _shifted(found)
-        factors[i] = ratio.median().item()
-        numbers += ratio.numel()
-    if numbers < ENOUGH or any(factor == 0 or not math.isfinite(factor) for factor in factors.values()):
+        if len(ratio):
+            factors[i] = ratio.median().item()
+            numbers += ratio.numel()
+    if not factors or numbers < ENOUGH or any(factor == 0 or not math.isfinite(factor) for factor in factors.values()):
         return ""
     values = list(factors.values())
     if max(values) - min(values) <= 2e-5 * abs(values[0]):

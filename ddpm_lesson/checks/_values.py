@@ -22,7 +22,12 @@ def same(got, want, tolerance: dict = SINGLE, floor: float = -math.inf) -> bool:
     """
     if not isinstance(got, Tensor) or not isinstance(want, Tensor):
         return type(got) is type(want) and got == want
-    if got.shape != want.shape or got.is_floating_point() != want.is_floating_point() or got.is_meta or got.is_complex():
+    if (
+        got.shape != want.shape
+        or got.is_floating_point() != want.is_floating_point()
+        or got.is_meta
+        or got.is_complex()
+    ):
         return False
     return not bool(far(got.clamp(min=floor), want.clamp(min=floor), tolerance).any())
 

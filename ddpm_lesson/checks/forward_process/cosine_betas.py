@@ -149,10 +149,6 @@ cosine_betas = Check(
         ),
         Misconception(UPSIDE_DOWN, ratio=lambda f: 1 - f[:-1] / f[1:]),
         Misconception(
-            "You took the root of the ratio of two alpha_bar. beta is a variance: no root.",
-            ratio=lambda f: 1 - (f[1:] / f[:-1]).sqrt(),
-        ),
-        Misconception(
             "You kept alpha_bar away from 0, and not beta from 1. The cap belongs to beta.",
             instead=lambda T, s, max_beta: _by_curve(
                 T, s, max_beta, start=lambda f: (f / f[0]).clamp(min=1 - max_beta), cap=lambda betas, max_beta: betas

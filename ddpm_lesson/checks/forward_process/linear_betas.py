@@ -34,6 +34,17 @@ def _line(
     return dtype(back(first + (last - first) * shares(T)))
 
 
+def _evenly_spaced(evidence) -> str:
+    """Betas that are evenly spaced, but from or to somewhere else."""
+    for case, got in zip(evidence.check.cases, evidence.got, strict=True):
+        steps = got.diff() if got is not None and got.ndim == 1 else torch.zeros(0)
+        if len(steps) < 2 or not torch.allclose(steps, steps[:1], rtol=1e-4, atol=1e-8):
+            return ""
+        found = f"{got[0].item():.4g} to {got[-1].item():.4g}"
+        return f"Your betas are evenly spaced, but for {case.words} they are {len(got)} numbers from {found}."
+    return ""
+
+
 def _case(beta_1, beta_T, T):
     return Case(f"beta_1 = {beta_1}, beta_T = {beta_T}, T = {T}", (beta_1, beta_T, T))
 
@@ -43,6 +54,7 @@ linear_betas = Check(
     name="linear_betas",
     specification=_linear_betas,
     form=_line,
+    clues=(_evenly_spaced,),
     cases=(_case(0.1, 0.3, 5), _case(0.05, 0.25, 2), _case(0.0001, 0.02, 1000), _case(0.01, 0.7, 7)),
     beyond=(_case(0.0001, 0.02, 1),),
     among="T = 2 and T = 1000",
@@ -73,8 +85,10 @@ linear_betas = Check(
             "every table here has T entries and starts with beta_1.",
             give=lambda betas: torch.cat([torch.zeros_like(betas[:1]), betas]),
         ),
-        Misconception("Your betas fall from beta_T to beta_1. The first steps are the smallest.",
-                      ends=lambda beta_1, beta_T, T: (beta_T, beta_1)),
+        Misconception(
+            "Your betas fall from beta_T to beta_1. The first steps are the smallest.",
+            ends=lambda beta_1, beta_T, T: (beta_T, beta_1),
+        ),
         Misconception(
             "You wrote 0.0001 and 0.02 into the formula. The ends are the arguments beta_1 and beta_T.",
             ends=lambda beta_1, beta_T, T: (0.0001, 0.02),

@@ -142,8 +142,7 @@ posterior = Check(
             at_t=_late(_at_t),
         ),
         Misconception(
-            "Your mean has alpha_bar instead of alpha_bar_prev. The jump is q(x_{t-1} | x_0), to one step before "
-            "t; your variance has it right.",
+            "Your mean has alpha_bar instead of alpha_bar_prev. The jump is q(x_{t-1} | x_0), to one step before t.",
             at_0=_late(_at_0),
             at_t=_late(_at_t),
         ),

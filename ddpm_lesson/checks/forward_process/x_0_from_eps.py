@@ -114,6 +114,7 @@ x_0_from_eps = Check(
         ),
         Misconception(
             "You divided x_t by sqrt(alpha_bar), but not eps. Brackets: the whole difference is divided.",
+            image=lambda a_bar: 1.0,
             spread=lambda a_bar: ((1 - a_bar) * a_bar).sqrt(),
         ),
         Misconception(

@@ -146,10 +146,14 @@ discretized_log_prob = Check(
             lower=lambda levels: 2 / (levels - 1),
             upper=lambda levels: 0.0,
         ),
-        Misconception("Your bins reach from x upwards only by half a bin. Below x there is another half.",
-                      lower=lambda levels: 0.0),
-        Misconception("Your bins reach from x downwards only by half a bin. Above x there is another half.",
-                      upper=lambda levels: 0.0),
+        Misconception(
+            "Your bins reach from x upwards only by half a bin. Below x there is another half.",
+            lower=lambda levels: 0.0,
+        ),
+        Misconception(
+            "Your bins reach from x downwards only by half a bin. Above x there is another half.",
+            upper=lambda levels: 0.0,
+        ),
         Misconception(
             "Both tails are closed. What the Gaussian puts below -1 and above 1 belongs to the first and the last bin: "
             "without it the probabilities do not add up to 1.",
@@ -165,15 +169,10 @@ discretized_log_prob = Check(
             last=_nowhere,
         ),
         Misconception(
-            "You look for the ends with x == -1 and x == 1. A float32 pixel is not always exactly 1: compare with half "
-            "a bin to spare.",
+            "You look for the ends with x == -1 and x == 1, or with <= and >=. A float32 pixel is not always exactly 1: "
+            "compare with half a bin to spare.",
             first=lambda x, half: x == -1,
             last=lambda x, half: x == 1,
-        ),
-        Misconception(
-            "You look for the ends with x <= -1 and x >= 1. A float32 pixel may be a little less: leave half a bin.",
-            first=lambda x, half: x <= -1,
-            last=lambda x, half: x >= 1,
         ),
         Misconception(
             "You opened every bin up to infinity. Only the last one reaches there.",

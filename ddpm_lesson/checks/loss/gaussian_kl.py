@@ -114,7 +114,8 @@ gaussian_kl = Check(
             as_var=torch.sqrt,
         ),
         Misconception(
-            "You took the variances for log-variances. They are variances: divide by them, and take their logarithm.",
+            "You put variances into the formula for log-variances, which exponentiates them. Divide by var, and take its "
+            "logarithm.",
             as_var=torch.exp,
         ),
         Misconception(
@@ -173,12 +174,6 @@ gaussian_kl = Check(
         Misconception(
             "You divided by log 2: those are bits. Nats are asked for; convert once, where bits are shown.",
             factor=0.5 / math.log(2),
-        ),
-        Misconception(
-            "You put variances into the formula for log-variances, which exponentiates. Divide, and take logarithms.",
-            instead=lambda m_1, v_1, m_2, v_2: (
-                0.5 * (-1 + v_2 - v_1 + (v_1 - v_2).exp() + (m_1 - m_2) ** 2 * (-v_2).exp())
-            ),
         ),
         Misconception(
             "You return the cross entropy: the first Gaussian's entropy is not subtracted yet.",

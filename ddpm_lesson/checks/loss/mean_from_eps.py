@@ -142,6 +142,7 @@ mean_from_eps = Check(
         ),
         Misconception(
             "You divided x_t by sqrt(alpha), but not eps. Brackets: the whole difference is divided.",
+            image=lambda c: 1.0,
             above=lambda c: c.alpha.sqrt() * c.beta,
         ),
         Misconception(

@@ -43,11 +43,11 @@ def _plain(snr, least, gamma):
 def _tables(snr: Tensor, gamma: float) -> dict[str, Tensor]:
     return {
         "snr": snr,
-        "(snr + 1)": snr + 1,
+        "snr + 1": snr + 1,
         "min(snr, gamma)": snr.clamp(max=gamma),
         "gamma": torch.full_like(snr, gamma),
-        "(snr + gamma)": snr + gamma,
-        "(min(snr, gamma) + 1)": snr.clamp(max=gamma) + 1,
+        "snr + gamma": snr + gamma,
+        "min(snr, gamma) + 1": snr.clamp(max=gamma) + 1,
     }
 
 
@@ -119,12 +119,8 @@ min_snr_weights = Check(
             eps=_plain,
         ),
         Misconception(
-            "At snr = 0 your weight of eps is 0: you added a small number below the line, and 0 stays on top. "
-            "min(1, gamma / snr) is 1 there.",
-            eps=lambda snr, least, gamma: least / (snr + 1e-12),
-        ),
-        Misconception(
-            "At snr = 0 your weight of eps is 0. min(1, gamma / snr) is 1 there.",
+            "At snr = 0 your weight of eps is 0: a small number added below the line leaves 0 on top. min(1, gamma / snr) is "
+            "1 there.",
             eps=lambda snr, least, gamma: torch.where(snr > 0, least / snr, 0.0),
         ),
         Misconception(
@@ -180,9 +176,7 @@ min_snr_weights = Check(
             "The weights of x_0 and v are swapped. The order is (eps, x_0, v).",
             give=lambda eps, x_0, v: (eps, v, x_0),
         ),
-        Misconception(
-            "Your order is (x_0, v, eps). It is (eps, x_0, v).", give=lambda eps, x_0, v: (x_0, v, eps)
-        ),
+        Misconception("Your order is (x_0, v, eps). It is (eps, x_0, v).", give=lambda eps, x_0, v: (x_0, v, eps)),
         Misconception("Your order is reversed. It is (eps, x_0, v).", give=lambda eps, x_0, v: (v, x_0, eps)),
         Misconception(
             "You wrote 5 into the formula. That is the paper's choice; here it is the argument gamma.",

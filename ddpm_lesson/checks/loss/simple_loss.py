@@ -140,11 +140,7 @@ simple_loss = Check(
             target=lambda x_0, noise, a_bar: a_bar.sqrt() * noise - (1 - a_bar).sqrt() * x_0,
         ),
         Misconception(
-            "Your target is -noise. The noise was added, and the network predicts it as it is.",
-            target=lambda x_0, noise, a_bar: -noise,
-        ),
-        Misconception(
-            "You added noise and prediction. The error is their difference.",
+            "You added noise and prediction, or your target is -noise. The error is the difference from the noise itself.",
             use=torch.neg,
         ),
         Misconception(
@@ -164,15 +160,15 @@ simple_loss = Check(
             "Training needs it.",
             use=lambda prediction: prediction.detach(),
         ),
-        *reduced("The error of each coordinate is asked for, (B, *D): the caller averages, and may first weigh each t."),
+        *reduced(
+            "The error of each coordinate is asked for, (B, *D): the caller averages, and may first weigh each t."
+        ),
         Misconception(
             "You return the absolute error. Its best prediction is a median, and sampling needs the conditional mean.",
             error=torch.abs,
         ),
         Misconception("You return the error itself, with its sign. It is squared.", error=lambda error: error),
-        Misconception(
-            "You return the prediction minus the noise. The error is squared.", error=lambda error: -error
-        ),
+        Misconception("You return the prediction minus the noise. The error is squared.", error=lambda error: -error),
         Misconception("You halved the squared error. The loss has no factor.", error=lambda error: error**2 / 2),
         Misconception(
             "You used the smooth L1 (Huber) loss. The squared error is asked for.",
@@ -206,9 +202,7 @@ simple_loss = Check(
             "You read alphas_bar at t - 1. x_t has the noise of step t, and index -1 wraps around: read it at t.",
             table=lambda alphas_bar: alphas_bar.roll(1),
         ),
-        Misconception(
-            "You took alpha_bar_prev, the table one step late. x_t has the noise of step t.", table=before
-        ),
+        Misconception("You took alpha_bar_prev, the table one step late. x_t has the noise of step t.", table=before),
         Misconception(
             "You took the running product of alphas_bar, which is one already.",
             table=lambda alphas_bar: alphas_bar.cumprod(0),

@@ -205,33 +205,39 @@ attention = Check(
             "You divided the scores by their sum, without exp. They may be negative, and so may your weights: softmax.",
             softmax=lambda scores: scores / scores.sum(-1, keepdim=True),
         ),
-        Misconception("Your scores have the wrong sign: alike pixels get the smallest weight.",
-                      scores=lambda q, k: -q @ k.mT),
+        Misconception(
+            "Your scores have the wrong sign: alike pixels get the smallest weight.", scores=lambda q, k: -q @ k.mT
+        ),
         Misconception(
             "q and k are exchanged. The pixel that receives the average asks with its q, and is answered by k.",
             parts=lambda q, k, v: (k, q, v),
         ),
-        Misconception("You compared q with v. Pixels are compared by q and k, and v is averaged.",
-                      parts=lambda q, k, v: (q, v, v)),
+        Misconception(
+            "You compared q with v. Pixels are compared by q and k, and v is averaged.", parts=lambda q, k, v: (q, v, v)
+        ),
         Misconception("You compared q with itself. Pixels are compared by q and k.", parts=lambda q, k, v: (q, q, v)),
         Misconception("You compared k with itself. Pixels are compared by q and k.", parts=lambda q, k, v: (k, k, v)),
-        Misconception("k and v are exchanged: you compared q with v and averaged k.",
-                      parts=lambda q, k, v: (q, v, k)),
-        Misconception("q and v are exchanged: you compared v with k and averaged q.",
-                      parts=lambda q, k, v: (v, k, q)),
-        Misconception("You averaged k. Pixels are compared by q and k, and v is averaged.",
-                      parts=lambda q, k, v: (q, k, k)),
-        Misconception("You averaged q. Pixels are compared by q and k, and v is averaged.",
-                      parts=lambda q, k, v: (q, k, q)),
+        Misconception("k and v are exchanged: you compared q with v and averaged k.", parts=lambda q, k, v: (q, v, k)),
+        Misconception("q and v are exchanged: you compared v with k and averaged q.", parts=lambda q, k, v: (v, k, q)),
+        Misconception(
+            "You averaged k. Pixels are compared by q and k, and v is averaged.", parts=lambda q, k, v: (q, k, k)
+        ),
+        Misconception(
+            "You averaged q. Pixels are compared by q and k, and v is averaged.", parts=lambda q, k, v: (q, k, q)
+        ),
         Misconception(
             "You averaged over the queries: the weights multiply v from the wrong side. At pixel i the sum over j of "
             "weight (i, j) times v at j is asked for.",
             average=lambda weights, v: weights.mT @ v,
         ),
-        Misconception("You added v to the average. That is the block's business: return the average alone.",
-                      instead=lambda q, k, v: _attended(q, k, v) + v),
-        Misconception("You added q to the average. That is the block's business: return the average alone.",
-                      instead=lambda q, k, v: _attended(q, k, v) + q),
+        Misconception(
+            "You added v to the average. That is the block's business: return the average alone.",
+            instead=lambda q, k, v: _attended(q, k, v) + v,
+        ),
+        Misconception(
+            "You added q to the average. That is the block's business: return the average alone.",
+            instead=lambda q, k, v: _attended(q, k, v) + q,
+        ),
         Misconception(
             "Your pixels come back in another order than they went in: flattened column by column, (w h), and put "
             "back as (h w). Use one order both ways.",

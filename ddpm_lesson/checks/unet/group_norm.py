@@ -70,14 +70,15 @@ def _norm_case(shape: tuple, num_groups: int, size: float = 1.0, remark: str = "
 
 def _who_shares(evidence) -> str:
     """Which numbers share a mean and variance with a pixel: seen by moving one of them."""
-    x = torch.arange(2 * 6 * 2 * 3, dtype=torch.float32).reshape(2, 6, 2, 3) % 11 / 8
-    weight, bias = torch.ones(6), torch.zeros(6)
-    base, moved = evidence.calls(x, 2, weight, bias), x.clone()
-    moved[0, 1, 0, 1] += 3
-    after = evidence.calls(moved, 2, weight, bias)
-    if base is None or after is None or base.shape != x.shape:
-        return ""
-    seen = (after - base).abs() > 1e-5
+    x, weight, bias = fractions(2, 6, 2, 3) + 2, torch.ones(6), torch.zeros(6)
+    base, seen = evidence.calls(x, 2, weight, bias), torch.zeros(x.shape, dtype=torch.bool)
+    for step in (3, -1):
+        moved = x.clone()
+        moved[0, 1, 0, 1] += step
+        after = evidence.calls(moved, 2, weight, bias)
+        if base is None or after is None or base.shape != x.shape or after.shape != x.shape:
+            return ""
+        seen |= (after - base).abs() > 1e-5
     if seen[1].any():
         return "A pixel of one image changes your result for another image: mean and variance belong to one image."
     channels = [c for c in range(6) if seen[0, c].any()]
@@ -122,8 +123,9 @@ group_norm = Check(
             axes=(2,),
         ),
         Misconception("Your mean and variance run over single rows. They run over all pixels of a group.", axes=(2, 4)),
-        Misconception("Your mean and variance run over single columns. They run over all pixels of a group.",
-                      axes=(2, 3)),
+        Misconception(
+            "Your mean and variance run over single columns. They run over all pixels of a group.", axes=(2, 3)
+        ),
         Misconception(
             "You normalised each channel over the batch, as BatchNorm does. No image may see another.",
             axes=(0, 3, 4),

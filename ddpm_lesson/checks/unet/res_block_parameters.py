@@ -53,8 +53,11 @@ def _counted(
 
 def _miscounted(evidence) -> str:
     """By which products of the sizes the number is off: found on all inputs, whole numbers only."""
-    rows = [(case.args, int(got - want)) for case, got, want in
-            zip(evidence.check.cases, evidence.got, evidence.want, strict=True) if got is not None]
+    rows = [
+        (case.args, int(got - want))
+        for case, got, want in zip(evidence.check.cases, evidence.got, evidence.want, strict=True)
+        if got is not None
+    ]
     parts = []
     for words, use in (("where in_ch = out_ch", True), ("where in_ch differs from out_ch", False)):
         off = [(args, gap) for args, gap in rows if (args[0] == args[1]) == use]
@@ -65,12 +68,20 @@ def _miscounted(evidence) -> str:
             parts.append((words, found))
     if len(parts) == 2 and parts[0][1] == parts[1][1]:
         parts = [("", parts[0][1])]
-    return "Compared with the right number, yours has " + "; ".join(f"{found} {words}".strip() for words, found in parts) + "."
+    return (
+        "Compared with the right number, yours has "
+        + "; ".join(f"{found} {words}".strip() for words, found in parts)
+        + "."
+    )
 
 
 def _as_polynomial(rows, names):
     """A sum of products of up to two sizes, with whole factors, in words; "" if it is none of few terms."""
-    products = [(), *itertools.combinations_with_replacement(names, 1), *itertools.combinations_with_replacement(names, 2)]
+    products = [
+        (),
+        *itertools.combinations_with_replacement(names, 1),
+        *itertools.combinations_with_replacement(names, 2),
+    ]
     values = [[_value(product, args) for product in products] for args, _ in rows]
     matrix, target = torch.tensor(values).double(), torch.tensor([gap for _, gap in rows]).double()
     if len(rows) <= len(products):
@@ -78,7 +89,9 @@ def _as_polynomial(rows, names):
     scale = matrix.norm(dim=0)
     found = torch.linalg.lstsq(matrix / scale, target[:, None], driver="gelsd").solution[:, 0] / scale
     factors = [round(factor) for factor in found.tolist()]
-    exact = all(sum(f * v for f, v in zip(factors, row, strict=True)) == gap for row, (_, gap) in zip(values, rows, strict=True))
+    exact = all(
+        sum(f * v for f, v in zip(factors, row, strict=True)) == gap for row, (_, gap) in zip(values, rows, strict=True)
+    )
     if not exact or sum(map(bool, factors)) > 6:
         return ""
     many = [_term(f, product) for f, product in zip(factors, products, strict=True) if f > 0]
@@ -135,11 +148,11 @@ res_block_parameters = Check(
             norm=lambda channels: channels,
         ),
         Misconception(
-            "You forgot the biases of the two 3x3 convolutions: one for each channel that they put out.",
+            "2 * out_ch numbers are missing: the biases of two layers, of the two 3x3 convolutions for example, or the "
+            "second norm.",
             bias_1=0,
             bias_2=0,
         ),
-        Misconception("One of the two 3x3 convolutions lacks its bias, one number for each of its outputs.", bias_1=0),
         Misconception(
             "You counted one number for each channel of a norm. It has two, weight and bias.",
             norm=lambda channels: channels,
@@ -151,10 +164,6 @@ res_block_parameters = Check(
         Misconception(
             "You counted four numbers for each channel of a norm. Mean and variance are not trained: two, weight and bias.",
             norm=lambda channels: 4 * channels,
-        ),
-        Misconception(
-            "You counted one norm only, that of in_ch. A second stands before the second convolution.",
-            norms=lambda i, o: (i,),
         ),
         Misconception(
             "You counted one norm only, that of out_ch. A first one stands before the first convolution.",
@@ -188,7 +197,7 @@ res_block_parameters = Check(
             time=lambda i, o, t: (t, i),
         ),
         Misconception(
-            "The time's linear layer lacks its bias, one number for each of its out_ch outputs.",
+            "A 3x3 convolution or the time's linear layer lacks its bias, one number for each of its out_ch outputs.",
             bias_time=0,
         ),
         Misconception(

@@ -76,6 +76,22 @@ def _early_and_short(ch, ch_mult, num_res_blocks):
     return inputs
 
 
+def _growing(ch, ch_mult, num_res_blocks):
+    """Every block on the way down multiplies what it got by the level's mult."""
+    skips, now, inputs = [ch], ch, []
+    for level, mult in enumerate(ch_mult):
+        for _ in range(num_res_blocks):
+            now *= mult
+            skips.append(now)
+        if level < len(ch_mult) - 1:
+            skips.append(now)
+    for mult in reversed(ch_mult):
+        for _ in range(num_res_blocks + 1):
+            inputs.append(now + skips.pop())
+            now = ch * mult
+    return inputs
+
+
 def _places(ch, ch_mult, num_res_blocks):
     index = torch.arange(len(ch_mult) * (num_res_blocks + 1))
     first, last = index % (num_res_blocks + 1) == 0, index % (num_res_blocks + 1) == num_res_blocks
@@ -121,18 +137,14 @@ skip_channels = Check(
             down=lambda level, last: 0,
         ),
         Misconception(
-            "The head's output is missing among your skips, and you counted a down-sampler after the last level to fill "
-            "the gap: all skips are shifted.",
-            head=lambda ch: [],
-            down=lambda level, last: 1,
-        ),
-        Misconception(
             "The last block of each of your levels has no skip. It takes the output of the down-sampler before the "
             "level, and in the finest level that of the head.",
             entry=lambda now, skip, width, is_last: now + (0 if is_last else skip),
         ),
         Misconception(
-            "You counted a down-sampler after the last level. The middle follows there, at the same size.",
+            "You counted a down-sampler after the last level, where the middle follows at the same size. All skips are "
+            "shifted, and the head's output is missing or never taken: the last skip of each of your levels has the level's "
+            "own channels.",
             down=lambda level, last: 1,
         ),
         Misconception(
@@ -184,10 +196,6 @@ skip_channels = Check(
             entry=lambda now, skip, width, is_last: width,
         ),
         Misconception(
-            "You added the level's channels to what comes from below. The skip's own channels count.",
-            entry=lambda now, skip, width, is_last: now + width,
-        ),
-        Misconception(
             "The way up begins with the channels of the coarsest level, ch * ch_mult[-1]. Yours begins with ch.",
             instead=lambda ch, ch_mult, n: _stacked(ch, ch_mult, n, bottom=lambda widths: ch),
         ),
@@ -206,6 +214,11 @@ skip_channels = Check(
             ),
         ),
         Misconception(
+            "Every block of yours on the way down multiplies its channels by mult. A level has ch * mult channels, whatever "
+            "came before.",
+            instead=_growing,
+        ),
+        Misconception(
             "You left ch out: the entries of ch_mult are multiples of it.",
             instead=lambda ch, ch_mult, n: _stacked(1, ch_mult, n),
         ),
@@ -218,12 +231,6 @@ skip_channels = Check(
             instead=lambda ch, ch_mult, n: [
                 _skip_channels(ch, ch_mult, n)[i : i + n + 1] for i in range(0, len(ch_mult) * (n + 1), n + 1)
             ],
-        ),
-        Misconception(
-            "Your list of skips has num_res_blocks + 1 of each level on the way down, the last level too, and one of the "
-            "head: one too many. No down-sampler follows the last level.",
-            blocks=lambda n: n + 1,
-            down=lambda level, last: 0,
         ),
     ),
 )
