@@ -158,8 +158,8 @@ def checks_its_exercises(notebook, name):
     cells = code_cells(notebook)
     for cell, following in zip(cells, [*cells[1:], new_code_cell()], strict=True):
         for stub in stubs(cell):
-            if not re.search(rf"^checks\.\w+\({stub}\)$", following.source, re.M):
-                yield f"the next code cell must call checks.<name>({stub})"
+            if not re.search(rf"^{stub} = checks\.\w+\({stub}\)$", following.source, re.M):
+                yield f"the next code cell must be {stub} = checks.<name>({stub})"
             elif not any("not attempted" in text for output in following.outputs for text in texts(output)):
                 yield f"the check of the untouched {stub} must have printed 'not attempted'"
 
@@ -243,7 +243,7 @@ def example():
         new_markdown_cell("*Figure 1.2.* They dissolve."),
         new_markdown_cell("## 1.2 An exercise"),
         new_code_cell('def half(x):\n    """Half of x."""\n    ...'),
-        new_code_cell("checks.half(half)", outputs=[printed("1.2 half: not attempted\n")]),
+        new_code_cell("half = checks.half(half)", outputs=[printed("1.2 half: not attempted\n")]),
     ]
     return finished(new_notebook(cells=cells))
 
@@ -310,6 +310,7 @@ BREACHES = [
     (marks_what_varies, append(code("interact(show, t=(0, 9))"))),
     (checks_its_exercises, append(code("def third(x):\n    ..."))),
     (checks_its_exercises, replace(9, "(half)", "(third)")),
+    (checks_its_exercises, replace(9, "half = checks", "checks")),
     (checks_its_exercises, output(9, printed("1.2 half: yes (6 inputs)"))),
 ]
 

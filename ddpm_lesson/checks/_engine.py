@@ -206,8 +206,8 @@ class Check:
             if words := difference(place, g, w, **options):
                 return f"{name} is the first step that is wrong: {words}" if self.steps else words
         if got.trouble:
-            place = f"at {want.names[len(got.values)]} " if self.steps and len(got.values) < many else ""
-            return place + got.trouble + got.line
+            late = self.steps and got.line and len(got.values) < many
+            return (f"at {want.names[len(got.values)]} " if late else "") + got.trouble + got.line
         if len(got.values) != many:
             more = len(got.values) > many
             return f"expected {many} steps, got {'more' if more else len(got.values)}"

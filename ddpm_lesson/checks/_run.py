@@ -119,5 +119,6 @@ def _words(error):
 def _line(error):
     """The line of the learner's function that raised: the first that is not the engine's own."""
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = next((frame for frame in frames if not Path(frame.filename).is_relative_to(HERE)), None)
+    passing = (HERE, Path(torch.__file__).parent)  # torch calls a module's forward
+    theirs = next((f for f in frames if not any(Path(f.filename).is_relative_to(folder) for folder in passing)), None)
     return f" (in the line: {theirs.line})" if theirs and theirs.line else ""
