@@ -88,6 +88,14 @@ def _changes(evidence) -> Iterator[tuple[str, Callable]]:
     alike += list(itertools.combinations(numbers, 2))
     for a, b in alike:
         yield f"You exchanged {names[a]} and {names[b]}.", lambda args, a=a, b=b: _exchanged(args, (a, b))
+    for a, b, c in itertools.combinations(tensors, 3):
+        if {(a, b), (b, c)} <= {*alike}:
+            for order in ((b, c, a), (c, a, b)):
+                words = (
+                    f"You took {names[order[0]]} for {names[a]}, {names[order[1]]} for {names[b]}, {names[order[2]]} "
+                )
+                words += f"for {names[c]}."
+                yield words, lambda args, to=(a, b, c), order=order: _permuted(args, to, order)
     for (a, b), (c, d) in itertools.combinations(alike, 2):
         if len({a, b, c, d}) == 4:
             words = f"You exchanged {names[a]} and {names[b]}, and {names[c]} and {names[d]}."
@@ -98,6 +106,8 @@ def _changes(evidence) -> Iterator[tuple[str, Callable]]:
         which = names[group[0]] if len(group) == 1 else "each of " + " and ".join(names[k] for k in group)
         whole = not first[group[0]].is_floating_point()
         for words, change in STEPS if whole else CHANGES:
+            if " image" in words and not set(names[k] for k in group) <= {*evidence.check.batch}:
+                continue
             sentence = f"Your numbers come out if {which} {words}. Use it as it is."
             yield sentence, lambda args, group=group, change=change: _changed(args, group, change)
     for k in numbers:
@@ -112,6 +122,11 @@ def _exchanged(args, *pairs):
     for a, b in pairs:
         args[a], args[b] = args[b], args[a]
     return args
+
+
+def _permuted(args, to, order):
+    moved = {place: args[source] for place, source in zip(to, order, strict=True)}
+    return [moved.get(k, arg) for k, arg in enumerate(args)]
 
 
 def _changed(args, group, change):

@@ -58,7 +58,12 @@ def _probe(evidence):
     ]
     if rows.sum() < 5 or not all(sound) or zero[rows].abs().max() > 1e-6:
         return None
-    return named, *({name: factor[:, 0] for name, factor in factors.items()} for factors in (got, want))
+    if not rows[1:].all():
+        return None
+    named = {
+        name: arg[rows] if isinstance(arg, Tensor) and len(arg) == len(rows) else arg for name, arg in named.items()
+    }
+    return named, *({name: factor[rows, 0] for name, factor in factors.items()} for factors in (got, want))
 
 
 def _every_step(evidence):
@@ -155,18 +160,21 @@ def _told(g, w, tables, steps=True):
             return "is that of the step after, t + 1."
     ratio = _as_product(g / w, tables, 2)
     mine = _as_product(g, tables, 2)
+    if not ratio and not mine:
+        ratio = _as_product(g / w, tables, 3)
     if ratio:
         return f"is the right one times {ratio}{f': yours is {mine}' if mine else ''}."
     if mine:
         return f"is {mine}."
     for name, table in tables.items():
-        for sign, power in itertools.product((1, -1), (0.5, 1.0, 2.0)):
-            odd = 1 + sign * table**power
+        for sign, power, outer in itertools.product((1, -1), (0.5, 1.0, 2.0, -1.0), (1.0, 0.5)):
+            odd = (1 + sign * table**power).abs() ** outer
+            shown = _power(f"1 {'+' if sign > 0 else '-'} {_power(name, power)}", outer)
             for times, words in ((w, "the right one times "), (torch.ones_like(w), "")):
                 for way, verb in ((odd * times, ""), (times / odd, "divided by ")):
                     if len(odd.unique()) > 3 and _close(g, way):
                         words = words.replace("times", "times" if not verb else "").rstrip() + " " if words else ""
-                        return f"is {words}{verb or ''}(1 {'+' if sign > 0 else '-'} {_power(name, power)})."
+                        return f"is {words}{verb}{shown}."
     return ""
 
 
@@ -186,7 +194,8 @@ def _as_product(values, tables, most):
     logs = {name: log for name, log in logs.items() if (log - log[0]).abs().max() > 1e-6}
     target, sign = values[use].abs().log(), -1 if values[use][0] < 0 else 1
     for count in range(most + 1):
-        powers = torch.tensor(list(itertools.product(POWERS, repeat=count)), dtype=torch.float64)  # (tries, count)
+        simple = POWERS if count < 3 else POWERS[:4] + POWERS[6:8]
+        powers = torch.tensor(list(itertools.product(simple, repeat=count)), dtype=torch.float64)  # (tries, count)
         for names in itertools.combinations(logs, count):
             rest = target - powers @ torch.stack([logs[name] for name in names]) if count else target[None]
             spread = rest.amax(1) - rest.amin(1)
@@ -249,7 +258,7 @@ def wrong_term(evidence: Evidence) -> str:
                 words.append(f"{place} does not belong there" + (f" (yours has {m:.4g} of it)" if abs(m) != 1 else ""))
             else:
                 words.append(f"{place} has the factor {m:.4g}, which is wrong")
-    if not 0 < len(words) <= 3:
+    if not 0 < len(words) <= 4:
         return ""
     return f"{evidence.subject} is a sum of the right kind, but {', and '.join(words)}."
 

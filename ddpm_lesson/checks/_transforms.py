@@ -25,12 +25,12 @@ def _number(x):
 
 ELEMENTWISE = (
     Transform(torch.neg, "has the wrong sign everywhere. Look at what is subtracted from what."),
-    Transform(lambda x: x.clamp(-1, 1), "is clipped to [-1, 1]. Nothing is clipped here."),
-    Transform(lambda x: x.clamp(0, 1), "is clipped to [0, 1]. Nothing is clipped here."),
     Transform(lambda x: x.clamp(min=0), "is 0 wherever it should be negative. Something cuts it off at 0."),
     Transform(lambda x: x.clamp(max=0), "is 0 wherever it should be positive. Something cuts it off at 0."),
     Transform(lambda x: x.clamp(min=-1), "is cut off below -1. Nothing is clipped here."),
     Transform(lambda x: x.clamp(max=1), "is cut off above 1. Nothing is clipped here."),
+    Transform(lambda x: x.clamp(-1, 1), "is clipped to [-1, 1]. Nothing is clipped here."),
+    Transform(lambda x: x.clamp(0, 1), "is clipped to [0, 1]. Nothing is clipped here."),
     Transform(torch.abs, "has lost its sign. Something takes the absolute value, and it is not asked for."),
     Transform(torch.square, "is the square of what is asked for. Look for a power too many, or a root too few."),
     Transform(torch.sqrt, "is the root of what is asked for. Look for a root too many, or a square too few."),
@@ -43,6 +43,10 @@ ELEMENTWISE = (
     Transform(torch.tanh, "went through tanh at the end, which is not asked for."),
     Transform(torch.nn.functional.silu, "went through Swish at the end, which is not asked for."),
     Transform(lambda x: x.softmax(-1), "went through a softmax at the end, which is not asked for."),
+    Transform(lambda x: x / x.sum(), "is divided by its sum. The numbers themselves are asked for."),
+    Transform(lambda x: x / x.mean(), "is divided by its mean. The numbers themselves are asked for."),
+    Transform(lambda x: x / x.max(), "is divided by its largest number. The numbers themselves are asked for."),
+    Transform(lambda x: x / x.norm(), "is divided by its norm. The numbers themselves are asked for."),
     Transform(torch.round, "is rounded to whole numbers."),
     Transform(torch.trunc, "has lost what stands behind the decimal point. Look for an integer division or dtype."),
 )
@@ -108,11 +112,43 @@ def changed(evidence: Evidence, originals: list[Tensor | None]) -> str:
         infinite = torch.isneginf if transform.function is torch.log else None  # where a clamp came first
         if evidence.is_like(others, ignoring=infinite):
             return transform.words
-    return _scaled(evidence, originals) or _another_order(evidence, originals)
+    for kind in (_cut_off, _scaled, _longer, _another_order):
+        if words := kind(evidence, originals):
+            return words
+    return ""
 
 
 def _pairs(evidence, originals):
     return [(g, x) for g, x in zip(evidence.got, originals, strict=True) if g is not None and x is not None]
+
+
+def _cut_off(evidence, originals):
+    """No number passes a bound that is the same for all inputs; all others are right."""
+    got = [g.flatten() for g in evidence.got if g is not None]
+    whole = torch.cat(got) if got else torch.zeros(0)
+    if whole.numel() < ENOUGH or not whole.is_floating_point() or not whole.isfinite().all():
+        return ""
+    for bound, clamp, words in ((whole.max(), "max", "above"), (whole.min(), "min", "below")):
+        cut = (whole == bound).sum()
+        others = [x if x is None else _number(x).clamp(**{clamp: bound.item()}) for x in originals]
+        if 1 < cut < len(whole) / 2 and evidence.is_like(others):
+            return f"is cut off {words} {bound.item():.4g}. Look for a clamp, a minimum or a maximum."
+    return ""
+
+
+def _longer(evidence, originals):
+    """A list or table with right numbers, and some too many or too few at one end."""
+    found = _pairs(evidence, originals)
+    gaps = {len(g) - len(x) for g, x in found if g.ndim == x.ndim == 1}
+    if not found or len(gaps) != 1 or 0 in gaps or any(g.ndim != 1 or x.ndim != 1 for g, x in found):
+        return ""
+    gap, size = gaps.pop(), min  # of both lengths
+    many = f"{abs(gap)} {'entry' if abs(gap) == 1 else 'entries'} too {'many' if gap > 0 else 'few'}"
+    if all(same(g[: size(len(g), len(x))], x[: size(len(g), len(x))]) for g, x in found):
+        return f"has {many} at its end. The others are right."
+    if all(same(g[-size(len(g), len(x)) :], x[-size(len(g), len(x)) :]) for g, x in found):
+        return f"has {many} at its beginning. The others are right."
+    return ""
 
 
 def _another_shape(evidence, originals):

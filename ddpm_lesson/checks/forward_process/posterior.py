@@ -92,7 +92,7 @@ posterior = Check(
     cases=tuple(
         Case(
             f"x_0 of shape {shape}, t = {t}{remark}",
-            (fractions(*shape), fractions(*shape, start=11), torch.tensor(t), double(betas)),
+            (fractions(*shape), 2 * fractions(*shape, start=11), torch.tensor(t), double(betas)),
         )
         for remark, shape, t, betas in [
             *(("", shape, t, BETAS) for shape, t in IMAGES),

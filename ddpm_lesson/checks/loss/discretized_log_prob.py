@@ -76,6 +76,25 @@ def _both(**edits):
     return {side: edit for edit in edits.values() for side in ("lower", "upper")}
 
 
+def _reach(evidence) -> str:
+    """From where to where a bin reaches: a Gaussian nearly without width is inside of it or not."""
+    mean = torch.linspace(-1.4, 1.4, 281, dtype=torch.float64) + 0.003
+    words = []
+    for x in (0.0, -1.0, 1.0):
+        args = (torch.full_like(mean, x), mean, torch.full_like(mean, 1e-4), 5)
+        got, want = evidence.calls(*args), evidence.should(*args)
+        if got is None or got.shape != mean.shape:
+            return ""
+        inside, right = (out > math.log(0.5) for out in (got, want))
+        if not inside.any() or got.isnan().any():
+            return ""
+        if not torch.equal(inside, right):
+            ends = [mean[inside][k].item() - 0.003 for k in (0, -1)]
+            low, high = (f"{end:.2f}" if abs(end) < 1.39 else "far out" for end in ends)
+            words.append(f"around x = {x:g} reaches from {low} to {high}")
+    return f"On 5 levels your bin {', and the one '.join(words)}. Look at its ends." if words else ""
+
+
 def _places(x, mean, std, levels):
     yield "in the first bin, x = -1", x < -1 + 1 / (levels - 1)
     yield "in the last bin, x = 1", x > 1 - 1 / (levels - 1)
@@ -105,6 +124,7 @@ discretized_log_prob = Check(
     specification=_discretized_log_prob,
     form=_binned,
     places=_places,
+    clues=(_reach,),
     floor=math.log(1e-8),  # the right ones lie above it
     cases=(
         _bin_case((4, 1, 8, 8), 256, [2**-7, 2**-4, 2**-2, 1.0]),

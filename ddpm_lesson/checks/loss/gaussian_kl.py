@@ -56,7 +56,10 @@ def _terms(mean_1, var_1, mean_2, var_2):
         "(mean_1 - mean_2)^2 / var_2^2": d**2 / var_2**2,
         "(mean_1 - mean_2)^2 / sqrt(var_2)": d**2 / var_2.sqrt(),
         "log(var_1) + log(var_2)": (var_1 * var_2).log(),
-        "var_1 - var_2": var_1 - var_2,
+        "var_1": var_1,
+        "var_2": var_2,
+        "var_1^2 / var_2": var_1**2 / var_2,
+        "(mean_1^2 - mean_2^2) / var_2": (mean_1.double() ** 2 - mean_2**2) / var_2,
         "sqrt(var_1 / var_2)": (var_1 / var_2).sqrt(),
         "(var_1 / var_2)^2": (var_1 / var_2) ** 2,
     }

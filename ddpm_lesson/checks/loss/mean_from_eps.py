@@ -77,7 +77,7 @@ mean_from_eps = Check(
     cases=tuple(
         Case(
             f"x_t of shape {shape}, t = {t}, T = {len(betas)}",
-            (fractions(*shape), torch.tensor(t), fractions(*shape, start=11), double(betas)),
+            (2 * fractions(*shape), torch.tensor(t), 2 * fractions(*shape, start=11), double(betas)),
         )
         for shape, t, betas in [
             *((shape, t, BETAS) for shape, t in IMAGES),

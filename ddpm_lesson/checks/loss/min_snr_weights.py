@@ -47,6 +47,7 @@ def _tables(snr: Tensor, gamma: float) -> dict[str, Tensor]:
         "min(snr, gamma)": snr.clamp(max=gamma),
         "gamma": torch.full_like(snr, gamma),
         "snr + gamma": snr + gamma,
+        "gamma + 1": torch.full_like(snr, gamma + 1),
         "min(snr, gamma) + 1": snr.clamp(max=gamma) + 1,
     }
 

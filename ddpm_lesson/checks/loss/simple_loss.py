@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ddpm_lesson.checks._engine import Case, Check, Misconception
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, IMAGES, LONG_BAR, at, before, double, fractions
 from ddpm_lesson.checks._run import called, read
+from ddpm_lesson.checks.forward_process.q_sample import q_sample as _q_sample
 from ddpm_lesson.checks.loss._words import COLUMNS, FIRST_T, reduced
 
 
@@ -98,6 +99,36 @@ def _never_called(evidence) -> str:
     return ""
 
 
+def _seen(evidence) -> str:
+    """What the network is given, as an answer to exercise 1.3."""
+
+    def q_sample(x_0, t, noise, alphas_bar):
+        spy = _Model(0.5, 1)
+        evidence.function(spy, x_0, t, noise, alphas_bar)
+        return spy.seen[0][0]
+
+    verdict, detail = _q_sample.diagnose(q_sample)
+    return f"What you give to the network is not x_t{detail}" if verdict == "no" else ""
+
+
+def _of_prediction_and_noise(evidence) -> str:
+    """The result as a polynomial of the prediction p and the noise e, where it is one with simple factors."""
+    _, x_0, t, noise, alphas_bar = evidence.check.cases[0].args
+    guess = fractions(*x_0.shape, start=7).double()
+    out = evidence.function(lambda x_t, t: guess, x_0, t, noise, alphas_bar)
+    p, e, names = guess.flatten(), noise.double().flatten(), ("p^2", "p * e", "e^2", "p", "e", "1")
+    matrix = torch.stack([p * p, p * e, e * e, p, e, torch.ones_like(p)], 1)
+    found = torch.linalg.lstsq(matrix, out.double().flatten()[:, None], driver="gelsd").solution[:, 0]
+    if (matrix @ found - out.double().flatten()).abs().max() > 1e-5:
+        return ""
+    terms = [f"{f:+.3g} {name}" for f, name in zip(found.tolist(), names, strict=True) if abs(f) > 1e-4]
+    if [term.split(" ", 1)[1] for term in terms] == ["p^2", "p * e", "e^2"] and torch.allclose(
+        found[:3], torch.tensor([1.0, -2.0, 1.0]).double(), atol=1e-4
+    ):
+        return ""
+    return f"With the prediction p and the noise e, your result is {' '.join(terms)}. Look at what is squared."
+
+
 simple_loss = Check(
     number="2.4",
     name="simple_loss",
@@ -106,11 +137,11 @@ simple_loss = Check(
     script=_with_gradient,
     batch=("x_0", "t", "noise"),
     random="the argument noise",
-    clues=(_never_called,),
+    clues=(_never_called, _seen, _of_prediction_and_noise),
     cases=tuple(
         Case(
             f"model(x_t, t) = {words}, x_0 of shape {shape}, t = {t}, T = {len(table)}",
-            (model, fractions(*shape), torch.tensor(t), fractions(*shape, start=11), double(table)),
+            (model, fractions(*shape), torch.tensor(t), 2 * fractions(*shape, start=11), double(table)),
         )
         for words, model, images in [
             ("x_t / 2 - t / 8", _Model(0.5, 1), [*IMAGES, ((2, 5), [0, 0])]),

@@ -60,12 +60,36 @@ ACTIVATIONS = {
     "hard Swish": F.hardswish,
 }
 
+
+def _activation(evidence) -> str:
+    """What is added for one number of temb, weight 1 and bias 0; told if the rest is right."""
+    temb = torch.tensor([[-2.0], [-0.5], [1.0], [3.0]])
+    one, zero, h = torch.ones(1, 1), torch.zeros(1), torch.zeros(4, 1, 2, 3)
+    added, again = evidence.calls(h, temb, one, zero), evidence.calls(h, temb, 2 * one, zero + 3)
+    alone, beside = evidence.calls(h, 0 * temb, 0 * one, zero), evidence.calls(h + 1, 0 * temb, 0 * one, zero)
+    if any(out is None or out.shape != h.shape for out in (added, again, alone, beside)):
+        return ""
+    if not torch.allclose(beside - alone, torch.ones_like(h), atol=1e-5):
+        number = (beside - alone)[0, 0, 0, 0].item()
+        return f"h is not added as it is: 1 becomes {number:.4g}, without any time."
+    if not torch.allclose(again, 2 * added + 3, atol=1e-4) or not torch.allclose(
+        added, added[:, :, :1, :1].expand_as(h)
+    ):
+        return ""
+    got, want = added[:, 0, 0, 0], F.silu(temb[:, 0])
+    if torch.allclose(got.double(), want.double(), atol=1e-5):
+        return ""
+    numbers = ", ".join(f"{number:.3g}" for number in got.tolist())
+    return f"The linear layer is right, but your activation is no Swish: it makes {numbers} of -2, -0.5, 1, 3."
+
+
 add_time = Check(
     number="3.3",
     name="add_time",
     specification=_add_time,
     form=_projected,
     batch=("h", "temb"),
+    clues=(_activation,),
     cases=tuple(
         Case(
             f"h of shape {shape}, temb of shape {(shape[0], tdim)}",

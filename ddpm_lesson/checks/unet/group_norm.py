@@ -82,13 +82,44 @@ def _who_shares(evidence) -> str:
     if seen[1].any():
         return "A pixel of one image changes your result for another image: mean and variance belong to one image."
     channels = [c for c in range(6) if seen[0, c].any()]
-    whole = all(seen[0, c].all() or (c == 1 and seen[0, c].sum() > 1) for c in channels)
     if channels != [0, 1, 2]:
         return (
             f"With 6 channels in 2 groups, channel 1 shares mean and variance with channels {channels} in yours. "
             "A group is C / num_groups neighbouring channels."
         )
-    return "" if whole else "Your mean and variance do not run over all pixels of a group's channels."
+    for words, mask in {
+        "of a single row": torch.arange(2)[:, None] == 0,
+        "of a single column": torch.arange(3) == 1,
+        "of a single pixel": (torch.arange(2)[:, None] == 0) & (torch.arange(3) == 1),
+    }.items():
+        if torch.equal(seen[0, :3], mask.expand(3, 2, 3)):
+            return f"Your mean and variance are those {words}. They run over all pixels of a group's channels."
+    return ""
+
+
+def _norm_or_affine(evidence) -> str:
+    """Whether the norm is wrong, or what comes after it: weight, bias."""
+    x = fractions(2, 6, 2, 3) + 2
+    weight, bias = fractions(6, start=5) + 2, fractions(6, start=23)
+    plain = (x, 2, torch.ones(6), torch.zeros(6))
+    normed, right = evidence.calls(*plain), evidence.should(*plain)
+    whole = evidence.calls(x, 2, weight, bias)
+    if normed is None or whole is None or normed.shape != x.shape:
+        return ""
+    if torch.allclose(normed.double(), right.double(), rtol=1e-4, atol=1e-5):
+        return "With weight 1 and bias 0 your norm is right. What is done with weight and bias is not."
+    if not torch.allclose(whole.double(), _affine(normed, weight, bias).double(), rtol=1e-4, atol=1e-5):
+        return ""
+    group = normed[0, :3].double()
+    mean, var = group.mean().item(), group.var(correction=0).item()
+    return (
+        f"What you do with weight and bias is right, but before them a group of 18 numbers has mean {mean:.3f} and "
+        f"variance {var:.3f}. The norm makes them 0 and 1."
+    )
+
+
+def _affine(h, weight, bias):
+    return h * weight[:, None, None] + bias[:, None, None]
 
 
 group_norm = Check(
@@ -97,7 +128,7 @@ group_norm = Check(
     specification=_group_norm,
     form=_normed,
     batch=("x",),
-    clues=(_who_shares,),
+    clues=(_who_shares, _norm_or_affine),
     cases=(
         _norm_case((2, 4, 3, 5), 2),
         _norm_case((3, 6, 2, 2), 3),

@@ -161,6 +161,18 @@ skip_channels = Check(
             order=list,
         ),
         Misconception(
+            "You took the larger of what comes from below and the skip. torch.cat joins them: their channels add up.",
+            entry=lambda now, skip, width, is_last: max(now, skip),
+        ),
+        Misconception(
+            "You multiplied the channels from below by the skip's. torch.cat joins them: their channels add up.",
+            entry=lambda now, skip, width, is_last: now * skip,
+        ),
+        Misconception(
+            "You added the level's channels to those from below and of the skip. A block's input is the two joined.",
+            entry=lambda now, skip, width, is_last: now + skip + width,
+        ),
+        Misconception(
             "You return twice the level's channels. What comes from below has the channels of the coarser level, and "
             "the last skip of a level those of the finer one.",
             entry=lambda now, skip, width, is_last: 2 * width,
