@@ -82,15 +82,20 @@ def another_image(evidence: Evidence) -> str:
         if len(sizes) != 1 or base is None or base.ndim == 0 or len(base) not in sizes or len(base) < 3:
             continue
         for name in evidence.check.batch:
-            found = _sources(evidence, case.args, name, base)
+            found = _sources(evidence, case.args, name)
             if any(source - {image} for image, source in found.items()):
-                return _of_others(evidence, name, found)
+                turned = [arg.flip(0) if n in evidence.check.batch else arg for n, arg in named.items()]
+                again = _sources(evidence, tuple(turned), name)
+                return _of_others(name, found, again)
     return ""
 
 
-def _sources(evidence, args, name, base):
+def _sources(evidence, args, name):
     """For each image of the result, the images whose `name` it changes with."""
-    position, found = evidence.check.parameters.index(name), {image: set() for image in range(len(base))}
+    position, base = evidence.check.parameters.index(name), evidence.calls(*args)
+    if base is None:
+        return {}
+    found: dict[int, set[int]] = {image: set() for image in range(len(base))}
     for j in range(len(base)):
         other = args[position].clone()
         if other.is_floating_point():
@@ -107,9 +112,10 @@ def _sources(evidence, args, name, base):
     return found
 
 
-def _of_others(evidence, name, found):
+def _of_others(name, found, again):
+    """again: the same for the batch in reverse order. What is no image's place, as the largest t, is not taken for one."""
     one_for_all = {j for sources in found.values() for j in sources}
-    if len(one_for_all) == 1:
+    if len(one_for_all) == 1 and one_for_all == {j for sources in again.values() for j in sources}:
         which = {0: "first", len(found) - 1: "last"}.get(*one_for_all, f"{one_for_all}")
         return f"You used the {which} image's {name} for the whole batch. Every image has its own."
     image, sources = next((image, sources - {image}) for image, sources in found.items() if sources - {image})

@@ -20,8 +20,7 @@ def wrong_factor(evidence: Evidence) -> str:
     probe = _probe(evidence) if check.images else None
     if probe is None:
         return ""
-    named, got, want = probe
-    tables = _at_every_step(check, named)
+    tables, got, want = probe
     found = {name: _compared(name, got, want, tables) for name in check.images}
     right = [name for name, words in found.items() if words == ""]
     wrong = {name: words for name, words in found.items() if words}
@@ -60,10 +59,8 @@ def _probe(evidence):
         return None
     if not rows[1:].all():
         return None
-    named = {
-        name: arg[rows] if isinstance(arg, Tensor) and len(arg) == len(rows) else arg for name, arg in named.items()
-    }
-    return named, *({name: factor[rows, 0] for name, factor in factors.items()} for factors in (got, want))
+    tables = {name: table[rows] for name, table in _at_every_step(evidence.check, named).items()}
+    return tables, *({name: factor[rows, 0] for name, factor in factors.items()} for factors in (got, want))
 
 
 def _every_step(evidence):

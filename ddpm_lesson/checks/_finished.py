@@ -17,9 +17,9 @@ def linear_betas(beta_1, beta_T, T):
 
 
 def extract(v, t, x_shape):
-    import ddpm_lesson
+    from ddpm_lesson.coefficients import extract as looked_up
 
-    return ddpm_lesson.extract(v, t, x_shape)
+    return looked_up(v, t, x_shape)
 
 
 def q_sample(x_0, t, noise, alphas_bar):
@@ -35,7 +35,7 @@ def cosine_betas(T, s=0.008, max_beta=0.999):
 
 
 def posterior(x_0, x_t, t, betas):
-    from ddpm_lesson import GaussianDiffusion
+    from ddpm_lesson.process import GaussianDiffusion
 
     q = GaussianDiffusion(betas).q_posterior(x_0, x_t, t)
     return q.mean, q.log_var.exp()
@@ -54,7 +54,7 @@ def respaced_betas(alphas_bar, timesteps):
 
 
 def gaussian_kl(mean_1, var_1, mean_2, var_2):
-    from ddpm_lesson import Gaussian
+    from ddpm_lesson.gaussian import Gaussian
 
     return Gaussian(mean_1, var_1.log()).kl(Gaussian(mean_2, var_2.log()))
 
@@ -68,7 +68,7 @@ def mean_from_eps(x_t, t, eps, betas):
 
 
 def vlb_weight(betas, var):
-    from ddpm_lesson import GaussianDiffusion
+    from ddpm_lesson.process import GaussianDiffusion
 
     process = GaussianDiffusion(betas)
     return betas**2 / (2 * var * process.alphas * (1 - process.alphas_bar))
@@ -79,7 +79,7 @@ def simple_loss(model, x_0, t, noise, alphas_bar):
 
 
 def discretized_log_prob(x, mean, std, levels):
-    from ddpm_lesson import Gaussian
+    from ddpm_lesson.gaussian import Gaussian
 
     return Gaussian(mean, 2 * std.log()).discretized_log_prob(x, levels)
 

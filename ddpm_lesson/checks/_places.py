@@ -26,7 +26,7 @@ def only_wrong_at(evidence: Evidence, originals: list[Tensor | None]) -> str:
         size = sum(int(mask.sum()) for mask in covered)
         inside = all((mask <= cover).all() for mask, cover in zip(wrong.values(), covered, strict=True))
         dense = 2 * sum(int(mask.sum()) for mask in wrong.values()) >= size
-        if inside and dense and size <= total / 2 and (best is None or size < best[0]):
+        if inside and dense and size <= 0.8 * total and (best is None or size < best[0]):
             best = size, words
     if best is None:
         return ""

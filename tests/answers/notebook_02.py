@@ -747,7 +747,7 @@ W(
     min_snr_weights,
     "the larger and not the smaller of snr and gamma",
     "swap",
-    "Your eps is gamma / min(snr, gamma). You took the larger of snr",
+    "Your eps is the right one times max(snr, gamma) / min(snr,",
 )
 
 

@@ -58,6 +58,8 @@ def _angle(evidence) -> str:
     use = (got < 0.99) & (want < 0.99)
     logs = [torch.log1p(-beta[use].double()) for beta in (got, want)]
     power = (logs[0] / logs[1]).median().item()
+    if torch.allclose(logs[0], logs[1], rtol=1e-5):
+        return ""
     if len(logs[0]) > 10 and torch.allclose(logs[0], power * logs[1], rtol=1e-5):
         return f"Your alpha_bar is the right one to the power {power:.3g}. Look at the power of the cosine."
     u = torch.linspace(0, 1, len(got) + 1, dtype=torch.float64)

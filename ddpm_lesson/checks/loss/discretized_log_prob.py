@@ -85,11 +85,11 @@ def _reach(evidence) -> str:
         got, want = evidence.calls(*args), evidence.should(*args)
         if got is None or got.shape != mean.shape:
             return ""
-        inside, right = (out > math.log(0.5) for out in (got, want))
+        inside, right = (out > -9 for out in (got, want))
         if not inside.any() or got.isnan().any():
             return ""
         if not torch.equal(inside, right):
-            ends = [mean[inside][k].item() - 0.003 for k in (0, -1)]
+            ends = [mean[inside][0].item() - 0.005, mean[inside][-1].item() + 0.005]
             low, high = (f"{end:.2f}" if abs(end) < 1.39 else "far out" for end in ends)
             words.append(f"around x = {x:g} reaches from {low} to {high}")
     return f"On 5 levels your bin {', and the one '.join(words)}. Look at its ends." if words else ""

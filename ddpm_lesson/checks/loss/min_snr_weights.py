@@ -45,6 +45,7 @@ def _tables(snr: Tensor, gamma: float) -> dict[str, Tensor]:
         "snr": snr,
         "snr + 1": snr + 1,
         "min(snr, gamma)": snr.clamp(max=gamma),
+        "max(snr, gamma)": snr.clamp(min=gamma),
         "gamma": torch.full_like(snr, gamma),
         "snr + gamma": snr + gamma,
         "gamma + 1": torch.full_like(snr, gamma + 1),
