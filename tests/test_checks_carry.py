@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ddpm_lesson import checks
-from ddpm_lesson.checks import _carry
+from ddpm_lesson.checks import _accelerator, _carry
 from ddpm_lesson.checks._finished import FINISHED
 
 SOLVED = Path(__file__).parent.parent / "notebooks/solutions/01_forward_process.py"
@@ -214,3 +214,32 @@ def test_the_engines_own_lines_are_never_quoted(capsys):
     for answer in [huge, meta, torch.Tensor.sqrt, max, int]:
         text = said(answer, capsys)[1]
         assert "in the line" not in text and "no. " in text
+
+
+# Accelerators.
+
+
+def test_a_right_answer_is_run_on_the_accelerator_too(monkeypatch, capsys):
+    """Simulated: what is moved there comes in half precision, and the answer breaks on it."""
+
+    def careless(x_0, t, noise, alphas_bar):
+        a = alphas_bar[t].view(-1, *[1] * (x_0.ndim - 1))
+        if x_0.dtype == torch.float16:
+            raise RuntimeError("Expected all tensors to be on the same device")
+        return a.sqrt() * x_0 + (1 - a).sqrt() * noise
+
+    monkeypatch.setattr(_accelerator, "available", lambda: "cuda")
+    monkeypatch.setattr(_accelerator, "moved", lambda value, kind: value)
+    assert said(careless, capsys)[1].startswith("1.3 q_sample: yes")
+    half = lambda value, kind: value.half() if torch.is_tensor(value) and value.dtype == torch.float32 else value  # noqa: E731
+    monkeypatch.setattr(_accelerator, "moved", half)
+    given, text = said(careless, capsys)
+    assert text.startswith("1.3 q_sample: no. It is right on the CPU, but not on cuda, for x_0 of shape (4, 1, 8, 8)")
+    assert "your function raised RuntimeError: Expected all tensors to be on the same device" in text
+    assert given is not careless
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@every_check
+def test_finished_ones_are_right_on_the_gpu(check):
+    assert check.diagnose(lambda *args: FINISHED[check.name](*args))[0] == "yes"

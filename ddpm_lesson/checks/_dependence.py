@@ -113,13 +113,13 @@ def _sources(evidence, args, name):
 
 
 def _of_others(name, found, again):
-    """again: the same for the batch in reverse order. What is no image's place, as the largest t, is not taken for one."""
+    """again: the same for the batch in reverse order; the largest t, say, then has another place and is no image's."""
     one_for_all = {j for sources in found.values() for j in sources}
     if len(one_for_all) == 1 and one_for_all == {j for sources in again.values() for j in sources}:
         which = {0: "first", len(found) - 1: "last"}.get(*one_for_all, f"{one_for_all}")
         return f"You used the {which} image's {name} for the whole batch. Every image has its own."
     image, sources = next((image, sources - {image}) for image, sources in found.items() if sources - {image})
-    own = "" if image in found[image] else f", and not with its own"
+    own = "" if image in found[image] else ", and not with its own"
     return (
         f"Image {image} of your result changes with {name} of image {min(sources)}{own}. "
         "Every image stands alone: look for a sum, product, mean or reshape over the batch."

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
-import torch
 from torch import Tensor
 
+from ddpm_lesson.checks._accelerator import on_accelerator
 from ddpm_lesson.checks._carry import Verdict, give_back, verdict_of
 from ddpm_lesson.checks._explain import explain
 from ddpm_lesson.checks._misconceptions import Misconception, Wrong, implemented, pairs
@@ -114,7 +114,7 @@ class Check:
     def problems(self, outcomes: list[Outcome], exact: bool | None = None, zeros: bool = True) -> list[str]:
         """How each outcome differs from the specification's, in words; "" where it does not."""
         exact = self.exact_dtype if exact is None else exact
-        return [self._problem(got, want, exact, zeros) for got, want in zip(outcomes, self.right, strict=True)]
+        return [self.problem(got, want, exact, zeros) for got, want in zip(outcomes, self.right, strict=True)]
 
     @cached_property
     def right(self) -> list[Outcome]:
@@ -162,7 +162,7 @@ class Check:
             mistake += (
                 f"Build a new {'list, x[::-1] and not x.reverse()' if lists else 'tensor, x * a and not x *= a'}."
             )
-        mistake = mistake or self._on_accelerator(function, modes)
+        mistake = mistake or on_accelerator(self, function, modes)
         if mistake:
             return "no", f". {mistake}"
         return "yes", f" ({len(self.cases)} inputs, {self.among} among them){self._remarks(function, modes, outcomes)}"
@@ -194,7 +194,7 @@ class Check:
             return True
         return not all(same(g, w, floor=self.floor) for g, w in pairs_of_values)
 
-    def _problem(self, got, want, exact, zeros=True):
+    def problem(self, got, want, exact, zeros=True):
         """Where an outcome first differs from the wanted one, in words; "" if it does not."""
         many = len(want.values)
         if self.returns is list and not got.trouble and len(got.values) != many:
@@ -221,27 +221,9 @@ class Check:
         )
         for case in self.beyond:
             got, want = (run(self, f, case.args, m) for f, m in ((function, modes), (self.specification, Modes.now())))
-            if problem := self._problem(got, want, self.exact_dtype):
+            if problem := self.problem(got, want, self.exact_dtype):
                 words += f". Beyond the exercise, for {case.words}: {problem}"
         return words and f"{words.removesuffix('.')}."
-
-    def _on_accelerator(self, function, modes):
-        """Where there is one: what goes wrong there with the first input, and with none of the CPU's."""
-        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else ""
-        case = self.cases[0]
-        if not kind or not any(isinstance(arg, Tensor) for arg in case.args):
-            return ""
-
-        def moved(value):
-            if isinstance(value, torch.nn.Module):
-                return value.to(kind)
-            if not isinstance(value, Tensor):
-                return value
-            return value.to(kind, torch.float32 if kind == "mps" and value.dtype == torch.float64 else value.dtype)
-
-        got = run(self, function, tuple(map(moved, case.args)), modes)
-        problem = self._problem(got, self.right[0], False)
-        return f"It is right on the CPU, but not on {kind}, for {case.words}: {problem}." if problem else ""
 
     def _misfit(self, function):
         """What is wrong with the function's parameters; "" if the inputs can be passed to it."""

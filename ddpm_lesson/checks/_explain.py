@@ -2,7 +2,8 @@
 
 The second stage knows no exercise. It asks, from the simplest explanation to the least simple: are these the right
 numbers with something done to them; two listed mistakes at once; right everywhere but in one place; an argument that
-is ignored; an image that depends on another's; one wrong factor; a listed mistake's numbers with something done to them?
+is ignored; an image that depends on another's; one wrong factor; a listed mistake's numbers with something done to
+them?
 Everything it says was seen to hold on all inputs. What an exercise adds are its `tables`, `terms`, `places`, `clues`.
 """
 
@@ -11,12 +12,12 @@ from collections.abc import Callable
 from ddpm_lesson.checks._arguments import other_arguments
 from ddpm_lesson.checks._dependence import another_image, ignored_argument
 from ddpm_lesson.checks._evidence import Evidence
-from ddpm_lesson.checks._factors import wrong_at_steps, wrong_factor, wrong_product, wrong_term
+from ddpm_lesson.checks._factors import wrong_at_steps, wrong_factor
 from ddpm_lesson.checks._places import only_wrong_at
+from ddpm_lesson.checks._products import wrong_product, wrong_term
 from ddpm_lesson.checks._run import Outcome
 from ddpm_lesson.checks._state import Modes
 from ddpm_lesson.checks._transforms import changed
-
 
 STRICT = False  # in tests: a stage that raises is an error of its own
 
@@ -184,7 +185,8 @@ def _nearly(check, outcomes, plain):
             got, want = (dict(zip(o.names, o.values, strict=True)).get(name) for o in (outcome, right))
             if got is not None and (odd := (want == 0) & (got != 0)).any():
                 value = got[odd][0].item()
-                return f"Your {name} must be exactly 0 where it is 0, and yours is {value:.3g}. Something keeps it away: a clamp?"
+                words = f"Your {name} must be exactly 0 where it is 0, and yours is {value:.3g}."
+                return f"{words} Something keeps it away: a clamp?"
     return plain
 
 

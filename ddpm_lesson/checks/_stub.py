@@ -10,8 +10,8 @@ from collections.abc import Callable
 def is_stub(function: Callable) -> bool:
     """True while the body is `...`, `pass`, a docstring, a bare return or `raise NotImplementedError`.
 
-    A class is a stub if all methods that it defines are, its constructor aside. Bytecode is not read: without a source (code from a string)
-    a function that names nothing is called.
+    A class is a stub if all methods that it defines are, its constructor aside. Bytecode is not read: without a source
+    (code from a string) a function that names nothing is called.
     """
     if inspect.isclass(function):
         methods = {name: value for name, value in vars(function).items() if inspect.isfunction(value)}

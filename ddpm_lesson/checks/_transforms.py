@@ -119,7 +119,9 @@ def changed(evidence: Evidence, originals: list[Tensor | None]) -> str:
 
 
 def _pairs(evidence, originals):
-    return [(g, x) for g, x in zip(evidence.got, originals, strict=True) if g is not None and x is not None]
+    """What was got beside the original, for each input; nothing if some original is missing."""
+    found = [(g, x) for g, x in zip(evidence.got, originals, strict=True) if g is not None]
+    return [] if any(x is None for _, x in found) else found
 
 
 def _cut_off(evidence, originals):
@@ -142,11 +144,12 @@ def _longer(evidence, originals):
     gaps = {len(g) - len(x) for g, x in found if g.ndim == x.ndim == 1}
     if not found or len(gaps) != 1 or 0 in gaps or any(g.ndim != 1 or x.ndim != 1 for g, x in found):
         return ""
-    gap, size = gaps.pop(), min  # of both lengths
+    gap = gaps.pop()
     many = f"{abs(gap)} {'entry' if abs(gap) == 1 else 'entries'} too {'many' if gap > 0 else 'few'}"
-    if all(same(g[: size(len(g), len(x))], x[: size(len(g), len(x))]) for g, x in found):
+    shorter = [(g, x, min(len(g), len(x))) for g, x in found]
+    if all(same(g[:n], x[:n]) for g, x, n in shorter):
         return f"has {many} at its end. The others are right."
-    if all(same(g[-size(len(g), len(x)) :], x[-size(len(g), len(x)) :]) for g, x in found):
+    if all(same(g[len(g) - n :], x[len(x) - n :]) for g, x, n in shorter):
         return f"has {many} at its beginning. The others are right."
     return ""
 

@@ -925,7 +925,7 @@ W(
     respaced_betas,
     "a root over the ratio",
     "square-root",
-    "You took the root of the ratio. alpha_bar counts variances, and",
+    "Your numbers come out if alphas_bar is under a root. Use it as",
 )
 
 

@@ -128,17 +128,14 @@ cosine_betas = Check(
             cap=lambda betas, max_beta: betas.clamp(min=max_beta),
         ),
         Misconception(
-            "You also cut the betas off from below, at 1e-4. Long chains have smaller ones: the only bound is max_beta.",
+            "You also cut the betas off from below, at 1e-4. Long chains have smaller ones: the only bound is "
+            "max_beta.",
             cap=lambda betas, max_beta: betas.clamp(1e-4, max_beta),
         ),
         Misconception(
             "You left out the square. alpha_bar is the squared cosine; the cosine itself is sqrt(alpha_bar), the "
             "factor in front of x_0.",
             power=lambda f: f,
-        ),
-        Misconception(
-            "You squared the squared cosine once more. alpha_bar is the cosine to the power 2.",
-            power=lambda f: f**4,
         ),
         Misconception(
             "You return 1 - alpha_bar, capped: that is all the noise up to step i. beta is the noise of one step: "

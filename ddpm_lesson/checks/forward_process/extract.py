@@ -130,17 +130,5 @@ extract = Check(
             "You read v at t - 1. In code t starts at 0, and index -1 wraps around to the last entry: read it at t.",
             steps=lambda t: t - 1,
         ),
-        Misconception(
-            "You read v at t - 1, and at 0 where t is 0. In code t starts at 0: read it at t.",
-            steps=lambda t: (t - 1).clamp(min=0),
-        ),
-        Misconception(
-            "You return the same entry of v whatever t is: the last one. Image i needs v[t[i]].",
-            steps=lambda t: torch.full_like(t, -1),
-        ),
-        Misconception(
-            "You read v from its end. t counts from the start: v[t].",
-            instead=lambda v, t, x_shape: _extract(v.flip(0), t, x_shape),
-        ),
     ),
 )

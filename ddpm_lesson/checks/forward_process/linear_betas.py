@@ -72,25 +72,9 @@ linear_betas = Check(
             shares=lambda T: double(list(range(1, T + 1))) / T,
         ),
         Misconception(
-            "Your line starts one step past beta_1 and ends one step past beta_T: count the steps from 0.",
-            shares=lambda T: double(list(range(1, T + 1))) / max(T - 1, 1),
-        ),
-        Misconception(
-            "Your betas lie between beta_1 and beta_T and reach neither. Both ends belong to the schedule.",
-            shares=lambda T: double(list(range(1, T + 1))) / (T + 1),
-        ),
-        Misconception(
-            "You return T + 1 betas, with both ends. T points are asked for: they have T - 1 gaps between them.",
-            shares=lambda T: double(list(range(T + 1))) / T,
-        ),
-        Misconception(
             "You return T + 1 numbers, a zero first, so that beta_1 has index 1. In code t runs from 0 to T - 1: "
             "every table here has T entries and starts with beta_1.",
             give=lambda betas: torch.cat([torch.zeros_like(betas[:1]), betas]),
-        ),
-        Misconception(
-            "Your betas fall from beta_T to beta_1. The first steps are the smallest.",
-            ends=lambda beta_1, beta_T, T: (beta_T, beta_1),
         ),
         Misconception(
             "You wrote 0.0001 and 0.02 into the formula. The ends are the arguments beta_1 and beta_T.",
@@ -118,7 +102,6 @@ linear_betas = Check(
             into=math.log,
             back=torch.exp,
         ),
-        Misconception("You return the roots of beta, standard deviations. beta is the variance.", give=torch.sqrt),
         Misconception(
             "You return 1 - beta: those are the alphas. beta is the variance that a step adds and starts small.",
             give=lambda betas: 1 - betas,

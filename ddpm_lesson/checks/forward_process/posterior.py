@@ -154,10 +154,6 @@ posterior = Check(
             var=_late(_var),
         ),
         Misconception(
-            "You subtracted x_t's share in the mean. Both images are added.",
-            at_t=lambda c: -_at_t(c),
-        ),
-        Misconception(
             "At t = 0 your alpha_bar_prev is the last entry of the table: index -1 wraps around. Before the first "
             "step there is no noise: alpha_bar_prev is 1 there, the mean is x_0 and the variance 0.",
             before_first=lambda alphas_bar: alphas_bar[-1:],
@@ -178,11 +174,6 @@ posterior = Check(
             at_0=_undivided(_at_0),
             at_t=_undivided(_at_t),
             var=_undivided(_var),
-        ),
-        Misconception(
-            "You left out the division by 1 - alpha_bar in the mean: at t = 0 yours is not x_0.",
-            at_0=_undivided(_at_0),
-            at_t=_undivided(_at_t),
         ),
         Misconception(
             "Your variance is beta, that of the forward step (with alpha_bar for alpha_bar_prev the ratio cancels). "
@@ -220,14 +211,6 @@ posterior = Check(
             "At t = 0 you return the variance of index 1. Code that needs a finite logarithm puts it there, but the "
             "posterior at t = 0 is a point: its variance is 0.",
             instead=_clipped,
-        ),
-        Misconception(
-            "You read all tables at t - 1. In code t = 0 is the papers' t = 1, and index -1 wraps around: read at t.",
-            steps=lambda t: t - 1,
-        ),
-        Misconception(
-            "You used the first image's t for the whole batch. Every image has its own.",
-            steps=lambda t: t[:1].expand(len(t)),
         ),
         Misconception(
             "Your coefficients have shape (B,), and broadcasting lines that up with the last axis, the columns of an "

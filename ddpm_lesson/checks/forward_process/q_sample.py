@@ -106,10 +106,6 @@ q_sample = Check(
             table=shifted,
         ),
         Misconception(
-            "You read alphas_bar from its end: at t = 0 your x_t is nearly noise. Read it at t.",
-            table=lambda alphas_bar: alphas_bar.flip(0),
-        ),
-        Misconception(
             "You took the running product of alphas_bar, which is one already: alphas_bar[t] is what you need.",
             table=lambda alphas_bar: alphas_bar.cumprod(0),
         ),
@@ -125,10 +121,6 @@ q_sample = Check(
             "You used the first image's t for the whole batch. Every image has its own t: training needs many t in "
             "one batch.",
             look_up=lambda table, t, x: table[t[0]],
-        ),
-        Misconception(
-            "You used the last image's t for the whole batch. Every image has its own t.",
-            look_up=lambda table, t, x: table[t[-1]],
         ),
         Misconception(
             "alphas_bar[t] has shape (B,), and broadcasting lines shapes up from the right: your coefficients meet the "

@@ -50,7 +50,7 @@ def _tables(alphas_bar: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
 
 def _share_kept(evidence) -> str:
     """1 minus the result is a ratio of two alpha_bar: with another power or factor it is told."""
-    from ddpm_lesson.checks._factors import wrong_product
+    from ddpm_lesson.checks._products import wrong_product
 
     flipped = [None if got is None else 1 - got for got in evidence.got]
     other = type(evidence)(evidence.check, evidence.function, evidence.modes, evidence.outcomes, evidence.output)
@@ -109,10 +109,6 @@ respaced_betas = Check(
             first=lambda alphas_bar, timesteps: alphas_bar[:1],
         ),
         Misconception(
-            "Your first beta divides by 0. Before the first kept step alpha_bar is 1, the product of no factors.",
-            first=lambda alphas_bar, timesteps: torch.zeros_like(alphas_bar[:1]),
-        ),
-        Misconception(
             "Your first beta divides by alphas_bar[timesteps[0] - 1], a step that the short chain does not visit (and "
             "at 0 index -1 wraps around). Before the first kept step alpha_bar is 1.",
             first=lambda alphas_bar, timesteps: alphas_bar[timesteps[:1] - 1],
@@ -140,14 +136,6 @@ respaced_betas = Check(
         Misconception(
             "You return the alphas of the short chain. beta is 1 - alpha.",
             rule=lambda a_bar, prev: a_bar / prev,
-        ),
-        Misconception(
-            "You took the root of the ratio. alpha_bar counts variances, and so does beta: no root.",
-            rule=lambda a_bar, prev: 1 - (a_bar / prev).sqrt(),
-        ),
-        Misconception(
-            "You return the roots of the betas, standard deviations. beta is the variance.",
-            rule=lambda a_bar, prev: (1 - a_bar / prev).sqrt(),
         ),
         Misconception(
             "You return 1 - alpha_bar: that is all the noise up to a kept step. beta is the noise since the kept step "

@@ -97,12 +97,9 @@ x_0_from_eps = Check(
             scale=torch.rsqrt,
         ),
         Misconception(
-            "You added a small number where you divide. Where alpha_bar is tiny it is not small: divide by the root alone.",
+            "You added a small number where you divide. Where alpha_bar is tiny it is not small: divide by the "
+            "root alone.",
             scale=lambda a_bar: a_bar.sqrt() + 1e-8,
-        ),
-        Misconception(
-            "You keep the divisor from falling below a small number. Where alpha_bar is tiny that changes the estimate.",
-            scale=lambda a_bar: a_bar.sqrt().clamp(min=1e-3),
         ),
         Misconception(
             "You added the noise once more. It is in x_t already: subtract it.",
@@ -139,14 +136,6 @@ x_0_from_eps = Check(
         Misconception(
             "You used the alpha of the single step t. x_t holds the noise of all steps up to t: alpha_bar.",
             table=alphas_of,
-        ),
-        Misconception(
-            "You took the running product of alphas_bar, which is one already: alphas_bar[t] is what you need.",
-            table=lambda alphas_bar: alphas_bar.cumprod(0),
-        ),
-        Misconception(
-            "You used the first image's t for the whole batch. Every image has its own t.",
-            look_up=lambda table, t, x: table[t[0]],
         ),
         Misconception(
             "alphas_bar[t] has shape (B,), and broadcasting lines that up with the last axis, the columns of an image. "

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check, Misconception
 from ddpm_lesson.checks._inputs import double, fractions
+from ddpm_lesson.checks.loss._discretized_log_prob_clues import reach
 from ddpm_lesson.checks.loss._words import reduced
 
 
@@ -76,25 +77,6 @@ def _both(**edits):
     return {side: edit for edit in edits.values() for side in ("lower", "upper")}
 
 
-def _reach(evidence) -> str:
-    """From where to where a bin reaches: a Gaussian nearly without width is inside of it or not."""
-    mean = torch.linspace(-1.4, 1.4, 281, dtype=torch.float64) + 0.003
-    words = []
-    for x in (0.0, -1.0, 1.0):
-        args = (torch.full_like(mean, x), mean, torch.full_like(mean, 1e-4), 5)
-        got, want = evidence.calls(*args), evidence.should(*args)
-        if got is None or got.shape != mean.shape:
-            return ""
-        inside, right = (out > -9 for out in (got, want))
-        if not inside.any() or got.isnan().any():
-            return ""
-        if not torch.equal(inside, right):
-            ends = [mean[inside][0].item() - 0.005, mean[inside][-1].item() + 0.005]
-            low, high = (f"{end:.2f}" if abs(end) < 1.39 else "far out" for end in ends)
-            words.append(f"around x = {x:g} reaches from {low} to {high}")
-    return f"On 5 levels your bin {', and the one '.join(words)}. Look at its ends." if words else ""
-
-
 def _places(x, mean, std, levels):
     yield "in the first bin, x = -1", x < -1 + 1 / (levels - 1)
     yield "in the last bin, x = 1", x > 1 - 1 / (levels - 1)
@@ -124,7 +106,7 @@ discretized_log_prob = Check(
     specification=_discretized_log_prob,
     form=_binned,
     places=_places,
-    clues=(_reach,),
+    clues=(reach,),
     floor=math.log(1e-8),  # the right ones lie above it
     cases=(
         _bin_case((4, 1, 8, 8), 256, [2**-7, 2**-4, 2**-2, 1.0]),
@@ -162,19 +144,6 @@ discretized_log_prob = Check(
             upper=lambda levels: 2 / (levels - 1),
         ),
         Misconception(
-            "Your bins end at x. x stands in the middle of its bin: half a bin to either side.",
-            lower=lambda levels: 2 / (levels - 1),
-            upper=lambda levels: 0.0,
-        ),
-        Misconception(
-            "Your bins reach from x upwards only by half a bin. Below x there is another half.",
-            lower=lambda levels: 0.0,
-        ),
-        Misconception(
-            "Your bins reach from x downwards only by half a bin. Above x there is another half.",
-            upper=lambda levels: 0.0,
-        ),
-        Misconception(
             "Both tails are closed. What the Gaussian puts below -1 and above 1 belongs to the first and the last bin: "
             "without it the probabilities do not add up to 1.",
             first=_nowhere,
@@ -189,7 +158,8 @@ discretized_log_prob = Check(
             last=_nowhere,
         ),
         Misconception(
-            "You look for the ends with x == -1 and x == 1, or with <= and >=. A float32 pixel is not always exactly 1: "
+            "You look for the ends with x == -1 and x == 1, or with <= and >=. A float32 pixel is not always "
+            "exactly 1: "
             "compare with half a bin to spare.",
             first=lambda x, half: x == -1,
             last=lambda x, half: x == 1,
@@ -212,13 +182,10 @@ discretized_log_prob = Check(
             instead=_log_density,
         ),
         Misconception(
-            "You return the logarithm of density times width. That is close for narrow bins only: take the difference of "
+            "You return the logarithm of density times width. That is close for narrow bins only: take the "
+            "difference of "
             "two CDFs, and open the ends.",
             instead=lambda x, mean, std, levels: _log_density(x, mean, std, levels) + math.log(2 / (levels - 1)),
-        ),
-        Misconception(
-            "You return the density. The logarithm of a bin's probability is asked for, a difference of two CDFs.",
-            instead=lambda *args: _log_density(*args).exp(),
         ),
         Misconception(
             "You took the root of std, as if it were a variance. It is the standard deviation: divide by it.",
@@ -232,9 +199,7 @@ discretized_log_prob = Check(
             "You took std for a log-variance. It is the standard deviation itself.",
             width=lambda std: (std / 2).exp(),
         ),
-        Misconception("You took std for its logarithm. It is the standard deviation itself.", width=torch.exp),
         Misconception("You did not divide by std.", width=torch.ones_like),
-        Misconception("You multiplied by std. A distance is counted in units of std: divide.", width=torch.reciprocal),
         Misconception(
             "You left out the root of 2: P(N(0, 1) < z) is (1 + erf(z / sqrt(2))) / 2.",
             cdf=lambda z: (1 + torch.erf(z)) / 2,
@@ -242,10 +207,6 @@ discretized_log_prob = Check(
         Misconception(
             "You took erf for the distribution function. It runs from -1 to 1: (1 + erf(z / sqrt(2))) / 2.",
             cdf=lambda z: torch.erf(z / math.sqrt(2)),
-        ),
-        Misconception(
-            "You took erf for the distribution function, without the root of 2. It runs from -1 to 1.",
-            cdf=torch.erf,
         ),
         Misconception(
             "You used the logistic distribution, as PixelCNN++ does. Here the noise is Gaussian: torch.special.ndtr.",
@@ -265,7 +226,6 @@ discretized_log_prob = Check(
             "You took log2: those are bits. Nats are asked for; convert once, where bits are shown.",
             log=torch.log2,
         ),
-        Misconception("You took log10. Nats are asked for: the natural logarithm.", log=torch.log10),
         Misconception(
             "You return minus the logarithm, a loss. The log-probability itself is asked for.", log=lambda p: -p.log()
         ),

@@ -96,10 +96,6 @@ mean_from_eps = Check(
             above=lambda c: c.beta.sqrt(),
         ),
         Misconception(
-            "You squared beta. A step's share of the noise is beta itself, over the root of 1 - alpha_bar.",
-            above=lambda c: c.beta**2,
-        ),
-        Misconception(
             "You wrote alpha where beta belongs. What a step added is taken off again, and that is beta.",
             above=lambda c: c.alpha,
         ),
@@ -110,14 +106,6 @@ mean_from_eps = Check(
         Misconception(
             "You took alpha_bar_prev. eps is the noise in x_t, so alpha_bar at t itself; yours divides by 0 at t = 0.",
             below=lambda c: (1 - c.a_bar_prev).sqrt(),
-        ),
-        Misconception(
-            "Under the noise you have sqrt(alpha_bar), the image's factor. Noise is counted by sqrt(1 - alpha_bar).",
-            below=lambda c: c.a_bar.sqrt(),
-        ),
-        Misconception(
-            "You did not divide beta by the root of 1 - alpha_bar. eps has variance 1, and the noise in x_t less.",
-            below=lambda c: torch.ones_like(c.beta),
         ),
         Misconception(
             "You subtracted all the noise. One step back takes a share of it only, beta / sqrt(1 - alpha_bar) * eps.",
@@ -166,15 +154,12 @@ mean_from_eps = Check(
             bar=lambda alphas: torch.cumprod(1 - alphas, 0),
         ),
         Misconception(
-            "You looked betas up at t before you took the running product, which then runs over the images of the batch. "
+            "You looked betas up at t before you took the running product, which then runs over the images of the "
+            "batch. "
             "The product runs over the steps: first cumprod, then the look-up.",
             instead=_looked_up_first,
         ),
         Misconception(FIRST_T, steps=lambda t: t[:1].expand(len(t))),
         Misconception(COLUMNS, look_up=lambda table, t, x: table[t]),
-        Misconception(
-            "You clipped the mean to [-1, 1]. x_{t-1} is noisy and reaches past it: nothing is clipped here.",
-            give=lambda mean: mean.clamp(-1, 1),
-        ),
     ),
 )

@@ -121,7 +121,8 @@ min_snr_weights = Check(
             eps=_plain,
         ),
         Misconception(
-            "At snr = 0 your weight of eps is 0: a small number added below the line leaves 0 on top. min(1, gamma / snr) is "
+            "At snr = 0 your weight of eps is 0: a small number added below the line leaves 0 on top. min(1, gamma "
+            "/ snr) is "
             "1 there.",
             eps=lambda snr, least, gamma: torch.where(snr > 0, least / snr, 0.0),
         ),
@@ -151,14 +152,6 @@ min_snr_weights = Check(
             v=lambda snr, least, gamma: least / snr + 1,
         ),
         Misconception(
-            "You multiplied the weight of v by snr + 1. The squared error in v is snr + 1 times as large: divide.",
-            v=lambda snr, least, gamma: least * (snr + 1),
-        ),
-        Misconception(
-            "You divided the weight of v by min(snr, gamma) + 1. The squared error in v grows with snr itself.",
-            v=lambda snr, least, gamma: least / (least + 1),
-        ),
-        Misconception(
             "You divided the weight of eps by snr + 1 for v. v's is that of x_0, divided by snr + 1.",
             v=lambda snr, least, gamma: torch.where(snr > 0, least / snr, 1.0) / (snr + 1),
         ),
@@ -174,12 +167,6 @@ min_snr_weights = Check(
             "The weights of eps and x_0 are swapped. x_0's is cut off at gamma; eps's never passes 1.",
             give=lambda eps, x_0, v: (x_0, eps, v),
         ),
-        Misconception(
-            "The weights of x_0 and v are swapped. The order is (eps, x_0, v).",
-            give=lambda eps, x_0, v: (eps, v, x_0),
-        ),
-        Misconception("Your order is (x_0, v, eps). It is (eps, x_0, v).", give=lambda eps, x_0, v: (x_0, v, eps)),
-        Misconception("Your order is reversed. It is (eps, x_0, v).", give=lambda eps, x_0, v: (v, x_0, eps)),
         Misconception(
             "You wrote 5 into the formula. That is the paper's choice; here it is the argument gamma.",
             cap=lambda gamma: 5.0,

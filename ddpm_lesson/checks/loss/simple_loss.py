@@ -8,21 +8,8 @@ from torch import Tensor, nn
 from ddpm_lesson.checks._engine import Case, Check, Misconception
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, IMAGES, LONG_BAR, at, before, double, fractions
 from ddpm_lesson.checks._run import called, read
-from ddpm_lesson.checks.forward_process.q_sample import q_sample as _q_sample
+from ddpm_lesson.checks.loss._simple_loss_clues import Model, of_prediction_and_noise, what_is_given, what_is_told
 from ddpm_lesson.checks.loss._words import COLUMNS, FIRST_T, reduced
-
-
-class _Model(nn.Module):
-    """A network for the inputs: weight * (x_t^power - t / 4), in any dtype. It remembers what it was given."""
-
-    def __init__(self, weight: float, power: int):
-        super().__init__()
-        self.weight, self.power = nn.Parameter(torch.tensor(weight)), power
-        self.seen: list[tuple] = []
-
-    def forward(self, x_t, t):
-        self.seen.append((x_t.detach().clone(), t.detach().clone()))
-        return self.weight * (x_t**self.power - t.reshape(-1, *[1] * (x_t.ndim - 1)) / 4)
 
 
 def _simple_loss(model, x_0, t, noise, alphas_bar):
@@ -84,51 +71,6 @@ def _bound_weight(table: Tensor) -> Tensor:
     return betas / (2 * (1 - betas) * (1 - table))
 
 
-def _never_called(evidence) -> str:
-    """The network was not asked at all, or more than once for an image."""
-    model, *args = evidence.check.cases[0].args
-    spy = _Model(model.weight.item(), model.power)
-    evidence.function(spy, *(arg.clone() for arg in args))
-    if not spy.seen:
-        return "Your function never calls model. Its prediction is what the noise is compared with."
-    told = [t for _, t in spy.seen]
-    if len(spy.seen) == 1 and told[0].shape != args[1].shape:
-        return f"You told the network a t of shape {tuple(told[0].shape)}. It takes one t for each image, as it comes."
-    if len(spy.seen) == 1 and not torch.equal(told[0].double(), args[1].double()):
-        return f"You told the network t = {[round(x, 3) for x in told[0].tolist()]} for t = {args[1].tolist()}: pass t as it is."
-    return ""
-
-
-def _seen(evidence) -> str:
-    """What the network is given, as an answer to exercise 1.3."""
-
-    def q_sample(x_0, t, noise, alphas_bar):
-        spy = _Model(0.5, 1)
-        evidence.function(spy, x_0, t, noise, alphas_bar)
-        return spy.seen[0][0]
-
-    verdict, detail = _q_sample.diagnose(q_sample)
-    return f"What you give to the network is not x_t{detail}" if verdict == "no" else ""
-
-
-def _of_prediction_and_noise(evidence) -> str:
-    """The result as a polynomial of the prediction p and the noise e, where it is one with simple factors."""
-    _, x_0, t, noise, alphas_bar = evidence.check.cases[0].args
-    guess = fractions(*x_0.shape, start=7).double()
-    out = evidence.function(lambda x_t, t: guess, x_0, t, noise, alphas_bar)
-    p, e, names = guess.flatten(), noise.double().flatten(), ("p^2", "p * e", "e^2", "p", "e", "1")
-    matrix = torch.stack([p * p, p * e, e * e, p, e, torch.ones_like(p)], 1)
-    found = torch.linalg.lstsq(matrix, out.double().flatten()[:, None], driver="gelsd").solution[:, 0]
-    if (matrix @ found - out.double().flatten()).abs().max() > 1e-5:
-        return ""
-    terms = [f"{f:+.3g} {name}" for f, name in zip(found.tolist(), names, strict=True) if abs(f) > 1e-4]
-    if [term.split(" ", 1)[1] for term in terms] == ["p^2", "p * e", "e^2"] and torch.allclose(
-        found[:3], torch.tensor([1.0, -2.0, 1.0]).double(), atol=1e-4
-    ):
-        return ""
-    return f"With the prediction p and the noise e, your result is {' '.join(terms)}. Look at what is squared."
-
-
 simple_loss = Check(
     number="2.4",
     name="simple_loss",
@@ -137,16 +79,16 @@ simple_loss = Check(
     script=_with_gradient,
     batch=("x_0", "t", "noise"),
     random="the argument noise",
-    clues=(_never_called, _seen, _of_prediction_and_noise),
+    clues=(what_is_told, what_is_given, of_prediction_and_noise),
     cases=tuple(
         Case(
             f"model(x_t, t) = {words}, x_0 of shape {shape}, t = {t}, T = {len(table)}",
             (model, fractions(*shape), torch.tensor(t), 2 * fractions(*shape, start=11), double(table)),
         )
         for words, model, images in [
-            ("x_t / 2 - t / 8", _Model(0.5, 1), [*IMAGES, ((2, 5), [0, 0])]),
-            ("x_t^2 - t / 4", _Model(1.0, 2), [((4, 1, 8, 8), [0, 3, 3, 9]), ((1, 5), [6])]),
-            ("x_t / 2 - t / 8", _Model(0.5, 1), [((3, 2), [999, 300, 500])]),
+            ("x_t / 2 - t / 8", Model(0.5, 1), [*IMAGES, ((2, 5), [0, 0])]),
+            ("x_t^2 - t / 4", Model(1.0, 2), [((4, 1, 8, 8), [0, 3, 3, 9]), ((1, 5), [6])]),
+            ("x_t / 2 - t / 8", Model(0.5, 1), [((3, 2), [999, 300, 500])]),
         ]
         for shape, t in images
         for table in [ALPHAS_BAR[:1] if t == [0, 0] else LONG_BAR if 999 in t else ALPHAS_BAR]
@@ -167,11 +109,8 @@ simple_loss = Check(
             target=lambda x_0, noise, a_bar: _mixed(a_bar, x_0, noise),
         ),
         Misconception(
-            "Your target is v, a mixture of noise and image. This network predicts the noise itself.",
-            target=lambda x_0, noise, a_bar: a_bar.sqrt() * noise - (1 - a_bar).sqrt() * x_0,
-        ),
-        Misconception(
-            "You added noise and prediction, or your target is -noise. The error is the difference from the noise itself.",
+            "You added noise and prediction, or your target is -noise. The error is the difference from the noise "
+            "itself.",
             use=torch.neg,
         ),
         Misconception(
@@ -199,7 +138,6 @@ simple_loss = Check(
             error=torch.abs,
         ),
         Misconception("You return the error itself, with its sign. It is squared.", error=lambda error: error),
-        Misconception("You return the prediction minus the noise. The error is squared.", error=lambda error: -error),
         Misconception("You halved the squared error. The loss has no factor.", error=lambda error: error**2 / 2),
         Misconception(
             "You used the smooth L1 (Huber) loss. The squared error is asked for.",
@@ -253,16 +191,8 @@ simple_loss = Check(
             told=lambda t, T: (t + 1,),
         ),
         Misconception(
-            "You told the network t - 1. It takes the step t, as it comes.",
-            told=lambda t, T: (t - 1,),
-        ),
-        Misconception(
             "You told the network the same t for all images, the first's. Every image has its own.",
             told=lambda t, T: (t[:1],),
-        ),
-        Misconception(
-            "You told the network t = 0 for all images. It must know how noisy each is.",
-            told=lambda t, T: (torch.zeros_like(t),),
         ),
         Misconception(
             "You weighed each step as the bound does with var = beta. L_simple leaves that out: the bound spends the "
@@ -273,10 +203,6 @@ simple_loss = Check(
             "You compared estimates of x_0. That multiplies the squared error in eps by (1 - alpha_bar) / alpha_bar, "
             "which is huge at the last steps: compare the noise itself.",
             weight=lambda table: (1 - table) / table,
-        ),
-        Misconception(
-            "You weighed each step by snr. L_simple weighs all steps alike.",
-            weight=lambda table: table / (1 - table),
         ),
     ),
 )

@@ -12,6 +12,11 @@ from ddpm_lesson.checks.unet.skip_channels import skip_channels
 from ddpm_lesson.checks.unet.time_table import time_table
 
 __all__ = [
-    *("time_table", "group_norm", "add_time", "attention"),
-    *("skip_channels", "down_same", "res_block_parameters"),
+    "time_table",
+    "group_norm",
+    "add_time",
+    "attention",
+    "skip_channels",
+    "down_same",
+    "res_block_parameters",
 ]

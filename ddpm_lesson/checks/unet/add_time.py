@@ -129,16 +129,12 @@ add_time = Check(
             "You forgot the bias of the linear layer, one number for each channel.",
             shift=lambda time, bias: time,
         ),
-        Misconception("You subtracted the bias. It is added.", shift=lambda time, bias: time - bias),
         Misconception(
             "You multiplied by weight as it is. It is (C, tdim), one row for each channel: swish(temb) @ weight.T.",
             product=lambda temb, weight: temb @ weight,
         ),
         Misconception(
             "You used the first image's temb for the whole batch. Every image has its own.", rows=lambda temb: temb[:1]
-        ),
-        Misconception(
-            "You averaged temb over the batch. Every image has its own.", rows=lambda temb: temb.mean(0, keepdim=True)
         ),
         Misconception(
             "You added the time along the width: column j got channel j's number. It runs where C happens to be the "

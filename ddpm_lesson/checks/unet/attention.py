@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ddpm_lesson.checks._engine import Case, Check, Misconception
 from ddpm_lesson.checks._inputs import fractions
+from ddpm_lesson.checks.unet._attention_clues import wrong_weights
 
 
 def _attention(q, k, v):
@@ -75,58 +76,13 @@ def _over_channels(axis: int):
     return attention
 
 
-def _weights_of(function, q, k):
-    """What each pixel's result takes of each pixel of v, (H W, H W), for one image; None if it is no such sum."""
-    C, H, W = q.shape[1:]
-    columns = []
-    for pixel in range(H * W):
-        v = torch.zeros(1, C, H, W)
-        v.view(1, C, -1)[:, :, pixel] = 1
-        out = function(q, k, v)
-        if out is None or out.shape != v.shape or not torch.allclose(out, out[:, :1].expand_as(out), atol=1e-6):
-            return None
-        columns.append(out[0, 0].flatten().double())
-    return torch.stack(columns, 1)
-
-
-def _wrong_weights(evidence) -> str:
-    """The weights that the answer gives to the pixels of v, beside the right ones."""
-    q, k = 2 * fractions(1, 3, 2, 4), 2 * fractions(1, 3, 2, 4, start=11)
-    got, want = (_weights_of(call, q, k) for call in (evidence.calls, evidence.should))
-    if got is None or torch.allclose(got, want, rtol=1e-4):
-        return ""
-    if torch.allclose(got, want.mT, rtol=1e-4, atol=1e-6):
-        return "Your weights are transposed: the pixel that is looked at gets the average, not the one that looks."
-    if torch.allclose(got, torch.full_like(got, 1 / len(got)), rtol=1e-4):
-        return "All your weights are equal, whatever q and k are."
-    sums = got.sum(1)
-    if (sums - sums[0]).abs().max() < 1e-4 and torch.allclose(got / sums[0], want, rtol=1e-3):
-        return f"The weights of a pixel add up to {sums[0]:.3g} in your result, and must add up to 1. What comes after the softmax?"
-    if (got <= 0).any():
-        return "Some of your weights are 0 or negative, and those of a softmax are not." + _sums(got)
-    logs = [(x.log() - x.log().mean(1, keepdim=True)) for x in (got, want)]
-    ratio = (logs[0] * logs[1]).sum() / (logs[1] ** 2).sum()
-    if torch.allclose(logs[0], ratio * logs[1], rtol=1e-3, atol=1e-4):
-        return f"What goes into your softmax is {ratio:.4g} times the right one, with C = 3 and 8 pixels. Look at the scale."
-    return _sums(got).strip()
-
-
-def _sums(weights):
-    sums = weights.sum(1)
-    if torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
-        return ""
-    if torch.allclose(weights.sum(0), torch.ones_like(sums), atol=1e-4):
-        return " The weights add up to 1 over the queries; for each query those of the keys should."
-    return " For each pixel the weights must add up to 1 over the pixels that it looks at, and yours do not."
-
-
 attention = Check(
     number="3.4",
     name="attention",
     specification=_attention,
     form=_attended,
     batch=("q", "k", "v"),
-    clues=(_wrong_weights,),
+    clues=(wrong_weights,),
     cases=tuple(
         Case(
             f"q, k, v of shape {shape}",
@@ -184,7 +140,8 @@ attention = Check(
             softmax=lambda scores: scores.softmax(0),
         ),
         Misconception(
-            "Your softmax runs over all pairs of pixels at once. For each query the weights of the keys must add up to 1.",
+            "Your softmax runs over all pairs of pixels at once. For each query the weights of the keys must add "
+            "up to 1.",
             softmax=lambda scores: scores.flatten(1).softmax(-1).view_as(scores),
         ),
         Misconception(
@@ -211,19 +168,6 @@ attention = Check(
         Misconception(
             "q and k are exchanged. The pixel that receives the average asks with its q, and is answered by k.",
             parts=lambda q, k, v: (k, q, v),
-        ),
-        Misconception(
-            "You compared q with v. Pixels are compared by q and k, and v is averaged.", parts=lambda q, k, v: (q, v, v)
-        ),
-        Misconception("You compared q with itself. Pixels are compared by q and k.", parts=lambda q, k, v: (q, q, v)),
-        Misconception("You compared k with itself. Pixels are compared by q and k.", parts=lambda q, k, v: (k, k, v)),
-        Misconception("k and v are exchanged: you compared q with v and averaged k.", parts=lambda q, k, v: (q, v, k)),
-        Misconception("q and v are exchanged: you compared v with k and averaged q.", parts=lambda q, k, v: (v, k, q)),
-        Misconception(
-            "You averaged k. Pixels are compared by q and k, and v is averaged.", parts=lambda q, k, v: (q, k, k)
-        ),
-        Misconception(
-            "You averaged q. Pixels are compared by q and k, and v is averaged.", parts=lambda q, k, v: (q, k, q)
         ),
         Misconception(
             "You averaged over the queries: the weights multiply v from the wrong side. At pixel i the sum over j of "

@@ -98,7 +98,8 @@ down_same = Check(
     among="H different from W and sides of 2",
     misconceptions=(
         Misconception(
-            "Your windows begin one row above x and one column to its left, as with padding=1: zeros belong below and to "
+            "Your windows begin one row above x and one column to its left, as with padding=1: zeros belong below "
+            "and to "
             "the right only. The shape is the same, but every window of yours lies one pixel off.",
             pad=(1, 1, 1, 1),
         ),
@@ -128,7 +129,6 @@ down_same = Check(
         ),
         Misconception("You padded above and not below. The last window lacks a row.", pad=(0, 1, 1, 0)),
         Misconception("You padded to the left and not to the right. The last window lacks a column.", pad=(1, 0, 0, 1)),
-        Misconception("You padded by 2 on every side.", pad=(2, 2, 2, 2)),
         Misconception(
             "You repeated the edge. TensorFlow's padding is zeros.",
             mode="replicate",
@@ -136,14 +136,11 @@ down_same = Check(
         Misconception("You padded with a mirror image. TensorFlow's padding is zeros.", mode="reflect"),
         Misconception("You padded with what lies at the other side. TensorFlow's padding is zeros.", mode="circular"),
         Misconception("You padded with ones. TensorFlow's padding is zeros.", value=1.0),
-        Misconception("You padded with -1. TensorFlow's padding is zeros.", value=-1.0),
         Misconception(
             "Your kernel is flipped in both directions, as in a mathematician's convolution. conv2d wants it as it is.",
             kernel=lambda weight: weight.flip(2, 3),
         ),
         Misconception("Your kernel is transposed: its rows lie along the width.", kernel=lambda weight: weight.mT),
-        Misconception("Your kernel is flipped left to right.", kernel=lambda weight: weight.flip(3)),
-        Misconception("Your kernel is flipped upside down.", kernel=lambda weight: weight.flip(2)),
         Misconception(
             "You exchanged the input and output channels of weight. It is (C', C, 3, 3), as conv2d wants it.",
             kernel=lambda weight: weight.transpose(0, 1),

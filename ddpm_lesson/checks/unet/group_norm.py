@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check, Misconception
 from ddpm_lesson.checks._inputs import double, fractions
-from ddpm_lesson.checks._values import same
+from ddpm_lesson.checks.unet._group_norm_clues import norm_or_affine, who_shares
 
 
 def _group_norm(x, num_groups, weight, bias):
@@ -69,72 +69,13 @@ def _norm_case(shape: tuple, num_groups: int, size: float = 1.0, remark: str = "
     return Case(words, (size * fractions(*shape), num_groups, weight, bias))
 
 
-def _who_shares(evidence) -> str:
-    """Which numbers share a mean and variance with a pixel: seen by moving one of them."""
-    x, weight, bias = fractions(2, 6, 2, 3) + 2, torch.ones(6), torch.zeros(6)
-    base, seen = evidence.calls(x, 2, weight, bias), torch.zeros(x.shape, dtype=torch.bool)
-    for step in (3, -1):
-        moved = x.clone()
-        moved[0, 1, 0, 1] += step
-        after = evidence.calls(moved, 2, weight, bias)
-        if base is None or after is None or base.shape != x.shape or after.shape != x.shape:
-            return ""
-        seen |= (after - base).abs() > 1e-5
-    if seen[1].any():
-        return "A pixel of one image changes your result for another image: mean and variance belong to one image."
-    channels = [c for c in range(6) if seen[0, c].any()]
-    if channels != [0, 1, 2]:
-        return (
-            f"With 6 channels in 2 groups, channel 1 shares mean and variance with channels {channels} in yours. "
-            "A group is C / num_groups neighbouring channels."
-        )
-    for words, mask in {
-        "of a single row": torch.arange(2)[:, None] == 0,
-        "of a single column": torch.arange(3) == 1,
-        "of a single pixel": (torch.arange(2)[:, None] == 0) & (torch.arange(3) == 1),
-    }.items():
-        if torch.equal(seen[0, :3], mask.expand(3, 2, 3)):
-            return f"Your mean and variance are those {words}. They run over all pixels of a group's channels."
-    return ""
-
-
-def _norm_or_affine(evidence) -> str:
-    """Whether the norm is wrong, or what comes after it: weight, bias."""
-    x, right = fractions(2, 6, 2, 3) + 2, True
-    weight, bias = fractions(6, start=5) + 2, fractions(6, start=23)
-    for case in evidence.check.cases:
-        image, num_groups, w, b = case.args
-        plain = (image, num_groups, torch.ones_like(w), torch.zeros_like(b))
-        normed = evidence.calls(*plain)
-        right &= normed is not None and same(normed, evidence.should(*plain))
-    if right:
-        return "With weight 1 and bias 0 your norm is right. What is done with weight and bias is not."
-    normed, whole = evidence.calls(x, 2, torch.ones(6), torch.zeros(6)), evidence.calls(x, 2, weight, bias)
-    if normed is None or whole is None or normed.shape != x.shape or whole.shape != x.shape:
-        return ""
-    if not torch.allclose(whole.double(), _affine(normed, weight, bias).double(), rtol=1e-4, atol=1e-5):
-        return ""
-    group = normed[0, :3].double()
-    mean, var = group.mean().item(), group.var(correction=0).item()
-    if abs(mean) < 1e-3 and abs(var - 1) < 1e-3:
-        return ""
-    return (
-        f"What you do with weight and bias is right, but before them a group of 18 numbers has mean {mean:.3f} and "
-        f"variance {var:.3f}. The norm makes them 0 and 1."
-    )
-
-
-def _affine(h, weight, bias):
-    return h * weight[:, None, None] + bias[:, None, None]
-
-
 group_norm = Check(
     number="3.2",
     name="group_norm",
     specification=_group_norm,
     form=_normed,
     batch=("x",),
-    clues=(_who_shares, _norm_or_affine),
+    clues=(who_shares, norm_or_affine),
     cases=(
         _norm_case((2, 4, 3, 5), 2),
         _norm_case((3, 6, 2, 2), 3),
@@ -159,10 +100,6 @@ group_norm = Check(
             "Your mean and variance are those of a single pixel's channels. They run over all pixels as well.",
             axes=(2,),
         ),
-        Misconception("Your mean and variance run over single rows. They run over all pixels of a group.", axes=(2, 4)),
-        Misconception(
-            "Your mean and variance run over single columns. They run over all pixels of a group.", axes=(2, 3)
-        ),
         Misconception(
             "You normalised each channel over the batch, as BatchNorm does. No image may see another.",
             axes=(0, 3, 4),
@@ -172,7 +109,8 @@ group_norm = Check(
             groups=lambda num_groups, C: 1,
         ),
         Misconception(
-            "You took num_groups for the size of a group. It is the number of groups; each has C / num_groups channels.",
+            "You took num_groups for the size of a group. It is the number of groups; each has C / num_groups "
+            "channels.",
             groups=lambda num_groups, C: C // num_groups,
         ),
         Misconception(
@@ -183,7 +121,6 @@ group_norm = Check(
             "You did not subtract the mean. It comes off before the division.",
             centre=lambda h, mean: h,
         ),
-        Misconception("You added the mean. It is subtracted.", centre=lambda h, mean: h + mean),
         Misconception("You did not divide by the standard deviation.", scale=torch.ones_like),
         Misconception(
             "You divided by the variance. Its root brings the values to variance 1.",
@@ -222,18 +159,9 @@ group_norm = Check(
         ),
         Misconception("You left out weight, the scale of each channel.", times=lambda h, weight: h),
         Misconception("You left out bias, the shift of each channel.", plus=lambda h, bias: h),
-        Misconception("You subtracted bias. It is added.", plus=lambda h, bias: h - bias),
-        Misconception(
-            "You multiplied by 1 + weight. weight is the scale itself.", times=lambda h, weight: h * (1 + weight)
-        ),
-        Misconception("You divided by weight. It is multiplied.", times=lambda h, weight: h / weight),
         Misconception(
             "You added bias before you multiplied by weight. First times weight, then plus bias.",
             instead=lambda x, num_groups, weight, bias: _normed(x, num_groups, weight, weight * bias),
-        ),
-        Misconception(
-            "You exchanged weight and bias. The values are multiplied by weight, and bias is added.",
-            instead=lambda x, num_groups, weight, bias: _normed(x, num_groups, bias, weight),
         ),
         Misconception(
             "weight and bias have shape (C,), and broadcasting lines that up with the width. It runs where C happens "
@@ -263,7 +191,8 @@ group_norm = Check(
             merge=lambda h: h.transpose(1, 2).flatten(1, 2),
         ),
         Misconception(
-            "You grouped neighbouring channels, but put them back interleaved. Undo the split in the order it was made.",
+            "You grouped neighbouring channels, but put them back interleaved. Undo the split in the order it was "
+            "made.",
             merge=lambda h: h.transpose(1, 2).flatten(1, 2),
         ),
     ),

@@ -162,7 +162,8 @@ res_block_parameters = Check(
             norm=lambda channels: 0,
         ),
         Misconception(
-            "You counted four numbers for each channel of a norm. Mean and variance are not trained: two, weight and bias.",
+            "You counted four numbers for each channel of a norm. Mean and variance are not trained: two, weight "
+            "and bias.",
             norm=lambda channels: 4 * channels,
         ),
         Misconception(
@@ -185,9 +186,6 @@ res_block_parameters = Check(
             "Your second convolution keeps in_ch channels. It comes after the first, which puts out out_ch.",
             second=lambda i, o: (i, i),
         ),
-        Misconception("You forgot the second 3x3 convolution.", second=lambda i, o: (0, 0)),
-        Misconception("Your convolutions have 3 numbers for each pair of channels. A 3x3 kernel has 9.", kernel=3),
-        Misconception("Your convolutions have 1 number for each pair of channels. A 3x3 kernel has 9.", kernel=1),
         Misconception(
             "You forgot the time: a linear layer from tdim to out_ch.",
             time=lambda i, o, t: (0, 0),

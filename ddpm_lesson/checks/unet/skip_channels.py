@@ -143,7 +143,8 @@ skip_channels = Check(
         ),
         Misconception(
             "You counted a down-sampler after the last level, where the middle follows at the same size. All skips are "
-            "shifted, and the head's output is missing or never taken: the last skip of each of your levels has the level's "
+            "shifted, and the head's output is missing or never taken: the last skip of each of your levels has "
+            "the level's "
             "own channels.",
             down=lambda level, last: 1,
         ),
@@ -226,7 +227,8 @@ skip_channels = Check(
             ),
         ),
         Misconception(
-            "Every block of yours on the way down multiplies its channels by mult. A level has ch * mult channels, whatever "
+            "Every block of yours on the way down multiplies its channels by mult. A level has ch * mult channels, "
+            "whatever "
             "came before.",
             instead=_growing,
         ),

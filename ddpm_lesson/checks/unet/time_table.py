@@ -131,7 +131,6 @@ time_table = Check(
             base=math.e,
         ),
         Misconception("Your frequencies are powers of 1000. The base is 10000.", base=1000.0),
-        Misconception("Your frequencies are powers of 100000. The base is 10000.", base=100000.0),
         Misconception(
             "Sine and cosine are exchanged. The sine has the even entries, so that row 0 reads 0, 1, 0, 1.",
             waves=(torch.cos, torch.sin),
@@ -139,10 +138,6 @@ time_table = Check(
         Misconception(
             "All your entries are sines. Every angle has two entries: its sine and its cosine.",
             waves=(torch.sin, torch.sin),
-        ),
-        Misconception(
-            "All your entries are cosines. Every angle has two entries: its sine and its cosine.",
-            waves=(torch.cos, torch.cos),
         ),
         Misconception(
             "You return the sines only. Every angle has two entries: its sine and its cosine.", waves=(torch.sin,)
@@ -160,11 +155,8 @@ time_table = Check(
             scale=lambda T: 2 * math.pi,
         ),
         Misconception(
-            "You multiplied t by 1000, as code for times from 0 to 1 does. Here t counts steps.",
-            scale=lambda T: 1000.0,
-        ),
-        Misconception(
-            "Your exponent is k / d_model. It is 2k / d_model: with d_model / 2 frequencies yours stop at 1/100 (as they do "
+            "Your exponent is k / d_model. It is 2k / d_model: with d_model / 2 frequencies yours stop at 1/100 "
+            "(as they do "
             "with 100 for the base 10000).",
             power=lambda d_model: _k(d_model) / d_model,
         ),
