@@ -71,6 +71,11 @@ def test_a_cell_that_is_run_twice_says_the_same_twice(capsys):
         assert len(set(texts)) == 1 and texts[0].startswith(f"1.3 q_sample: {verdict}")
 
 
+def test_a_finished_one_of_another_exercise_is_an_answer_like_any_other(capsys):
+    given, text = said(checks.carried("x_0_from_eps"), capsys)
+    assert text.startswith("1.3 q_sample: no. ") and given.__name__ == "q_sample"
+
+
 def test_a_mended_answer_comes_back(capsys):
     said(wrong, capsys)
     mine = solution("q_sample")

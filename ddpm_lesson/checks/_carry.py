@@ -41,7 +41,7 @@ def give_back(name: str, function: Callable, verdict: Verdict) -> Callable:
     """The function if the verdict is yes, else the finished one; kept for `carried`."""
     if verdict.verdict == "yes":
         given = _guarded(function) if "it changes torch's" in verdict.detail else function
-    elif isinstance(function, Finished) or name not in FINISHED:
+    elif verdict_of(name, function) or name not in FINISHED:
         given = function
     else:
         given = Finished(name, FINISHED[name], verdict)
@@ -49,9 +49,9 @@ def give_back(name: str, function: Callable, verdict: Verdict) -> Callable:
     return given
 
 
-def verdict_of(function: Callable) -> Verdict | None:
-    """The verdict that came with a function which a check gave back instead of the learner's."""
-    return function.verdict if isinstance(function, Finished) else None
+def verdict_of(name: str, function: Callable) -> Verdict | None:
+    """The verdict that came with a function which this exercise's check gave back instead of the learner's."""
+    return function.verdict if isinstance(function, Finished) and function.__name__ == name else None
 
 
 def carried(name: str) -> Callable:

@@ -82,7 +82,7 @@ class Check:
 
     def diagnose(self, function: Callable) -> tuple[str, str]:
         """The verdict "yes", "no" or "not attempted", and the text that follows it in the printed line."""
-        if earlier := verdict_of(function):  # what a check gave back: the cell was run twice
+        if earlier := verdict_of(self.name, function):  # what a check gave back: the cell was run twice
             return earlier
         with kept():
             modes = Modes.now()

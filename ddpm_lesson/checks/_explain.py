@@ -141,7 +141,7 @@ def _of_a_listed_one(evidence):
         values = _values(evidence, wrong)
         if all(v is None or v.shape != w.shape for v, w in zip(values, evidence.want, strict=True)):
             continue
-        if words := changed(evidence, values):
+        if words := changed(evidence, values, scaled=evidence.check.returns not in (int, list)):
             return f"{wrong.made[0].sentence} And {evidence.subject[0].lower()}{evidence.subject[1:]}, seen so, {words}"
     return ""
 

@@ -17,6 +17,7 @@ class Misconception:
         Misconception("You scaled the noise by a variance.", spread=lambda a_bar: 1 - a_bar)
 
     Every form has one slot more, `give`: what is done at the end with its results.
+    Two make a pair if their slots differ: a mistake that rules another out names its slots, if only with the default.
     instead: a whole implementation, for a mistake that no slot says.
     """
 

@@ -99,8 +99,11 @@ def _reduced(name, reduce, words, axes, kept):
     return Transform(function, f"is the {name} over {words}. Each entry's own number is asked for.")
 
 
-def changed(evidence: Evidence, originals: list[Tensor | None]) -> str:
-    """What is said after "Your result", if it is these results with a change; "" if no change makes it so."""
+def changed(evidence: Evidence, originals: list[Tensor | None], scaled: bool = True) -> str:
+    """What is said after "Your result", if it is these results with a change; "" if no change makes it so.
+
+    scaled: whether factors and constants are tried.
+    """
     if words := _another_shape(evidence, originals):
         return words
     given = [x for x in originals if x is not None]
@@ -112,7 +115,7 @@ def changed(evidence: Evidence, originals: list[Tensor | None]) -> str:
         infinite = torch.isneginf if transform.function is torch.log else None  # where a clamp came first
         if evidence.is_like(others, ignoring=infinite):
             return transform.words
-    for kind in (_cut_off, _scaled, _longer, _another_order):
+    for kind in (_cut_off, _scaled, _longer, _another_order) if scaled else (_longer, _another_order):
         if words := kind(evidence, originals):
             return words
     return ""

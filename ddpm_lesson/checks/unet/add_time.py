@@ -115,6 +115,7 @@ add_time = Check(
         ),
         Misconception(
             "You applied Swish twice, before and after the linear layer. It comes before only.",
+            before=F.silu,
             after=F.silu,
         ),
         *(

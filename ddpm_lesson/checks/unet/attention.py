@@ -127,6 +127,7 @@ attention = Check(
         ),
         Misconception(
             "You divided by sqrt(C) once more after the softmax, and its weights no longer add up to 1.",
+            scale=lambda C, pixels: math.sqrt(C),
             after=lambda weights, C: weights / math.sqrt(C),
         ),
         Misconception(

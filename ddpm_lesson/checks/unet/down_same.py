@@ -105,6 +105,7 @@ down_same = Check(
         ),
         Misconception(
             "You padded twice: after F.pad the convolution needs no padding of its own.",
+            pad=(0, 1, 0, 1),
             padding=1,
         ),
         Misconception(
