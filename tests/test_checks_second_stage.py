@@ -494,3 +494,24 @@ def test_a_mistake_that_is_struck_from_the_table_is_told_all_the_same(name, monk
         assert verdict == "no" and listed[i].sentence not in detail
         told += "expected" not in detail or "everywhere but" in detail
     assert told >= 0.75 * len(wrongs)
+
+
+ODD = [lambda x: x > 0, lambda x: x.half(), lambda x: x * math.nan, lambda x: x.to_sparse() * 3]
+
+
+@every_check
+def test_odd_results_break_no_stage(check):
+    """Strictly: not one of the questions that the second stage asks raises."""
+    tensors = check.returns is torch.Tensor
+
+    def changed(odd):
+        def answer(*args):
+            result = check.form(*args)
+            return tuple(map(odd, result)) if isinstance(result, tuple) else odd(result)
+
+        return answer
+
+    numbers = [lambda out: out * 2, lambda out: 10**400 if isinstance(out, int) else [10**400] * len(out)]
+    for odd in ODD if tensors else numbers:
+        verdict, detail = check.diagnose(changed(odd))
+        assert verdict == "no" and detail.isascii() and "\n" not in detail and len(detail) < 700

@@ -60,8 +60,8 @@ class Evidence:
         return None if found is None or found.is_meta or found.is_complex() else found
 
     def calls(self, *args: Any) -> Tensor | None:
-        """This output of the answer for other arguments."""
-        return self.value(run(self.check, self.function, args, self.modes))
+        """This output of the answer for other arguments, in float64."""
+        return self._double(run(self.check, self.function, args, self.modes))
 
     def answers(self, *args: Any) -> Any:
         """Whatever the answer returns for these arguments, called as the notebook would; raises what it raises."""
@@ -73,8 +73,12 @@ class Evidence:
             engine.restore()
 
     def should(self, *args: Any) -> Tensor | None:
-        """The right output for other arguments, by the exercise's form, which is quick; None where there is none."""
-        return self.value(run(self.check, self.check.form or self.check.specification, args, Modes.now()))
+        """The right output for other arguments, in float64, by the form, which is quick; None where there is none."""
+        return self._double(run(self.check, self.check.form or self.check.specification, args, Modes.now()))
+
+    def _double(self, outcome: Outcome) -> Tensor | None:
+        value = self.value(outcome)
+        return None if value is None else value.double()
 
     def named(self, args: tuple) -> dict[str, Any]:
         return dict(zip(self.check.parameters, args, strict=False))

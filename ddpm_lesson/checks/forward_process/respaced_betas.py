@@ -52,7 +52,7 @@ def _share_kept(evidence) -> str:
     """1 minus the result is a ratio of two alpha_bar: with another power or factor it is told."""
     from ddpm_lesson.checks._products import wrong_product
 
-    flipped = [None if got is None else 1 - got for got in evidence.got]
+    flipped = [None if got is None else 1 - got.double() for got in evidence.got]
     other = type(evidence)(evidence.check, evidence.function, evidence.modes, evidence.outcomes, evidence.output)
     other.__dict__.update(got=flipped, want=[1 - want for want in evidence.want])
     words = wrong_product(other)

@@ -69,7 +69,7 @@ def _activation(evidence) -> str:
     alone, beside = evidence.calls(h, 0 * temb, 0 * one, zero), evidence.calls(h + 1, 0 * temb, 0 * one, zero)
     if any(out is None or out.shape != h.shape for out in (added, again, alone, beside)):
         return ""
-    if not torch.allclose(beside - alone, torch.ones_like(h), atol=1e-5):
+    if not torch.allclose(beside - alone, torch.ones_like(beside), atol=1e-5):
         number = (beside - alone)[0, 0, 0, 0].item()
         return f"h is not added as it is: 1 becomes {number:.4g}, without any time."
     if not torch.allclose(again, 2 * added + 3, atol=1e-4) or not torch.allclose(

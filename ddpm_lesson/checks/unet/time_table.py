@@ -69,7 +69,7 @@ def _in_float32(base, exponent):
 
 def _frequencies(evidence) -> str:
     """Where row t is sin and cos of t times something: what that is, if it is not the right one."""
-    got = evidence.got[0]
+    got = evidence.calls(8, 8)
     if got is None or got.shape != (8, 8) or evidence.check.cases[0].args != (8, 8):
         return ""
     start = got[0, 0::2].abs().max() > 1e-6 or (got[0, 1::2] - 1).abs().max() > 1e-6
