@@ -100,7 +100,7 @@ def _changes(evidence) -> Iterator[tuple[str, Callable]]:
         if len({a, b, c, d}) == 4:
             words = f"You exchanged {names[a]} and {names[b]}, and {names[c]} and {names[d]}."
             yield words, lambda args, pairs=((a, b), (c, d)): _exchanged(args, *pairs)
-    groups = [(k,) for k in tensors]
+    groups: list[tuple[int, ...]] = [(k,) for k in tensors]
     groups += [pair for pair in itertools.combinations(tensors, 2) if names[pair[0]][:-1] == names[pair[1]][:-1]]
     for group in groups:
         which = names[group[0]] if len(group) == 1 else "each of " + " and ".join(names[k] for k in group)

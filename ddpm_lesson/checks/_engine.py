@@ -92,7 +92,7 @@ class Check:
     def run(self, function: Callable, modes: Modes | None = None) -> list[Outcome]:
         """The function's outcome on each case, on fresh copies of the arguments."""
         with plain():
-            most = [None] * len(self.cases)
+            most: list[int | None] = [None] * len(self.cases)
             if self.steps and function is not self.specification:  # an answer may have no end
                 most = [len(outcome.values) + 1 for outcome in self.right]
             return [

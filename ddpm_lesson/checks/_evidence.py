@@ -40,7 +40,8 @@ class Evidence:
 
     @cached_property
     def want(self) -> list[Tensor]:
-        return [self.value(outcome) for outcome in self.check.right]
+        right = [self.value(outcome) for outcome in self.check.right]
+        return [value for value in right if value is not None]  # the specification always has a value
 
     @cached_property
     def wrong(self) -> list[int]:
@@ -57,7 +58,7 @@ class Evidence:
             numbers = [float(value) for value in outcome.values]
             return torch.tensor(numbers if self.check.returns is list else numbers[0], dtype=torch.float64)
         found = dict(zip(outcome.names, outcome.values, strict=True)).get(self.output)
-        return None if found is None or found.is_meta or found.is_complex() else found
+        return None if not isinstance(found, Tensor) or found.is_meta or found.is_complex() else found
 
     def calls(self, *args: Any) -> Tensor | None:
         """This output of the answer for other arguments, in float64."""

@@ -2,13 +2,13 @@
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
-def double(values: list) -> Tensor:
+def double(values: Any) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Misconception:
@@ -21,7 +21,7 @@ class Misconception:
     instead: a whole implementation, for a mistake that no slot says.
     """
 
-    def __init__(self, sentence: str, *, instead: Callable | None = None, **edits: Callable):
+    def __init__(self, sentence: str, *, instead: Callable | None = None, **edits: Any):
         self.sentence, self.instead, self.edits = sentence, instead, edits
 
     def __repr__(self):  # no address, and no answer given away

@@ -31,7 +31,9 @@ def only_wrong_at(evidence: Evidence, originals: list[Tensor | None]) -> str:
     if best is None:
         return ""
     i = next(i for i, mask in wrong.items() if mask.any())
-    example = first(evidence.output, evidence.got[i].double(), originals[i].double(), wrong[i])
+    got, want = evidence.got[i], originals[i]
+    assert got is not None and want is not None  # they were compared
+    example = first(evidence.output, got.double(), want.double(), wrong[i])
     return f"{best[1]}: for {evidence.check.cases[i].words}, {example}."
 
 

@@ -147,7 +147,8 @@ def wrong_term(evidence: Evidence) -> str:
         1,
     )
     mine, right = (
-        _fitted(matrix, torch.cat([x.double().flatten() for x in xs])) for xs in (evidence.got, evidence.want)
+        _fitted(matrix, torch.cat([x.double().flatten() for x in xs if x is not None]))
+        for xs in (evidence.got, evidence.want)
     )
     if mine is None or right is None:
         return ""

@@ -6,7 +6,7 @@ import re
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class Case(NamedTuple):
 class Outcome(NamedTuple):
     """What a function did with one case."""
 
-    values: tuple[Tensor, ...] | tuple[int, ...]  # of an exercise in steps: those up to the trouble
+    values: tuple[Any, ...]  # tensors or ints
     names: tuple[str, ...]
     trouble: str
     line: str  # the one that raised, in words

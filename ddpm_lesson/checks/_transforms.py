@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -70,11 +71,11 @@ def transforms(originals: list[Tensor]) -> Iterator[Transform]:
         yield from _along(axis)
     for a, b in itertools.combinations(axes, 2):
         words = f"has its axes {a} and {b} exchanged."
-        yield Transform(lambda x, a=a, b=b: x.transpose(a, b), words)
+        yield Transform(partial(_exchanged, a, b), words)
         words = (
             f"has the right shape, but its numbers lie as if axes {a} and {b} were exchanged. rearrange or transpose."
         )
-        yield Transform(lambda x, a=a, b=b: x.transpose(a, b).reshape(x.shape), words)
+        yield Transform(partial(_mislaid, a, b), words)
 
 
 def _along(axis):
@@ -243,3 +244,11 @@ def _another_order(evidence, originals):
     if all(g.shape == x.shape and same(g.flatten().sort().values, x.flatten().sort().values) for g, x in found):
         return "holds the right numbers in the wrong order. Look at what is reshaped, transposed or looked up."
     return ""
+
+
+def _exchanged(a: int, b: int, x: Tensor) -> Tensor:
+    return x.transpose(a, b)
+
+
+def _mislaid(a: int, b: int, x: Tensor) -> Tensor:
+    return x.transpose(a, b).reshape(x.shape)

@@ -27,13 +27,17 @@ def _right_angle(u, s):
     return (u + s) / (1 + s) * math.pi / 2
 
 
+def _fractions(T):
+    return double([i / T for i in range(T + 1)])
+
+
 def _by_curve(
     T: int,
     s: float,
     max_beta: float,
     *,
     offset=lambda s: s,
-    times=lambda T: double([i / T for i in range(T + 1)]),
+    times=_fractions,
     angle=_right_angle,
     wave=torch.cos,
     power=torch.square,

@@ -71,6 +71,13 @@ def _bound_weight(table: Tensor) -> Tensor:
     return betas / (2 * (1 - betas) * (1 - table))
 
 
+MODELS: tuple[tuple[str, Model, list], ...] = (
+    ("x_t / 2 - t / 8", Model(0.5, 1), [*IMAGES, ((2, 5), [0, 0])]),
+    ("x_t^2 - t / 4", Model(1.0, 2), [((4, 1, 8, 8), [0, 3, 3, 9]), ((1, 5), [6])]),
+    ("x_t / 2 - t / 8", Model(0.5, 1), [((3, 2), [999, 300, 500])]),
+)
+
+
 simple_loss = Check(
     number="2.4",
     name="simple_loss",
@@ -85,11 +92,7 @@ simple_loss = Check(
             f"model(x_t, t) = {words}, x_0 of shape {shape}, t = {t}, T = {len(table)}",
             (model, fractions(*shape), torch.tensor(t), 2 * fractions(*shape, start=11), double(table)),
         )
-        for words, model, images in [
-            ("x_t / 2 - t / 8", Model(0.5, 1), [*IMAGES, ((2, 5), [0, 0])]),
-            ("x_t^2 - t / 4", Model(1.0, 2), [((4, 1, 8, 8), [0, 3, 3, 9]), ((1, 5), [6])]),
-            ("x_t / 2 - t / 8", Model(0.5, 1), [((3, 2), [999, 300, 500])]),
-        ]
+        for words, model, images in MODELS
         for shape, t in images
         for table in [ALPHAS_BAR[:1] if t == [0, 0] else LONG_BAR if 999 in t else ALPHAS_BAR]
     ),

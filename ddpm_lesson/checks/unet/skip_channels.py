@@ -24,13 +24,17 @@ def _skip_channels(ch, ch_mult, num_res_blocks):
     return inputs
 
 
+def _widths(ch, ch_mult):
+    return [ch * mult for mult in ch_mult]
+
+
 def _stacked(
     ch: int,
     ch_mult: list[int],
     num_res_blocks: int,
     *,
     head=lambda ch: [ch],
-    widths=lambda ch, ch_mult: [ch * mult for mult in ch_mult],
+    widths=_widths,
     rising=lambda widths: widths,  # on the way up
     blocks=lambda n: n,  # on the way down, for each level
     down=lambda level, last: level < last,  # whether a down-sampler follows

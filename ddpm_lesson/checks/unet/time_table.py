@@ -80,7 +80,9 @@ def _frequencies(evidence) -> str:
     words = ", ".join(f"{number:.3g}" for number in mine)
     wrong = [k for k in range(4) if not math.isclose(mine[k], right[k], rel_tol=1e-4)]
     place = f" (wrong from the {wrong[0] + 1}. on)" if wrong and wrong[0] else ""
-    return wrong and f"Your angles at t = 1 are {words} for d_model = 8{place}: look at the base and the exponent."
+    if not wrong:
+        return ""
+    return f"Your angles at t = 1 are {words} for d_model = 8{place}: look at the base and the exponent."
 
 
 time_table = Check(
