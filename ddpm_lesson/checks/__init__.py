@@ -1,8 +1,11 @@
-"""Checks that diagnose: `checks.q_sample(your_function)` prints whether it is right, or which mistake it makes.
+"""Checks that diagnose: `q_sample = checks.q_sample(q_sample)` prints whether it is right, or which mistake it makes.
 
-One file for each notebook. `registry` maps the name of each exercise to its check.
+It gives back your function if it is right, else the course's own implementation, so that the cells below run.
+One folder for each notebook. `registry` maps the name of each exercise to its check; `carried(name)` is what its check
+gave back in this kernel, else the course's own implementation.
 """
 
+from ddpm_lesson.checks._carry import carried
 from ddpm_lesson.checks.forward_process import (
     cosine_betas,
     extract,
@@ -36,3 +39,5 @@ _by_number = (
     *(time_table, group_norm, add_time, attention, skip_channels, down_same, res_block_parameters),
 )
 registry = {check.name: check for check in _by_number}
+
+__all__ = [*registry, "carried", "registry"]

@@ -3,47 +3,22 @@
 What is printed is plain text and the same on every machine: no tensors, rounded numbers, nothing random.
 """
 
-import copy
-import dis
 import inspect
 import math
-import re
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
-from types import CodeType
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
-SINGLE = {"rtol": 1e-5, "atol": 1e-6}  # what a computation in float32 leaves
-DOUBLE = {"rtol": 1e-10, "atol": 1e-14}
-HUGE = 1e12  # past it a number was divided by a zero that came out rounded, and its size is chance
-KINDS = {Tensor: "a tensor", int: "an int", list: "a list of ints"}
-
-
-class Case(NamedTuple):
-    """One input: how a message describes it, and the positional arguments."""
-
-    words: str
-    args: tuple
-
-
-class Misconception(NamedTuple):
-    """A wrong implementation and the sentence for whoever wrote it."""
-
-    function: Callable
-    sentence: str
-
-
-class Outcome(NamedTuple):
-    """What a function did with one case: its values, or the trouble that kept it from returning any."""
-
-    values: tuple[Tensor, ...] | tuple[int, ...]
-    trouble: str
-    line: str  # the one that raised, in words
-    changed: set[str]  # the parameters whose arguments it altered
+from ddpm_lesson.checks._carry import Verdict, give_back, verdict_of
+from ddpm_lesson.checks._explain import explain
+from ddpm_lesson.checks._misconceptions import Misconception, Wrong, implemented, pairs
+from ddpm_lesson.checks._run import Case, Outcome, called, run
+from ddpm_lesson.checks._state import Modes, kept, plain
+from ddpm_lesson.checks._stub import is_stub
+from ddpm_lesson.checks._values import DOUBLE, SINGLE, difference, same
 
 
 @dataclass(eq=False, repr=False)  # a repr would give the answers away
@@ -51,11 +26,20 @@ class Check:
     """One exercise: called with a function it prints whether that is right, or which mistake it makes.
 
     specification: slow and obvious; returns a tensor, or a tuple with a tensor for each name in `outputs`.
+    form: a right implementation with choices, of which the misconceptions replace some.
+    cases: the inputs, nasty ones included; `among` names those in the line that says yes. beyond: inputs of which the
+    exercise does not speak: whoever fails there is told so, and is right all the same.
     returns: int or list if it returns an int or a list of ints, which must then be equal and not close.
-    cases: the inputs, nasty ones included; `among` names those in the line that says yes.
-    exact_dtype: the result must have the specification's dtype and precision. Otherwise every floating-point
-    dtype passes, and float32's rounding is forgiven.
-    A call prints, returns None and raises nothing because of the function. Not `diagnose`: that returns the same words.
+    exact_dtype: the result must have the specification's dtype and precision. Otherwise every floating-point dtype
+    passes, and float32's rounding is forgiven. exact_zeros: the outputs in which 0 must be 0.
+    floor: below it a misconception's numbers and an answer's are taken to be alike.
+    script: how the answer is used, a generator of (name, value); None calls it once. steps: what the script yields are
+    steps of one computation, and the first wrong one is named.
+    images: the arguments of which the result is a sum of one factor for each image; batch: those with one entry for
+    each image. random: the argument that holds the noise.
+    tables, terms, places, clues: what the second stage knows of the exercise, see `_explain`.
+    A call prints, and gives back the function if it is right, else the course's own implementation. It raises nothing
+    because of the function, but an interrupt. Not `diagnose`: that returns the words.
     """
 
     number: str
@@ -64,121 +48,190 @@ class Check:
     cases: tuple[Case, ...]
     among: str
     misconceptions: tuple[Misconception, ...]
+    form: Callable | None = None
     outputs: tuple[str, ...] = ("out",)
     returns: type = Tensor
     exact_dtype: bool = False
+    exact_zeros: tuple[str, ...] = ()
+    floor: float = -math.inf
+    beyond: tuple[Case, ...] = ()
+    script: Callable[..., Iterator[tuple]] | None = None
+    steps: bool = False
+    images: tuple[str, ...] = ()
+    batch: tuple[str, ...] = ()
+    random: str = ""
+    tables: Callable | None = None
+    terms: Callable | None = None
+    places: Callable | None = None
+    clues: tuple[Callable, ...] = ()
+    parameters: list[str] = field(init=False)
 
     def __post_init__(self):
         self.__doc__ = self.specification.__doc__
-        self._parameters = list(inspect.signature(self.specification).parameters)
+        self.parameters = list(inspect.signature(self.specification).parameters)
+        if self.script is None:
+            self.script = partial(called, outputs=self.outputs, returns=self.returns)
 
-    def __call__(self, function: Callable) -> None:
+    def __call__(self, function: Callable) -> Callable:
         verdict, detail = self.diagnose(function)
         print(f"{self.number} {self.name}: {verdict}{detail}")
+        return give_back(self.name, function, Verdict(verdict, detail))
 
     def diagnose(self, function: Callable) -> tuple[str, str]:
         """The verdict "yes", "no" or "not attempted", and the text that follows it in the printed line."""
+        if earlier := verdict_of(function):  # what a check gave back: the cell was run twice
+            return earlier
+        with kept():
+            modes = Modes.now()
+            with plain():
+                return self._diagnose(function, modes)
+
+    def run(self, function: Callable, modes: Modes | None = None) -> list[Outcome]:
+        """The function's outcome on each case, on fresh copies of the arguments."""
+        with plain():
+            return [run(self, function, case.args, modes or Modes.now()) for case in self.cases]
+
+    def explanations(self, outcomes: list[Outcome]) -> list[Wrong]:
+        """The misconceptions that do the same, if that is wrong: one at a time, of which there is one at most."""
+        exact = [[wrong for wrong in self.singles if self._does(wrong, outcomes, self.exact_dtype)]]
+        if self.exact_dtype and not exact[0]:  # a wrong formula in float32 is a wrong formula first
+            return [wrong for wrong in self.singles if self._does(wrong, outcomes, False)]
+        return exact[0]
+
+    def pairs_like(self, outcomes: list[Outcome]) -> list[Wrong]:
+        """The pairs of misconceptions that do the same."""
+        return [wrong for wrong in self.doubles if self._does(wrong, outcomes, False)]
+
+    def problems(self, outcomes: list[Outcome], exact: bool | None = None, zeros: bool = True) -> list[str]:
+        """How each outcome differs from the specification's, in words; "" where it does not."""
+        exact = self.exact_dtype if exact is None else exact
+        return [self._problem(got, want, exact, zeros) for got, want in zip(outcomes, self.right, strict=True)]
+
+    @cached_property
+    def right(self) -> list[Outcome]:
+        return self.run(self.specification)
+
+    @cached_property
+    def singles(self) -> list[Wrong]:
+        return [implemented(self.form, misconception) for misconception in self.misconceptions]
+
+    @cached_property
+    def doubles(self) -> list[Wrong]:
+        return list(pairs(self.form, self.misconceptions))
+
+    def outcome_of(self, wrong: Wrong, i: int) -> Outcome:
+        """A wrong implementation's outcome on case i, computed once."""
+        key = (*map(id, wrong.made), i)
+        if key not in self._cache:
+            self._cache[key] = run(self, wrong.function, self.cases[i].args, Modes.now())
+        return self._cache[key]
+
+    @cached_property
+    def _cache(self):
+        return {}
+
+    def _diagnose(self, function, modes):
         if not callable(function):
             return "no", f". Expected a function, got {type(function).__name__}."
-        if _is_stub(function):
+        if is_stub(function):
             return "not attempted", ""
         if misfit := self._misfit(function):
             return "no", f". {misfit}"
-        outcomes = self.run(function)
-        mistake = self._mistake(function, outcomes)
-        changed = [name for name in self._parameters if any(name in o.changed for o in outcomes)]
+        outcomes = self.run(function, modes)
+        problems = self.problems(outcomes)
+        mistake = explain(self, function, modes, outcomes, problems) if any(problems) else ""
+        changed = [name for name in self.parameters if any(name in outcome.changed for outcome in outcomes)]
         if changed:
             mistake = f"{mistake} And your" if mistake else "The result is right, but your"
             mistake += f" function changes {' and '.join(changed)} in place: the caller loses what was there. "
             lists = any(isinstance(arg, list) for arg in self.cases[0].args)
-            new = "list, x[::-1] and not x.reverse()" if lists else "tensor, x * a and not x *= a"
-            mistake += f"Build a new {new}."
+            mistake += (
+                f"Build a new {'list, x[::-1] and not x.reverse()' if lists else 'tensor, x * a and not x *= a'}."
+            )
+        mistake = mistake or self._on_accelerator(function, modes)
         if mistake:
             return "no", f". {mistake}"
-        return "yes", f" ({len(self.cases)} inputs, {self.among} among them)"
+        return "yes", f" ({len(self.cases)} inputs, {self.among} among them){self._remarks(function, modes, outcomes)}"
 
-    def run(self, function: Callable) -> list[Outcome]:
-        """The function's outcome on each case, on fresh copies of the arguments."""
-        return [self._run_case(function, case) for case in self.cases]
+    def _does(self, wrong, outcomes, exact):
+        """Whether this wrong implementation does the same.
 
-    def explanations(self, outcomes: list[Outcome]) -> list[Misconception]:
-        """The misconceptions that do the same, if that is wrong.
-
-        The same: equal values, up to float32's rounding, wherever the function gave any; a misconception that raises
-        there is ruled out. Where the function raised proves nothing, unless no value is wrong: then the misconception
-        must raise the same. If exact_dtype leaves none, the dtype is set aside: a wrong formula in float32 is a wrong
-        formula first.
+        The same: equal values, up to float32's rounding, wherever the function gave any; one that raises there is
+        ruled out. Where the function raised proves nothing, unless no value is wrong: then the misconception must
+        raise the same.
         """
-        runs = [(m, self.run(m.function)) for m in self.misconceptions]
-        found = self._same_as(outcomes, runs, self.exact_dtype)
-        return found or (self._same_as(outcomes, runs, False) if self.exact_dtype else [])
-
-    def _same_as(self, outcomes, runs, exact):
-        problems = self._problems(outcomes, exact)
+        problems = self.problems(outcomes, exact)
         given = [i for i, outcome in enumerate(outcomes) if not outcome.trouble]
-        troubles = {i: outcome.trouble for i, outcome in enumerate(outcomes) if outcome.trouble}
+        loose = self.problems(outcomes, False) if exact else problems
+        if any(loose[i] and not self.cases[i].coarse for i in given):
+            given = [i for i in given if not self.cases[i].coarse]
+        given.sort(key=lambda i: not problems[i])  # the wrong values first: they rule most out
         if not any(problems[i] for i in given):
-            runs = [(m, o) for m, o in runs if troubles and all(o[i].trouble == words for i, words in troubles.items())]
-        return [m for m, o in runs if not any(self._differs(outcomes[i], o[i], exact) for i in given)]
+            troubles = {i: outcome.trouble for i, outcome in enumerate(outcomes) if outcome.trouble}
+            if not troubles or any(self.outcome_of(wrong, i).trouble != words for i, words in troubles.items()):
+                return False
+        return not any(self._differs(outcomes[i], self.outcome_of(wrong, i), exact) for i in given)
 
-    def _problems(self, outcomes, exact):
-        """How each outcome differs from the specification's, in words; "" where it does not."""
-        wanted, tolerance = self.run(self.specification), DOUBLE if exact else SINGLE
-        return [self._differs(got, want, exact, tolerance) for got, want in zip(outcomes, wanted, strict=True)]
+    def _differs(self, got, want, exact):
+        if want.trouble or len(got.values) != len(want.values):
+            return True
+        pairs_of_values = list(zip(got.values, want.values, strict=True))
+        if exact and any(isinstance(w, Tensor) and g.dtype != w.dtype for g, w in pairs_of_values):
+            return True
+        return not all(same(g, w, floor=self.floor) for g, w in pairs_of_values)
 
-    def _mistake(self, function, outcomes):
-        """The sentence to print; "" if every value is right."""
-        problems = self._problems(outcomes, self.exact_dtype)
-        if not any(problems):
-            return ""
-        if found := self.explanations(outcomes):
-            return found[0].sentence
-        if self._problems(self.run(function), self.exact_dtype) != problems:
-            return "Two calls with the same input gave two results: what is random must be an argument."
-        case, problem = next((c, p) for c, p in zip(self.cases, problems, strict=True) if p)
-        return f"For {case.words}: {problem}{'' if problem.endswith(('.', '?')) else '.'}"
-
-    def _differs(self, got, want, exact, tolerance=SINGLE):
-        """Where two outcomes first differ, in words; "" if they agree."""
-        if got.trouble or want.trouble:
-            return got.trouble + got.line or want.trouble
-        if self.returns is not Tensor:
-            return _first_unequal(self.outputs[0], got.values, want.values, indexed=self.returns is list)
-        for name, g, w in zip(self.outputs, got.values, want.values, strict=True):
-            if g.shape != w.shape:
-                return f"expected {name} of shape {tuple(w.shape)}, got {tuple(g.shape)}"
-            if g.dtype != w.dtype and (exact or not g.is_floating_point()):
-                return f"expected {name} of dtype {w.dtype}, got {g.dtype}"
-            far = ~torch.isclose(_comparable(g), _comparable(w), equal_nan=True, **tolerance)
-            if far.any():
-                return _first_difference(name, g, w, far.nonzero()[0].tolist())
+    def _problem(self, got, want, exact, zeros=True):
+        """Where an outcome first differs from the wanted one, in words; "" if it does not."""
+        many = len(want.values)
+        if self.returns is list and not got.trouble and len(got.values) != many:
+            return f"expected out with {many} entries, got {len(got.values)}"
+        for name, g, w in zip(want.names, got.values, want.values, strict=False):
+            tolerance = DOUBLE if exact else SINGLE
+            place = "out" if self.steps else name
+            options = {"exact": exact, "zeros": zeros and name in self.exact_zeros, "tolerance": tolerance}
+            if words := difference(place, g, w, **options):
+                return f"{name} is the first step that is wrong: {words}" if self.steps else words
+        if got.trouble:
+            place = f"at {want.names[len(got.values)]} " if self.steps and len(got.values) < many else ""
+            return place + got.trouble + got.line
+        if len(got.values) != many:
+            return f"expected {many} steps, got {len(got.values)}"
         return ""
 
-    def _run_case(self, function, case):
-        args, values, trouble, line = copy.deepcopy(case.args), (), "", ""
-        many = len(self.outputs) > 1
-        try:
-            returned = function(*args)
-            parts = tuple(returned) if many and isinstance(returned, tuple | list) else (returned,)
-            if returned is None:
-                trouble = "your function returns None: did you forget return?"
-            elif len(parts) != len(self.outputs) or not all(isinstance(part, self.returns) for part in parts):
-                wanted = f"the tensors {', '.join(self.outputs)}" if many else KINDS[self.returns]
-                trouble = f"expected {wanted}, got {', '.join(type(part).__name__ for part in parts) or 'nothing'}"
-            elif self.returns is Tensor:
-                values = tuple(part.detach().cpu().to_dense().clone() for part in parts)
-            else:
-                values = tuple(returned) if self.returns is list else parts
-                if odd := sorted({type(value).__name__ for value in values} - {"int"}):
-                    inside = "one with " if self.returns is list else ""
-                    trouble = f"expected {KINDS[self.returns]}, got {inside}{' and '.join(odd)}"
-        except (Exception, SystemExit) as error:
-            trouble, line = f"your function raised {_words(error)}", _line(error)
-        passed = zip(self._parameters, args, case.args, strict=False)  # what is left out keeps its default
-        return Outcome(values, trouble, line, {name for name, after, before in passed if not _same(after, before)})
+    def _remarks(self, function, modes, outcomes):
+        """What is said beside a yes."""
+        switched = sorted(set().union(*(outcome.switched for outcome in outcomes)))
+        words = (
+            f". But it changes torch's {' and '.join(switched)}: put back what your function sets" if switched else ""
+        )
+        for case in self.beyond:
+            got, want = (run(self, f, case.args, m) for f, m in ((function, modes), (self.specification, Modes.now())))
+            if problem := self._problem(got, want, self.exact_dtype):
+                words += f". Beyond the exercise, for {case.words}: {problem}"
+        return words and f"{words.removesuffix('.')}."
+
+    def _on_accelerator(self, function, modes):
+        """Where there is one: what goes wrong there with the first input, and with none of the CPU's."""
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else ""
+        case = self.cases[0]
+        if not kind or not any(isinstance(arg, Tensor) for arg in case.args):
+            return ""
+
+        def moved(value):
+            if isinstance(value, torch.nn.Module):
+                return value.to(kind)
+            if not isinstance(value, Tensor):
+                return value
+            return value.to(kind, torch.float32 if kind == "mps" and value.dtype == torch.float64 else value.dtype)
+
+        got = run(self, function, tuple(map(moved, case.args)), modes)
+        problem = self._problem(got, self.right[0], False)
+        return f"It is right on the CPU, but not on {kind}, for {case.words}: {problem}." if problem else ""
 
     def _misfit(self, function):
         """What is wrong with the function's parameters; "" if the inputs can be passed to it."""
+        if inspect.isclass(function) or self.steps:
+            return ""
         try:
             signature = inspect.signature(function)
         except Exception:  # a built-in that does not tell, or a __signature__ that is none
@@ -186,63 +239,6 @@ class Check:
         try:
             signature.bind(*self.cases[0].args)
         except TypeError:
-            mine, yours = self._parameters, list(signature.parameters)
+            mine, yours = self.parameters, list(signature.parameters)
             return f"Expected {len(mine)} parameters ({', '.join(mine)}), got {len(yours)} ({', '.join(yours)})."
         return ""
-
-
-def _is_stub(function):
-    """True while the body is `...`, `pass`, a docstring or `raise NotImplementedError`: it reads no variable."""
-    try:
-        code = inspect.unwrap(function).__code__
-    except Exception:  # no plain function
-        return False
-    if not isinstance(code, CodeType) or not set(code.co_names) <= {"NotImplementedError"}:
-        return False
-    if not all(const is None or const is ... or isinstance(const, str) for const in code.co_consts):
-        return False
-    work = ("LOAD_FAST", "LOAD_DEREF", "LOAD_SMALL_INT", "STORE_", "BUILD_")
-    return not any(step.opname.startswith(work) for step in dis.get_instructions(code))
-
-
-def _first_difference(name, got, want, index):
-    g, w = got[tuple(index)].item(), want[tuple(index)].item()
-    digits = next(n for n in range(4, 18) if f"{g:.{n}g}" != f"{w:.{n}g}")  # 4, or what tells them apart
-    place = f"{name}[{','.join(map(str, index))}]" if index else name
-    remark = "" if math.isfinite(g) else ", which is not a finite number"
-    return f"expected {place} = {w:.{digits}g}, got {g:.{digits}g}{remark}"
-
-
-def _first_unequal(name, got, want, indexed):
-    """Where the ints first differ, in words; "" if they agree."""
-    if len(got) != len(want):
-        return f"expected {name} with {len(want)} entries, got {len(got)}"
-    for i, (g, w) in enumerate(zip(got, want, strict=True)):
-        if g != w:
-            g = g if abs(g) < 10**18 else "a number of more than 18 digits"
-            return f"expected {name}{f'[{i}]' * indexed} = {w}, got {g}"
-    return ""
-
-
-def _comparable(values):
-    values = values.double()
-    return torch.where(values.abs() > HUGE, values * math.inf, values)
-
-
-def _same(a, b):
-    return a.dtype == b.dtype and torch.equal(a, b) if isinstance(b, Tensor) else a == b
-
-
-def _words(error):
-    """Type and first line of the message."""
-    try:
-        message = re.sub("0x[0-9a-fA-F]+", "0x...", str(error)).strip().split("\n")[0]
-    except Exception:  # its __str__ is broken too
-        message = ""
-    return type(error).__name__ + (f": {message}" if message else "")
-
-
-def _line(error):
-    """The line of the function that raised."""
-    frames = traceback.extract_tb(error.__traceback__)[1:2]  # 0 is this file, 1 the function
-    return f" (in the line: {frames[0].line})" if frames and frames[0].line else ""

@@ -1,0 +1,59 @@
+"""Misconceptions as edits of one implementation, so that two of them can be made at once."""
+
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from typing import NamedTuple
+
+
+class Misconception:
+    """The sentence for whoever made a mistake, and the mistake: what stands in some slots of the exercise's form.
+
+    A form is a right implementation whose choices are keyword arguments:
+
+        def form(x_0, t, noise, alphas_bar, *, at=at, signal=torch.sqrt, spread=lambda a_bar: (1 - a_bar).sqrt()):
+            a_bar = at(alphas_bar, t, x_0)
+            return signal(a_bar) * x_0 + spread(a_bar) * noise
+
+        Misconception("You scaled the noise by a variance.", spread=lambda a_bar: 1 - a_bar)
+
+    Every form has one slot more, `give`: what is done at the end with its results.
+    instead: a whole implementation, for a mistake that no slot says.
+    """
+
+    def __init__(self, sentence: str, *, instead: Callable | None = None, **edits: Callable):
+        self.sentence, self.instead, self.edits = sentence, instead, edits
+
+    def __repr__(self):  # no address, and no answer given away
+        return f"Misconception({self.sentence[:20]}...)"
+
+
+class Wrong(NamedTuple):
+    """A wrong implementation and the misconceptions in it."""
+
+    function: Callable
+    made: tuple[Misconception, ...]
+
+
+def implemented(form: Callable | None, *made: Misconception) -> Wrong:
+    """The form with all these edits."""
+    edits = {slot: edit for misconception in made for slot, edit in misconception.edits.items()}
+    start = next((misconception.instead for misconception in made if misconception.instead), form)
+    give = edits.pop("give", None)
+
+    def function(*args):
+        result = start(*args, **edits) if edits else start(*args)
+        if give is None:
+            return result
+        return give(*result) if isinstance(result, tuple) else give(result)
+
+    return Wrong(function, made)
+
+
+def pairs(form: Callable | None, misconceptions: tuple[Misconception, ...]) -> Iterator[Wrong]:
+    """Every two that can be made at once: their slots differ, and a whole implementation takes only a `give`."""
+    for a, b in combinations(misconceptions, 2):
+        slots = [*a.edits, *b.edits]
+        whole = [misconception for misconception in (a, b) if misconception.instead]
+        others = [slot for misconception in (a, b) if not misconception.instead for slot in misconception.edits]
+        if len(set(slots)) == len(slots) and len(whole) < 2 and (not whole or others == ["give"]):
+            yield implemented(form, a, b)

@@ -1,0 +1,117 @@
+"""Running one function on one input: what it returned, or the trouble that kept it from returning anything."""
+
+import copy
+import re
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddpm_lesson.checks._state import Modes, Seeds
+
+KINDS = {Tensor: "a tensor", int: "an int", list: "a list of ints"}
+LARGEST = 10**7  # numbers in a tensor that is still copied and compared
+HERE = Path(__file__).parent
+
+
+class Case(NamedTuple):
+    """One input: how a message describes it, and the positional arguments.
+
+    coarse: what is left of float32 here is not enough to tell mistakes apart; others come first.
+    """
+
+    words: str
+    args: tuple
+    coarse: bool = False
+
+
+class Outcome(NamedTuple):
+    """What a function did with one case."""
+
+    values: tuple[Tensor, ...] | tuple[int, ...]  # of an exercise in steps: those up to the trouble
+    names: tuple[str, ...]
+    trouble: str
+    line: str  # the one that raised, in words
+    changed: set[str]  # the parameters whose arguments it altered
+    switched: set[str]  # the global modes that it left changed
+    drew: bool  # it moved a global random generator
+
+
+class Misfit(Exception):
+    """What came back is not what the exercise asks for; the message says so."""
+
+
+def run(check, function: Callable, args: tuple, modes: Modes) -> Outcome:
+    """The function's outcome on copies of the arguments, under these modes; the modes of the engine come back."""
+    given, engine, seeds = copy.deepcopy(args), Modes.now(), Seeds.now()
+    values, names, trouble, line = [], [], "", ""
+    try:
+        modes.restore()
+        for name, value in check.script(function, *given):
+            values.append(value)
+            names.append(name)
+    except Misfit as misfit:
+        trouble = str(misfit)
+    except (Exception, SystemExit) as error:
+        trouble, line = f"your function raised {_words(error)}", _line(error)
+    finally:
+        switched = modes.restore()
+        engine.restore()
+    passed = zip(check.parameters, given, args, strict=False)  # what is left out keeps its default
+    changed = {name for name, after, before in passed if not _same(after, before)}
+    return Outcome(tuple(values), tuple(names), trouble, line, changed, switched, seeds.moved())
+
+
+def called(function: Callable, *args, outputs: tuple[str, ...] = ("out",), returns: type = Tensor):
+    """The script of a plain function: one call, and the name and value of each output."""
+    returned = function(*args)
+    many = len(outputs) > 1
+    parts = tuple(returned) if many and isinstance(returned, tuple | list) else (returned,)
+    if returned is None:
+        raise Misfit("your function returns None: did you forget return?")
+    if len(parts) != len(outputs) or not all(isinstance(part, returns) for part in parts):
+        wanted = f"the tensors {', '.join(outputs)}" if many else KINDS[returns]
+        raise Misfit(f"expected {wanted}, got {', '.join(type(part).__name__ for part in parts) or 'nothing'}")
+    if returns is Tensor:
+        yield from ((name, read(part)) for name, part in zip(outputs, parts, strict=True))
+        return
+    numbers = tuple(returned) if returns is list else parts
+    if odd := sorted({type(value).__name__ for value in numbers} - {"int"}):
+        raise Misfit(f"expected {KINDS[returns]}, got {'one with ' if returns is list else ''}{' and '.join(odd)}")
+    yield from ((f"out[{i}]" if returns is list else "out", number) for i, number in enumerate(numbers))
+
+
+def read(tensor: Tensor) -> Tensor:
+    """A copy on the CPU without gradient; of what is too large, or has no numbers, shape and dtype alone (on meta)."""
+    if tensor.device.type == "meta" or tensor.numel() > LARGEST:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    return tensor.detach().cpu().to_dense().clone()
+
+
+def _same(a, b):
+    if isinstance(b, torch.nn.Module):
+        return isinstance(a, torch.nn.Module) and all(map(_same, a.parameters(), b.parameters()))
+    if isinstance(b, Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
+    return a == b if isinstance(b, int | float | list | tuple | str) else True
+
+
+def _words(error):
+    """Type and first line of the message."""
+    try:
+        message = re.sub("0x[0-9a-fA-F]+", "0x...", str(error)).strip().split("\n")[0]
+    except Exception:  # its __str__ is broken too
+        message = ""
+    return type(error).__name__ + (f": {message}" if message else "")
+
+
+def _line(error):
+    """The line of the learner's function that raised: the first that is not the engine's own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    while frames and Path(frames[0].filename).parent == HERE:
+        frames = frames[1:]
+    mine = any(Path(frame.filename).is_relative_to(HERE) for frame in frames[:1])
+    return f" (in the line: {frames[0].line})" if frames and not mine and frames[0].line else ""

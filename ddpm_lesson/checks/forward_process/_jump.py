@@ -1,0 +1,32 @@
+"""What exercises 1.3 and 1.6 share: their inputs, and looking up alphas_bar."""
+
+import torch
+from torch import Tensor
+
+from ddpm_lesson.checks._engine import Case
+from ddpm_lesson.checks._inputs import ALPHAS_BAR, IMAGES, LONG_BAR, STEEP_BAR, double, fractions
+
+SHORT_CHAIN = (", T = 1", (2, 5), [0, 0], ALPHAS_BAR[:1])
+LONG_CHAIN = (", T = 1000", (3, 2), [999, 0, 500], LONG_BAR)
+STEEP_CHAIN = (", T = 5, alpha_bar_T = 2.5e-09", (2, 3), [4, 1], STEEP_BAR)
+
+
+def jump_cases(first: str, chains: list[tuple]) -> tuple[Case, ...]:
+    """Cases (x, t, noise, alphas_bar) on the images, then on chains of their own: (remark, shape, t, alphas_bar)."""
+    rows = [("", shape, t, ALPHAS_BAR) for shape, t in IMAGES] + chains
+    return tuple(
+        Case(
+            f"{first} of shape {shape}, t = {t}{remark}",
+            (fractions(*shape), torch.tensor(t), fractions(*shape, start=11), double(alphas_bar)),
+        )
+        for remark, shape, t, alphas_bar in rows
+    )
+
+
+def shifted(alphas_bar: Tensor) -> Tensor:
+    """alphas_bar_prev, 1 before the first step."""
+    return torch.cat([torch.ones_like(alphas_bar[:1]), alphas_bar[:-1]])
+
+
+def alphas_of(alphas_bar: Tensor) -> Tensor:
+    return alphas_bar / shifted(alphas_bar)

@@ -1,0 +1,251 @@
+"""Exercise 1.5: the posterior q(x_{t-1} | x_t, x_0)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._inputs import BETAS, IMAGES, LONG, Step, at, double, fractions, products, tables_of_betas
+
+
+def _posterior(x_0, x_t, t, betas):
+    """Exercise 1.5: mean and variance of q(x_{t-1} | x_t, x_0).  Ho et al. 2020, Eq. 6-7.
+
+    x_0, x_t: (B, *D).  t: (B,) int64 in 0..T-1; t = 0 is the papers' t = 1.  betas: (T,).
+    Returns mean (B, *D) and var (B, 1, ..., 1).  At t = 0 the mean is x_0 and the variance is 0.
+    Not p(x_{t-1} | x_t): that puts the network's estimate in x_0's place.
+    """
+    means, variances, a_bar = [], [], products(betas.tolist())
+    for image_0, image_t, step in zip(x_0, x_t, t.tolist(), strict=True):
+        pixels = list(zip(image_0.flatten().tolist(), image_t.flatten().tolist(), strict=True))
+        if step == 0:  # x_{t-1} is x_0 itself
+            means.append([pixel_0 for pixel_0, _ in pixels])
+            variances.append(0.0)
+            continue
+        beta, a_bar_prev = betas[step].item(), a_bar[step - 1]
+        jump, likelihood = 1 / (1 - a_bar_prev), (1 - beta) / beta  # what each Gaussian knows of x_{t-1}: precisions
+        variance = 1 / (jump + likelihood)
+        by_jump, by_likelihood = jump * math.sqrt(a_bar_prev), math.sqrt(1 - beta) / beta
+        means.append([variance * (by_jump * pixel_0 + by_likelihood * pixel_t) for pixel_0, pixel_t in pixels])
+        variances.append(variance)
+    return double(means).reshape(x_0.shape), double(variances).reshape(-1, *[1] * (x_0.ndim - 1))
+
+
+def _at_0(c: Step) -> Tensor:
+    return c.a_bar_prev.sqrt() * c.beta / (1 - c.a_bar)
+
+
+def _at_t(c: Step) -> Tensor:
+    return c.alpha.sqrt() * (1 - c.a_bar_prev) / (1 - c.a_bar)
+
+
+def _var(c: Step) -> Tensor:
+    return c.beta * (1 - c.a_bar_prev) / (1 - c.a_bar)
+
+
+def _late(coefficient):
+    """The coefficient with alpha_bar instead of alpha_bar_prev."""
+    return lambda c: coefficient(c._replace(a_bar_prev=c.a_bar))
+
+
+def _undivided(coefficient):
+    return lambda c: (1 - c.a_bar) * coefficient(c)
+
+
+def _by_tables(
+    x_0: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    betas: Tensor,
+    *,
+    steps=lambda t: t,
+    at_0=_at_0,
+    at_t=_at_t,
+    var=_var,
+    before_first=torch.ones_like,  # of alphas_bar, whose first entry is then the alpha_bar before index 0
+    look_up=at,
+    var_shape=lambda var, mean: var,
+) -> tuple[Tensor, Tensor]:
+    alphas_bar = torch.cumprod(1 - betas, 0)
+    alphas_bar_prev = torch.cat([before_first(alphas_bar)[:1], alphas_bar[:-1]])
+    c = Step(*(look_up(table, steps(t), x_0) for table in (betas, 1 - betas, alphas_bar, alphas_bar_prev)))
+    mean = at_0(c) * x_0 + at_t(c) * x_t
+    return mean, var_shape(var(c), mean)
+
+
+def _clipped(x_0, x_t, t, betas):
+    mean, _ = _by_tables(x_0, x_t, t, betas)
+    _, var = _by_tables(x_0, x_t, t.clamp(min=min(1, len(betas) - 1)), betas)
+    return mean, var
+
+
+posterior = Check(
+    number="1.5",
+    name="posterior",
+    specification=_posterior,
+    form=_by_tables,
+    images=("x_0", "x_t"),
+    batch=("x_0", "x_t", "t"),
+    tables=tables_of_betas,
+    exact_zeros=("var",),
+    cases=tuple(
+        Case(
+            f"x_0 of shape {shape}, t = {t}{remark}",
+            (fractions(*shape), fractions(*shape, start=11), torch.tensor(t), double(betas)),
+        )
+        for remark, shape, t, betas in [
+            *(("", shape, t, BETAS) for shape, t in IMAGES),
+            (", T = 1", (2, 5), [0, 0], BETAS[:1]),
+            (", beta_T = 1", (2, 1, 4, 4), [9, 8], BETAS[:9] + [1.0]),
+            (", T = 1000", (3, 2), [999, 0, 500], LONG),
+        ]
+    ),
+    among="t = 0, mixed t and T = 1000",
+    outputs=("mean", "var"),
+    misconceptions=(
+        Misconception(
+            "The two coefficients of the mean are swapped: at t = 0 your mean is x_t and not x_0. The one with beta "
+            "and sqrt(alpha_bar_prev) belongs to x_0.",
+            at_0=_at_t,
+            at_t=_at_0,
+        ),
+        Misconception(
+            "The square root over alpha_bar_prev is missing. The jump to x_{t-1} multiplies x_0 by "
+            "sqrt(alpha_bar_prev), and so does the mean.",
+            at_0=lambda c: c.a_bar_prev * c.beta / (1 - c.a_bar),
+        ),
+        Misconception(
+            "The square root over alpha is missing. The step multiplied x_{t-1} by sqrt(alpha), and the mean takes "
+            "that factor over to x_t.",
+            at_t=lambda c: c.alpha * (1 - c.a_bar_prev) / (1 - c.a_bar),
+        ),
+        Misconception(
+            "The square roots are missing from the mean. x_0 is multiplied by sqrt(alpha_bar_prev) and x_t by "
+            "sqrt(alpha): they scale images, and alphas are shares of variance.",
+            at_0=lambda c: c.a_bar_prev * c.beta / (1 - c.a_bar),
+            at_t=lambda c: c.alpha * (1 - c.a_bar_prev) / (1 - c.a_bar),
+        ),
+        Misconception(
+            "The coefficient of x_0 has sqrt(alpha_bar), where sqrt(alpha_bar_prev) belongs. It comes from the jump "
+            "q(x_{t-1} | x_0), which ends one step before t.",
+            at_0=_late(_at_0),
+        ),
+        Misconception(
+            "The coefficient of x_t has sqrt(alpha_bar), where sqrt(alpha) belongs. It comes from a single step, from "
+            "x_{t-1} to x_t, and not from the jump.",
+            at_t=lambda c: c.a_bar.sqrt() * (1 - c.a_bar_prev) / (1 - c.a_bar),
+        ),
+        Misconception(
+            "The coefficient of x_t has 1 - alpha_bar on top too, so that it cancels. On top belongs 1 - "
+            "alpha_bar_prev, the variance of x_{t-1} given x_0.",
+            at_t=_late(_at_t),
+        ),
+        Misconception(
+            "Your mean has alpha_bar instead of alpha_bar_prev. The jump is q(x_{t-1} | x_0), to one step before t.",
+            at_0=_late(_at_0),
+            at_t=_late(_at_t),
+        ),
+        Misconception(
+            "You have alpha_bar instead of alpha_bar_prev, in mean and variance. The jump is q(x_{t-1} | x_0), to "
+            "one step before t.",
+            at_0=_late(_at_0),
+            at_t=_late(_at_t),
+            var=_late(_var),
+        ),
+        Misconception(
+            "You subtracted x_t's share in the mean. Both images are added.",
+            at_t=lambda c: -_at_t(c),
+        ),
+        Misconception(
+            "At t = 0 your alpha_bar_prev is the last entry of the table: index -1 wraps around. Before the first "
+            "step there is no noise: alpha_bar_prev is 1 there, the mean is x_0 and the variance 0.",
+            before_first=lambda alphas_bar: alphas_bar[-1:],
+        ),
+        Misconception(
+            "At t = 0 your alpha_bar_prev is alphas_bar[0], the value after the first step. Before that step there is "
+            "no noise: alpha_bar_prev is 1, the product of no factors.",
+            before_first=torch.clone,
+        ),
+        Misconception(
+            "At t = 0 your alpha_bar_prev is 0, as if nothing of the image were there before the first step. All of "
+            "it is: alpha_bar_prev is 1, the product of no factors.",
+            before_first=torch.zeros_like,
+        ),
+        Misconception(
+            "You left out the division by 1 - alpha_bar in mean and variance. It is what Bayes' rule divides by; "
+            "without it the mean at t = 0 is not x_0.",
+            at_0=_undivided(_at_0),
+            at_t=_undivided(_at_t),
+            var=_undivided(_var),
+        ),
+        Misconception(
+            "You left out the division by 1 - alpha_bar in the mean: at t = 0 yours is not x_0.",
+            at_0=_undivided(_at_0),
+            at_t=_undivided(_at_t),
+        ),
+        Misconception(
+            "Your variance is beta, that of the forward step (with alpha_bar for alpha_bar_prev the ratio cancels). "
+            "Knowing x_0 as well narrows it by (1 - alpha_bar_prev) / (1 - alpha_bar), to 0 at t = 0.",
+            var=lambda c: c.beta,
+        ),
+        Misconception(
+            "You return 1 - alpha_bar: that is the variance of x_t given x_0. Asked for is that of x_{t-1}, and x_t "
+            "is known as well.",
+            var=lambda c: 1 - c.a_bar,
+        ),
+        Misconception(
+            "You return 1 - alpha_bar_prev: that is the variance of x_{t-1} given x_0 alone. x_t is known as well.",
+            var=lambda c: 1 - c.a_bar_prev,
+        ),
+        Misconception(
+            "The ratio in your variance is upside down: infinite at t = 0, and above 1 later. Knowing x_0 as well can "
+            "only narrow beta: the smaller number, 1 - alpha_bar_prev, goes on top.",
+            var=lambda c: c.beta * (1 - c.a_bar) / (1 - c.a_bar_prev),
+        ),
+        Misconception(
+            "You return the standard deviation. The variance is asked for, its square.",
+            var=lambda c: _var(c).sqrt(),
+        ),
+        Misconception(
+            "You return the logarithm of the variance, minus infinity at t = 0. The variance itself is asked for.",
+            var=lambda c: _var(c).log(),
+        ),
+        Misconception(
+            "You return the logarithm of the variance, which you kept away from 0 first. The variance itself is asked "
+            "for, and it is 0 at t = 0.",
+            var=lambda c: _var(c).clamp(min=1e-20).log(),
+        ),
+        Misconception(
+            "At t = 0 you return the variance of index 1. Code that needs a finite logarithm puts it there, but the "
+            "posterior at t = 0 is a point: its variance is 0.",
+            instead=_clipped,
+        ),
+        Misconception(
+            "You read all tables at t - 1. In code t = 0 is the papers' t = 1, and index -1 wraps around: read at t.",
+            steps=lambda t: t - 1,
+        ),
+        Misconception(
+            "You used the first image's t for the whole batch. Every image has its own.",
+            steps=lambda t: t[:1].expand(len(t)),
+        ),
+        Misconception(
+            "Your coefficients have shape (B,), and broadcasting lines that up with the last axis, the columns of an "
+            "image. It runs where B happens to be the width, and is wrong there: extract adds the axes that they lack.",
+            look_up=lambda table, t, x: table[t],
+        ),
+        Misconception(
+            "Your variance has shape (B,). Whoever multiplies it with images scales their columns: give it the axes "
+            "that the coefficients of the mean have.",
+            var_shape=lambda var, mean: var.flatten(),
+        ),
+        Misconception(
+            "Your variance has the shape of the images. An image's pixels share one number: return (B, 1, ..., 1).",
+            var_shape=lambda var, mean: var.expand_as(mean),
+        ),
+        Misconception(
+            "You return the variance first. The order is (mean, var).",
+            give=lambda mean, var: (var, mean),
+        ),
+    ),
+)

@@ -1,0 +1,178 @@
+"""Exercise 1.7: the betas of a chain that skips steps."""
+
+import torch
+from torch import Tensor
+
+from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._inputs import ALPHAS_BAR, LONG_BAR, STEEP_BAR, double
+from ddpm_lesson.checks.forward_process._words import UPSIDE_DOWN
+
+
+def _respaced_betas(alphas_bar, timesteps):
+    """Exercise 1.7: betas of the chain that visits only these timesteps.  Nichol, Dhariwal 2021, sec. 4.
+
+    alphas_bar: (T,) float64.  timesteps: (S,) int64, increasing, in 0..T-1.  Returns (S,) float64.
+    The short chain has the long chain's alpha_bar at every timestep that it visits.
+    """
+    table, prev, betas = alphas_bar.tolist(), 1.0, []
+    for step in timesteps.tolist():
+        betas.append(1 - table[step] / prev)
+        prev = table[step]
+    return double(betas)
+
+
+def _by_ratio(
+    alphas_bar: Tensor,
+    timesteps: Tensor,
+    *,
+    first=lambda alphas_bar, timesteps: torch.ones_like(alphas_bar[:1]),  # what stands before the first
+    rule=lambda a_bar, prev: 1 - a_bar / prev,
+    cap=lambda betas: betas,
+    dtype=lambda betas: betas,
+) -> Tensor:
+    kept = alphas_bar[timesteps]
+    return dtype(cap(rule(kept, torch.cat([first(alphas_bar, timesteps), kept[:-1]]))))
+
+
+def _long_betas(alphas_bar: Tensor) -> Tensor:
+    return _by_ratio(alphas_bar, torch.arange(len(alphas_bar)))
+
+
+def _summed(alphas_bar, timesteps):
+    total = _long_betas(alphas_bar).cumsum(0)[timesteps]
+    return torch.cat([total[:1], total.diff()])
+
+
+def _tables(alphas_bar: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
+    kept = alphas_bar[timesteps]
+    return {"alpha_bar": kept, "alpha_bar_prev": torch.cat([torch.ones_like(kept[:1]), kept[:-1]])}
+
+
+def _share_kept(evidence) -> str:
+    """1 minus the result is a ratio of two alpha_bar: with another power or factor it is told."""
+    from ddpm_lesson.checks._factors import wrong_product
+
+    flipped = [None if got is None else 1 - got for got in evidence.got]
+    other = type(evidence)(evidence.check, evidence.function, evidence.modes, evidence.outcomes, evidence.output)
+    other.__dict__.update(got=flipped, want=[1 - want for want in evidence.want])
+    words = wrong_product(other)
+    return words and words.replace("Your result is", "The share that your steps keep, 1 - beta, is", 1)
+
+
+respaced_betas = Check(
+    number="1.7",
+    name="respaced_betas",
+    specification=_respaced_betas,
+    form=_by_ratio,
+    tables=_tables,
+    clues=(_share_kept,),
+    cases=tuple(
+        Case(f"T = {len(table)}, timesteps = {timesteps}", (double(table), torch.tensor(timesteps)))
+        for table, timesteps in [
+            *((ALPHAS_BAR, steps) for steps in ([0, 3, 6, 9], [1, 2, 7], [4, 9], [9], [0], list(range(10)))),
+            (STEEP_BAR, [1, 3, 4]),
+            (LONG_BAR, [0, 333, 666, 999]),
+        ]
+    ),
+    among="uneven steps, one step, all steps and a beta above 0.999",
+    exact_dtype=True,
+    misconceptions=(
+        Misconception(
+            "You return float32, which keeps seven digits only, and 1 minus a ratio near 1 leaves fewer. alphas_bar "
+            "is float64: so are your betas.",
+            dtype=lambda betas: betas.float(),
+        ),
+        Misconception(
+            "Your betas went through float32, which keeps seven digits only: stay in alphas_bar's float64.",
+            dtype=lambda betas: betas.float().double(),
+        ),
+        Misconception(
+            "Your betas are the old ones of the kept steps. A long step has to do the work of all the steps that it "
+            "skips: with your betas the chain ends far from noise.",
+            instead=lambda alphas_bar, timesteps: _long_betas(alphas_bar)[timesteps],
+        ),
+        Misconception(
+            "You return S - 1 betas: the first is missing. It leads from the clean image, where alpha_bar is 1, to "
+            "the first kept step.",
+            give=lambda betas: betas[1:],
+        ),
+        Misconception(
+            "Your first beta is 0. It leads from the clean image, where alpha_bar is 1, to the first kept step.",
+            first=lambda alphas_bar, timesteps: alphas_bar[timesteps[:1]],
+        ),
+        Misconception(
+            "Your first beta divides by the last alpha_bar: the shift wraps around. Before the first stands 1.",
+            first=lambda alphas_bar, timesteps: alphas_bar[timesteps[-1:]],
+        ),
+        Misconception(
+            "Your first beta divides by alphas_bar[0]. It leads from the clean image, where alpha_bar is 1.",
+            first=lambda alphas_bar, timesteps: alphas_bar[:1],
+        ),
+        Misconception(
+            "Your first beta divides by 0. Before the first kept step alpha_bar is 1, the product of no factors.",
+            first=lambda alphas_bar, timesteps: torch.zeros_like(alphas_bar[:1]),
+        ),
+        Misconception(
+            "Your first beta divides by alphas_bar[timesteps[0] - 1], a step that the short chain does not visit (and "
+            "at 0 index -1 wraps around). Before the first kept step alpha_bar is 1.",
+            first=lambda alphas_bar, timesteps: alphas_bar[timesteps[:1] - 1],
+        ),
+        Misconception(
+            "You divide by alphas_bar[timesteps - 1], the step before in the long chain (and at 0 index -1 wraps "
+            "around). Divide by alpha_bar at the kept step before; before the first it is 1.",
+            instead=lambda alphas_bar, timesteps: 1 - alphas_bar[timesteps] / alphas_bar[timesteps - 1],
+        ),
+        Misconception(UPSIDE_DOWN, rule=lambda a_bar, prev: 1 - prev / a_bar),
+        Misconception(
+            "You multiplied two alpha_bar. alpha_bar is a running product: what one step adds to it is the ratio of "
+            "two neighbours.",
+            rule=lambda a_bar, prev: 1 - a_bar * prev,
+        ),
+        Misconception(
+            "You subtracted two alpha_bar. alpha_bar is a running product and not a sum: one step is the ratio of two "
+            "neighbours, and beta is 1 minus it.",
+            rule=lambda a_bar, prev: prev - a_bar,
+        ),
+        Misconception(
+            "You divided the difference of two alpha_bar by the later one. A step starts from the earlier one.",
+            rule=lambda a_bar, prev: (prev - a_bar) / a_bar,
+        ),
+        Misconception(
+            "You return the alphas of the short chain. beta is 1 - alpha.",
+            rule=lambda a_bar, prev: a_bar / prev,
+        ),
+        Misconception(
+            "You took the root of the ratio. alpha_bar counts variances, and so does beta: no root.",
+            rule=lambda a_bar, prev: 1 - (a_bar / prev).sqrt(),
+        ),
+        Misconception(
+            "You return the roots of the betas, standard deviations. beta is the variance.",
+            rule=lambda a_bar, prev: (1 - a_bar / prev).sqrt(),
+        ),
+        Misconception(
+            "You return 1 - alpha_bar: that is all the noise up to a kept step. beta is the noise since the kept step "
+            "before: divide by its alpha_bar first.",
+            rule=lambda a_bar, prev: 1 - a_bar,
+        ),
+        Misconception(
+            "You return alpha_bar at the kept steps. The betas that lead from one to the next are asked for.",
+            rule=lambda a_bar, prev: a_bar,
+        ),
+        Misconception(
+            "You capped the betas at 0.999. The exercise has no cap: a long step may add nearly all the noise.",
+            cap=lambda betas: betas.clamp(max=0.999),
+        ),
+        Misconception(
+            "You added up the betas of the skipped steps. That is close for small betas only, and can pass 1: the "
+            "alphas multiply, and beta is 1 minus their product.",
+            instead=_summed,
+        ),
+        Misconception(
+            "You took the betas of the kept steps times the number of steps that they stand for. The alphas multiply: "
+            "beta is 1 minus their product.",
+            instead=lambda alphas_bar, timesteps: (
+                _long_betas(alphas_bar)[timesteps] * torch.cat([timesteps[:1] + 1, timesteps.diff()])
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,13 @@
+"""The checks of notebook 02: the KL of Gaussians, the mean from eps, the weights of the losses, L_simple and L_0.
+
+One file for each exercise, built as those of notebook 01.
+"""
+
+from ddpm_lesson.checks.loss.discretized_log_prob import discretized_log_prob
+from ddpm_lesson.checks.loss.gaussian_kl import gaussian_kl
+from ddpm_lesson.checks.loss.mean_from_eps import mean_from_eps
+from ddpm_lesson.checks.loss.min_snr_weights import min_snr_weights
+from ddpm_lesson.checks.loss.simple_loss import simple_loss
+from ddpm_lesson.checks.loss.vlb_weight import vlb_weight
+
+__all__ = ["gaussian_kl", "mean_from_eps", "vlb_weight", "simple_loss", "discretized_log_prob", "min_snr_weights"]

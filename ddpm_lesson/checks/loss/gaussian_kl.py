@@ -1,0 +1,184 @@
+"""Exercise 2.1: the KL divergence of two Gaussians."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._inputs import double, fractions
+from ddpm_lesson.checks.loss._words import reduced
+
+
+def _gaussian_kl(mean_1, var_1, mean_2, var_2):
+    """Exercise 2.1: KL(N(mean_1, var_1) || N(mean_2, var_2)) of each coordinate.  Needed in Ho et al. 2020, Eq. 5.
+
+    mean_1, mean_2: (B, *D).  var_1, var_2: variances above 0, of a shape that broadcasts with the means.
+    Returns (B, *D), nats.  Not symmetric: the expectation is taken over the first Gaussian.
+    """
+    parts = torch.broadcast_tensors(mean_1, var_1, mean_2, var_2)
+    rows = zip(*(part.flatten().tolist() for part in parts), strict=True)
+    kl = [(math.log(v_2 / v_1) + (v_1 + (m_1 - m_2) ** 2) / v_2 - 1) / 2 for m_1, v_1, m_2, v_2 in rows]
+    return double(kl).reshape(mean_1.shape)
+
+
+def _half_sum(
+    mean_1: Tensor,
+    var_1: Tensor,
+    mean_2: Tensor,
+    var_2: Tensor,
+    *,
+    order=lambda first, second: (first, second),
+    as_var=lambda var: var,
+    logarithm=lambda v_1, v_2: (v_2 / v_1).log(),
+    ratio=lambda v_1, v_2: v_1 / v_2,
+    distance=lambda d, v_1, v_2: d**2 / v_2,
+    constant=-1.0,
+    factor=0.5,
+) -> Tensor:
+    (mean_1, var_1), (mean_2, var_2) = order((mean_1, var_1), (mean_2, var_2))
+    v_1, v_2 = as_var(var_1), as_var(var_2)
+    return factor * (logarithm(v_1, v_2) + ratio(v_1, v_2) + distance(mean_1 - mean_2, v_1, v_2) + constant)
+
+
+def _terms(mean_1, var_1, mean_2, var_2):
+    d = mean_1.double() - mean_2
+    return {
+        "log(var_2 / var_1)": (var_2 / var_1).log(),
+        "var_1 / var_2": var_1 / var_2,
+        "(mean_1 - mean_2)^2 / var_2": d**2 / var_2,
+        "1": torch.ones_like(d),
+        "var_2 / var_1": var_2 / var_1,
+        "(mean_1 - mean_2)^2 / var_1": d**2 / var_1,
+        "(mean_1 - mean_2)^2": d**2,
+        "|mean_1 - mean_2| / var_2": d.abs() / var_2,
+        "(mean_1 - mean_2) / var_2": d / var_2,
+        "(mean_1 - mean_2)^2 / var_2^2": d**2 / var_2**2,
+        "(mean_1 - mean_2)^2 / sqrt(var_2)": d**2 / var_2.sqrt(),
+        "log(var_1) + log(var_2)": (var_1 * var_2).log(),
+        "var_1 - var_2": var_1 - var_2,
+        "sqrt(var_1 / var_2)": (var_1 / var_2).sqrt(),
+        "(var_1 / var_2)^2": (var_1 / var_2) ** 2,
+    }
+
+
+def _powers(*shape: int, start: int = 0) -> Tensor:
+    """Powers of 2 from 1/16 to 4 in float32, times 1, 1.25 or 1.5, in an order without pattern."""
+    values = [2.0 ** ((start + 5 * i) % 7 - 4) * (1 + (start + i // 7) % 3 / 4) for i in range(math.prod(shape))]
+    return torch.tensor(values, dtype=torch.float32).reshape(shape)
+
+
+gaussian_kl = Check(
+    number="2.1",
+    name="gaussian_kl",
+    specification=_gaussian_kl,
+    form=_half_sum,
+    terms=_terms,
+    cases=tuple(
+        Case(
+            f"means of shape {shape}, variances of shape {wide}{remark}",
+            (fractions(*shape), _powers(*wide), fractions(*shape, start=k), scale * _powers(*wide, start=k)),
+        )
+        for shape, wide, k, scale, remark in [
+            ((2, 1, 8, 8), (2, 1, 8, 8), 11, 1.0, ""),
+            ((3, 2), (3, 1), 11, 1.0, ""),
+            ((5,), (5,), 11, 2.0**-12, ", the second narrow"),
+            ((2, 3), (2, 3), 0, 1.0, ", two equal Gaussians"),
+        ]
+    ),
+    among="equal and very unequal Gaussians",
+    misconceptions=(
+        Misconception(
+            "Your arguments are reversed: that is KL(second || first). In the bound q comes first, because the "
+            "expectation is taken over q; p comes second.",
+            order=lambda first, second: (second, first),
+        ),
+        Misconception("You forgot the factor 1/2. Without it the bound comes out twice too large.", factor=1.0),
+        Misconception(
+            "You forgot the - 1. Two equal Gaussians are then half a nat apart, and must be 0 apart.", constant=0.0
+        ),
+        Misconception(
+            "You added 1 where 1 is subtracted. Two equal Gaussians are then one nat apart, and must be 0 apart.",
+            constant=1.0,
+        ),
+        Misconception(
+            "Your - 1 is not halved. Two equal Gaussians must be 0 apart: the bracket holds all parts.",
+            constant=-2.0,
+        ),
+        Misconception(
+            "You squared the variances, as if they were standard deviations. var is sigma^2 already.",
+            as_var=torch.square,
+        ),
+        Misconception(
+            "You took roots: standard deviations stand where variances belong. The formula holds var itself.",
+            as_var=torch.sqrt,
+        ),
+        Misconception(
+            "You put variances into the formula for log-variances, which exponentiates them. Divide by var, and take its "
+            "logarithm.",
+            as_var=torch.exp,
+        ),
+        Misconception(
+            "The logarithm has the wrong sign: it is log(var_2 / var_1). With yours too large a variance is rewarded.",
+            logarithm=lambda v_1, v_2: (v_1 / v_2).log(),
+        ),
+        Misconception(
+            "The logarithm is missing. Without it the smallest variance would be the best.",
+            logarithm=lambda v_1, v_2: 0 * v_1,
+        ),
+        Misconception(
+            "Your logarithm counts twice. Textbooks write log(sigma_2 / sigma_1), which is half of log(var_2 / var_1).",
+            logarithm=lambda v_1, v_2: 2 * (v_2 / v_1).log(),
+        ),
+        Misconception(
+            "Your logarithm counts half. It is halved with the whole bracket, and var is no standard deviation.",
+            logarithm=lambda v_1, v_2: (v_2 / v_1).log() / 2,
+        ),
+        Misconception(
+            "Your ratio of variances is upside down: var_1 / var_2, the first's spread in units of the second's.",
+            ratio=lambda v_1, v_2: v_2 / v_1,
+        ),
+        Misconception("The ratio of the variances is missing.", ratio=lambda v_1, v_2: 0 * v_1),
+        Misconception(
+            "You did not square the difference of the means. An error to one side would then count as a gain.",
+            distance=lambda d, v_1, v_2: d / v_2,
+        ),
+        Misconception(
+            "You took the absolute difference of the means. It is squared.",
+            distance=lambda d, v_1, v_2: d.abs() / v_2,
+        ),
+        Misconception(
+            "You divided the squared distance by var_1. How far is far is said by the second's width: var_2.",
+            distance=lambda d, v_1, v_2: d**2 / v_1,
+        ),
+        Misconception(
+            "You did not divide the squared distance of the means. How far is far is said by the second's width: var_2.",
+            distance=lambda d, v_1, v_2: d**2,
+        ),
+        Misconception(
+            "The distance of the means is missing: with equal variances your KL is 0 however far they are apart.",
+            distance=lambda d, v_1, v_2: 0 * d,
+        ),
+        Misconception(
+            "You subtracted the squared distance of the means. It is added: no difference makes Gaussians more alike.",
+            distance=lambda d, v_1, v_2: -(d**2) / v_2,
+        ),
+        Misconception(
+            "You divided the squared distance by the square of var_2. var is sigma^2 already.",
+            distance=lambda d, v_1, v_2: d**2 / v_2**2,
+        ),
+        Misconception(
+            "You added the means. It is their difference that is squared.",
+            instead=lambda m_1, v_1, m_2, v_2: _half_sum(m_1, v_1, -m_2, v_2),
+        ),
+        Misconception(
+            "You divided by log 2: those are bits. Nats are asked for; convert once, where bits are shown.",
+            factor=0.5 / math.log(2),
+        ),
+        Misconception(
+            "You return the cross entropy: the first Gaussian's entropy is not subtracted yet.",
+            instead=lambda m_1, v_1, m_2, v_2: 0.5 * ((2 * math.pi * v_2).log() + (v_1 + (m_1 - m_2) ** 2) / v_2),
+        ),
+        *reduced("Each coordinate's own KL is asked for: the bound needs their sum and bits/dim their mean."),
+    ),
+)

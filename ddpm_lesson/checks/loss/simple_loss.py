@@ -1,0 +1,251 @@
+"""Exercise 2.4: the squared error of a network that predicts the noise."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._inputs import ALPHAS_BAR, IMAGES, LONG_BAR, at, before, double, fractions
+from ddpm_lesson.checks._run import called, read
+from ddpm_lesson.checks.loss._words import COLUMNS, FIRST_T, reduced
+
+
+class _Model(nn.Module):
+    """A network for the inputs: weight * (x_t^power - t / 4), in any dtype. It remembers what it was given."""
+
+    def __init__(self, weight: float, power: int):
+        super().__init__()
+        self.weight, self.power = nn.Parameter(torch.tensor(weight)), power
+        self.seen: list[tuple] = []
+
+    def forward(self, x_t, t):
+        self.seen.append((x_t.detach().clone(), t.detach().clone()))
+        return self.weight * (x_t**self.power - t.reshape(-1, *[1] * (x_t.ndim - 1)) / 4)
+
+
+def _simple_loss(model, x_0, t, noise, alphas_bar):
+    """Exercise 2.4: the squared error of a network that predicts the noise.  Ho et al. 2020, Eq. 14.
+
+    model: called as model(x_t, t), with t as it comes; returns (B, *D).  x_0, noise: (B, *D).  t: (B,) int64 in 0..T-1.
+    alphas_bar: (T,).  Returns (B, *D), the squared error of each coordinate, neither weighted nor reduced; gradients
+    flow through it to the network's weights.
+    Not a term of the bound: the weight of exercise 2.3 is left out.
+    """
+    images = []
+    for image, step, its_noise in zip(x_0, t.tolist(), noise, strict=True):
+        a_bar = alphas_bar[step].item()
+        pixels = zip(image.flatten().tolist(), its_noise.flatten().tolist(), strict=True)
+        images.append([math.sqrt(a_bar) * x + math.sqrt(1 - a_bar) * e for x, e in pixels])
+    predicted = model(double(images).reshape(x_0.shape), t)
+    pairs = zip(noise.flatten().tolist(), predicted.flatten(), strict=True)
+    return torch.stack([(e - guess) ** 2 for e, guess in pairs]).reshape(x_0.shape)
+
+
+def _with_gradient(function, model, *args):
+    """The script of the exercise: the loss, then what it gives to the network's weight."""
+    out = function(model, *args)
+    yield from called(lambda: out)
+    flows = isinstance(out, Tensor) and out.requires_grad and out.is_floating_point()
+    gradient = torch.autograd.grad(out.sum(), model.weight, allow_unused=True)[0] if flows else None
+    scale = 1 / args[0].numel()
+    yield "gradient", torch.zeros(()) if gradient is None else read(gradient) * scale
+
+
+def _mixed(a_bar: Tensor, x_0: Tensor, noise: Tensor) -> Tensor:
+    return a_bar.sqrt() * x_0 + (1 - a_bar).sqrt() * noise
+
+
+def _squared_error(
+    model: nn.Module,
+    x_0: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    alphas_bar: Tensor,
+    *,
+    table=lambda alphas_bar: alphas_bar,
+    look_up=at,
+    mix=_mixed,
+    given=lambda x_0, x_t, noise: x_t,  # to the network, with
+    told=lambda t, T: (t,),
+    use=lambda prediction: prediction,
+    target=lambda x_0, noise, a_bar: noise,
+    error=torch.square,
+    weight=torch.ones_like,  # of the table alphas_bar
+) -> Tensor:
+    a_bar = look_up(table(alphas_bar), t, x_0)
+    prediction = use(model(given(x_0, mix(a_bar, x_0, noise), noise), *told(t, len(alphas_bar))))
+    return look_up(weight(alphas_bar), t, x_0) * error(target(x_0, noise, a_bar) - prediction)
+
+
+def _bound_weight(table: Tensor) -> Tensor:
+    betas = 1 - table / before(table)
+    return betas / (2 * (1 - betas) * (1 - table))
+
+
+def _never_called(evidence) -> str:
+    """The network was not asked at all, or more than once for an image."""
+    model, *args = evidence.check.cases[0].args
+    spy = _Model(model.weight.item(), model.power)
+    evidence.function(spy, *(arg.clone() for arg in args))
+    if not spy.seen:
+        return "Your function never calls model. Its prediction is what the noise is compared with."
+    told = [t for _, t in spy.seen]
+    if len(spy.seen) == 1 and told[0].shape != args[1].shape:
+        return f"You told the network a t of shape {tuple(told[0].shape)}. It takes one t for each image, as it comes."
+    if len(spy.seen) == 1 and not torch.equal(told[0].double(), args[1].double()):
+        return f"You told the network t = {[round(x, 3) for x in told[0].tolist()]} for t = {args[1].tolist()}: pass t as it is."
+    return ""
+
+
+simple_loss = Check(
+    number="2.4",
+    name="simple_loss",
+    specification=_simple_loss,
+    form=_squared_error,
+    script=_with_gradient,
+    batch=("x_0", "t", "noise"),
+    random="the argument noise",
+    clues=(_never_called,),
+    cases=tuple(
+        Case(
+            f"model(x_t, t) = {words}, x_0 of shape {shape}, t = {t}, T = {len(table)}",
+            (model, fractions(*shape), torch.tensor(t), fractions(*shape, start=11), double(table)),
+        )
+        for words, model, images in [
+            ("x_t / 2 - t / 8", _Model(0.5, 1), [*IMAGES, ((2, 5), [0, 0])]),
+            ("x_t^2 - t / 4", _Model(1.0, 2), [((4, 1, 8, 8), [0, 3, 3, 9]), ((1, 5), [6])]),
+            ("x_t / 2 - t / 8", _Model(0.5, 1), [((3, 2), [999, 0, 500])]),
+        ]
+        for shape, t in images
+        for table in [ALPHAS_BAR[:1] if t == [0, 0] else LONG_BAR if 999 in t else ALPHAS_BAR]
+    ),
+    among="two models with a weight, mixed t, T = 1 and T = 1000",
+    misconceptions=(
+        Misconception(
+            "Your target is x_0. This network predicts the noise: a sampler that takes its output for eps would "
+            "subtract the image and keep the noise.",
+            target=lambda x_0, noise, a_bar: x_0,
+        ),
+        Misconception(
+            "Your target is sqrt(1 - alpha_bar) * noise. The network predicts eps, of variance 1; samplers scale it.",
+            target=lambda x_0, noise, a_bar: (1 - a_bar).sqrt() * noise,
+        ),
+        Misconception(
+            "Your target is x_t, what the network was given. It predicts the noise alone.",
+            target=lambda x_0, noise, a_bar: _mixed(a_bar, x_0, noise),
+        ),
+        Misconception(
+            "Your target is v, a mixture of noise and image. This network predicts the noise itself.",
+            target=lambda x_0, noise, a_bar: a_bar.sqrt() * noise - (1 - a_bar).sqrt() * x_0,
+        ),
+        Misconception(
+            "You added noise and prediction, or your target is -noise. The error is the difference from the noise itself.",
+            use=torch.neg,
+        ),
+        Misconception(
+            "Your network sees x_0, in which there is no noise to find. It is given x_t.",
+            given=lambda x_0, x_t, noise: x_0,
+        ),
+        Misconception(
+            "Your network sees the noise itself, which it only has to repeat. It is given x_t.",
+            given=lambda x_0, x_t, noise: noise,
+        ),
+        Misconception(
+            "Your network sees x_0 + noise, as noisy at every t. It is given x_t.",
+            given=lambda x_0, x_t, noise: x_0 + noise,
+        ),
+        Misconception(
+            "No gradient reaches the network's weights: you detached the prediction, or ran the network under no_grad. "
+            "Training needs it.",
+            use=lambda prediction: prediction.detach(),
+        ),
+        *reduced(
+            "The error of each coordinate is asked for, (B, *D): the caller averages, and may first weigh each t."
+        ),
+        Misconception(
+            "You return the absolute error. Its best prediction is a median, and sampling needs the conditional mean.",
+            error=torch.abs,
+        ),
+        Misconception("You return the error itself, with its sign. It is squared.", error=lambda error: error),
+        Misconception("You return the prediction minus the noise. The error is squared.", error=lambda error: -error),
+        Misconception("You halved the squared error. The loss has no factor.", error=lambda error: error**2 / 2),
+        Misconception(
+            "You used the smooth L1 (Huber) loss. The squared error is asked for.",
+            error=lambda error: torch.where(error.abs() < 1, error**2 / 2, error.abs() - 0.5),
+        ),
+        Misconception(
+            "You scaled the noise in x_t by 1 - alpha_bar, a variance: the network sees too little. Take the root.",
+            mix=lambda a_bar, x_0, noise: a_bar.sqrt() * x_0 + (1 - a_bar) * noise,
+        ),
+        Misconception(
+            "You scaled x_0 in x_t by alpha_bar. The image fades with its root.",
+            mix=lambda a_bar, x_0, noise: a_bar * x_0 + (1 - a_bar).sqrt() * noise,
+        ),
+        Misconception(
+            "Both roots are missing in x_t: images and noise are multiplied by standard deviations.",
+            mix=lambda a_bar, x_0, noise: a_bar * x_0 + (1 - a_bar) * noise,
+        ),
+        Misconception(
+            "The factors of x_0 and noise in x_t are swapped. The image fades with sqrt(alpha_bar).",
+            mix=lambda a_bar, x_0, noise: (1 - a_bar).sqrt() * x_0 + a_bar.sqrt() * noise,
+        ),
+        Misconception(
+            "You added the noise to a faded x_0 without scaling it. In x_t it has the factor sqrt(1 - alpha_bar).",
+            mix=lambda a_bar, x_0, noise: a_bar.sqrt() * x_0 + noise,
+        ),
+        Misconception(
+            "You subtracted the noise in x_t. It is added, and the network learns its sign.",
+            mix=lambda a_bar, x_0, noise: a_bar.sqrt() * x_0 - (1 - a_bar).sqrt() * noise,
+        ),
+        Misconception(
+            "You read alphas_bar at t - 1. x_t has the noise of step t, and index -1 wraps around: read it at t.",
+            table=lambda alphas_bar: alphas_bar.roll(1),
+        ),
+        Misconception("You took alpha_bar_prev, the table one step late. x_t has the noise of step t.", table=before),
+        Misconception(
+            "You took the running product of alphas_bar, which is one already.",
+            table=lambda alphas_bar: alphas_bar.cumprod(0),
+        ),
+        Misconception(COLUMNS, look_up=lambda table, t, x: table[t]),
+        Misconception(FIRST_T, look_up=lambda table, t, x: table[t[0]]),
+        Misconception(
+            "You called model(x_t). One network serves all noise levels and must be told which: model(x_t, t).",
+            told=lambda t, T: (),
+        ),
+        Misconception(
+            "You gave the network t / T. It takes the step t, as samplers pass it: scaling is its own business.",
+            told=lambda t, T: (t / T,),
+        ),
+        Misconception(
+            "You told the network t + 1. In code t counts from 0, in training and in sampling: pass t as it is.",
+            told=lambda t, T: (t + 1,),
+        ),
+        Misconception(
+            "You told the network t - 1. It takes the step t, as it comes.",
+            told=lambda t, T: (t - 1,),
+        ),
+        Misconception(
+            "You told the network the same t for all images, the first's. Every image has its own.",
+            told=lambda t, T: (t[:1],),
+        ),
+        Misconception(
+            "You told the network t = 0 for all images. It must know how noisy each is.",
+            told=lambda t, T: (torch.zeros_like(t),),
+        ),
+        Misconception(
+            "You weighed each step as the bound does with var = beta. L_simple leaves that out: the bound spends the "
+            "network on the first steps, whose noise is hardly visible.",
+            weight=_bound_weight,
+        ),
+        Misconception(
+            "You compared estimates of x_0. That multiplies the squared error in eps by (1 - alpha_bar) / alpha_bar, "
+            "which is huge at the last steps: compare the noise itself.",
+            weight=lambda table: (1 - table) / table,
+        ),
+        Misconception(
+            "You weighed each step by snr. L_simple weighs all steps alike.",
+            weight=lambda table: table / (1 - table),
+        ),
+    ),
+)

@@ -1,0 +1,161 @@
+"""Exercise 2.3: what each step's error weighs in the bound."""
+
+import torch
+from torch import Tensor
+
+from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._inputs import BETAS, LONG, Step, before, double, products, tables_of_betas
+
+
+def _vlb_weight(betas, var):
+    """Exercise 2.3: what each step's squared error in eps weighs in the bound.  Ho et al. 2020, Eq. 12.
+
+    betas: (T,), below 1.  var: (T,), above 0: the variance of p(x_{t-1} | x_t).  Returns (T,), nats per squared error.
+    Not the weights of L_simple: those are 1.
+    """
+    rows = zip(betas.tolist(), products(betas.tolist()), var.tolist(), strict=True)
+    return double([beta**2 / (2 * v * (1 - beta) * (1 - a_bar)) for beta, a_bar, v in rows])
+
+
+def _quotient(
+    betas: Tensor,
+    var: Tensor,
+    *,
+    bar=lambda alphas: torch.cumprod(alphas, 0),
+    above=lambda c: c.beta**2,
+    two=2.0,
+    variance=lambda c, var: var,
+    step=lambda c: c.alpha,
+    noise=lambda c: 1 - c.a_bar,
+) -> Tensor:
+    alphas_bar = bar(1 - betas)
+    c = Step(betas, 1 - betas, alphas_bar, before(alphas_bar))
+    return above(c) / (two * variance(c, var) * step(c) * noise(c))
+
+
+def _tables(betas: Tensor, var: Tensor) -> dict[str, Tensor]:
+    return {"var": var} | tables_of_betas(betas)
+
+
+vlb_weight = Check(
+    number="2.3",
+    name="vlb_weight",
+    specification=_vlb_weight,
+    form=_quotient,
+    tables=_tables,
+    cases=tuple(
+        Case(f"T = {len(betas)}, {words}", (double(betas), double(var)))
+        for words, betas, var in [
+            ("var = betas", BETAS, BETAS),
+            ("var = betas / 4", BETAS, [beta / 4 for beta in BETAS]),
+            ("betas = 0.5, 0.25, 0.125, var = 0.25, 0.5, 2", [0.5, 0.25, 0.125], [0.25, 0.5, 2.0]),
+            ("betas = 0.25, var = 0.125", [0.25], [0.125]),
+            ("var from 0.3 to 1.3", BETAS, [0.3 + (7 * i % 10) / 10 for i in range(10)]),
+            ("var = betas", LONG, LONG),
+        ]
+    ),
+    among="several variances, T = 1 and T = 1000",
+    misconceptions=(
+        Misconception(
+            "You did not square beta. The bound holds the squared distance of the means, and beta is a factor of it.",
+            above=lambda c: c.beta,
+        ),
+        Misconception(
+            "You forgot the 2. The KL of two Gaussians divides the squared distance of the means by 2 var.", two=1.0
+        ),
+        Misconception(
+            "You multiplied by 2 where you should divide. The KL divides the squared distance of the means by 2 var.",
+            two=0.5,
+        ),
+        Misconception(
+            "You have alpha_bar instead of alpha. It goes to 0, and the noisiest steps would weigh most of all.",
+            step=lambda c: c.a_bar,
+        ),
+        Misconception(
+            "alpha is missing below the line. The mean divides by its root, and the weight by its square.",
+            step=lambda c: torch.ones_like(c.alpha),
+        ),
+        Misconception(
+            "You kept the root over alpha. In the mean it is a root; the weight is its square.",
+            step=lambda c: c.alpha.sqrt(),
+        ),
+        Misconception(
+            "You squared alpha. In the mean it is a root, and the weight is its square: alpha itself.",
+            step=lambda c: c.alpha**2,
+        ),
+        Misconception(
+            "You have 1 - alpha where 1 - alpha_bar belongs, all the noise in x_t: late steps come out far too heavy.",
+            noise=lambda c: 1 - c.alpha,
+        ),
+        Misconception(
+            "You have alpha_bar where 1 - alpha_bar belongs, the noise in x_t.",
+            noise=lambda c: c.a_bar,
+        ),
+        Misconception(
+            "1 - alpha_bar is missing below the line: the mean takes eps in units of all the noise in x_t.",
+            noise=lambda c: torch.ones_like(c.alpha),
+        ),
+        Misconception(
+            "You kept the root over 1 - alpha_bar. In the mean it is a root; the weight is its square.",
+            noise=lambda c: (1 - c.a_bar).sqrt(),
+        ),
+        Misconception(
+            "You squared 1 - alpha_bar. In the mean it is under a root, and the weight is its square: no power is left.",
+            noise=lambda c: (1 - c.a_bar) ** 2,
+        ),
+        Misconception(
+            "You divided by the standard deviation of p. The KL divides by its variance, which is var itself: no root.",
+            variance=lambda c, var: var.sqrt(),
+        ),
+        Misconception(
+            "You squared var. The paper's sigma^2 is the variance, and var is that already.",
+            variance=lambda c, var: var**2,
+        ),
+        Misconception(
+            "var is missing below the line: the KL divides by the variance of p.",
+            variance=lambda c, var: torch.ones_like(var),
+        ),
+        Misconception(
+            "You put beta where var belongs, and one beta cancelled. The variance of p is a choice, and an argument.",
+            variance=lambda c, var: c.beta,
+        ),
+        Misconception(
+            "You put the posterior's variance where var belongs. The variance of p is a choice, and an argument.",
+            variance=lambda c, var: c.beta * (1 - c.a_bar_prev) / (1 - c.a_bar),
+        ),
+        Misconception(
+            "Python works from left to right: in beta**2 / 2 * var * ... only the 2 is below the line. Put brackets "
+            "around everything below it.",
+            instead=lambda betas, var: betas**2 / 2 * var * (1 - betas) * (1 - torch.cumprod(1 - betas, 0)),
+        ),
+        Misconception(
+            "Python works from left to right: in beta**2 / (2 * var) * ... the rest stands above the line. Put brackets "
+            "around everything below it.",
+            instead=lambda betas, var: betas**2 / (2 * var) * (1 - betas) * (1 - torch.cumprod(1 - betas, 0)),
+        ),
+        Misconception(
+            "Python works from left to right: your last factor, 1 - alpha_bar, stands above the line. Put brackets "
+            "around everything below it.",
+            noise=lambda c: 1 / (1 - c.a_bar),
+        ),
+        Misconception(
+            "You return the weight of the squared error in x_0, coef1^2 / (2 var). The squared error in eps is snr "
+            "times as large: its weight is yours divided by snr.",
+            instead=lambda betas, var: (
+                before(torch.cumprod(1 - betas, 0)) * betas**2 / (2 * var * (1 - torch.cumprod(1 - betas, 0)) ** 2)
+            ),
+        ),
+        Misconception(
+            "You took alpha_bar_prev. eps is the noise in x_t, so alpha_bar at t itself; yours divides by 0 at t = 0.",
+            noise=lambda c: 1 - c.a_bar_prev,
+        ),
+        Misconception(
+            "Your running product is one of betas. alpha_bar is the product of the alphas, 1 - beta.",
+            bar=lambda alphas: torch.cumprod(1 - alphas, 0),
+        ),
+        Misconception(
+            "You return the root of the weight, the factor of eps in the mean. The squared error has its square.",
+            give=torch.sqrt,
+        ),
+    ),
+)

@@ -1,0 +1,163 @@
+"""Exercise 3.3: adding the time in a residual block."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._inputs import fractions
+
+
+def _add_time(h, temb, weight, bias):
+    """Exercise 3.3: the time in a residual block, swish(temb) through a linear layer.  Ho et al. 2020, App. B.
+
+    h: (B, C, H, W).  temb: (B, tdim).  weight: (C, tdim).  bias: (C,).  Returns (B, C, H, W): every pixel of a channel
+    gets the same number, which depends on the image's own t.
+    Not a positional encoding: it is the same at every place.
+    """
+    out = h.double()
+    for b, row in enumerate(temb.tolist()):
+        swish = [value / (1 + math.exp(-value)) for value in row]
+        for c, weights in enumerate(weight.tolist()):
+            out[b, c] += sum(w * s for w, s in zip(weights, swish, strict=True)) + bias[c].item()
+    return out
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _projected(
+    h: Tensor,
+    temb: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    rows=_same,  # of temb
+    before=F.silu,
+    product=lambda temb, weight: temb @ weight.T,
+    shift=lambda time, bias: time + bias,
+    after=_same,
+    shape=lambda time: time[:, :, None, None],
+    join=torch.add,
+) -> Tensor:
+    return join(h, shape(after(shift(product(before(rows(temb)), weight), bias))))
+
+
+ACTIVATIONS = {
+    "ReLU": F.relu,
+    "GELU": F.gelu,
+    "a sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "ELU": F.elu,
+    "softplus": F.softplus,
+    "a leaky ReLU": F.leaky_relu,
+    "Mish": F.mish,
+    "SELU": F.selu,
+    "GELU's tanh form": lambda x: F.gelu(x, approximate="tanh"),
+    "hard Swish": F.hardswish,
+}
+
+add_time = Check(
+    number="3.3",
+    name="add_time",
+    specification=_add_time,
+    form=_projected,
+    batch=("h", "temb"),
+    cases=tuple(
+        Case(
+            f"h of shape {shape}, temb of shape {(shape[0], tdim)}",
+            (
+                fractions(*shape),
+                2 * fractions(shape[0], tdim, start=11),
+                fractions(shape[1], tdim, start=23),
+                fractions(shape[1], start=41),
+            ),
+        )
+        for shape, tdim in [((2, 3, 4, 5), 6), ((2, 4, 3, 4), 8), ((3, 3, 2, 5), 3), ((4,) * 4, 4), ((1, 2, 3, 2), 5)]
+    ),
+    among="a batch and channels as large as the width",
+    misconceptions=(
+        Misconception(
+            "You forgot Swish. temb comes out of a linear layer, and two of them in a row are no more than one.",
+            before=_same,
+        ),
+        Misconception(
+            "You applied Swish after the linear layer. It comes before: after it, nothing below -0.28 could be added.",
+            before=_same,
+            after=F.silu,
+        ),
+        Misconception(
+            "You applied Swish twice, before and after the linear layer. It comes before only.",
+            after=F.silu,
+        ),
+        *(
+            Misconception(f"You took {name}. Swish is asked for, temb * sigmoid(temb).", before=function)
+            for name, function in ACTIVATIONS.items()
+        ),
+        *(
+            Misconception(f"You took {name}, and after the linear layer. Swish comes before it.", before=_same, after=f)
+            for name, f in ACTIVATIONS.items()
+        ),
+        Misconception(
+            "You forgot the bias of the linear layer, one number for each channel.",
+            shift=lambda time, bias: time,
+        ),
+        Misconception("You subtracted the bias. It is added.", shift=lambda time, bias: time - bias),
+        Misconception(
+            "You multiplied by weight as it is. It is (C, tdim), one row for each channel: swish(temb) @ weight.T.",
+            product=lambda temb, weight: temb @ weight,
+        ),
+        Misconception(
+            "You used the first image's temb for the whole batch. Every image has its own.", rows=lambda temb: temb[:1]
+        ),
+        Misconception(
+            "You averaged temb over the batch. Every image has its own.", rows=lambda temb: temb.mean(0, keepdim=True)
+        ),
+        Misconception(
+            "You added the time along the width: column j got channel j's number. It runs where C happens to be the "
+            "width. The new axes come last, (B, C, 1, 1).",
+            shape=lambda time: time[:, None, None, :],
+        ),
+        Misconception(
+            "You added the time along the height: row i got channel i's number. It runs where C happens to be the "
+            "height. The new axes come last, (B, C, 1, 1).",
+            shape=lambda time: time[:, None, :, None],
+        ),
+        Misconception(
+            "You added (B, C) as it is, and broadcasting lines that up with height and width. It runs where the "
+            "numbers happen to agree. Add two axes at the end, (B, C, 1, 1).",
+            shape=_same,
+        ),
+        Misconception(
+            "You added (B, C, 1), and broadcasting lines that up with channels, height and width. It runs where the "
+            "numbers happen to agree. Two axes are missing, (B, C, 1, 1).",
+            shape=lambda time: time[:, :, None],
+        ),
+        Misconception(
+            "You added (C, B, 1, 1), batch and channels exchanged. It runs where B happens to be C, and gives images "
+            "the time of others.",
+            shape=lambda time: time.T[:, :, None, None],
+        ),
+        Misconception("You multiplied. The time is added here.", join=torch.mul),
+        Misconception("You subtracted the time. It is added.", join=torch.sub),
+        Misconception(
+            "You scaled h by 1 + the time, as AdaGN does. Here the time is added.",
+            join=lambda h, time: h * (1 + time),
+        ),
+        Misconception(
+            "You return the time alone. It is added to h.",
+            join=lambda h, time: time.expand_as(h),
+        ),
+        Misconception(
+            "You return the time alone, (B, C, 1, 1). It is added to h.",
+            join=lambda h, time: time,
+        ),
+        Misconception("You applied Swish to the sum. It belongs to temb alone.", give=F.silu),
+        Misconception(
+            "You applied Swish to the sum and not to temb. It belongs to temb alone.", before=_same, give=F.silu
+        ),
+    ),
+)

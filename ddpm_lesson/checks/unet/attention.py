@@ -1,0 +1,292 @@
+"""Exercise 3.4: attention over the pixels of an image."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._inputs import fractions
+
+
+def _attention(q, k, v):
+    """Exercise 3.4: attention over the pixels of an image, one head.  Vaswani et al. 2017, Eq. 1.
+
+    q, k, v: (B, C, H, W).  Returns (B, C, H, W): at every pixel the average of v over all pixels, with the weights
+    softmax(q . k / sqrt(C)), where q is this pixel's and k and the softmax run over all pixels.
+    Not over channels, and not over rows: any pixel may look at any other.
+    """
+    B, C, H, W = q.shape
+    out = torch.empty(q.shape, dtype=torch.float64)
+    places = [(i, j) for i in range(H) for j in range(W)]
+    for b in range(B):
+        for i, j in places:
+            mine = q[b, :, i, j].tolist()
+            scores = [sum(x * y for x, y in zip(mine, k[b, :, m, n].tolist(), strict=True)) for m, n in places]
+            weights = [math.exp(score / math.sqrt(C)) for score in scores]
+            for c in range(C):
+                average = sum(w * v[b, c, m, n].item() for w, (m, n) in zip(weights, places, strict=True))
+                out[b, c, i, j] = average / sum(weights)
+    return out
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H W, C)."""
+    return x.flatten(2).mT
+
+
+def _columns(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, W H, C)."""
+    return x.mT.flatten(2).mT
+
+
+def _unsorted(x: Tensor) -> Tensor:
+    """(B, C, H, W) read as if it were (B, H W, C)."""
+    return x.reshape(len(x), -1, x.shape[1])
+
+
+def _attended(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    parts=lambda q, k, v: (q, k, v),
+    flatten=(_rows, _rows, _rows),  # of q, k and v
+    scores=lambda q, k: q @ k.mT,
+    scale=lambda C, pixels: math.sqrt(C),
+    softmax=lambda scores: scores.softmax(-1),
+    after=lambda weights, C: weights,
+    average=lambda weights, v: weights @ v,
+    put_back=lambda out, shape: out.mT.reshape(shape),
+) -> Tensor:
+    queries, keys, values = (order(x) for order, x in zip(flatten, parts(q, k, v), strict=True))
+    weights = softmax(scores(queries, keys) / scale(q.shape[1], queries.shape[1]))
+    return put_back(average(after(weights, q.shape[1]), values), v.shape)
+
+
+def _over_channels(axis: int):
+    """attention in which channels look at one another; the scale is the length of this axis of (B, C, H W)."""
+
+    def attention(q, k, v):
+        q_c, k_c, v_c = (x.flatten(2) for x in (q, k, v))  # (B, C, H W)
+        return ((q_c @ k_c.mT / math.sqrt(q_c.shape[axis])).softmax(-1) @ v_c).reshape(v.shape)
+
+    return attention
+
+
+def _weights_of(function, q, k):
+    """What each pixel's result takes of each pixel of v, (H W, H W), for one image; None if it is no such sum."""
+    C, H, W = q.shape[1:]
+    columns = []
+    for pixel in range(H * W):
+        v = torch.zeros(1, C, H, W)
+        v.view(1, C, -1)[:, :, pixel] = 1
+        out = function(q, k, v)
+        if out is None or out.shape != v.shape or not torch.allclose(out, out[:, :1].expand_as(out), atol=1e-6):
+            return None
+        columns.append(out[0, 0].flatten().double())
+    return torch.stack(columns, 1)
+
+
+def _wrong_weights(evidence) -> str:
+    """The weights that the answer gives to the pixels of v, beside the right ones."""
+    q, k = 2 * fractions(1, 3, 2, 4), 2 * fractions(1, 3, 2, 4, start=11)
+    got, want = (_weights_of(call, q, k) for call in (evidence.calls, evidence.should))
+    if got is None or torch.allclose(got, want, rtol=1e-4):
+        return ""
+    if torch.allclose(got, want.mT, rtol=1e-4, atol=1e-6):
+        return "Your weights are transposed: the pixel that is looked at gets the average, not the one that looks."
+    if torch.allclose(got, torch.full_like(got, 1 / len(got)), rtol=1e-4):
+        return "All your weights are equal, whatever q and k are."
+    sums = got.sum(1)
+    if (sums - sums[0]).abs().max() < 1e-4 and torch.allclose(got / sums[0], want, rtol=1e-3):
+        return f"The weights of a pixel add up to {sums[0]:.3g} in your result, and must add up to 1. What comes after the softmax?"
+    if (got <= 0).any():
+        return "Some of your weights are 0 or negative, and those of a softmax are not." + _sums(got)
+    logs = [(x.log() - x.log().mean(1, keepdim=True)) for x in (got, want)]
+    ratio = (logs[0] * logs[1]).sum() / (logs[1] ** 2).sum()
+    if torch.allclose(logs[0], ratio * logs[1], rtol=1e-3, atol=1e-4):
+        return f"What goes into your softmax is {ratio:.4g} times the right one, with C = 3 and 8 pixels. Look at the scale."
+    return _sums(got).strip()
+
+
+def _sums(weights):
+    sums = weights.sum(1)
+    if torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+        return ""
+    if torch.allclose(weights.sum(0), torch.ones_like(sums), atol=1e-4):
+        return " The weights add up to 1 over the queries; for each query those of the keys should."
+    return " For each pixel the weights must add up to 1 over the pixels that it looks at, and yours do not."
+
+
+attention = Check(
+    number="3.4",
+    name="attention",
+    specification=_attention,
+    form=_attended,
+    batch=("q", "k", "v"),
+    clues=(_wrong_weights,),
+    cases=tuple(
+        Case(
+            f"q, k, v of shape {shape}",
+            (2 * fractions(*shape), 2 * fractions(*shape, start=11), fractions(*shape, start=30)),
+        )
+        for shape in [(2, 3, 2, 4), (2, 6, 2, 3), (1, 4, 2, 2), (3, 2, 3, 1), (1, 1, 3, 3)]
+    ),
+    among="H different from W and as many channels as pixels",
+    misconceptions=(
+        Misconception(
+            "You forgot to divide by sqrt(C). q . k grows with C, and the softmax then looks at a single pixel.",
+            scale=lambda C, pixels: 1.0,
+        ),
+        Misconception(
+            "You divided by C. A sum of C products grows like sqrt(C): with C the weights become nearly equal.",
+            scale=lambda C, pixels: C,
+        ),
+        Misconception(
+            "You multiplied by sqrt(C). q . k grows with C already: divide.",
+            scale=lambda C, pixels: 1 / math.sqrt(C),
+        ),
+        Misconception(
+            "You multiplied by C. q . k grows with C already: divide by its root.",
+            scale=lambda C, pixels: 1 / C,
+        ),
+        Misconception(
+            "You divided by sqrt(H W), the number of pixels. q . k is a sum over channels: divide by sqrt(C).",
+            scale=lambda C, pixels: math.sqrt(pixels),
+        ),
+        Misconception(
+            "You divided by H W, the number of pixels. q . k is a sum over channels: divide by sqrt(C).",
+            scale=lambda C, pixels: pixels,
+        ),
+        Misconception(
+            "You divided both q and k by sqrt(sqrt(C)) twice, or took the fourth root: the scale is sqrt(C).",
+            scale=lambda C, pixels: C**0.25,
+        ),
+        Misconception(
+            "You divided by sqrt(C) after the softmax, and its weights no longer add up to 1. Divide before it.",
+            scale=lambda C, pixels: 1.0,
+            after=lambda weights, C: weights / math.sqrt(C),
+        ),
+        Misconception(
+            "You divided by sqrt(C) once more after the softmax, and its weights no longer add up to 1.",
+            after=lambda weights, C: weights / math.sqrt(C),
+        ),
+        Misconception(
+            "Your softmax runs over the queries. For each query the weights of the keys must add up to 1, or the "
+            "result is no average: take the axis of the keys.",
+            softmax=lambda scores: scores.softmax(-2),
+        ),
+        Misconception(
+            "Your softmax runs over the images of the batch, its first axis. Weights (B, query, key) must add up to 1 "
+            "over the keys, the last.",
+            softmax=lambda scores: scores.softmax(0),
+        ),
+        Misconception(
+            "Your softmax runs over all pairs of pixels at once. For each query the weights of the keys must add up to 1.",
+            softmax=lambda scores: scores.flatten(1).softmax(-1).view_as(scores),
+        ),
+        Misconception(
+            "You forgot the softmax. Its weights are positive and add up to 1; q . k / sqrt(C) are not.",
+            softmax=lambda scores: scores,
+        ),
+        Misconception(
+            "You took exp without dividing by the sum. The weights of a softmax add up to 1.", softmax=torch.exp
+        ),
+        Misconception(
+            "You took a sigmoid instead of a softmax. The weights of a pixel must add up to 1.", softmax=torch.sigmoid
+        ),
+        Misconception(
+            "You took log_softmax. The weights themselves are needed, and they add up to 1.",
+            softmax=lambda scores: scores.log_softmax(-1),
+        ),
+        Misconception(
+            "You divided the scores by their sum, without exp. They may be negative, and so may your weights: softmax.",
+            softmax=lambda scores: scores / scores.sum(-1, keepdim=True),
+        ),
+        Misconception(
+            "Your scores have the wrong sign: alike pixels get the smallest weight.", scores=lambda q, k: -q @ k.mT
+        ),
+        Misconception(
+            "q and k are exchanged. The pixel that receives the average asks with its q, and is answered by k.",
+            parts=lambda q, k, v: (k, q, v),
+        ),
+        Misconception(
+            "You compared q with v. Pixels are compared by q and k, and v is averaged.", parts=lambda q, k, v: (q, v, v)
+        ),
+        Misconception("You compared q with itself. Pixels are compared by q and k.", parts=lambda q, k, v: (q, q, v)),
+        Misconception("You compared k with itself. Pixels are compared by q and k.", parts=lambda q, k, v: (k, k, v)),
+        Misconception("k and v are exchanged: you compared q with v and averaged k.", parts=lambda q, k, v: (q, v, k)),
+        Misconception("q and v are exchanged: you compared v with k and averaged q.", parts=lambda q, k, v: (v, k, q)),
+        Misconception(
+            "You averaged k. Pixels are compared by q and k, and v is averaged.", parts=lambda q, k, v: (q, k, k)
+        ),
+        Misconception(
+            "You averaged q. Pixels are compared by q and k, and v is averaged.", parts=lambda q, k, v: (q, k, q)
+        ),
+        Misconception(
+            "You averaged over the queries: the weights multiply v from the wrong side. At pixel i the sum over j of "
+            "weight (i, j) times v at j is asked for.",
+            average=lambda weights, v: weights.mT @ v,
+        ),
+        Misconception(
+            "You added v to the average. That is the block's business: return the average alone.",
+            instead=lambda q, k, v: _attended(q, k, v) + v,
+        ),
+        Misconception(
+            "You added q to the average. That is the block's business: return the average alone.",
+            instead=lambda q, k, v: _attended(q, k, v) + q,
+        ),
+        Misconception(
+            "Your pixels come back in another order than they went in: flattened column by column, (w h), and put "
+            "back as (h w). Use one order both ways.",
+            flatten=(_columns, _columns, _columns),
+        ),
+        Misconception(
+            "Your pixels come back in another order than they went in: flattened row by row, (h w), and put back as "
+            "(w h). Use one order both ways.",
+            put_back=lambda out, shape: out.mT.reshape(shape[0], shape[1], shape[3], shape[2]).mT,
+        ),
+        Misconception(
+            "The pixels of v are in another order than those of k: every weight meets the value of another pixel. "
+            "Flatten all three alike, (h w).",
+            flatten=(_rows, _rows, _columns),
+        ),
+        Misconception(
+            "You reshaped (B, H W, C) into (B, C, H, W). The shape is right, but channels and pixels get mixed up: "
+            "rearrange it, 'b (h w) c -> b c h w'.",
+            put_back=torch.Tensor.reshape,
+        ),
+        Misconception(
+            "You reshaped (B, C, H, W) into (B, H W, C). The shape is right, but a row of it is no pixel: rearrange, "
+            "'b c h w -> b (h w) c', and back in the same way.",
+            flatten=(_unsorted, _unsorted, _unsorted),
+            put_back=torch.Tensor.reshape,
+        ),
+        Misconception(
+            "You reshaped (B, C, H, W) into (B, H W, C), where a row of it is no pixel. Only on the way back channels "
+            "are moved: rearrange both ways.",
+            flatten=(_unsorted, _unsorted, _unsorted),
+        ),
+        Misconception(
+            "Your channels look at one another: your weights are (C, C). Pixels should: (H W, H W).",
+            instead=_over_channels(1),
+        ),
+        Misconception(
+            "You flattened to (B, C, H W) only, so that channels look at one another. The last axis is the one that is "
+            "summed over: (B, H W, C).",
+            instead=_over_channels(2),
+        ),
+        Misconception(
+            "You gave (B, C, H, W) to the attention as it is: in every channel the rows look at one another. It wants "
+            "all pixels in one axis, (B, H W, C).",
+            instead=F.scaled_dot_product_attention,
+        ),
+        Misconception(
+            "Your attention runs over the batch as well: pixels look at the pixels of other images.",
+            flatten=(lambda x: _rows(x).flatten(0, 1),) * 3,
+            put_back=lambda out, shape: out.unflatten(0, (shape[0], -1)).mT.reshape(shape),
+        ),
+    ),
+)

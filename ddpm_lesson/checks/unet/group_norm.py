@@ -1,0 +1,233 @@
+"""Exercise 3.2: GroupNorm."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._inputs import double, fractions
+
+
+def _group_norm(x, num_groups, weight, bias):
+    """Exercise 3.2: GroupNorm.  Wu & He 2018, sec. 3.
+
+    x: (B, C, H, W).  num_groups: int that divides C; a group is C / num_groups neighbouring channels.  weight, bias:
+    (C,).  Returns (B, C, H, W): minus the mean and over sqrt(var + 1e-5) of an image's group, all its pixels, the
+    variance divided by their number; then times weight plus bias, of the channel.
+    Not BatchNorm: no image sees another.
+    """
+    size = x.shape[1] // num_groups
+    out = torch.empty(x.shape, dtype=torch.float64)
+    for b, image in enumerate(x):
+        for start in range(0, len(image), size):
+            values = image[start : start + size].flatten().tolist()
+            mean = sum(values) / len(values)
+            var = sum((value - mean) ** 2 for value in values) / len(values)
+            for c in range(start, start + size):
+                normed = double([(value - mean) / math.sqrt(var + 1e-5) for value in image[c].flatten().tolist()])
+                out[b, c] = (weight[c].item() * normed + bias[c].item()).reshape(image[c].shape)
+    return out
+
+
+def _plain(v: Tensor, weight: Tensor) -> Tensor:
+    return v[:, None, None]
+
+
+def _normed(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    groups=lambda num_groups, C: num_groups,
+    split=lambda x, groups: x.unflatten(1, (groups, -1)),  # (B, groups, channels of a group, H, W)
+    merge=lambda h: h.flatten(1, 2),
+    axes=(2, 3, 4),
+    centre=lambda h, mean: h - mean,
+    correction=0,
+    scale=lambda var: (var + 1e-5).sqrt(),
+    shaped=_plain,  # weight and bias
+    times=lambda h, weight: h * weight,
+    plus=lambda h, bias: h + bias,
+) -> Tensor:
+    h = split(x, groups(num_groups, x.shape[1]))
+    var = h.var(axes, correction=correction, keepdim=True)
+    h = merge(centre(h, h.mean(axes, keepdim=True)) / scale(var))
+    return plus(times(h, shaped(weight, weight)), shaped(bias, weight))
+
+
+def _affine_by_group(x, num_groups, weight, bias):
+    group = torch.arange(len(weight)) * num_groups // len(weight)
+    return _normed(x, num_groups, weight[group], bias[group])
+
+
+def _norm_case(shape: tuple, num_groups: int, size: float = 1.0, remark: str = "") -> Case:
+    weight, bias = fractions(shape[1], start=5) + 2, fractions(shape[1], start=23)
+    words = f"x of shape {shape}{remark}, num_groups = {num_groups}"
+    return Case(words, (size * fractions(*shape), num_groups, weight, bias))
+
+
+def _who_shares(evidence) -> str:
+    """Which numbers share a mean and variance with a pixel: seen by moving one of them."""
+    x, weight, bias = fractions(2, 6, 2, 3) + 2, torch.ones(6), torch.zeros(6)
+    base, seen = evidence.calls(x, 2, weight, bias), torch.zeros(x.shape, dtype=torch.bool)
+    for step in (3, -1):
+        moved = x.clone()
+        moved[0, 1, 0, 1] += step
+        after = evidence.calls(moved, 2, weight, bias)
+        if base is None or after is None or base.shape != x.shape or after.shape != x.shape:
+            return ""
+        seen |= (after - base).abs() > 1e-5
+    if seen[1].any():
+        return "A pixel of one image changes your result for another image: mean and variance belong to one image."
+    channels = [c for c in range(6) if seen[0, c].any()]
+    whole = all(seen[0, c].all() or (c == 1 and seen[0, c].sum() > 1) for c in channels)
+    if channels != [0, 1, 2]:
+        return (
+            f"With 6 channels in 2 groups, channel 1 shares mean and variance with channels {channels} in yours. "
+            "A group is C / num_groups neighbouring channels."
+        )
+    return "" if whole else "Your mean and variance do not run over all pixels of a group's channels."
+
+
+group_norm = Check(
+    number="3.2",
+    name="group_norm",
+    specification=_group_norm,
+    form=_normed,
+    batch=("x",),
+    clues=(_who_shares,),
+    cases=(
+        _norm_case((2, 4, 3, 5), 2),
+        _norm_case((3, 6, 2, 2), 3),
+        _norm_case((2, 4, 3, 4), 2),
+        _norm_case((2, 6, 4, 2), 2, 2.0**-8, " that is nearly 0"),
+        _norm_case((2, 3, 2, 4), 1),
+        _norm_case((1, 4, 2, 3), 4),
+    ),
+    among="one group, one channel a group and a very small x",
+    misconceptions=(
+        Misconception(
+            "Your mean and variance run over the batch too. Each image has its own: otherwise a sample would depend on "
+            "the others that are drawn beside it.",
+            axes=(0, 2, 3, 4),
+        ),
+        Misconception(
+            "You normalised every channel on its own. A group's channels share one mean and variance: alone, a channel "
+            "loses its level, and with it the time that is added to it.",
+            axes=(3, 4),
+        ),
+        Misconception(
+            "Your mean and variance are those of a single pixel's channels. They run over all pixels as well.",
+            axes=(2,),
+        ),
+        Misconception("Your mean and variance run over single rows. They run over all pixels of a group.", axes=(2, 4)),
+        Misconception(
+            "Your mean and variance run over single columns. They run over all pixels of a group.", axes=(2, 3)
+        ),
+        Misconception(
+            "You normalised each channel over the batch, as BatchNorm does. No image may see another.",
+            axes=(0, 3, 4),
+        ),
+        Misconception(
+            "You took all channels as one group. Asked for are num_groups, each with its own mean and variance.",
+            groups=lambda num_groups, C: 1,
+        ),
+        Misconception(
+            "You took num_groups for the size of a group. It is the number of groups; each has C / num_groups channels.",
+            groups=lambda num_groups, C: C // num_groups,
+        ),
+        Misconception(
+            "You divided by n - 1, as var does by default. The norm wants the plain mean of squares: unbiased=False.",
+            correction=1,
+        ),
+        Misconception(
+            "You did not subtract the mean. It comes off before the division.",
+            centre=lambda h, mean: h,
+        ),
+        Misconception("You added the mean. It is subtracted.", centre=lambda h, mean: h + mean),
+        Misconception("You did not divide by the standard deviation.", scale=torch.ones_like),
+        Misconception(
+            "You divided by the variance. Its root brings the values to variance 1.",
+            scale=lambda var: var + 1e-5,
+        ),
+        Misconception(
+            "You multiplied by the standard deviation. Divide by it: the values then have variance 1.",
+            scale=lambda var: (var + 1e-5).rsqrt(),
+        ),
+        Misconception(
+            "eps is missing: 1e-5 is added to the variance, under the root. A constant group would else become 0 / 0.",
+            scale=torch.sqrt,
+        ),
+        Misconception(
+            "Your eps is 1e-6, as in DDPM's own code. Here it is 1e-5, PyTorch's and the post's.",
+            scale=lambda var: (var + 1e-6).sqrt(),
+        ),
+        *(
+            Misconception(f"Your eps is {eps:g}. Here it is 1e-5.", scale=lambda var, eps=eps: (var + eps).sqrt())
+            for eps in (1e-3, 1e-4, 1e-8)
+        ),
+        Misconception(
+            "You added eps to the root. It is added to the variance, under the root: small values then stay small.",
+            scale=lambda var: var.sqrt() + 1e-5,
+        ),
+        Misconception(
+            "std divides by n - 1, and eps is added to the variance, under the root: take the plain mean of squares, "
+            "add 1e-5, take the root.",
+            scale=lambda var: var.sqrt() + 1e-5,
+            correction=1,
+        ),
+        Misconception(
+            "You left out weight and bias. After the norm every channel gets a scale and a shift of its own.",
+            times=lambda h, weight: h,
+            plus=lambda h, bias: h,
+        ),
+        Misconception("You left out weight, the scale of each channel.", times=lambda h, weight: h),
+        Misconception("You left out bias, the shift of each channel.", plus=lambda h, bias: h),
+        Misconception("You subtracted bias. It is added.", plus=lambda h, bias: h - bias),
+        Misconception(
+            "You multiplied by 1 + weight. weight is the scale itself.", times=lambda h, weight: h * (1 + weight)
+        ),
+        Misconception("You divided by weight. It is multiplied.", times=lambda h, weight: h / weight),
+        Misconception(
+            "You added bias before you multiplied by weight. First times weight, then plus bias.",
+            instead=lambda x, num_groups, weight, bias: _normed(x, num_groups, weight, weight * bias),
+        ),
+        Misconception(
+            "You exchanged weight and bias. The values are multiplied by weight, and bias is added.",
+            instead=lambda x, num_groups, weight, bias: _normed(x, num_groups, bias, weight),
+        ),
+        Misconception(
+            "weight and bias have shape (C,), and broadcasting lines that up with the width. It runs where C happens "
+            "to be the width, and is wrong there: give them two more axes, (C, 1, 1).",
+            shaped=lambda v, weight: v,
+        ),
+        Misconception(
+            "You gave weight and bias one axis only, (C, 1), and broadcasting lines that up with the height. It runs "
+            "where C happens to be the height: give them two more axes, (C, 1, 1).",
+            shaped=lambda v, weight: v[:, None],
+        ),
+        Misconception(
+            "You applied weight and bias to whole groups: channel c got those of its group's number. Mean and variance "
+            "belong to the group, but weight[c] and bias[c] to the channel.",
+            instead=_affine_by_group,
+        ),
+        Misconception(
+            "You scaled and shifted before the norm, which removes both again. weight and bias come after it.",
+            instead=lambda x, num_groups, weight, bias: _normed(
+                x * weight[:, None, None] + bias[:, None, None], num_groups, torch.ones_like(bias), 0 * bias
+            ),
+        ),
+        Misconception(
+            "Your groups are interleaved: channel c went to group c % num_groups. Neighbouring channels form a group: "
+            "C is split into (num_groups, C / num_groups), in this order.",
+            split=lambda x, groups: x.unflatten(1, (-1, groups)).transpose(1, 2),
+            merge=lambda h: h.transpose(1, 2).flatten(1, 2),
+        ),
+        Misconception(
+            "You grouped neighbouring channels, but put them back interleaved. Undo the split in the order it was made.",
+            merge=lambda h: h.transpose(1, 2).flatten(1, 2),
+        ),
+    ),
+)

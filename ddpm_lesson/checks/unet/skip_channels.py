@@ -1,0 +1,236 @@
+"""Exercise 3.5: the input channels of the blocks on the way up."""
+
+import math
+
+import torch
+
+from ddpm_lesson.checks._engine import Case, Check, Misconception
+
+
+def _skip_channels(ch, ch_mult, num_res_blocks):
+    """Exercise 3.5: the input channels of the residual blocks on the way up, first to last.  Ho et al. 2020, App. B.
+
+    ch: int.  ch_mult: list of ints, the channels of each level as multiples of ch.  num_res_blocks: int, per level on
+    the way down; one more on the way up.  Returns a list of ints, len(ch_mult) * (num_res_blocks + 1) of them.
+    Not the skips alone: a block's input is what comes from below, joined with a skip.
+    """
+    channels, inputs = [ch * mult for mult in ch_mult], []
+    for level in reversed(range(len(channels))):
+        coarser = channels[min(level + 1, len(channels) - 1)]  # the middle keeps the last level's channels
+        start = channels[level - 1] if level else ch  # what the level began with: a down-sampler's or the head's
+        for i in range(num_res_blocks + 1):
+            last = i == num_res_blocks
+            inputs.append((channels[level] if i else coarser) + (start if last else channels[level]))
+    return inputs
+
+
+def _stacked(
+    ch: int,
+    ch_mult: list[int],
+    num_res_blocks: int,
+    *,
+    head=lambda ch: [ch],
+    widths=lambda ch, ch_mult: [ch * mult for mult in ch_mult],
+    rising=lambda widths: widths,  # on the way up
+    blocks=lambda n: n,  # on the way down, for each level
+    down=lambda level, last: level < last,  # whether a down-sampler follows
+    extra=1,
+    bottom=lambda widths: widths[-1],
+    take=list.pop,
+    order=reversed,
+    entry=lambda now, skip, width, is_last: now + skip,
+    after=lambda now, width: width,  # what a block puts out
+) -> list[int]:
+    skips = head(ch)
+    levels = widths(ch, ch_mult)
+    for level, width in enumerate(levels):
+        skips = skips + [width] * (blocks(num_res_blocks) + down(level, len(levels) - 1))
+    inputs, now = [], bottom(levels)
+    for width in order(rising(levels)):
+        for i in range(num_res_blocks + extra):
+            inputs.append(entry(now, take(skips), width, i == num_res_blocks))
+            now = after(now, width)
+    return inputs
+
+
+def _multiplied(ch, ch_mult):
+    return [ch * math.prod(ch_mult[: i + 1]) for i in range(len(ch_mult))]
+
+
+def _early(ch, ch_mult, num_res_blocks):
+    """The channels change before a level's first block, and not after it."""
+    inputs, skips = [], [ch]
+    for level, mult in enumerate(ch_mult):
+        skips += [ch * mult] * (num_res_blocks + (level < len(ch_mult) - 1))
+    for mult in reversed(ch_mult):
+        inputs += [ch * mult + skips.pop() for _ in range(num_res_blocks + 1)]
+    return inputs
+
+
+def _early_and_short(ch, ch_mult, num_res_blocks):
+    inputs, skips = [], [ch]
+    for level, mult in enumerate(ch_mult):
+        skips += [ch * mult] * (num_res_blocks + (level < len(ch_mult) - 1))
+    for mult in reversed(ch_mult):
+        inputs += [ch * mult + skips.pop() for _ in range(num_res_blocks)]
+    return inputs
+
+
+def _growing(ch, ch_mult, num_res_blocks):
+    """Every block on the way down multiplies what it got by the level's mult."""
+    skips, now, inputs = [ch], ch, []
+    for level, mult in enumerate(ch_mult):
+        for _ in range(num_res_blocks):
+            now *= mult
+            skips.append(now)
+        if level < len(ch_mult) - 1:
+            skips.append(now)
+    for mult in reversed(ch_mult):
+        for _ in range(num_res_blocks + 1):
+            inputs.append(now + skips.pop())
+            now = ch * mult
+    return inputs
+
+
+def _places(ch, ch_mult, num_res_blocks):
+    index = torch.arange(len(ch_mult) * (num_res_blocks + 1))
+    first, last = index % (num_res_blocks + 1) == 0, index % (num_res_blocks + 1) == num_res_blocks
+    yield "in the first block of each level", first
+    yield "in the last block of each level", last
+    yield "in the first and the last block of each level", first | last
+    yield "in the blocks between the first and the last of each level", ~(first | last)
+    yield "in the coarsest level", index <= num_res_blocks
+    yield "in the finest level", index >= (len(ch_mult) - 1) * (num_res_blocks + 1)
+
+
+skip_channels = Check(
+    number="3.5",
+    name="skip_channels",
+    specification=_skip_channels,
+    form=_stacked,
+    places=_places,
+    cases=tuple(
+        Case(f"ch = {ch}, ch_mult = {ch_mult}, num_res_blocks = {num_res_blocks}", (ch, ch_mult, num_res_blocks))
+        for ch, ch_mult, num_res_blocks in [
+            (128, [1, 2, 2, 2], 2),
+            (32, [1, 2], 1),
+            (64, [1, 2, 3, 5], 3),
+            (16, [3, 1, 2], 2),
+            (8, [2], 1),
+            (4, [2, 7, 3], 4),
+        ]
+    ),
+    among="one level and levels that narrow",
+    returns=list,
+    misconceptions=(
+        Misconception(
+            "You have num_res_blocks blocks in each level, so that skips are left over and meet the wrong level. On "
+            "the way up there is one more: it takes the skip that the level began with.",
+            extra=0,
+        ),
+        Misconception(
+            "Your list of skips runs empty. The head's output is the first of them, every down-sampler's is one too.",
+            head=lambda ch: [],
+        ),
+        Misconception(
+            "Your list of skips runs empty as soon as there are two levels: the down-samplers' outputs are skips too.",
+            down=lambda level, last: 0,
+        ),
+        Misconception(
+            "The last block of each of your levels has no skip. It takes the output of the down-sampler before the "
+            "level, and in the finest level that of the head.",
+            entry=lambda now, skip, width, is_last: now + (0 if is_last else skip),
+        ),
+        Misconception(
+            "You counted a down-sampler after the last level, where the middle follows at the same size. All skips are "
+            "shifted, and the head's output is missing or never taken: the last skip of each of your levels has the level's "
+            "own channels.",
+            down=lambda level, last: 1,
+        ),
+        Misconception(
+            "You took the skips in the order in which they were made. The last one made has the size at which the way "
+            "up begins: a stack, and no queue.",
+            take=lambda skips: skips.pop(0),
+        ),
+        Misconception(
+            "You looked at the last skip without taking it off: every block gets the same one.",
+            take=lambda skips: skips[-1],
+        ),
+        Misconception(
+            "You went through ch_mult forwards on the way up. It begins at the coarsest level: backwards.",
+            order=list,
+        ),
+        Misconception(
+            "You return twice the level's channels. What comes from below has the channels of the coarser level, and "
+            "the last skip of a level those of the finer one.",
+            entry=lambda now, skip, width, is_last: 2 * width,
+        ),
+        Misconception(
+            "You doubled what comes from below. It is joined with a skip, which has channels of its own.",
+            entry=lambda now, skip, width, is_last: 2 * now,
+        ),
+        Misconception(
+            "The first block of a level gets what the coarser level put out. You counted the level's own channels.",
+            instead=_early,
+        ),
+        Misconception(
+            "The first block of a level gets what the coarser level put out, and you counted the level's own channels. "
+            "And every level has one block more than on the way down, num_res_blocks + 1.",
+            instead=_early_and_short,
+        ),
+        Misconception(
+            "The blocks of your levels add up: each puts out its input's channels. It puts out the level's, ch * mult.",
+            after=lambda now, width: now,
+        ),
+        Misconception(
+            "You return the channels of the skips alone. A block's input also holds what comes from below: torch.cat "
+            "joins the two, and their channels add up.",
+            entry=lambda now, skip, width, is_last: skip,
+        ),
+        Misconception(
+            "You return what comes from below alone. torch.cat joins it with a skip, and their channels add up.",
+            entry=lambda now, skip, width, is_last: now,
+        ),
+        Misconception(
+            "You return what the blocks put out. Their inputs are asked for.",
+            entry=lambda now, skip, width, is_last: width,
+        ),
+        Misconception(
+            "The way up begins with the channels of the coarsest level, ch * ch_mult[-1]. Yours begins with ch.",
+            instead=lambda ch, ch_mult, n: _stacked(ch, ch_mult, n, bottom=lambda widths: ch),
+        ),
+        Misconception(
+            "You multiplied the entries of ch_mult with one another. Each is a multiple of ch itself.",
+            widths=_multiplied,
+        ),
+        Misconception(
+            "You multiplied the entries of ch_mult with one another on the way down. Each is a multiple of ch itself.",
+            instead=lambda ch, ch_mult, n: _stacked(
+                ch,
+                ch_mult,
+                n,
+                widths=_multiplied,
+                rising=lambda widths: [ch * mult for mult in ch_mult],
+            ),
+        ),
+        Misconception(
+            "Every block of yours on the way down multiplies its channels by mult. A level has ch * mult channels, whatever "
+            "came before.",
+            instead=_growing,
+        ),
+        Misconception(
+            "You left ch out: the entries of ch_mult are multiples of it.",
+            instead=lambda ch, ch_mult, n: _stacked(1, ch_mult, n),
+        ),
+        Misconception(
+            "Your list is in reverse order. The first block on the way up is in the coarsest level.",
+            give=lambda inputs: inputs[::-1],
+        ),
+        Misconception(
+            "You made one list for each level. One list of all blocks is asked for.",
+            instead=lambda ch, ch_mult, n: [
+                _skip_channels(ch, ch_mult, n)[i : i + n + 1] for i in range(0, len(ch_mult) * (n + 1), n + 1)
+            ],
+        ),
+    ),
+)
