@@ -190,7 +190,7 @@ def linear_betas(beta_1, beta_T, T):
     ...
 
 # %%
-checks.linear_betas(linear_betas)
+linear_betas = checks.linear_betas(linear_betas)
 
 # %% [markdown]
 # **What goes wrong: float64 that was float32 before.** The post writes `torch.linspace(beta_1, beta_T, T).double()`. The numbers are made in float32, and `.double()` only gives the rounded ones more room:
@@ -321,7 +321,7 @@ def extract(v, t, x_shape):
     ...
 
 # %%
-checks.extract(extract)
+extract = checks.extract(extract)
 
 # %% [markdown]
 # **What goes wrong: `.float()` inside.** The post's `extract` looks up in float64 and then casts to float32. For training that is the right precision: a float64 coefficient would turn a float32 image into float64, which no float32 network takes. But a look-up is the wrong place to choose it. Whoever works in float64, to test a formula, silently gets float32 coefficients:
@@ -364,7 +364,7 @@ def q_sample(x_0, t, noise, alphas_bar):
     ...
 
 # %%
-checks.q_sample(q_sample)
+q_sample = checks.q_sample(q_sample)
 
 # %% [markdown]
 # **What goes wrong: "t enters through $\bar\alpha_t$".** The post says that the step reaches the network through $\bar\alpha_t$. That is half of it: $x_t$ depends on $\bar\alpha_t$. The network is also *told* $t$, as a second argument (notebook 3 shows how). Without that, one network would have to guess the noise level from the picture.
@@ -424,7 +424,7 @@ def cosine_betas(T, s=0.008, max_beta=0.999):
     ...
 
 # %%
-checks.cosine_betas(cosine_betas)
+cosine_betas = checks.cosine_betas(cosine_betas)
 
 # %% [markdown]
 # **How many bits of the image are left?** (Optional; it needs entropy.) The mutual information $I(x_0; x_t)$ says how many bits $x_t$ tells about $x_0$: the entropy $h$ of $x_t$ less the entropy that remains when $x_0$ is known. For a pixel of variance 1 that is itself Gaussian, $x_t$ is Gaussian with variance 1, and given $x_0$ its variance is $1-\bar\alpha_t$. The entropy of a Gaussian with variance $v$ is $\tfrac12\log_2(2\pi e\,v)$, so
@@ -587,7 +587,7 @@ def posterior(x_0, x_t, t, betas):
     ...
 
 # %%
-checks.posterior(posterior)
+posterior = checks.posterior(posterior)
 
 # %% [markdown]
 # > **Predict.** What is the variance of the posterior at `t = 0`? And its logarithm, which code prefers to store?
@@ -633,7 +633,7 @@ def x_0_from_eps(x_t, t, eps, alphas_bar):
     ...
 
 # %%
-checks.x_0_from_eps(x_0_from_eps)
+x_0_from_eps = checks.x_0_from_eps(x_0_from_eps)
 
 # %% [markdown]
 # > **Predict.** At the last step the network's noise is off by 0.01. By how much is $x_0$ off, if its whole range is 2: by 0.01, by 0.1, or by more than half of the range?
@@ -792,7 +792,7 @@ def respaced_betas(alphas_bar, timesteps):
     ...
 
 # %%
-checks.respaced_betas(respaced_betas)
+respaced_betas = checks.respaced_betas(respaced_betas)
 
 # %% [markdown]
 # **What goes wrong: the betas of the chosen steps.** `betas[timesteps]` looks right and adds far too little noise. And two obvious ways to choose 10 of 1000 steps do not *sample* from the same place: every hundredth step from 0 (`leading`) starts sampling at index 900 and never visits the last 99. On the cosine schedule some of the image is still there:

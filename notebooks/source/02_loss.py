@@ -555,7 +555,7 @@ def gaussian_kl(mean_1, var_1, mean_2, var_2):
     ...
 
 # %%
-checks.gaussian_kl(gaussian_kl)
+gaussian_kl = checks.gaussian_kl(gaussian_kl)
 
 # %% [markdown]
 # *Derive, the term.* In $L_{t-1}$ the first Gaussian is the posterior $\mathcal N(\tilde\mu_t, \tilde\beta_t I)$, the second the model's step $\mathcal N(\mu_\theta, \sigma_t^2 I)$. Leave the variances alone for now: choose $\sigma_t^2$ by hand. Then only one part of (2.8) contains the network. With $D$ coordinates and $r = \tilde\beta_t/\sigma_t^2$,
@@ -610,7 +610,7 @@ def mean_from_eps(x_t, t, eps, betas):
     ...
 
 # %%
-checks.mean_from_eps(mean_from_eps)
+mean_from_eps = checks.mean_from_eps(mean_from_eps)
 
 # %% [markdown]
 # *Derive, the weight.* Subtract the two halves of (2.10); $x_t$ cancels. Square, and divide by $2\sigma_t^2$:
@@ -640,7 +640,7 @@ def vlb_weight(betas, var):
     ...
 
 # %%
-checks.vlb_weight(vlb_weight)
+vlb_weight = checks.vlb_weight(vlb_weight)
 
 # %% [markdown]
 # ## 2.5 Five losses, one network
@@ -792,7 +792,7 @@ def simple_loss(model, x_0, t, noise, alphas_bar):
     ...
 
 # %%
-checks.simple_loss(simple_loss)
+simple_loss = checks.simple_loss(simple_loss)
 
 # %% [markdown]
 # The post's `GaussianDiffusionTrainer` is Algorithm 1 as a module: it draws `t` and `noise` and returns that loss. With the same seed, our lines and the trainer give the same numbers:
@@ -865,7 +865,7 @@ def discretized_log_prob(x, mean, std, levels):
     ...
 
 # %%
-checks.discretized_log_prob(discretized_log_prob)
+discretized_log_prob = checks.discretized_log_prob(discretized_log_prob)
 
 # %% [markdown]
 # *The unit.* A probability of $2^{-b}$ costs $b$ bits: so many binary digits does a good compressor need. The bound in bits, divided by the number of pixels, is **bits per dimension** (每维比特). A pixel with 17 equally likely levels costs $\log_2 17 = 4.09$ bits. A model that knows digits must do better.
@@ -1061,7 +1061,7 @@ def min_snr_weights(snr, gamma):
     ...
 
 # %%
-checks.min_snr_weights(min_snr_weights)
+min_snr_weights = checks.min_snr_weights(min_snr_weights)
 
 # %% [markdown]
 # ## 2.10 Training live

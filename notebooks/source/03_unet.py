@@ -266,7 +266,7 @@ def time_table(T, d_model):
     ...
 
 # %%
-checks.time_table(time_table)
+time_table = checks.time_table(time_table)
 
 # %% [markdown]
 # **What goes wrong: two layouts, two sets of frequencies.** DDPM's own code, and with it diffusers' converted checkpoints, puts all sines first and all cosines after them. That is a permutation of the columns, and a linear layer follows, so neither layout is better. But *weights* that were trained with one layout mean nothing in the other, until the columns of that linear layer are permuted too:
@@ -376,7 +376,7 @@ def group_norm(x, num_groups, weight, bias):
     ...
 
 # %%
-checks.group_norm(group_norm)
+group_norm = checks.group_norm(group_norm)
 
 # %% [markdown]
 # ## 3.4 The residual block, and where time enters
@@ -432,7 +432,7 @@ def add_time(h, temb, weight, bias):
     ...
 
 # %%
-checks.add_time(add_time)
+add_time = checks.add_time(add_time)
 
 # %% [markdown]
 # (Solve exercise 3.3 first: an answer to it follows.) *Verify* all of (3.5) against the package's `ResBlock` (in eval mode, so that dropout rests), line by line as it stands above:
@@ -520,7 +520,7 @@ def attention(q, k, v):
     ...
 
 # %%
-checks.attention(attention)
+attention = checks.attention(attention)
 
 # %% [markdown]
 # *Verify.* (Solve the exercise first: here is an answer.) The same three lines are written in many ways. With einops, with the post's batched matrix products, and with PyTorch's fused call, which need not store the matrix of weights:
@@ -771,7 +771,7 @@ def skip_channels(ch, ch_mult, num_res_blocks):
     ...
 
 # %%
-checks.skip_channels(skip_channels)
+skip_channels = checks.skip_channels(skip_channels)
 
 # %% [markdown]
 # ## 3.7 Down and up
@@ -833,7 +833,7 @@ def down_same(x, weight):
     ...
 
 # %%
-checks.down_same(down_same)
+down_same = checks.down_same(down_same)
 
 # %% [markdown]
 # **What goes wrong: a converted checkpoint that nearly works.** Two more details differ between DDPM's code and the post: this padding, and the small number in the norm's root ($10^{-6}$ there, $10^{-5}$ here). How much does each matter? Measure on the noisy digit: the same weights with both paddings, and the same norm with both numbers.
@@ -928,7 +928,7 @@ def res_block_parameters(in_ch, out_ch, tdim):
     ...
 
 # %%
-checks.res_block_parameters(res_block_parameters)
+res_block_parameters = checks.res_block_parameters(res_block_parameters)
 
 # %% [markdown]
 # **What does it cost?** Count a multiplication and an addition as two operations. A convolution that returns $C'$ channels of $H\times W$ pixels from $C$ channels with $k\times k$ weights needs $2\,C' H W\,C\,k^2$, a linear layer $2\,C'C$ for each image, attention $4\,(HW)^2\,C$ (once for $q\cdot k$, once for the average). PyTorch has a counter of its own. Do both agree?
