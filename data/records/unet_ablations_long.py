@@ -1,7 +1,7 @@
 """What the pieces of a small U-Net are worth once it can draw: python data/records/unet_ablations_long.py
 
 Writes unet_ablations_long.json beside this file, which notebook 03, section 3.8, shows: the experiments of
-unet_ablations.py, trained until digits appear and beyond, scored and sampled with averaged weights. About half an hour
+unet_ablations.py, trained until digits appear and beyond, scored and sampled with averaged weights. About a quarter of an hour
 on one thread. A drawn image is a string of its 64 pixels, row after row, each a digit to the base 17.
 """
 
@@ -34,7 +34,7 @@ from ddpm_lesson.experiments.pretrained import load_pretrained
 from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.predictions import epsilon, fixedsmall
 
-SEEDS, MARKS, DRAWN_AT = 3, (60, 200, 800, 1600), (800, 1600)
+SEEDS, MARKS, DRAWN_AT = 3, (60, 200, 800), (200, 800)
 DRAWN, SHOWN = 192, 8
 EXPERIMENTS = {
     "full": unchanged,

@@ -1,4 +1,4 @@
-"""Exercise 3.6: the attention block as a module."""
+"""Exercise 3.7: the attention block as a module."""
 
 import math
 
@@ -13,7 +13,7 @@ from ddpm_lesson.checks.unet._modules import numbered, parameters_of
 
 
 class _AttnBlock(nn.Module):
-    """Exercise 3.6: attention over the pixels, added to the features.  Ho et al. 2020, App. B.
+    """Exercise 3.7: attention over the pixels, added to the features.  Ho et al. 2020, App. B.
 
     in_ch: channels. num_groups: of the norm.  forward: x (B, in_ch, H, W) -> the same shape.
     Parts: group_norm, proj_q, proj_k, proj_v and proj, four 1x1 convolutions; proj stands after the average and starts
@@ -86,7 +86,7 @@ def _case(in_ch: int, num_groups: int, *size: int) -> Case:
 
 
 AttnBlock = Check(
-    number="3.6",
+    number="3.7",
     name="AttnBlock",
     specification=_AttnBlock,
     form=_Built,
