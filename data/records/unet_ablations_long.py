@@ -1,7 +1,7 @@
 """What the pieces of a small U-Net are worth once it can draw: python data/records/unet_ablations_long.py
 
 Writes unet_ablations_long.json beside this file, which notebook 03, section 3.8, shows: the experiments of
-unet_ablations.py, trained until digits appear and beyond, scored and sampled with averaged weights. About a quarter of an hour
+unet_ablations.py, trained until digits appear, scored and sampled with averaged weights. A quarter of an hour
 on one thread. A drawn image is a string of its 64 pixels, row after row, each a digit to the base 17.
 """
 
