@@ -276,7 +276,9 @@ def test_notebook_03_quotes_the_record_of_its_longer_ablations():
     prose = " ".join(markdown(build.read_source(FOLDER / "source/03_unet.py")))
     runs = json.loads((FOLDER.parent / "data/records/unet_ablations_long.json").read_text("utf-8"))["runs"]
     changes = {
-        (name, steps): sum(a["loss"][steps] / b["loss"][steps] for a, b in zip(runs[name], runs["full"], strict=True)) / 3 - 1
+        (name, steps): sum(a["loss"][steps] / b["loss"][steps] for a, b in zip(runs[name], runs["full"], strict=True))
+        / 3
+        - 1
         for name in runs
         for steps in ("60", "800")
     }

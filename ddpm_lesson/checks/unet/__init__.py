@@ -15,6 +15,14 @@ from ddpm_lesson.checks.unet.skip_channels import skip_channels
 from ddpm_lesson.checks.unet.time_table import time_table
 
 __all__ = [
-    *("time_table", "group_norm", "add_time", "ResBlock", "attention", "AttnBlock"),
-    *("skip_channels", "UNet", "down_same", "res_block_parameters"),
+    "AttnBlock",
+    "ResBlock",
+    "UNet",
+    "add_time",
+    "attention",
+    "down_same",
+    "group_norm",
+    "res_block_parameters",
+    "skip_channels",
+    "time_table",
 ]

@@ -9,13 +9,13 @@ from torch.nn import functional as F
 from ddpm_lesson.checks._engine import Case, Check, Misconception
 from ddpm_lesson.checks._inputs import fractions
 from ddpm_lesson.checks._run import read
-from ddpm_lesson.checks.unet._modules import numbered, parameters_of
+from ddpm_lesson.checks.unet._modules import built, nearly_zero, numbered, parameters_of
 
 
 class _AttnBlock(nn.Module):
     """Exercise 3.7: attention over the pixels, added to the features.  Ho et al. 2020, App. B.
 
-    in_ch: channels. num_groups: of the norm.  forward: x (B, in_ch, H, W) -> the same shape.
+    in_ch: channels. num_groups: of the norm.  forward: x (B, in_ch, H, W).  Returns the same shape.
     Parts: group_norm, proj_q, proj_k, proj_v and proj, four 1x1 convolutions; proj stands after the average and starts
     at 0.
     Not the average alone: it is added to x as it came.
@@ -67,13 +67,13 @@ class _Built(_AttnBlock):
         return self.join(x, normed, self.project(self, out.mT.reshape(x.shape)))
 
 
-def _used(block_of, in_ch, num_groups, x):
+def _used(cls, options, inputs):
     """The script: the parameters, the block as built, and with numbers in it."""
-    wanted = _AttnBlock(in_ch, num_groups)
-    block = block_of(in_ch, num_groups)
+    (x,), wanted = inputs, built(_AttnBlock, options)
+    block = built(cls, options)
     yield "the number of parameters", parameters_of(block, wanted)
     block = block.to(x).eval()
-    yield "whether it starts as the identity", int((block(x) - x).abs().max() < 1e-3)
+    yield "whether it starts as the identity", nearly_zero(block(x) - x)
     block.load_state_dict(numbered(wanted, x))
     yield "the result", read(block(x))
     yield "x after the call", read(x)
@@ -82,7 +82,7 @@ def _used(block_of, in_ch, num_groups, x):
 def _case(in_ch: int, num_groups: int, *size: int) -> Case:
     batch, height, width = size
     x = 2 * fractions(batch, in_ch, height, width, start=101).double() + 0.5
-    return Case(f"in_ch = {in_ch}, num_groups = {num_groups}, x of shape {tuple(x.shape)}", (in_ch, num_groups, x))
+    return Case(f"in_ch = {in_ch}, num_groups = {num_groups}, x of shape {tuple(x.shape)}", ((in_ch, num_groups), (x,)))
 
 
 AttnBlock = Check(

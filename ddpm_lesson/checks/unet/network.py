@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from ddpm_lesson.checks._engine import Case, Check, Misconception
 from ddpm_lesson.checks._inputs import fractions
 from ddpm_lesson.checks._run import read
-from ddpm_lesson.checks.unet._modules import numbered, parameters_of
+from ddpm_lesson.checks.unet._modules import built, nearly_zero, numbered, parameters_of
 from ddpm_lesson.checks.unet.attn_block import _AttnBlock
 from ddpm_lesson.checks.unet.res_block import _ResBlock
 
@@ -41,8 +41,8 @@ class _UNet(nn.Module):
     T: number of steps. ch: channels of level 0. ch_mult: those of each level as multiples of ch. attn: the levels whose
     residual blocks attend. num_res_blocks: to a level on the way down, one more on the way up. dropout: its rate.
     in_ch: channels of the image. num_groups: of every norm.
-    forward: x (B, in_ch, H, W), t (B,) -> the noise, (B, in_ch, H, W).
-    Parts: time_embedding, head, downblocks, middleblocks, upblocks, tail, as in section 3.7. Its parameters are those
+    forward: x (B, in_ch, H, W), t (B,).  Returns the noise, (B, in_ch, H, W).
+    Parts: time_embedding, head, downblocks, middleblocks, upblocks, tail, as in section 3.9. Its parameters are those
     of ddpm_lesson's UNet with the same arguments, and with them it gives the same output.
     Not an autoencoder: every block on the way up takes a feature of the way down, too.
     """
@@ -135,31 +135,43 @@ class _Built(_UNet):
         return self.end(self.tail, h)
 
 
-def _used(unet_of, T, ch, ch_mult, attn, num_res_blocks, dropout, in_ch, num_groups, x, t):
+def _used(cls, options, inputs):
     """The script: the parameters; then, unless there is no image, the answers as built and with numbers in it."""
-    args = (T, ch, ch_mult, attn, num_res_blocks, dropout, in_ch, num_groups)
-    with torch.device("cpu" if x is not None else "meta"):
-        wanted, unet = _UNet(*args), unet_of(*args)
+    with torch.device("cpu" if inputs else "meta"):
+        wanted, unet = built(_UNet, options), built(cls, options)
     yield "the number of parameters", parameters_of(unet, wanted)
-    if x is None:
+    if not inputs:
         return
+    x, t = inputs
     unet = unet.to(x).eval()
-    yield "whether it starts as the function 0", int(unet(x, t).abs().max() < 1e-3)
+    yield "whether it starts as the function 0", nearly_zero(unet(x, t))
     unet.load_state_dict(numbered(wanted, x))
     yield "the answer", read(unet(x, t))
-    yield "the answer in training", read(unet.train()(x, t))
+    with torch.random.fork_rng(devices=[]):
+        out = unet.train()(x, t)
+    yield "the answer in training", read(out)
     yield "x after the call", read(x)
 
 
-def _case(T, ch, ch_mult, attn, num_res_blocks, dropout, in_ch, num_groups, *size: int) -> Case:
+def _case(
+    T: int,
+    ch: int,
+    ch_mult: list[int],
+    attn: list[int],
+    num_res_blocks: int,
+    dropout: float,
+    in_ch: int,
+    num_groups: int,
+    *size: int,
+) -> Case:
     batch, height, width = size
     x = 2 * fractions(batch, in_ch, height, width, start=101).double()
     t = torch.tensor([T - 1, 0, T // 2][:batch])
     words = f"ch = {ch}, ch_mult = {ch_mult}, attn = {attn}, num_res_blocks = {num_res_blocks}, in_ch = {in_ch}"
-    return Case(words, (T, ch, ch_mult, attn, num_res_blocks, dropout, in_ch, num_groups, x, t))
+    return Case(words, ((T, ch, ch_mult, attn, num_res_blocks, dropout, in_ch, num_groups), (x, t)))
 
 
-CIFAR = (1000, 128, [1, 2, 2, 2], [1], 2, 0.1, 3, 32, None, None)
+CIFAR = (1000, 128, [1, 2, 2, 2], [1], 2, 0.1, 3, 32)
 
 UNet = Check(
     number="3.10",
@@ -172,7 +184,7 @@ UNet = Check(
         _case(20, 4, [1, 2], [1], 1, 0.0, 1, 2, 2, 4, 6),
         _case(20, 4, [1, 3, 2], [0, 2], 2, 1.0, 3, 2, 3, 4, 4),
         _case(9, 6, [2], [], 1, 0.0, 2, 3, 2, 3, 4),
-        Case("the network for CIFAR-10", CIFAR),
+        Case("the network for CIFAR-10", (CIFAR, ())),
     ),
     among="one level, and the 35,746,307 parameters of CIFAR-10's network",
     misconceptions=(
