@@ -1,4 +1,4 @@
-"""The exercises of notebook 03 that are modules: right answers in other words, wrong ones, and the package's weights."""
+"""The exercises of notebook 03 that are modules: right answers, wrong ones, and the weights of the package."""
 
 import importlib.util
 import math

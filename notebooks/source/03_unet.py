@@ -14,11 +14,47 @@
 # *The course:* 1 forward process → 2 loss → **3 U-Net** → 4 sampling → 5 variants. It reads a blog post with you, 《【研究生工作周报】(DDPM)》 ("A graduate student's weekly report: DDPM"), called *the post*; where its text is wrong, you will measure why.
 
 # %% [markdown] tags=["sittings"]
+# **The core path takes 85 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading.
+#
+# | sitting | sections | minutes |
+# |---|---|---|
+# | 1 | 3.1 One network for all noise levels … 3.4 The residual block, and where time enters | 42 |
+# | 2 | 3.5 Attention: every pixel asks all others … 3.8 What is each piece worth? | 43 |
+# | capstone | 3.9 Capstone: your own U-Net … 3.17 What you now have | 34 |
+#
+# Sections called *Going deeper* are collapsed (73 minutes in all); the path does not need them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
 
 # %% tags=["setup", "nbval-ignore-output"]
+# Set-up, the same in every notebook: uses the installed ddpm_lesson, else the checkout
+# around this notebook, else fetches it. torch and numpy stay as they are.
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+REPOSITORY = "OWNER/ddpm_lesson"
+specs = {m: importlib.util.find_spec(m) for m in ("ddpm_lesson", "einops", "safetensors", "tqdm")}
+missing = [module for module, spec in specs.items() if spec is None or spec.origin is None]
+if "ddpm_lesson" in missing:
+    marks = "pyproject.toml", "ddpm_lesson/__init__.py"
+    folders = [Path.cwd(), *Path.cwd().parents]
+    checkouts = [str(f) for f in folders if all((f / mark).exists() for mark in marks)]
+    if checkouts:
+        sys.path.insert(0, checkouts[0])
+    else:
+        missing[0] = f"https://github.com/{REPOSITORY}/archive/refs/heads/main.zip"
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        subprocess.run([*pip, *missing], check=True)
+        importlib.invalidate_caches()
+on_gpu, on_mac = torch.cuda.is_available(), torch.backends.mps.is_available()
+device = torch.device("cuda" if on_gpu else "mps" if on_mac else "cpu")
+plt.rcParams.update({"figure.dpi": 120, "figure.facecolor": "white"})  # opaque on a dark page
 
 # %% tags=["start"]
 import math
@@ -76,6 +112,8 @@ _ = plots.image_grid(images, ncols=20, ax=axes[0]), plots.unet_map(small, 8, ax=
 
 # %% [markdown] tags=["sitting"]
 # ## 3.1 One network for all noise levels
+#
+# *Sitting 1 of 2, 42 minutes.*
 #
 # *Question.* Notebook 2 asks for the average noise $\mathbb E[\epsilon\mid x_t]$ at a thousand noise levels: a thousand functions. A thousand networks would need a thousand trainings, and neighbouring levels need nearly the same answer. So one network serves all. Must it be told which level it sees?
 #
@@ -515,6 +553,8 @@ for warning in caught:
 # %% [markdown] tags=["sitting"]
 # ## 3.5 Attention: every pixel asks all others
 #
+# *Sitting 2 of 2, 43 minutes.*
+#
 # *Question.* A 3x3 convolution sees neighbours. The upper stroke of an 8 and the lower one are far apart, and yet each says something about the other. How can a pixel ask *all* pixels?
 
 # %% tags=["start"]
@@ -933,6 +973,8 @@ _ = plots.image_grid(drawn, ncols=8, ax=axes[1])
 # %% [markdown] tags=["sitting", "capstone"]
 # ## 3.9 Capstone: your own U-Net
 #
+# *Capstone, 34 minutes.*
+#
 # You have the parts; now assemble them. The layers that change the resolution, and the time embedding around your table, are the course's.
 
 # %% tags=["start"]
@@ -1133,6 +1175,7 @@ def down_same(x, weight):
 down_same = checks.down_same(down_same)
 
 # %% [markdown]
+#
 
 # %% [markdown]
 # **What goes wrong: a checkpoint in the wrong convention.** Two more details differ between DDPM's code and the post: this padding, and the small number in the norm's root ($10^{-6}$ there, $10^{-5}$ here). How much does each matter? The same random weights with both paddings, twenty times, on noisy 8x8 digits and on smooth digits of 32x32 pixels; and the same norm with both numbers.
@@ -1742,3 +1785,14 @@ except ValueError as error:
 # Every name in the table can be imported, and in a checkout every test can be run. Your own functions, checked above, compute the same.
 
 # %% [markdown] tags=["equations"]
+# | | equation | function | test |
+# |---|---|---|---|
+# | 3.1 | best answer of a network that is not told $t$ | `oracle.Mixture` | `test_oracle.py` `test_best_answer_without_t_averages_the_answers_of_all_t` |
+# | 3.2 | sines and cosines of $t$, the time embedding (Vaswani Section 3.5) | `networks.blocks.TimeEmbedding` | `test_networks.py` `test_time_table_alternates_sine_and_cosine` |
+# | 3.3 | inner products of its rows depend on the distance alone | `networks.blocks.TimeEmbedding` | `test_networks.py` `test_inner_products_of_the_time_table_depend_on_the_distance` |
+# | 3.4 | group normalisation | `networks.blocks.group_norm` | `test_blocks.py` `test_group_norm_is_its_formula_for_small_inputs_too` |
+# | 3.5 | the residual block, and where time enters (DDPM code) | `networks.blocks.ResBlock` | `test_blocks.py` `test_res_block_equals_diffusers` |
+# | 3.6 | attention (Vaswani Eq. 1) | `networks.blocks.AttnBlock` | `test_blocks.py` `test_attention_equals_torchs_multi_head_attention` |
+# | 3.7 | channels into a block on the way up | `networks.unet.UNet` | `test_unet.py` `test_blocks_on_the_way_up_get_what_comes_from_below_and_a_skip` |
+# | 3.8 | variance of weights at the start (Xavier) | `networks.blocks.ResBlock` | `test_blocks.py` `test_layers_start_as_glorot_says` |
+# | 3.9 | AdaGN (ADM Section 3.1) | `networks.blocks.ResBlock` | `test_blocks.py` `test_scale_shift_norm_is_the_formula_of_its_paper` |
