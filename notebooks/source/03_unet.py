@@ -276,7 +276,8 @@ picture = axes[0].imshow(table[:, ::2].T, aspect="auto", cmap="cividis", extent=
 _ = axes[0].set(xlabel="t", ylabel="entry of $e(t)$"), fig.colorbar(picture, ax=axes[0])
 for i, step in enumerate((100, 500, 800)):
     axes[1].plot(table @ table[step], plots.LINE_STYLES[i], color=plots.COLOURS[i], label=f"t = {step}")
-_ = axes[1].set(xlabel="s", ylabel=r"$e(t)\cdot e(s)$", ylim=(0, 85)), axes[1].legend(ncols=3, fontsize="x-small", handlelength=1, columnspacing=1)
+_ = axes[1].set(xlabel="s", ylabel=r"$e(t)\cdot e(s)$", ylim=(0, 85))
+_ = axes[1].legend(ncols=3, fontsize="x-small", handlelength=1, columnspacing=1)
 
 # %% [markdown]
 # *Figure 3.5.* Your table. Left: its sines, fast waves above, slow ones below. (The arcs at middle height are an effect of the sampling: there neighbouring columns come into step and out of it.) Right: the inner product of three rows with all rows: a sharp peak at s = t on a broad hill. Near steps are similar, distant ones less so.
@@ -401,7 +402,7 @@ t = torch.tensor([0, 300, 600, 999])
 x_t = process.q_sample(x_train[:4], t, torch.randn(4, 1, 8, 8)).repeat(1, 8, 1, 1)
 for norm in (nn.GroupNorm(2, 8), nn.BatchNorm2d(8)):
     change = (norm(x_t[:2])[0] - norm(x_t)[0]).abs().max()
-    print(f"{type(norm).__name__}: the first image changes with its neighbours by {'more' if change > 0.1 else 'less'} than 0.1")
+    print(f"{type(norm).__name__}: by its neighbours the first image changes {'more' if change > 0.1 else 'less'} than 0.1")
 
 # %% [markdown]
 # **Exercise 3.2 (two stars, 8 minutes).** Equation (3.4) without loops. `x` is (B, C, H, W), `weight` and `bias` are (C,).
@@ -429,7 +430,8 @@ names = ["x", "norm", "Swish", "conv 3x3", "+", "norm", "Swish", "dropout", "con
 drawn = {(i, 0): name for i, name in enumerate(names)} | {(4.5, -1): "identity, or conv 1x1"}
 drawn |= {(1, 1): r"$\tau$", (2, 1): "Swish", (3, 1): "linear"}
 lines = [[(0, 0), (9.8, 0)], [(0, 0), (0, -1), (9, -1), (9, -0.2)], [(1, 1), (4, 1), (4, 0.2)]]
-fig, ax = plt.subplots(figsize=(8.3, 2.2), layout="constrained")
+fig, (upper, ax) = plt.subplots(2, 1, figsize=(8.3, 4.8), height_ratios=[1.5, 1], layout="constrained")
+plots.unet_map(small, 8, highlight=["residual block", "residual block with attention"], ax=upper)
 for (x, y), name in drawn.items():
     face = "#cce3f0" if name[:2] in ("co", "li", "id") else "#fae9c0" if name[0] in "nSd" else "w"
     ax.text(x, y, name, ha="center", va="center", fontsize=8, bbox={"boxstyle": "round", "ec": "0.4", "fc": face})
@@ -439,8 +441,8 @@ for corners in lines:
 _ = ax.set(xlim=(-0.5, 10.5), ylim=(-1.4, 1.4)), ax.axis("off")
 
 # %% [markdown]
-# *Figure 3.7.* A residual block. Middle row: the branch that computes the change. Upper row: the time, added before the second norm. Lower row: the shortcut. Blue: layers with large weights; yellow: norms, Swish, dropout.
-# <!-- alt: A chain of boxes from x to out: norm, Swish, convolution, plus, norm, Swish, dropout, convolution, plus. Tau enters at the first plus through Swish and a linear layer; the shortcut leads from x to the second plus. -->
+# *Figure 3.7.* Above: where the residual blocks are. Below: one of them. Middle row: the branch that computes the change. Upper row: the time, added before the second norm. Lower row: the shortcut. Blue: layers with large weights; yellow: norms, Swish, dropout.
+# <!-- alt: The map of the U-Net with the eight residual blocks highlighted. Below, a chain of boxes from x to out: norm, Swish, convolution, plus, norm, Swish, dropout, convolution, plus. Tau enters at the first plus through Swish and a linear layer; the shortcut leads from x to the second plus. -->
 #
 # **Exercise 3.3 (one star, 4 minutes).** The first plus: add the time to `h` (B, C, H, W). `temb`, that is $\tau$, is (B, tdim), `weight` (C, tdim), `bias` (C,). Leave `h` as it is, and return a new tensor.
 # <details><summary>Hint 1</summary>Swish first, then F.linear(..., weight, bias). The result is (B, C).</details>
@@ -571,10 +573,18 @@ from ddpm_lesson.denoisers import clipped, make_denoiser
 from ddpm_lesson.networks import blocks, unet
 from ddpm_lesson.predictions import epsilon, fixedsmall
 
+torch.set_num_threads(1)
 process = GaussianDiffusion(schedules.linear(1000))
 x_train, ResBlock = data.digits("train").x_0, checks.carried("ResBlock")
 
+# %%
+small = unet.UNet(1000, ch=16, ch_mult=[1, 2], attn=[1], num_res_blocks=1, dropout=0.0, in_ch=1, num_groups=4)
+ax = plots.unet_map(small, 8, highlight=["residual block with attention"])
+
 # %% [markdown]
+# *Figure 3.9.* The blocks of the small U-Net in which every pixel can ask all others: those at 4x4, and the first of the middle.
+# <!-- alt: The map of the U-Net with four blocks highlighted: one on the way down at 4x4, one in the middle, two on the way up at 4x4. -->
+#
 # *Derive.* Every pixel $i$ holds three vectors of $C$ numbers: a query $q_i$ (what do I look for?), a key $k_i$ (what do I have?), a value $v_i$ (what do I say?). The *score* of pixel $j$ for pixel $i$ is the inner product $q_i\cdot k_j$. A softmax turns the scores into positive weights with sum 1, and the values are averaged:
 # $$\begin{aligned} w_{ij} &= \frac{\exp(q_i\cdot k_j/\sqrt C)}{\sum_l\exp(q_i\cdot k_l/\sqrt C)}, \\ \operatorname{attention}(q,k,v)_i &= \sum_j w_{ij}\,v_j . \end{aligned} \tag{3.6: Vaswani Eq. 1}$$
 # Why $\sqrt C$? If the entries of $q$ and $k$ are independent with mean 0 and variance 1, then $q\cdot k$ is a sum of $C$ products, each with variance 1: its variance is $C$. Without the division one pixel would get nearly all weight, and the softmax would pass on hardly any gradient.
@@ -615,7 +625,7 @@ for ax in axes[1:3]:
     ax.plot(pixel % 8, pixel // 8, "s", ms=14, mfc="none", mec=plots.VERMILION, mew=2)
 
 # %% [markdown]
-# *Figure 3.9.* Your attention at work. The marked pixel lies in the hole of the 0. It looks at itself, and at pixels left of the 0: both have paper around them and a stroke on their right.
+# *Figure 3.10.* Your attention at work. The marked pixel lies in the hole of the 0. It looks at itself, and at pixels left of the 0: both have paper around them and a stroke on their right.
 # <!-- alt: A clean zero, the same with noise and one marked pixel, the weights of this pixel, which are high inside the hole and at the left border, and the averaged image, smoother than the noisy one. -->
 
 # %%
@@ -748,7 +758,7 @@ _ = plots.unet_map(cifar, 32, ax=ax)
 print(f"{sum(p.numel() for p in cifar.parameters() if p.requires_grad):,} trained parameters")
 
 # %% [markdown]
-# *Figure 3.10.* DDPM's U-Net, drawn from its modules; it runs from left to right. On a line stand the channels that a skip carries; what is put on the stack last is taken off first. The paper says 35.7 million parameters.
+# *Figure 3.11.* DDPM's U-Net, drawn from its modules; it runs from left to right. On a line stand the channels that a skip carries; what is put on the stack last is taken off first. The paper says 35.7 million parameters.
 # <!-- alt: Four rows of boxes, from 32x32 with 128 channels down to 4x4 with 256, two boxes in the middle, and up again. Pink boxes with attention only at 16x16 and first in the middle. Twelve skips connect the two sides. -->
 #
 # *The rules of the stack*:
@@ -828,7 +838,7 @@ for name, kind, c_in, _, c_out, _ in ledger:
 assert stack == [] and out.shape == image.shape
 
 # %% [markdown]
-# **What goes wrong: a pedigree.** *The post* says that the U-Net had proven itself in GANs. DDPM's own account (Appendix B) is another: the backbone is PixelCNN++ (a model that draws an image pixel after pixel), itself a U-Net built on Wide ResNet, with weight normalisation (length and direction of weights learned apart) replaced by group normalisation. The U-Net as such comes from segmenting medical images (Ronneberger and others 2015).
+# **What goes wrong: a wrong history.** *The post* says that the U-Net had proven itself in GANs. DDPM's own account (Appendix B) is another: the backbone is PixelCNN++ (a model that draws an image pixel after pixel), itself a U-Net built on Wide ResNet, with weight normalisation (length and direction of weights learned apart) replaced by group normalisation. The U-Net as such comes from segmenting medical images (Ronneberger and others 2015).
 
 # %% [markdown]
 # ## 3.7 Train it: digits from your blocks
@@ -885,7 +895,7 @@ for i, steps in enumerate((30, 100, 300)):
     axes[1].text(-0.3, 1.06 * i + 0.5, f"{steps} steps", ha="right", va="center", fontsize="small")
 
 # %% [markdown]
-# *Figure 3.11.* Above: the loss. Below: the same noise, turned into digits after 30, 100 and 300 steps of training. The loss falls fastest in the first 50 steps; digits become readable later. A flat loss does not mean that nothing is learned any more.
+# *Figure 3.12.* Above: the loss. Below: the same noise, turned into digits after 30, 100 and 300 steps of training. The loss falls fastest in the first 50 steps; digits become readable later. A flat loss does not mean that nothing is learned any more.
 # <!-- alt: A loss curve that falls steeply from 1 and then slowly. Three rows of sixteen small images: after 30 steps blurred spots, after 100 steps digits with noise, after 300 steps mostly readable digits. -->
 
 # %% [markdown]
@@ -916,23 +926,27 @@ for ax, steps in zip(axes, ("60", "800"), strict=False):
         found = [run["loss"][steps] for run in record[name]]
         ax.barh(i, sum(found) / 3, color=colours[name], alpha=0.5)
         ax.plot(found, [i] * 3, "k|", ms=10)
-    _ = ax.set(title=f"{steps} steps", xlabel="held-out loss"), ax.set_yticks(range(5), names if steps == "60" else [""] * 5)
+    ax.set_yticks(range(5), names if steps == "60" else [""] * 5)
+    _ = ax.set(title=f"{steps} steps", xlabel="held-out loss")
     ax.invert_yaxis()
 drawn = [digits_of(record[name][0]["drawn"]["800"]) for name in names]
 _ = plots.image_grid(torch.cat(drawn), ncols=8, ax=axes[2]), axes[2].set_title("drawn after 800 steps")
 
 # %% [markdown]
-# *Figure 3.12.* Five networks. Left and middle: the loss on held-out digits, early and late; bars are means of three seeds, lines the seeds. Right: what the first seed's networks draw after 800 steps, in the same order. In the fourth row (no time) some images stay covered with noise; in the last one (no skips) the digits are clean.
+# *Figure 3.13.* Five networks. Left and middle: the loss on held-out digits, early and late; bars are means of three seeds, lines the seeds. Right: what the first seed's networks draw after 800 steps, in the same order. In the fourth row (no time) some images stay covered with noise; in the last one (no skips) the digits are clean.
 # <!-- alt: Two bar charts of five networks: no skips is far the worst after 60 steps and only a little worse than no time after 800. Five rows of eight drawn digits: in the row without time one image is pure noise and others have spots. -->
 
 # %%
-full = record["full"]
+def change(name, steps):
+    pairs = zip(record[name], record["full"], strict=True)
+    return sum(run["loss"][steps] / full["loss"][steps] for run, full in pairs) / 3 - 1
+
+
 for name in names:
-    change = {steps: sum(a["loss"][steps] / b["loss"][steps] for a, b in zip(record[name], full, strict=True)) / 3 - 1
-              for steps in ("60", "800")}
+    early, late = change(name, "60"), change(name, "800")
     nearest = sum(run["scores"]["800"]["nearest"] for run in record[name]) / 3
-    print(f"{name:14} loss {change['60']:+4.0%} after 60 steps, {change['800']:+4.0%} after 800; nearest digit at {nearest:.2f}")
-print(f"real digits that training has not seen:             nearest digit at {long_record['real, held out']['nearest']:.2f}")
+    print(f"{name:14} loss {early:+4.0%} after 60 steps, {late:+4.0%} after 800; nearest digit at {nearest:.2f}")
+print(f"real digits, not seen in training: nearest digit at {long_record['real, held out']['nearest']:.2f}")
 
 # %% [markdown]
 # ("Nearest digit": root mean square distance of a sample from the training digit that is most like it, mean of 192 samples; noise makes it large.) Three lessons:
@@ -965,7 +979,7 @@ _ = axes[0].set(xlabel="held-out loss"), axes[0].invert_yaxis()
 _ = plots.image_grid(drawn, ncols=8, ax=axes[1])
 
 # %% [markdown]
-# *Figure 3.13.* Your choice beside the network of section 3.7, both after 300 steps, and digits that your choice draws. Try a second one: is it better to have wide or deep networks, one level or two?
+# *Figure 3.14.* Your choice beside the network of section 3.7, both after 300 steps, and digits that your choice draws. Try a second one: is it better to have wide or deep networks, one level or two?
 # <!-- alt: Two bars, the held-out losses of the larger and of the chosen network, and sixteen digits that the chosen one drew. -->
 #
 # *You can stop here.* The capstone starts alone.
@@ -988,6 +1002,7 @@ from ddpm_lesson.networks import unet
 from ddpm_lesson.networks.blocks import DownSample, TimeEmbedding, UpSample
 from ddpm_lesson.predictions import epsilon, fixedsmall
 
+torch.set_num_threads(1)
 x_train, chain = data.digits("train").x_0, GaussianDiffusion(schedules.linear(1000)).to(device)
 ResBlock, AttnBlock = checks.carried("ResBlock"), checks.carried("AttnBlock")
 skip_channels = checks.carried("skip_channels")
@@ -1073,7 +1088,7 @@ fig, ax = plt.subplots(figsize=(8.3, 1.8), layout="constrained")
 _ = plots.image_grid(draw(net, 48), ncols=16, ax=ax)
 
 # %% [markdown]
-# *Figure 3.14.* Forty-eight digits, drawn from noise by a U-Net that you wrote. (Until your class is right, the course's own draws them.) Some are unclear, as are some in the data; longer training helps.
+# *Figure 3.15.* Forty-eight digits, drawn from noise by a U-Net that you wrote. (Until your class is right, the course's own draws them.) Some are unclear, as are some in the data; longer training helps.
 # <!-- alt: Three rows of sixteen small digits, most of them readable. -->
 
 # %% [markdown] tags=["deeper"]
@@ -1126,8 +1141,8 @@ repeated = F.conv2d(F.interpolate(flat, scale_factor=2.0), weight, padding=1)
 # %%
 inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
 levels = (transposed[inside] * 9 / 4).round().unique().tolist()
-print("transposed: a fine pixel gets", [int(n) for n in levels], "contributions; repeated: one value inside,",
-      repeated[inside].unique().numel() == 1)
+print("transposed: a fine pixel gets", [int(n) for n in levels], "contributions; repeated: distinct values inside:",
+      repeated[inside].unique().numel())
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(6, 2.8), layout="constrained")
@@ -1137,7 +1152,7 @@ for ax, image, name in zip(axes, (transposed, repeated), ("transposed convolutio
 _ = fig.colorbar(picture, ax=axes)
 
 # %% [markdown]
-# *Figure 3.15.* A constant image, enlarged with constant weights. Left: a chequerboard. Weights can learn to compensate, but every training starts from it, and traces of it are found in published images (Odena and others 2016). Right: constant, but for the border, where the padding's zeros come in.
+# *Figure 3.16.* A constant image, enlarged with constant weights. Left: a chequerboard. Weights can learn to compensate, but every training starts from it, and traces of it are found in published images (Odena and others 2016). Right: constant, but for the border, where the padding's zeros come in.
 # <!-- alt: Left a chequerboard of bright and dark pixels, right one even colour with a darker border. -->
 #
 # **Down.** A 3x3 convolution with stride 2. The side is even, a 3x3 window is odd, so it cannot be centred on a pair of pixels.
@@ -1336,7 +1351,7 @@ for i, (share, name) in enumerate(zip(shares, ("parameters", "operations"), stri
 _ = ax.set(xticks=range(4), xticklabels=[f"{s}x{s}" for s in sides], ylabel="share"), ax.legend()
 
 # %% [markdown]
-# *Figure 3.16.* Where the weights are and where the work is, by the resolution of what a layer returns: all convolutions, with the blocks' norms and linear layers among the parameters, and with attention among the operations; the time embedding is left out. Low resolutions are cheap places for many weights: the second reason for the U.
+# *Figure 3.17.* Where the weights are and where the work is, by the resolution of what a layer returns: all convolutions, with the blocks' norms and linear layers among the parameters, and with attention among the operations; the time embedding is left out. Low resolutions are cheap places for many weights: the second reason for the U.
 # <!-- alt: Bars for four resolutions. 32x32 and 16x16 have most of the operations, 16x16 and below nearly all parameters. -->
 
 # %% [markdown] tags=["deeper"]
@@ -1428,7 +1443,7 @@ for name, first in {"down": 1, "middle": 1 + down, "up": 1 + down + middle, "tai
 _ = ax.set(xlabel="block, from first to last", ylabel="root mean square", ylim=(-0.05, 2.4)), ax.legend(loc="upper left", bbox_to_anchor=(0.05, 0.85))
 
 # %% [markdown]
-# *Figure 3.17.* How large features are on their way through an untrained network. The last point is the answer. At gain 1 everywhere they grow from 0.24 to 2.01 (the first convolution has 9 inputs and 288 outputs, so it multiplies the size by $\sqrt{9\cdot 2/(9+288)} = 0.246$), with a dip at every `DownSample` and `UpSample`, and fall a little in the last blocks, where the small features of the finest level come off the stack. With last layers at 0 (here with the post's gain of $10^{-5}$) they stay between 0.15 and 0.31, and the answer is nearly 0. In numbers:
+# *Figure 3.18.* How large features are on their way through an untrained network. The last point is the answer. At gain 1 everywhere they grow from 0.24 to 2.01 (the first convolution has 9 inputs and 288 outputs, so it multiplies the size by $\sqrt{9\cdot 2/(9+288)} = 0.246$), with a dip at every `DownSample` and `UpSample`, and fall a little in the last blocks, where the small features of the finest level come off the stack. With last layers at 0 (here with the post's gain of $10^{-5}$) they stay between 0.15 and 0.31, and the answer is nearly 0. In numbers:
 # <!-- alt: Two curves of the size of features by block. The one with gain 1 rises to 2, the other stays near 0.2 and ends near 0. -->
 
 # %%
@@ -1480,7 +1495,8 @@ print(f"{math.sqrt(math.e / 256):.2f} and {1 / math.sqrt(128):.2f}, together {ma
 # Does it matter? Train and see. The experiment uses the small network on the 1415 training digits, 100 steps of 32 images, and three seeds. The same seed means the same digits, the same $t$ and the same noise for both variants, so that their losses can be compared step by step.
 
 # %%
-small_net = partial(unet.UNet, T=1000, ch=16, ch_mult=[1, 2], attn=[1], num_res_blocks=1, dropout=0.0, in_ch=1, num_groups=4)
+options = {"ch": 16, "ch_mult": [1, 2], "attn": [1], "num_res_blocks": 1, "dropout": 0.0}
+small_net = partial(unet.UNet, T=1000, in_ch=1, num_groups=4, **options)
 loss = partial(losses.simple_loss, process, epsilon)
 
 # %%
@@ -1517,7 +1533,7 @@ _ = ax.set(xlabel="training step", ylabel="loss (mean of 5 steps)", ylim=(0, 1))
 assert (curves["attention overwritten"][:, 5:20].mean(1) > curves["as intended"][:, 5:20].mean(1)).all()
 
 # %% [markdown]
-# *Figure 3.18.* The first 100 steps, mean and range of three seeds, same batches. The network with the overwritten initialisation falls behind in the first 20 steps, for every seed, and then catches up for the most part. (A step is small at first: the learning rate rises over the first ten.)
+# *Figure 3.19.* The first 100 steps, mean and range of three seeds, same batches. The network with the overwritten initialisation falls behind in the first 20 steps, for every seed, and then catches up for the most part. (A step is small at first: the learning rate rises over the first ten.)
 # <!-- alt: Two falling curves. The overwritten one lies higher in the first twenty steps, then both nearly agree. -->
 #
 # So this mistake costs a slower start, and a little of it remains after 100 steps (the next section has the numbers). Longer trainings were not measured. It is worth repairing in any case: code should do what it says.
@@ -1590,7 +1606,7 @@ for i, (name, mark) in enumerate(marks.items()):
 _ = ax.set(xlabel="t", ylabel="held-out loss"), ax.legend()
 
 # %% [markdown]
-# *Figure 3.19.* Held-out loss for each t after 60 steps, mean and range of three seeds. Without the time the loss grows by the largest factor where t is large: there the image hardly tells its level (figure 3.4), and the network has to compromise between levels that need different answers. Without skips it is larger at every t, and above all where the right answer is nearly $x_t$ itself, which a skip hands through.
+# *Figure 3.20.* Held-out loss for each t after 60 steps, mean and range of three seeds. Without the time the loss grows by the largest factor where t is large: there the image hardly tells its level (figure 3.4), and the network has to compromise between levels that need different answers. Without skips it is larger at every t, and above all where the right answer is nearly $x_t$ itself, which a skip hands through.
 # <!-- alt: Three curves that fall with t. No time lies above full at large t, no skips lies above both nearly everywhere. -->
 
 # %%
