@@ -247,7 +247,7 @@ def unet_map(unet: UNet, side: int, *, highlight: Sequence[str] = (), ax: Axes |
         raise ValueError(f"highlight must name some of {', '.join(KINDS)}, skip, got {unknown[0]}")
     count = 2 + len(unet.downblocks) + len(unet.middleblocks) + len(unet.upblocks)
     ax = unet_diagram(unet, ax=ax or _new_axes(max(8, 0.36 * count), 0.9 * len(unet.options["ch_mult"]) + 1.2))
-    boxes = [(patch.get_x(), patch.get_y(), patch) for patch in ax.patches]
+    boxes = [(patch.get_x(), patch.get_y(), patch) for patch in ax.patches if isinstance(patch, Rectangle)]
     shown = [KINDS[name] for name in highlight if name in KINDS]
     for (x, y, patch), (_, before, _) in zip(boxes, boxes[:1] + boxes, strict=False):
         color = next((c for c in KINDS.values() if to_hex(patch.get_facecolor()) == c.lower()), None)
