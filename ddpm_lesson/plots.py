@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 from torch import Tensor, nn
 
@@ -228,6 +230,42 @@ def unet_diagram(unet: UNet, *, ax: Axes | None = None) -> Axes:
             ax.text((start + x) / 2, top, carried, ha="center", va="center", fontsize=6, bbox=LABEL)
     ax.set(xlim=(-0.6, len(blocks) - 0.4), ylim=(-1.6 * rows - 0.7, 1))
     ax.axis("off")
+    return ax
+
+
+KINDS = {"residual block": BLUE, "residual block with attention": PURPLE, "half or twice the side": ORANGE}
+
+
+def unet_map(unet: UNet, side: int, *, highlight: Sequence[str] = (), ax: Axes | None = None) -> Axes:
+    """`unet_diagram` with the sides of its rows, arrows between them and a legend.
+
+    side: of the image, so that each row can be named.  highlight: what stays in full colour while the rest fades:
+    "residual block", "residual block with attention", "half or twice the side", "skip"; empty: everything does.
+    Raises ValueError for another name.
+    """
+    if unknown := sorted(set(highlight) - {*KINDS, "skip"}):
+        raise ValueError(f"highlight must name some of {', '.join(KINDS)}, skip, got {unknown[0]}")
+    count = 2 + len(unet.downblocks) + len(unet.middleblocks) + len(unet.upblocks)
+    ax = unet_diagram(unet, ax=ax or _new_axes(max(8, 0.36 * count), 0.9 * len(unet.options["ch_mult"]) + 1.2))
+    boxes = [(patch.get_x(), patch.get_y(), patch) for patch in ax.patches if isinstance(patch, Rectangle)]
+    shown = [KINDS[name] for name in highlight if name in KINDS]
+    for (x, y, patch), (_, before, _) in zip(boxes, boxes[:1] + boxes, strict=False):
+        color = next((c for c in KINDS.values() if to_hex(patch.get_facecolor()) == c.lower()), None)
+        patch.set_alpha(0.1 if highlight and color not in shown else 0.45)
+        if y != before:
+            start = (x - 0.1, before - 0.05) if y < before else (x - 0.1, before + 0.65)
+            end = (x + 0.12, y + 0.65) if y < before else (x + 0.12, y - 0.05)
+            ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "0.4", "linewidth": 0.8})
+    for line in ax.lines:
+        faded = highlight and "skip" not in highlight
+        line.set(alpha=0.3 if faded else 1, linewidth=1.6 if "skip" in highlight else 0.8)
+    levels = len(unet.options["ch_mult"])
+    for level in range(levels):
+        ax.text(-0.8, -1.6 * level - 0.3, f"{side >> level}x{side >> level}", ha="right", va="center", fontsize="small")
+    ax.text(-0.8, -1.6 * (levels - 0.4) - 0.3, "middle", ha="right", va="center", fontsize="small")
+    handles: list = [Patch(facecolor=color, alpha=0.45, label=name) for name, color in KINDS.items()]
+    handles += [Patch(facecolor="0.5", alpha=0.45, label="convolution"), Line2D([], [], color="0.5", label="skip")]
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=5, fontsize="small", frameon=False)
     return ax
 
 

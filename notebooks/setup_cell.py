@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import torch
 
 REPOSITORY = "OWNER/ddpm_lesson"
 specs = {m: importlib.util.find_spec(m) for m in ("ddpm_lesson", "einops", "safetensors", "tqdm")}
@@ -21,4 +22,6 @@ if "ddpm_lesson" in missing:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
         subprocess.run([*pip, *missing], check=True)
         importlib.invalidate_caches()
+on_gpu, on_mac = torch.cuda.is_available(), torch.backends.mps.is_available()
+device = torch.device("cuda" if on_gpu else "mps" if on_mac else "cpu")
 plt.rcParams.update({"figure.dpi": 120, "figure.facecolor": "white"})  # opaque on a dark page

@@ -311,10 +311,14 @@ import json, subprocess, sys, types
 plt = types.SimpleNamespace(rcParams={})
 sys.modules["matplotlib"] = types.ModuleType("matplotlib")
 sys.modules["matplotlib"].pyplot = sys.modules["matplotlib.pyplot"] = plt
+absent = types.SimpleNamespace(is_available=lambda: False)
+backends = types.SimpleNamespace(mps=absent)
+sys.modules["torch"] = types.SimpleNamespace(cuda=absent, backends=backends, device=str)
 calls = []
 subprocess.run = lambda command, check: calls.append(command[1:])
 before = list(sys.path)
 exec(open(sys.argv[1], encoding="utf-8").read())
+assert device == "cpu"
 print(json.dumps([calls, [entry for entry in sys.path if entry not in before]]))
 """
 

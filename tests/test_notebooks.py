@@ -232,7 +232,7 @@ RULES = [
     checks_its_exercises,
 ]
 FORM = [is_in_sittings, says_its_minutes, has_a_deeper_part, describes_its_figures, has_every_kind_of_exercise]
-IN_FORM: list[str] = []
+IN_FORM: list[str] = ["03_unet"]
 
 
 @pytest.mark.parametrize("rule", FORM)
@@ -270,6 +270,23 @@ def test_notebook_03_quotes_the_record_of_its_ablations():
         error = found["std_change"] / found["seeds"] ** 0.5  # of the mean
         quote = f"{name} {found['mean_change']:+.1%}".removesuffix("%") + f" ± {error:.1%}".replace("%", " %")
         assert f"{quote} (worse in {found['seeds_worse']} of {found['seeds']})" in prose
+
+
+def test_notebook_03_quotes_the_record_of_its_longer_ablations():
+    prose = " ".join(markdown(build.read_source(FOLDER / "source/03_unet.py")))
+    runs = json.loads((FOLDER.parent / "data/records/unet_ablations_long.json").read_text("utf-8"))["runs"]
+    changes = {
+        (name, steps): sum(a["loss"][steps] / b["loss"][steps] for a, b in zip(runs[name], runs["full"], strict=True))
+        / 3
+        - 1
+        for name in runs
+        for steps in ("60", "800")
+    }
+    names = ["no skips", "no start at 0", "no time"]
+    early, late = ([f"{changes[name, steps]:+.0%}".replace("%", " %") for name in names] for steps in ("60", "800"))
+    assert f"without skips {early[0]}, without the start at 0 {early[1]}, without time {early[2]}." in prose
+    assert f"After 800 steps they are {late[0]}, {late[1]} and {late[2]}." in prose
+    assert all(abs(changes["no attention", steps]) < 0.01 for steps in ("60", "800"))
 
 
 def test_solutions_are_no_notebooks():

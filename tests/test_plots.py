@@ -28,6 +28,7 @@ CALLS = {
     "vector_field": lambda ax: plots.vector_field(lambda x: -x, ax=ax),
     "loss_curve": lambda ax: plots.loss_curve(torch.arange(9.0), smooth=3, ax=ax),
     "unet_diagram": lambda ax: plots.unet_diagram(TWO_LEVELS, ax=ax),
+    "unet_map": lambda ax: plots.unet_map(TWO_LEVELS, 8, ax=ax),
 }
 
 
@@ -342,6 +343,16 @@ def test_unet_diagram_shows_every_block_and_what_each_skip_carries(unet):
     assert [text.get_text() for text in ax.texts if text.get_bbox_patch()] == ["24", "8", "8", "8"]
     joined = [unet.upblocks[i].block1[2].in_channels for i in (0, 1, 3, 4)]
     assert joined == [24 + 24, 24 + 8, 24 + 8, 8 + 8]
+
+
+def test_unet_map_names_its_rows_and_fades_what_is_not_highlighted():
+    ax = plots.unet_map(TWO_LEVELS, 8, highlight=["half or twice the side"])
+    words = [text.get_text() for text in ax.texts]
+    assert {"8x8", "4x4", "middle"} <= set(words)
+    assert [i for i, patch in enumerate(ax.patches) if patch.get_alpha() > 0.2] == [2, 8]  # down and up
+    assert len(ax.get_legend().get_texts()) == 5
+    with pytest.raises(ValueError, match="highlight must name some of residual block, .*, skip, got head"):
+        plots.unet_map(TWO_LEVELS, 8, highlight=["head"])
 
 
 def test_unet_diagram_colours_attention_and_changes_of_resolution():

@@ -24,6 +24,9 @@ from ddpm_lesson.checks.loss import (
     vlb_weight,
 )
 from ddpm_lesson.checks.unet import (
+    AttnBlock,
+    ResBlock,
+    UNet,
     add_time,
     attention,
     down_same,
@@ -36,7 +39,8 @@ from ddpm_lesson.checks.unet import (
 _by_number = (
     *(linear_betas, extract, q_sample, cosine_betas, posterior, x_0_from_eps, respaced_betas),
     *(gaussian_kl, mean_from_eps, vlb_weight, simple_loss, discretized_log_prob, min_snr_weights),
-    *(time_table, group_norm, add_time, attention, skip_channels, down_same, res_block_parameters),
+    *(time_table, group_norm, add_time, ResBlock, attention, AttnBlock),
+    *(skip_channels, UNet, down_same, res_block_parameters),
 )
 registry = {check.name: check for check in _by_number}
 

@@ -107,9 +107,21 @@ def add_time(h, temb, weight, bias):
     return h + F.linear(Swish()(temb), weight, bias)[:, :, None, None]
 
 
+def ResBlock(in_ch, out_ch, tdim, dropout, num_groups=32):
+    from ddpm_lesson.networks import blocks
+
+    return blocks.ResBlock(in_ch, out_ch, tdim, dropout, num_groups=num_groups, zero_init=True)
+
+
 def attention(q, k, v):
     pixels = [x.flatten(2).mT for x in (q, k, v)]  # (B, H W, C)
     return F.scaled_dot_product_attention(*pixels).mT.reshape(v.shape)
+
+
+def AttnBlock(in_ch, num_groups=32):
+    from ddpm_lesson.networks import blocks
+
+    return blocks.AttnBlock(in_ch, num_groups=num_groups, zero_init=True)
 
 
 def skip_channels(ch, ch_mult, num_res_blocks):
@@ -119,6 +131,13 @@ def skip_channels(ch, ch_mult, num_res_blocks):
     with torch.device("meta"):
         unet = UNet(2, ch, ch_mult, [], num_res_blocks, 0.0, num_groups=1)
     return [block.block1[-1].in_channels for block in unet.upblocks if isinstance(block, ResBlock)]
+
+
+def UNet(T, ch, ch_mult, attn, num_res_blocks, dropout, in_ch=3, num_groups=32):
+    from ddpm_lesson.networks import unet
+
+    options = {"in_ch": in_ch, "num_groups": num_groups, "zero_init": True}
+    return unet.UNet(T, ch, ch_mult, attn, num_res_blocks, dropout, **options)
 
 
 def down_same(x, weight):
@@ -137,5 +156,6 @@ FINISHED = {
     f.__name__: f
     for f in (linear_betas, extract, q_sample, cosine_betas, posterior, x_0_from_eps, respaced_betas)
     + (gaussian_kl, mean_from_eps, vlb_weight, simple_loss, discretized_log_prob, min_snr_weights)
-    + (time_table, group_norm, add_time, attention, skip_channels, down_same, res_block_parameters)
+    + (time_table, group_norm, add_time, ResBlock, attention, AttnBlock)
+    + (skip_channels, UNet, down_same, res_block_parameters)
 }

@@ -1,4 +1,4 @@
-"""Exercise 3.4: attention over the pixels of an image."""
+"""Exercise 3.6: attention over the pixels of an image."""
 
 import math
 
@@ -12,7 +12,7 @@ from ddpm_lesson.checks.unet._attention_clues import wrong_weights
 
 
 def _attention(q, k, v):
-    """Exercise 3.4: attention over the pixels of an image, one head.  Vaswani et al. 2017, Eq. 1.
+    """Exercise 3.6: attention over the pixels of an image, one head.  Vaswani et al. 2017, Eq. 1.
 
     q, k, v: (B, C, H, W).  Returns (B, C, H, W): at every pixel the average of v over all pixels, with the weights
     softmax(q . k / sqrt(C)), where q is this pixel's and k and the softmax run over all pixels.
@@ -77,7 +77,7 @@ def _over_channels(axis: int):
 
 
 attention = Check(
-    number="3.4",
+    number="3.6",
     name="attention",
     specification=_attention,
     form=_attended,

@@ -1,4 +1,4 @@
-"""Exercise 3.6: halving an image as TensorFlow pads it."""
+"""Exercise 3.11: halving an image as TensorFlow pads it."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from ddpm_lesson.checks._inputs import fractions
 
 
 def _down_same(x, weight):
-    """Exercise 3.6: a 3x3 convolution with stride 2 and TensorFlow's "same" padding.  Ho et al. 2020, code.
+    """Exercise 3.11: a 3x3 convolution with stride 2 and TensorFlow's "same" padding.  Ho et al. 2020, code.
 
     x: (B, C, H, W), H and W even.  weight: (C', C, 3, 3).  Returns (B, C', H / 2, W / 2): pixel (i, j) sees the rows
     2i to 2i + 2 and columns 2j to 2j + 2 of x, with a row of zeros below and a column of zeros to the right.
@@ -80,7 +80,7 @@ def _windows(evidence) -> str:
 
 
 down_same = Check(
-    number="3.6",
+    number="3.11",
     name="down_same",
     specification=_down_same,
     form=_convolved,

@@ -1,4 +1,4 @@
-"""Exercise 3.7: counting the parameters of a residual block."""
+"""Exercise 3.12: counting the parameters of a residual block."""
 
 import itertools
 
@@ -10,7 +10,7 @@ NAMES = ("in_ch", "out_ch", "tdim")
 
 
 def _res_block_parameters(in_ch, out_ch, tdim):
-    """Exercise 3.7: the number of trainable parameters of a residual block without attention.  Ho et al. 2020, App. B.
+    """Exercise 3.12: the number of trainable parameters of a residual block without attention.  Ho et al. 2020, App. B.
 
     in_ch, out_ch, tdim: ints, channels of input and output and width of the time embedding.  Returns an int: GroupNorm,
     3x3 convolution, the time's linear layer, GroupNorm, 3x3 convolution, and a 1x1 convolution as shortcut if the
@@ -112,7 +112,7 @@ def _term(factor, product):
 
 
 res_block_parameters = Check(
-    number="3.7",
+    number="3.12",
     name="res_block_parameters",
     specification=_res_block_parameters,
     form=_counted,

@@ -1,4 +1,4 @@
-"""Exercise 3.5: the input channels of the blocks on the way up."""
+"""Exercise 3.8: the input channels of the blocks on the way up."""
 
 import math
 
@@ -8,7 +8,7 @@ from ddpm_lesson.checks._engine import Case, Check, Misconception
 
 
 def _skip_channels(ch, ch_mult, num_res_blocks):
-    """Exercise 3.5: the input channels of the residual blocks on the way up, first to last.  Ho et al. 2020, App. B.
+    """Exercise 3.8: the input channels of the residual blocks on the way up, first to last.  Ho et al. 2020, App. B.
 
     ch: int.  ch_mult: list of ints, the channels of each level as multiples of ch.  num_res_blocks: int, per level on
     the way down; one more on the way up.  Returns a list of ints, len(ch_mult) * (num_res_blocks + 1) of them.
@@ -108,7 +108,7 @@ def _places(ch, ch_mult, num_res_blocks):
 
 
 skip_channels = Check(
-    number="3.5",
+    number="3.8",
     name="skip_channels",
     specification=_skip_channels,
     form=_stacked,

@@ -1,0 +1,121 @@
+"""Exercise 3.7: the attention block as a module."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._inputs import fractions
+from ddpm_lesson.checks._run import read
+from ddpm_lesson.checks.unet._modules import built, nearly_zero, numbered, parameters_of
+
+
+class _AttnBlock(nn.Module):
+    """Exercise 3.7: attention over the pixels, added to the features.  Ho et al. 2020, App. B.
+
+    in_ch: channels. num_groups: of the norm.  forward: x (B, in_ch, H, W).  Returns the same shape.
+    Parts: group_norm, proj_q, proj_k, proj_v and proj, four 1x1 convolutions; proj stands after the average and starts
+    at 0.
+    Not the average alone: it is added to x as it came.
+    """
+
+    def __init__(self, in_ch, num_groups=32):
+        super().__init__()
+        self.group_norm = nn.GroupNorm(num_groups, in_ch)
+        self.proj_q, self.proj_k, self.proj_v, self.proj = (nn.Conv2d(in_ch, in_ch, 1) for _ in range(4))
+        nn.init.zeros_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, x):
+        out = torch.empty_like(x)
+        for b, h in enumerate(self.group_norm(x)):
+            pixels = h.flatten(1).T  # (H W, C)
+            q, k, v = (F.linear(pixels, p.weight[:, :, 0, 0], p.bias) for p in (self.proj_q, self.proj_k, self.proj_v))
+            weights = [((k @ query) / math.sqrt(len(query))).softmax(0) for query in q]
+            average = torch.stack([weight @ v for weight in weights])
+            out[b] = x[b] + F.linear(average, self.proj.weight[:, :, 0, 0], self.proj.bias).T.reshape(h.shape)
+        return out
+
+
+class _Built(_AttnBlock):
+    """The same with choices."""
+
+    def __init__(
+        self,
+        in_ch: int,
+        num_groups: int = 32,
+        *,
+        start=nn.init.zeros_,
+        norm=lambda block, x: block.group_norm(x),
+        roles=("proj_q", "proj_k", "proj_v"),
+        scale=math.sqrt,
+        axis=-1,
+        project=lambda block, out: block.proj(out),
+        join=lambda x, normed, out: x + out,
+    ):
+        super().__init__(in_ch, num_groups)
+        start(self.proj.weight)
+        self.norm, self.roles, self.scale, self.axis = norm, roles, scale, axis
+        self.project, self.join = project, join
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm(self, x)
+        q, k, v = (getattr(self, role)(normed).flatten(2).mT for role in self.roles)
+        out = (q @ k.mT / self.scale(x.shape[1])).softmax(self.axis) @ v
+        return self.join(x, normed, self.project(self, out.mT.reshape(x.shape)))
+
+
+def _used(cls, options, inputs):
+    """The script: the parameters, the block as built, and with numbers in it."""
+    (x,), wanted = inputs, built(_AttnBlock, options)
+    block = built(cls, options)
+    yield "the number of parameters", parameters_of(block, wanted)
+    block = block.to(x).eval()
+    yield "whether it starts as the identity", nearly_zero(block(x) - x)
+    block.load_state_dict(numbered(wanted, x))
+    yield "the result", read(block(x))
+    yield "x after the call", read(x)
+
+
+def _case(in_ch: int, num_groups: int, *size: int) -> Case:
+    batch, height, width = size
+    x = 2 * fractions(batch, in_ch, height, width, start=101).double() + 0.5
+    return Case(f"in_ch = {in_ch}, num_groups = {num_groups}, x of shape {tuple(x.shape)}", ((in_ch, num_groups), (x,)))
+
+
+AttnBlock = Check(
+    number="3.7",
+    name="AttnBlock",
+    specification=_AttnBlock,
+    form=_Built,
+    script=_used,
+    steps=True,
+    cases=(_case(4, 2, 2, 3, 5), _case(6, 3, 1, 2, 3), _case(2, 1, 3, 4, 1)),
+    among="H different from W and as many channels as pixels",
+    misconceptions=(
+        Misconception(
+            "Your block does not start as x: set weight and bias of proj to 0 where you build it, nn.init.zeros_(...).",
+            start=nn.init.ones_,
+        ),
+        Misconception(
+            "Queries, keys and values come from x as it is. They come from the normalised x.", norm=lambda block, x: x
+        ),
+        Misconception(
+            "You return the average without x. The block adds to what it got.", join=lambda x, normed, out: out
+        ),
+        Misconception(
+            "You add the average to the normalised x. It is added to x as it came.",
+            join=lambda x, normed, out: normed + out,
+        ),
+        Misconception("You never use proj. It stands after the average.", project=lambda block, out: out),
+        Misconception(
+            "You exchanged query and key: the pixel that looks has the query.", roles=("proj_k", "proj_q", "proj_v")
+        ),
+        Misconception("You took the keys for the values.", roles=("proj_q", "proj_k", "proj_k")),
+        Misconception("You forgot to divide by sqrt(C).", scale=lambda C: 1),
+        Misconception("You divided by C. Divide by its root.", scale=lambda C: C),
+        Misconception("Your softmax runs over the queries. It runs over the keys, the last axis.", axis=-2),
+    ),
+)

@@ -1,0 +1,184 @@
+"""Exercise 3.4: the residual block as a module."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._inputs import fractions
+from ddpm_lesson.checks._run import read
+from ddpm_lesson.checks.unet._modules import built, nearly_zero, numbered, parameters_of
+
+
+class _ResBlock(nn.Module):
+    """Exercise 3.4: the residual block with the time in it, without attention.  Ho et al. 2020, App. B.
+
+    in_ch, out_ch, tdim: channels of x and of the result, width of temb. dropout: its rate. num_groups: of both norms.
+    forward: x (B, in_ch, H, W), temb (B, tdim).  Returns (B, out_ch, H, W).
+    Parts: block1 (norm, Swish, 3x3 convolution), temb_proj (Swish, linear), block2 (norm, Swish, dropout, 3x3
+    convolution that starts at 0), shortcut (identity, or a 1x1 convolution if the channels change), attn (identity),
+    which is applied to the sum.
+    Not a norm after the addition: the sum goes on as it is.
+    """
+
+    def __init__(self, in_ch, out_ch, tdim, dropout, num_groups=32):
+        super().__init__()
+        self.num_groups, self.rate = num_groups, dropout
+        self.block1 = nn.ModuleList([nn.GroupNorm(num_groups, in_ch), nn.SiLU(), nn.Conv2d(in_ch, out_ch, 3)])
+        self.temb_proj = nn.ModuleList([nn.SiLU(), nn.Linear(tdim, out_ch)])
+        kept = [nn.GroupNorm(num_groups, out_ch), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(out_ch, out_ch, 3)]
+        self.block2 = nn.ModuleList(kept)
+        self.shortcut = nn.Identity() if in_ch == out_ch else nn.Conv2d(in_ch, out_ch, 1)
+        self.attn = nn.Identity()
+        nn.init.zeros_(self.block2[3].weight)
+        nn.init.zeros_(self.block2[3].bias)
+
+    def forward(self, x, temb):
+        h = F.group_norm(x, self.num_groups, self.block1[0].weight, self.block1[0].bias)
+        h = F.conv2d(h * torch.sigmoid(h), self.block1[2].weight, self.block1[2].bias, padding=1)
+        time = (temb * torch.sigmoid(temb)) @ self.temb_proj[1].weight.T + self.temb_proj[1].bias
+        h = torch.stack([image + shift.reshape(-1, 1, 1) for image, shift in zip(h, time, strict=True)])
+        h = F.group_norm(h, self.num_groups, self.block2[0].weight, self.block2[0].bias)
+        h = F.dropout(h * torch.sigmoid(h), self.rate, self.training)
+        h = F.conv2d(h, self.block2[3].weight, self.block2[3].bias, padding=1)
+        return self.attn(h + self.shortcut(x))
+
+
+class _Built(_ResBlock):
+    """The same with choices."""
+
+    def __init__(
+        self,
+        in_ch: int,
+        out_ch: int,
+        tdim: int,
+        dropout: float,
+        num_groups: int = 32,
+        *,
+        start=nn.init.zeros_,
+        swish_1=F.silu,
+        swish_2=F.silu,
+        of_temb=F.silu,
+        order=("conv", "time", "norm"),
+        place=lambda shift: shift[:, :, None, None],
+        drop=F.dropout,
+        shortcut=lambda block, x: block.shortcut(x),
+        end=lambda block, h, across: block.attn(h + across),
+    ):
+        super().__init__(in_ch, out_ch, tdim, dropout, num_groups)
+        start(self.block2[3].weight)
+        self.swish_1, self.swish_2, self.of_temb = swish_1, swish_2, of_temb
+        self.order, self.place, self.drop, self.across, self.end = order, place, drop, shortcut, end
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        norm, _, conv = self.block1
+        shift = self.place(self.temb_proj[1](self.of_temb(temb)))
+        h = self.swish_1(norm(x))
+        for part in self.order:
+            if part == "conv":
+                h = F.conv2d(h, conv.weight, conv.bias, padding=1)
+            elif part == "norm":
+                h = self.block2[0](h)
+            elif part == "time":
+                h = h + shift
+        h = self.drop(self.swish_2(h), self.rate, self.training)
+        h = F.conv2d(h, self.block2[3].weight, self.block2[3].bias, padding=1)
+        return self.end(self, h, self.across(self, x))
+
+
+class _Ramp(nn.Module):
+    """What stands for an attention: it changes the sum in a way that cannot be mistaken."""
+
+    def forward(self, h):
+        return h * h + 1
+
+
+def _used(cls, options, inputs):
+    """The script: the parameters, the block as built, with numbers in it, with an attention, in training."""
+    (x, temb), wanted = inputs, built(_ResBlock, options)
+    block = built(cls, options)
+    yield "the number of parameters", parameters_of(block, wanted)
+    block = block.to(x).eval()
+    across = F.conv2d(x, block.shortcut.weight, block.shortcut.bias) if "shortcut.bias" in block.state_dict() else x
+    yield "whether it starts as its shortcut", nearly_zero(block(x, temb) - across)
+    block.load_state_dict(numbered(wanted, x))
+    yield "the result", read(block(x, temb))
+    block.attn = _Ramp()
+    yield "the result with an attention", read(block(x, temb))
+    with torch.random.fork_rng(devices=[]):
+        out = block.train()(x, temb)
+    yield "the result in training", read(out)
+    yield "x after the call", read(x)
+
+
+def _case(in_ch: int, out_ch: int, tdim: int, dropout: float, num_groups: int, *size: int) -> Case:
+    batch, height, width = size
+    x = fractions(batch, in_ch, height, width, start=101).double()
+    temb = 2 * fractions(batch, tdim, start=111).double()
+    words = f"in_ch = {in_ch}, out_ch = {out_ch}, tdim = {tdim}, dropout = {dropout}, num_groups = {num_groups}"
+    return Case(words, ((in_ch, out_ch, tdim, dropout, num_groups), (x, temb)))
+
+
+ResBlock = Check(
+    number="3.4",
+    name="ResBlock",
+    specification=_ResBlock,
+    form=_Built,
+    script=_used,
+    steps=True,
+    cases=(
+        _case(4, 4, 6, 0.0, 2, 2, 3, 5),
+        _case(4, 8, 6, 0.0, 2, 3, 4, 4),
+        _case(8, 4, 4, 1.0, 4, 2, 4, 2),  # with 1.0 dropout leaves nothing: no chance in it
+        _case(4, 4, 4, 1.0, 1, 4, 4, 4),
+    ),
+    among="equal, growing and shrinking channels",
+    misconceptions=(
+        Misconception(
+            "Your block does not start as its shortcut: set weight and bias of the last convolution to 0 where you "
+            "build it, nn.init.zeros_(...).",
+            start=nn.init.ones_,
+        ),
+        Misconception("You forgot the Swish between the first norm and its convolution.", swish_1=lambda h: h),
+        Misconception("You forgot the Swish after the second norm.", swish_2=lambda h: h),
+        Misconception("You took ReLU in block1. Swish is nn.SiLU.", swish_1=F.relu),
+        Misconception("You took ReLU in block2. Swish is nn.SiLU.", swish_2=F.relu),
+        Misconception("You took ReLU in both halves. Swish is nn.SiLU.", swish_1=F.relu, swish_2=F.relu),
+        Misconception(
+            "You forgot the Swish before the time's linear layer: temb_proj is Swish, then linear.",
+            of_temb=lambda temb: temb,
+        ),
+        Misconception("Your block never uses temb. It is added after the first convolution.", order=("conv", "norm")),
+        Misconception(
+            "You add the time after the second norm. It is added before: to the first convolution's result.",
+            order=("conv", "norm", "time"),
+        ),
+        Misconception("You left out the second norm.", order=("conv", "time")),
+        Misconception(
+            "You add the time along the width. It runs where C happens to be the width. Its axes are (B, C, 1, 1).",
+            place=lambda shift: shift[:, None, None, :],
+        ),
+        Misconception(
+            "You add the first image's time to the whole batch.", place=lambda shift: shift[:1, :, None, None]
+        ),
+        Misconception(
+            "Your block drops nothing in training: dropout comes after the second Swish.", drop=lambda h, *_: h
+        ),
+        Misconception("You forgot the shortcut: the block returns what should be added to x.", shortcut=lambda b, x: 0),
+        Misconception(
+            "Your shortcut starts at the normalised x. It is x itself, or its 1x1 convolution.",
+            shortcut=lambda block, x: block.shortcut(block.block1[0](x)),
+        ),
+        Misconception(
+            "Your block never calls self.attn. It is applied last, to the sum.", end=lambda block, h, across: h + across
+        ),
+        Misconception(
+            "You apply self.attn before the shortcut is added. It is applied last, to the sum.",
+            end=lambda block, h, across: block.attn(h) + across,
+        ),
+        Misconception(
+            "You divide the sum by sqrt(2). DDPM adds the two as they are.",
+            end=lambda block, h, across: block.attn((h + across) / 2**0.5),
+        ),
+    ),
+)
