@@ -999,7 +999,6 @@ from torch import nn
 from ddpm_lesson import GaussianDiffusion, checks, data, losses, plots, samplers, schedules, spacing, training
 from ddpm_lesson.denoisers import clipped, make_denoiser
 from ddpm_lesson.networks import unet
-from ddpm_lesson.networks.blocks import DownSample, TimeEmbedding, UpSample
 from ddpm_lesson.predictions import epsilon, fixedsmall
 
 torch.set_num_threads(1)
