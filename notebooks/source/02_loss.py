@@ -58,18 +58,18 @@ plt.rcParams.update({"figure.dpi": 120, "figure.facecolor": "white"})  # opaque 
 
 # %% tags=["start"]
 import math
-from functools import partial
 
 import torch
 from ipywidgets import interact
 
-from ddpm_lesson import GaussianDiffusion, Sampling, checks, data, load_pretrained, oracle, plots, schedules
+from ddpm_lesson import GaussianDiffusion, Sampling, checks, data, load_pretrained
+from ddpm_lesson import oracle, plots, schedules
 from ddpm_lesson.networks.mlp import MLP
 
 torch.set_num_threads(1)  # tensors as small as here gain nothing from more threads
 process = GaussianDiffusion(schedules.linear(1000))
 betas, alphas_bar = process.betas.float().to(device), process.alphas_bar.float().to(device)
-q_sample = checks.carried("q_sample")  # yours, if you come from notebook 1 in this kernel; else the course's
+q_sample = checks.carried("q_sample")  # that of exercise 1.3
 
 # %%
 digits = load_pretrained("digits_ddpm", device=device)
@@ -195,7 +195,8 @@ def sample(model, n, generator):
     for t in reversed(range(1000)):
         step = torch.full((n,), t, device=device)
         z = torch.randn(x.shape, generator=generator).to(device)
-        x = mean_from_eps(x, step, model(x, step), betas) + process.posterior_var[t].sqrt().item() * z
+        std = process.posterior_var[t].sqrt().item()
+        x = mean_from_eps(x, step, model(x, step), betas) + std * z
     return x.cpu()
 
 # %%
@@ -207,10 +208,12 @@ def near(x):
 
 def show(**clouds):
     """Clouds of points side by side, with the share that lies near a cluster."""
-    fig, axes = plt.subplots(1, len(clouds), figsize=(3.4 * len(clouds), 3.6), layout="constrained")
+    size = (3.4 * len(clouds), 3.6)
+    fig, axes = plt.subplots(1, len(clouds), figsize=size, layout="constrained")
     for ax, (name, x) in zip(axes, clouds.items(), strict=True):
         plots.cloud(x, ax=ax)
-        ax.set(title=f"{name.replace('_', ' ')}: {near(x):.0%}", xlim=(-2.3, 2.3), ylim=(-2.3, 2.3))
+        title = f"{name.replace('_', ' ')}: {near(x):.0%}"
+        ax.set(title=title, xlim=(-2.3, 2.3), ylim=(-2.3, 2.3))
 
 # %%
 ring = sample(model, 1000, torch.Generator().manual_seed(3))
@@ -263,13 +266,15 @@ _ = ax.set(xlabel="t", ylabel="squared error of the noise", ylim=(0, 1)), ax.leg
 history += train(model, optimizer, points, 6000, generator)
 
 # %%
-ax = plots.loss_curve(history, smooth=500)
+running = torch.tensor(history).unfold(0, 500, 1).mean(1)
+fig, ax = plt.subplots(figsize=(6, 3))
+ax.plot(range(500, 8001), running, color=plots.VERMILION, label="mean of 500 steps")
 ax.axhline(exact.mean(), color="k", linestyle=":", label="the best possible")
 ax.axvline(2000, color=plots.GREEN, linestyle="--", label="figure 2.3")
-_ = ax.set(ylim=(0.19, 0.26)), ax.legend(fontsize="small", ncols=2)
+_ = ax.set(xlabel="training step", ylabel="loss", ylim=(0.19, 0.25)), ax.legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 2.5.* The same curve, four times as long, and enlarged: the first plateau was not the end. The second fall is small, and it is what turns the ring into clusters. <!-- alt: The running mean is flat up to about step 3000, then falls slowly a second time and stays just above the dotted line. -->
+# *Figure 2.5.* The running mean, over four times as many steps and enlarged: the first plateau was not the end. The second fall is small, and it is what turns the ring into clusters. <!-- alt: The running mean is flat up to about step 3000, then falls slowly a second time and stays just above the dotted line. -->
 
 # %%
 found = sample(model, 1000, torch.Generator().manual_seed(3))
@@ -308,12 +313,15 @@ def averages(t=300):
     """Pairs at step t, their averages in bins, and the exact E[x_0 | x_t]."""
     noisy = q_sample(clean, torch.full((100_000,), t), mixing, process.alphas_bar.float())
     which = torch.bucketize(noisy[:, 0], torch.linspace(-2.5, 2.5, 41))
-    bins = [(noisy[which == k].mean(), clean[which == k].mean()) for k in range(1, 41) if (which == k).sum() > 50]
+    full = [which == k for k in range(1, 41) if (which == k).sum() > 50]
+    bins = [(noisy[here].mean(), clean[here].mean()) for here in full]
     fig, ax = plt.subplots(figsize=(6, 3.2))
     ax.scatter(noisy[:3000], clean[:3000], s=3, color="0.7", label="pairs")
-    ax.plot(line, two(line[:, None], torch.full((301,), t)).x_0, color=plots.VERMILION, label=r"$E[x_0\mid x_t]$")
+    best = two(line[:, None], torch.full((301,), t)).x_0
+    ax.plot(line, best, color=plots.VERMILION, label=r"$E[x_0\mid x_t]$")
     ax.plot(*zip(*bins, strict=True), "o", ms=4, color=plots.BLUE, label="mean of each bin")
-    _ = ax.set(xlabel="$x_t$", ylabel="$x_0$", xlim=(-3, 3), title=f"t = {t}"), ax.legend(loc="upper left")
+    ax.set(xlabel="$x_t$", ylabel="$x_0$", xlim=(-3, 3), title=f"t = {t}")
+    ax.legend(loc="upper left", fontsize="small")
 
 # %%
 averages()
@@ -469,8 +477,8 @@ gaussian_kl = checks.gaussian_kl(gaussian_kl)
 
 # %%
 short = GaussianDiffusion(torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64))
-here, axis = torch.tensor([[0.8]], dtype=torch.float64), torch.linspace(-7, 7, 121, dtype=torch.float64)[:, None]
-dx = 14 / 120
+here = torch.tensor([[0.8]], dtype=torch.float64)
+axis, dx = torch.linspace(-7, 7, 121, dtype=torch.float64)[:, None], 14 / 120
 
 def log_normal(x, mean, var):
     """log N(x; mean, var) in nats."""
@@ -506,11 +514,13 @@ def bound_of(s=0.3):
         bells = short.q_posterior(here, x_t, torch.tensor([i])), steps_back(s)(x_t, i).p
         for name, bell, color in zip(("posterior", "model"), bells, plots.COLOURS[:2], strict=True):
             ax.plot(axis, log_normal(axis, bell.mean, bell.log_var.exp()).exp(), color=color, label=name)
-        _ = ax.set(xlim=(-3, 3), xlabel=f"$x_{i}$", title=f"from $x_{i + 1}$ to $x_{i}$"), ax.legend(fontsize="small")
+        _ = ax.set(xlim=(-3, 3), xlabel=f"$x_{i}$", title=f"step to $x_{i}$"), ax.legend(fontsize="small")
     for k, name in enumerate(("$L_T$", "$L_2$", "$L_1$", "$L_0$")):
         axes[2].bar(0, found[k], bottom=sum(found[:k]), color=plots.COLOURS[k], label=name)
-    axes[2].bar([1, 1], [nll, sum(found) - nll], bottom=[0, nll], color=["0.6", "w"], edgecolor="k", hatch=["", "//"])
-    _ = axes[2].set(xticks=[0, 1], xticklabels=["$L$", r"$-\log p_\theta(x_0)$, gap"], ylabel="nats"), axes[2].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes[2].bar(1, nll, color="0.6", edgecolor="k")
+    axes[2].bar(1, sum(found) - nll, bottom=nll, color="w", edgecolor="k", hatch="//", label="gap")
+    axes[2].set(xticks=[0, 1], xticklabels=["$L$", r"$-\log p_\theta(x_0)$"], ylabel="nats")
+    axes[2].legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %%
 bound_of()
@@ -598,11 +608,12 @@ w = vlb_weight(process.betas, process.betas)  # yours: any positive tensor of 10
 def trained(w, steps=1000):
     """A network trained with this weight of the steps."""
     torch.manual_seed(0)
-    data_points, net, w = data.eight_gaussians(20_000).to(device), MLP(1000, dim=2, hidden=64).to(device), w / w.mean()
+    data_points, w = data.eight_gaussians(20_000).to(device), w / w.mean()
+    net = MLP(1000, dim=2, hidden=64).to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
     for _ in range(steps):
-        x_0, t = data_points[torch.randint(20_000, (256,))], torch.randint(1000, (256,))
-        noise = torch.randn(256, 2).to(device)
+        x_0, noise = data_points[torch.randint(20_000, (256,))], torch.randn(256, 2).to(device)
+        t = torch.randint(1000, (256,))
         loss = simple_loss(net, x_0, t.to(device), noise, alphas_bar)
         optimizer.zero_grad()
         (w[t, None].float().to(device) * loss).mean().backward()
@@ -730,6 +741,8 @@ _ = plots.image_grid(found.view(-1, 8, 8), ncols=10)
 # Carry $-\log p_\theta(x_0)$ through every line of algebra, **on paper and on a grid at the same time**. Take $T = 3$ steps, one dimension, one fixed $x_0 = 0.8$. The data are the two clusters of section 2.4; the model is the poor one of section 2.6: its network believes that the data are $\mathcal N(-0.4,\ 0.3^2)$. Three numbers $x_1, x_2, x_3$ make a path, so all paths fit on a grid of $121^3$ points.
 
 # %% tags=["folded"]
+from functools import partial
+
 from ddpm_lesson import GaussianDiffusionTrainer, Noised, bound, losses, timesteps
 from ddpm_lesson.denoisers import clipped, make_denoiser
 from ddpm_lesson.gaussian import Gaussian
@@ -1180,7 +1193,8 @@ for std in (0.1, 0.25, 0.5):
 for std in (0.1, 0.25, 0.5):
     a = process.alphas_bar
     factor = (1 - a).sqrt() / (a * std**2 + 1 - a)
-    print(f"std {std}: {factor[0]:.2f} at t = 0, at most {factor.max():.2f}, above 1 at {(factor > 1).double().mean():.0%} of the steps")
+    above = (factor > 1).double().mean()
+    print(f"std {std}: {factor[0]:.2f} at t = 0, at most {factor.max():.2f}, above 1 at {above:.0%} of the steps")
 
 # %% [markdown]
 # Narrow data: large at the early steps too, and the samples explode. Wide data: above 1 at most steps, but the early steps, which come last in sampling, shrink everything. The same bug explodes or collapses, and gives no error message for either. *Repair:* one object says what an output means, and both sides use it: `xstart.target` in training, `xstart.decode` in sampling. Then every meaning gives the right samples:
@@ -1238,7 +1252,7 @@ ax.bar(levels, mass, width=0.11, color=plots.SKY, edgecolor="white", label="prob
 ax.plot(x, log_normal(x, mu, std**2).exp() / 8, color=plots.VERMILION, label="density times the width of a bin, 1/8")
 for edge in (levels[1:] + levels[:-1]) / 2:
     ax.axvline(edge, color="0.85", linewidth=0.6, zorder=0)
-_ = ax.set(xlabel="level of $x_0$", xlim=(0.2, 1.4)), ax.legend(fontsize="small")
+_ = ax.set(xlabel="level of $x_0$", xlim=(0.2, 2)), ax.legend(fontsize="small", loc="right")
 
 # %% [markdown]
 # *Figure 2.15.* The probabilities of the upper levels for μ = 0.8, σ = 0.1 (bars), the density (line) and the edges of the bins (grey). The last bin reaches up to infinity: its bar holds the whole tail beyond 0.94. <!-- alt: Bars over the levels from 0.5 to 1 under a bell curve; the bar at level 1 stands for the tail that runs on beyond 1. -->
