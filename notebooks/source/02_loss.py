@@ -507,11 +507,10 @@ def bound_terms(s):
 # %%
 def bound_of(s=0.3):
     """The two steps back as bells, and the terms of the bound as bars."""
-    found, nll = bound_terms(s)
-    fig, axes = plt.subplots(1, 3, figsize=(9.5, 3), layout="constrained")
+    (found, nll), axes = bound_terms(s), plt.subplots(1, 3, figsize=(9.5, 3), layout="constrained")[1]
     for ax, i in zip(axes[:2], (2, 1), strict=True):
-        x_t = short.sqrt_alphas_bar[i] * here
-        bells = short.q_posterior(here, x_t, torch.tensor([i])), steps_back(s)(x_t, i).p
+        x_t, step = short.sqrt_alphas_bar[i] * here, torch.tensor([i])
+        bells = short.q_posterior(here, x_t, step), steps_back(s)(x_t, i).p
         for name, bell, color in zip(("posterior", "model"), bells, plots.COLOURS[:2], strict=True):
             ax.plot(axis, log_normal(axis, bell.mean, bell.log_var.exp()).exp(), color=color, label=name)
         _ = ax.set(xlim=(-3, 3), xlabel=f"$x_{i}$", title=f"step to $x_{i}$"), ax.legend(fontsize="small")
@@ -519,14 +518,14 @@ def bound_of(s=0.3):
         axes[2].bar(0, found[k], bottom=sum(found[:k]), color=plots.COLOURS[k], label=name)
     axes[2].bar(1, nll, color="0.6", edgecolor="k")
     axes[2].bar(1, sum(found) - nll, bottom=nll, color="w", edgecolor="k", hatch="//", label="gap")
-    axes[2].set(xticks=[0, 1], xticklabels=["$L$", r"$-\log p_\theta(x_0)$"], ylabel="nats")
+    axes[2].set_xticks([0, 1], ["$L$", r"$-\log p_\theta(x_0)$"])
     axes[2].legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %%
 bound_of()
 
 # %% [markdown]
-# *Figure 2.9.* Left and middle: at a typical $x_t$, the posterior (which knows $x_0 = 0.8$) and the model's step (which does not) as two bells; their divergences, averaged over $x_t$, are $L_2$ and $L_1$. Right: the four terms add up to $L$, which lies above $-\log p_\theta(x_0)$ (grey) by the gap (hatched). <!-- alt: Two panels with two bells each, the model's to the left of the posterior's; a bar of stacked terms beside a grey bar with a hatched top, both of the same height. -->
+# *Figure 2.9.* Left and middle: at a typical $x_t$, the posterior (which knows $x_0 = 0.8$) and the model's step (which does not) as two bells; their divergences, averaged over $x_t$, are $L_2$ and $L_1$. Right, in nats: the four terms add up to $L$, which lies above $-\log p_\theta(x_0)$ (grey) by the gap (hatched). <!-- alt: Two panels with two bells each, the model's to the left of the posterior's; a bar of stacked terms beside a grey bar with a hatched top, both of the same height. -->
 
 # %% tags=["folded"]
 found, nll = bound_terms(0.3)
