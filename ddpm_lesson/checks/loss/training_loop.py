@@ -41,8 +41,8 @@ def _training_loop(model, average, batches, loss, lr, warmup, clip_norm, decay):
     """Exercise 2.7: Algorithm 1 with warm-up, clipping and an average of the weights.  Ho et al. 2020, Appendix B.
 
     model, average: networks of one kind; training changes both.  batches: of (x_0, t, noise).
-    loss: loss(model, x_0, t, noise) -> (B, *D).  Yields the mean loss of each step, a float, after the step k = 1, 2, ...
-    of Adam with the rate lr min(1, k / warmup); the gradient's norm, that of all weights together, is cut to clip_norm.
+    loss: loss(model, x_0, t, noise) -> (B, *D).  Yields the mean loss of step k = 1, 2, ..., a float, after the step of
+    Adam with the rate lr min(1, k / warmup); the gradient's norm, that of all weights together, is cut to clip_norm.
     After each step every weight of average becomes decay times itself plus 1 - decay times the model's.
     """
     weights, averages = list(model.parameters()), list(average.parameters())
@@ -215,7 +215,7 @@ training_loop = Check(
             blend=lambda average, model, decay, k: _blended(average, model, min(decay, k / (9 + k)), k),
         ),
         Misconception(
-            "You yield the loss after the step, of the batch that it has just learned. Yield the one that was minimised.",
+            "You yield the loss after the step, of the batch just learned. Yield the one that was minimised.",
             told=lambda value, again: again(),
         ),
     ),
