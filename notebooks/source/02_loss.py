@@ -568,7 +568,7 @@ vlb_weight = checks.vlb_weight(vlb_weight)
 
 # %%
 weights = {"fixedlarge": vlb_weight(process.betas, process.betas)}
-weights["fixedsmall"] = vlb_weight(process.betas[1:], process.posterior_var[1:])
+weights["fixedsmall"] = vlb_weight(process.betas, process.posterior_var)[1:]  # at t = 0 the variance is 0
 large = weights["fixedlarge"]
 print(f"with fixedlarge the weight at t = 1 is {large[1] / large[999]:.0f} times that at t = 999")
 
