@@ -21,6 +21,7 @@ from ddpm_lesson.checks.loss import (
     mean_from_eps,
     min_snr_weights,
     simple_loss,
+    training_loop,
     vlb_weight,
 )
 from ddpm_lesson.checks.unet import (
@@ -38,7 +39,7 @@ from ddpm_lesson.checks.unet import (
 
 _by_number = (
     *(linear_betas, extract, q_sample, cosine_betas, posterior, x_0_from_eps, respaced_betas),
-    *(gaussian_kl, mean_from_eps, vlb_weight, simple_loss, discretized_log_prob, min_snr_weights),
+    *(simple_loss, mean_from_eps, gaussian_kl, vlb_weight, training_loop, discretized_log_prob, min_snr_weights),
     *(time_table, group_norm, add_time, ResBlock, attention, AttnBlock),
     *(skip_channels, UNet, down_same, res_block_parameters),
 )

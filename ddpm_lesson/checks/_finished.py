@@ -78,6 +78,22 @@ def simple_loss(model, x_0, t, noise, alphas_bar):
     return (model(q_sample(x_0, t, noise, alphas_bar), t) - noise) ** 2
 
 
+def training_loop(model, average, batches, loss, lr, warmup, clip_norm, decay):
+    optimizer = torch.optim.Adam(model.parameters())
+    for k, batch in enumerate(batches, start=1):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1, k / warmup)
+        value = loss(model, *batch).mean()
+        optimizer.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        optimizer.step()
+        with torch.no_grad():
+            for held, weight in zip(average.parameters(), model.parameters(), strict=True):
+                held.lerp_(weight, 1 - decay)
+        yield value.item()
+
+
 def discretized_log_prob(x, mean, std, levels):
     from ddpm_lesson.gaussian import Gaussian
 
@@ -155,7 +171,7 @@ def res_block_parameters(in_ch, out_ch, tdim):
 FINISHED = {
     f.__name__: f
     for f in (linear_betas, extract, q_sample, cosine_betas, posterior, x_0_from_eps, respaced_betas)
-    + (gaussian_kl, mean_from_eps, vlb_weight, simple_loss, discretized_log_prob, min_snr_weights)
+    + (simple_loss, mean_from_eps, gaussian_kl, vlb_weight, training_loop, discretized_log_prob, min_snr_weights)
     + (time_table, group_norm, add_time, ResBlock, attention, AttnBlock)
     + (skip_channels, UNet, down_same, res_block_parameters)
 }

@@ -39,3 +39,19 @@ def min_snr_weights(snr, gamma):
     capped = snr.clamp(max=gamma)
     eps = (gamma / snr).clamp(max=1)  # not capped / snr: 0 / 0 at snr = 0
     return eps, capped, capped / (snr + 1)
+
+
+def training_loop(model, average, batches, loss, lr, warmup, clip_norm, decay):
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    for k, (x_0, t, noise) in enumerate(batches, start=1):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1, k / warmup)
+        step_loss = loss(model, x_0, t, noise).mean()
+        optimizer.zero_grad()
+        step_loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        optimizer.step()
+        with torch.no_grad():
+            for held, weight in zip(average.parameters(), model.parameters(), strict=True):
+                held.lerp_(weight, 1 - decay)
+        yield step_loss.item()

@@ -1,4 +1,4 @@
-"""Exercise 2.5: the log-probability of a pixel's bin."""
+"""Exercise 2.8: the log-probability of a pixel's bin."""
 
 import math
 
@@ -17,7 +17,7 @@ def _cdf(z: float) -> float:
 
 
 def _discretized_log_prob(x, mean, std, levels):
-    """Exercise 2.5: the log-probability of the bin around each value under N(mean, std^2).  Ho et al. 2020, Eq. 13.
+    """Exercise 2.8: the log-probability of the bin around each value under N(mean, std^2).  Ho et al. 2020, Eq. 13.
 
     x: (B, *D), each one of `levels` equally spaced values from -1 to 1.  mean: (B, *D).  levels: int of at least 2.
     std: standard deviations above 0, of a shape that broadcasts with x.  Returns (B, *D), nats.
@@ -101,7 +101,7 @@ def _rounded_case() -> Case:
 
 
 discretized_log_prob = Check(
-    number="2.5",
+    number="2.8",
     name="discretized_log_prob",
     specification=_discretized_log_prob,
     form=_binned,

@@ -1,4 +1,4 @@
-"""Exercise 2.1: the KL divergence of two Gaussians."""
+"""Exercise 2.4: the KL divergence of two Gaussians."""
 
 import math
 
@@ -11,7 +11,7 @@ from ddpm_lesson.checks.loss._words import reduced
 
 
 def _gaussian_kl(mean_1, var_1, mean_2, var_2):
-    """Exercise 2.1: KL(N(mean_1, var_1) || N(mean_2, var_2)) of each coordinate.  Needed in Ho et al. 2020, Eq. 5.
+    """Exercise 2.4: KL(N(mean_1, var_1) || N(mean_2, var_2)) of each coordinate.  Needed in Ho et al. 2020, Eq. 5.
 
     mean_1, mean_2: (B, *D).  var_1, var_2: variances above 0, of a shape that broadcasts with the means.
     Returns (B, *D), nats.  Not symmetric: the expectation is taken over the first Gaussian.
@@ -72,7 +72,7 @@ def _powers(*shape: int, start: int = 0) -> Tensor:
 
 
 gaussian_kl = Check(
-    number="2.1",
+    number="2.4",
     name="gaussian_kl",
     specification=_gaussian_kl,
     form=_half_sum,

@@ -1,4 +1,4 @@
-"""Exercise 2.2: the mean of one step back, from a predicted eps."""
+"""Exercise 2.3: the mean of one step back, from a predicted eps."""
 
 import math
 
@@ -22,7 +22,7 @@ from ddpm_lesson.checks.loss._words import COLUMNS, FIRST_T
 
 
 def _mean_from_eps(x_t, t, eps, betas):
-    """Exercise 2.2: the mean of p(x_{t-1} | x_t) that a predicted eps implies.  Ho et al. 2020, Eq. 11.
+    """Exercise 2.3: the mean of p(x_{t-1} | x_t) that a predicted eps implies.  Ho et al. 2020, Eq. 11.
 
     x_t, eps: (B, *D).  t: (B,) int64 in 0..T-1.  betas: (T,), below 1.  Returns (B, *D), nothing clipped.
     Not the estimate of x_0: this goes back one step, and only at t = 0 are the two the same.
@@ -67,7 +67,7 @@ def _looked_up_first(x_t, t, eps, betas):
 
 
 mean_from_eps = Check(
-    number="2.2",
+    number="2.3",
     name="mean_from_eps",
     specification=_mean_from_eps,
     form=_less_noise,

@@ -1,4 +1,4 @@
-"""Exercise 2.6: min-SNR weights of three errors."""
+"""Exercise 2.9: min-SNR weights of three errors."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from ddpm_lesson.checks._inputs import double
 
 
 def _min_snr_weights(snr, gamma):
-    """Exercise 2.6: one weighting of the steps, for errors in eps, in x_0 and in v.  Hang et al. 2023, sec. 3.4.
+    """Exercise 2.9: one weighting of the steps, for errors in eps, in x_0 and in v.  Hang et al. 2023, sec. 3.4.
 
     snr: alpha_bar / (1 - alpha_bar), finite, at least 0, of any shape.  gamma: float above 0.
     Returns (eps, x_0, v), each of snr's shape: min(1, gamma / snr), min(snr, gamma) and min(snr, gamma) / (snr + 1).
@@ -66,7 +66,7 @@ def _both_least(function):
 
 
 min_snr_weights = Check(
-    number="2.6",
+    number="2.9",
     name="min_snr_weights",
     specification=_min_snr_weights,
     form=_three,

@@ -1,4 +1,4 @@
-"""Exercise 2.4: the squared error of a network that predicts the noise."""
+"""Exercise 2.1: the squared error of a network that predicts the noise."""
 
 import math
 
@@ -13,12 +13,12 @@ from ddpm_lesson.checks.loss._words import COLUMNS, FIRST_T, reduced
 
 
 def _simple_loss(model, x_0, t, noise, alphas_bar):
-    """Exercise 2.4: the squared error of a network that predicts the noise.  Ho et al. 2020, Eq. 14.
+    """Exercise 2.1: the squared error of a network that predicts the noise.  Ho et al. 2020, Eq. 14.
 
     model: called as model(x_t, t), with t as it comes; returns (B, *D).  x_0, noise: (B, *D).  t: (B,) int64 in 0..T-1.
     alphas_bar: (T,).  Returns (B, *D), the squared error of each coordinate, neither weighted nor reduced; gradients
     flow through it to the network's weights.
-    Not a term of the bound: the weight of exercise 2.3 is left out.
+    Not a term of the bound: the weight of exercise 2.5 is left out.
     """
     images = []
     for image, step, its_noise in zip(x_0, t.tolist(), noise, strict=True):
@@ -79,7 +79,7 @@ MODELS: tuple[tuple[str, Model, list], ...] = (
 
 
 simple_loss = Check(
-    number="2.4",
+    number="2.1",
     name="simple_loss",
     specification=_simple_loss,
     form=_squared_error,

@@ -1,4 +1,4 @@
-"""Exercise 2.3: what each step's error weighs in the bound."""
+"""Exercise 2.5: what each step's error weighs in the bound."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from ddpm_lesson.checks._inputs import BETAS, Step, before, double, products, ta
 
 
 def _vlb_weight(betas, var):
-    """Exercise 2.3: what each step's squared error in eps weighs in the bound.  Ho et al. 2020, Eq. 12.
+    """Exercise 2.5: what each step's squared error in eps weighs in the bound.  Ho et al. 2020, Eq. 12.
 
     betas: (T,), below 1.  var: (T,), above 0: the variance of p(x_{t-1} | x_t).  Returns (T,), nats per squared error.
     Not the weights of L_simple: those are 1.
@@ -38,7 +38,7 @@ def _tables(betas: Tensor, var: Tensor) -> dict[str, Tensor]:
 
 
 vlb_weight = Check(
-    number="2.3",
+    number="2.5",
     name="vlb_weight",
     specification=_vlb_weight,
     form=_quotient,
