@@ -117,9 +117,10 @@ def _looped(
 
 
 def _normalised(weights: list[Tensor], clip_norm: float) -> None:
-    norm = torch.cat([weight.grad.flatten() for weight in weights]).norm()
-    for weight in weights:
-        weight.grad.mul_(clip_norm / norm)
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    for gradient in gradients:
+        gradient.mul_(clip_norm / norm)
 
 
 def _each_clipped(weights: list[Tensor], clip_norm: float) -> None:
