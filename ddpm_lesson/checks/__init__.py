@@ -7,12 +7,14 @@ gave back in this kernel, else the course's own implementation.
 
 from ddpm_lesson.checks._carry import carried
 from ddpm_lesson.checks.forward_process import (
+    Forward,
     cosine_betas,
     extract,
     linear_betas,
     posterior,
     q_sample,
     respaced_betas,
+    walk,
     x_0_from_eps,
 )
 from ddpm_lesson.checks.loss import (
@@ -34,7 +36,7 @@ from ddpm_lesson.checks.unet import (
 )
 
 _by_number = (
-    *(linear_betas, extract, q_sample, cosine_betas, posterior, x_0_from_eps, respaced_betas),
+    *(linear_betas, walk, extract, q_sample, cosine_betas, posterior, x_0_from_eps, Forward, respaced_betas),
     *(gaussian_kl, mean_from_eps, vlb_weight, simple_loss, discretized_log_prob, min_snr_weights),
     *(time_table, group_norm, add_time, attention, skip_channels, down_same, res_block_parameters),
 )
