@@ -34,7 +34,7 @@ def ignored_argument(evidence: Evidence) -> str:
                 break
         if moved > 1:
             ignored.append(_sentence(evidence, name, position))
-    return " ".join(ignored)
+    return " ".join(ignored) if len(ignored) < len(check.parameters) else ""  # a constant is no formula
 
 
 def _usable(evidence):

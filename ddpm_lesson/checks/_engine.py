@@ -5,6 +5,7 @@ What is printed is plain text and the same on every machine: no tensors, rounded
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -35,6 +36,7 @@ class Check:
     floor: below it a misconception's numbers and an answer's are taken to be alike.
     script: how the answer is used, a generator of (name, value); None calls it once. steps: what the script yields are
     steps of one computation, and the first wrong one is named.
+    changes: the arguments that an answer is meant to change, as training changes a network.
     images: the arguments of which the result is a sum of one factor for each image; batch: those with one entry for
     each image. random: the argument that holds the noise.
     tables, terms, places, clues: what the second stage knows of the exercise, see `_explain`.
@@ -57,6 +59,7 @@ class Check:
     beyond: tuple[Case, ...] = ()
     script: Callable[..., Iterator[tuple]] | None = None
     steps: bool = False
+    changes: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     batch: tuple[str, ...] = ()
     random: str = ""
@@ -89,18 +92,24 @@ class Check:
     def run(self, function: Callable, modes: Modes | None = None) -> list[Outcome]:
         """The function's outcome on each case, on fresh copies of the arguments."""
         with plain():
-            return [run(self, function, case.args, modes or Modes.now()) for case in self.cases]
+            most = [None] * len(self.cases)
+            if self.steps and function is not self.specification:  # an answer may have no end
+                most = [len(outcome.values) + 1 for outcome in self.right]
+            return [
+                run(self, function, case.args, modes or Modes.now(), n)
+                for case, n in zip(self.cases, most, strict=True)
+            ]
 
     def explanations(self, outcomes: list[Outcome]) -> list[Wrong]:
         """The misconceptions that do the same, if that is wrong: one at a time, of which there is one at most."""
-        exact = [[wrong for wrong in self.singles if self._does(wrong, outcomes, self.exact_dtype)]]
-        if self.exact_dtype and not exact[0]:  # a wrong formula in float32 is a wrong formula first
-            return [wrong for wrong in self.singles if self._does(wrong, outcomes, False)]
-        return exact[0]
+        found = self._alike(self.singles, outcomes, self.exact_dtype)
+        if self.exact_dtype and not found:  # a wrong formula in float32 is a wrong formula first
+            return self._alike(self.singles, outcomes, False)
+        return found
 
     def pairs_like(self, outcomes: list[Outcome]) -> list[Wrong]:
         """The pairs of misconceptions that do the same."""
-        return [wrong for wrong in self.doubles if self._does(wrong, outcomes, False)]
+        return self._alike(self.doubles, outcomes, False)
 
     def problems(self, outcomes: list[Outcome], exact: bool | None = None, zeros: bool = True) -> list[str]:
         """How each outcome differs from the specification's, in words; "" where it does not."""
@@ -138,6 +147,11 @@ class Check:
         if misfit := self._misfit(function):
             return "no", f". {misfit}"
         outcomes = self.run(function, modes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # once is enough, and the engine's own questions are no answer's business
+            return self._verdict(function, modes, outcomes)
+
+    def _verdict(self, function, modes, outcomes):
         problems = self.problems(outcomes)
         mistake = explain(self, function, modes, outcomes, problems) if any(problems) else ""
         changed = [name for name in self.parameters if any(name in outcome.changed for outcome in outcomes)]
@@ -153,24 +167,24 @@ class Check:
             return "no", f". {mistake}"
         return "yes", f" ({len(self.cases)} inputs, {self.among} among them){self._remarks(function, modes, outcomes)}"
 
-    def _does(self, wrong, outcomes, exact):
-        """Whether this wrong implementation does the same.
+    def _alike(self, wrongs, outcomes, exact):
+        """Those of the wrong implementations that do the same.
 
         The same: equal values, up to float32's rounding, wherever the function gave any; one that raises there is
         ruled out. Where the function raised proves nothing, unless no value is wrong: then the misconception must
         raise the same.
         """
-        problems = self.problems(outcomes, exact)
+        problems, loose = self.problems(outcomes, exact), self.problems(outcomes, False)
         given = [i for i, outcome in enumerate(outcomes) if not outcome.trouble]
-        loose = self.problems(outcomes, False) if exact else problems
         if any(loose[i] and not self.cases[i].coarse for i in given):
             given = [i for i in given if not self.cases[i].coarse]
         given.sort(key=lambda i: not problems[i])  # the wrong values first: they rule most out
         if not any(problems[i] for i in given):
-            troubles = {i: outcome.trouble for i, outcome in enumerate(outcomes) if outcome.trouble}
-            if not troubles or any(self.outcome_of(wrong, i).trouble != words for i, words in troubles.items()):
-                return False
-        return not any(self._differs(outcomes[i], self.outcome_of(wrong, i), exact) for i in given)
+            raised = {i: outcome.trouble for i, outcome in enumerate(outcomes) if outcome.trouble}
+            wrongs = [
+                w for w in wrongs if raised and all(self.outcome_of(w, i).trouble == r for i, r in raised.items())
+            ]
+        return [w for w in wrongs if not any(self._differs(outcomes[i], self.outcome_of(w, i), exact) for i in given)]
 
     def _differs(self, got, want, exact):
         if want.trouble or len(got.values) != len(want.values):
@@ -192,10 +206,11 @@ class Check:
             if words := difference(place, g, w, **options):
                 return f"{name} is the first step that is wrong: {words}" if self.steps else words
         if got.trouble:
-            place = f"at {want.names[len(got.values)]} " if self.steps and len(got.values) < many else ""
-            return place + got.trouble + got.line
+            late = self.steps and got.line and len(got.values) < many
+            return (f"at {want.names[len(got.values)]} " if late else "") + got.trouble + got.line
         if len(got.values) != many:
-            return f"expected {many} steps, got {len(got.values)}"
+            more = len(got.values) > many
+            return f"expected {many} steps, got {'more' if more else len(got.values)}"
         return ""
 
     def _remarks(self, function, modes, outcomes):

@@ -52,6 +52,8 @@ class Evidence:
         if outcome.trouble:
             return None
         if self.check.returns is not Tensor:
+            if any(abs(value) > 2**53 for value in outcome.values):
+                return None
             numbers = [float(value) for value in outcome.values]
             return torch.tensor(numbers if self.check.returns is list else numbers[0], dtype=torch.float64)
         found = dict(zip(outcome.names, outcome.values, strict=True)).get(self.output)

@@ -31,7 +31,9 @@ def explain(check, function: Callable, modes: Modes, outcomes: list[Outcome], pr
     plain = f"For {check.cases[at].words}: {problem}{'' if problem.endswith(('.', '?')) else '.'}"
     if not any(check.problems(outcomes, exact=False, zeros=False)):
         return _nearly(check, outcomes, plain)
-    if check.steps or not _has_values(outcomes):
+    if check.steps:
+        return _two(check.pairs_like(outcomes)) or plain
+    if not _has_values(outcomes):
         return plain
     return _second_stage(check, function, modes, outcomes) or _hint(check, outcomes, problems, plain)
 
@@ -42,6 +44,8 @@ def _second_stage(check, function, modes, outcomes):
     wrong = [evidence for evidence in evidences if evidence.wrong]
     if all(evidence.got[i] is None for evidence in wrong for i in evidence.wrong):
         return ""  # nothing wrong was returned: what was raised says more
+    if not any(got is not None and got.isfinite().any() for evidence in wrong for got in evidence.got):
+        return ""
     own = [evidence for evidence in evidences if evidence.output in check.outputs]
     if any(evidence in own for evidence in wrong):  # what the script adds, as a gradient, follows from them
         wrong, evidences = [evidence for evidence in wrong if evidence in own], own

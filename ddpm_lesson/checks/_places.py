@@ -24,9 +24,10 @@ def only_wrong_at(evidence: Evidence, originals: list[Tensor | None]) -> str:
     for words, masks in _masks(evidence, originals).items():
         covered = [(masks[i] if i in masks else torch.zeros_like(mask)).expand_as(mask) for i, mask in wrong.items()]
         size = sum(int(mask.sum()) for mask in covered)
-        if all((mask <= cover).all() for mask, cover in zip(wrong.values(), covered, strict=True)):
-            if size <= total / 2 and (best is None or size < best[0]):
-                best = size, words
+        inside = all((mask <= cover).all() for mask, cover in zip(wrong.values(), covered, strict=True))
+        dense = 2 * sum(int(mask.sum()) for mask in wrong.values()) >= size
+        if inside and dense and size <= total / 2 and (best is None or size < best[0]):
+            best = size, words
     if best is None:
         return ""
     i = next(i for i, mask in wrong.items() if mask.any())

@@ -1,6 +1,7 @@
 """Running one function on one input: what it returned, or the trouble that kept it from returning anything."""
 
 import copy
+import itertools
 import re
 import traceback
 from collections.abc import Callable
@@ -44,24 +45,29 @@ class Misfit(Exception):
     """What came back is not what the exercise asks for; the message says so."""
 
 
-def run(check, function: Callable, args: tuple, modes: Modes) -> Outcome:
-    """The function's outcome on copies of the arguments, under these modes; the modes of the engine come back."""
+def run(check, function: Callable, args: tuple, modes: Modes, most: int | None = None) -> Outcome:
+    """The function's outcome on copies of the arguments, under these modes; the modes of the engine come back.
+
+    most: values after which no more is asked for.
+    """
     given, engine, seeds = copy.deepcopy(args), Modes.now(), Seeds.now()
     values, names, trouble, line = [], [], "", ""
     try:
         modes.restore()
-        for name, value in check.script(function, *given):
+        for name, value in itertools.islice(check.script(function, *given), most):
             values.append(value)
             names.append(name)
     except Misfit as misfit:
         trouble = str(misfit)
     except (Exception, SystemExit) as error:
+        if isinstance(error.__cause__, StopIteration):  # which a generator, as the script is, turns into another
+            error = error.__cause__
         trouble, line = f"your function raised {_words(error)}", _line(error)
     finally:
         switched = modes.restore()
         engine.restore()
     passed = zip(check.parameters, given, args, strict=False)  # what is left out keeps its default
-    changed = {name for name, after, before in passed if not _same(after, before)}
+    changed = {name for name, after, before in passed if name not in check.changes and not _same(after, before)}
     return Outcome(tuple(values), tuple(names), trouble, line, changed, switched, seeds.moved())
 
 
@@ -96,7 +102,9 @@ def _same(a, b):
         return isinstance(a, torch.nn.Module) and all(map(_same, a.parameters(), b.parameters()))
     if isinstance(b, Tensor):
         return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
-    return a == b if isinstance(b, int | float | list | tuple | str) else True
+    if isinstance(b, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(_same, a, b))
+    return a == b if isinstance(b, int | float | str) else True
 
 
 def _words(error):
@@ -111,7 +119,6 @@ def _words(error):
 def _line(error):
     """The line of the learner's function that raised: the first that is not the engine's own."""
     frames = traceback.extract_tb(error.__traceback__)
-    while frames and Path(frames[0].filename).parent == HERE:
-        frames = frames[1:]
-    mine = any(Path(frame.filename).is_relative_to(HERE) for frame in frames[:1])
-    return f" (in the line: {frames[0].line})" if frames and not mine and frames[0].line else ""
+    passing = (HERE, Path(torch.__file__).parent)  # torch calls a module's forward
+    theirs = next((f for f in frames if not any(Path(f.filename).is_relative_to(folder) for folder in passing)), None)
+    return f" (in the line: {theirs.line})" if theirs and theirs.line else ""

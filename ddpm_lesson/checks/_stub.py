@@ -10,12 +10,13 @@ from collections.abc import Callable
 def is_stub(function: Callable) -> bool:
     """True while the body is `...`, `pass`, a docstring, a bare return or `raise NotImplementedError`.
 
-    A class is a stub if all methods that it defines are. Bytecode is not read: without a source (code from a string)
+    A class is a stub if all methods that it defines are, its constructor aside. Bytecode is not read: without a source (code from a string)
     a function that names nothing is called.
     """
     if inspect.isclass(function):
-        methods = [value for value in vars(function).values() if inspect.isfunction(value)]
-        return bool(methods) and all(map(is_stub, methods))
+        methods = {name: value for name, value in vars(function).items() if inspect.isfunction(value)}
+        rest = {name: value for name, value in methods.items() if name != "__init__"} or methods
+        return bool(rest) and all(map(is_stub, rest.values()))
     function = _plain(function)
     if function is None:
         return False

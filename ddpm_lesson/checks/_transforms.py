@@ -157,6 +157,8 @@ def _scaled(evidence, originals):
     if not factors or numbers < ENOUGH or any(factor == 0 or not math.isfinite(factor) for factor in factors.values()):
         return ""
     values = list(factors.values())
+    if max(values) - min(values) <= 2e-4 * abs(values[0]) and abs(values[0] - 1) < 1e-3:
+        return ""
     if max(values) - min(values) <= 2e-5 * abs(values[0]):
         return f"is {values[0]:.4g} times what is asked for. Look for a factor."
     for words, sizes in _sizes(evidence).items():

@@ -7,7 +7,7 @@
 # - derive the jump from a clean image to any noise level, and check it with your own simulation;
 # - read a noise schedule: where the image goes under, and whether the chain ends in pure noise;
 # - derive the posterior, the Gaussian that DDPM learns to imitate, and say when the true step back is nearly Gaussian;
-# - write these functions yourself. The checks tell you which mistake you made.
+# - write these functions yourself. The checks tell you which mistake you made, and give your function back once it is right (until then the course's own, so that every cell runs).
 #
 # **You need** Gaussians, expectations and PyTorch broadcasting (a self-check follows). **Time**: three to four hours of reading and doing; all cells together run in under a minute on two CPU cores.
 #

@@ -8,7 +8,7 @@
 # - derive the variational bound line by line, and check every line with a number;
 # - turn the bound into DDPM's loss, and say what was dropped on the way;
 # - read a training curve: what a plateau means, and why a low loss can still give bad samples;
-# - write these functions yourself. The checks tell you which mistake you made.
+# - write these functions yourself. The checks tell you which mistake you made, and give your function back once it is right (until then the course's own, so that every cell runs).
 #
 # **You need** notebook 1, logarithms and expectations (a self-check follows). **Time**: four to five hours of reading and doing; all cells together run in about a minute on two CPU cores.
 #

@@ -40,6 +40,9 @@ def _evenly_spaced(evidence) -> str:
         steps = got.diff() if got is not None and got.ndim == 1 else torch.zeros(0)
         if len(steps) < 2 or not torch.allclose(steps, steps[:1], rtol=1e-4, atol=1e-8):
             return ""
+        ends = torch.tensor(case.args[:2]).double()
+        if len(got) == case.args[2] and torch.allclose(got[[0, -1]].double(), ends, rtol=1e-3):
+            return ""
         found = f"{got[0].item():.4g} to {got[-1].item():.4g}"
         return f"Your betas are evenly spaced, but for {case.words} they are {len(got)} numbers from {found}."
     return ""

@@ -98,7 +98,7 @@ posterior = Check(
             *(("", shape, t, BETAS) for shape, t in IMAGES),
             (", T = 1", (2, 5), [0, 0], BETAS[:1]),
             (", beta_T = 1", (2, 1, 4, 4), [9, 8], BETAS[:9] + [1.0]),
-            (", T = 1000", (3, 2), [999, 0, 500], LONG),
+            (", T = 1000", (3, 2), [999, 300, 500], LONG),
         ]
     ),
     among="t = 0, mixed t and T = 1000",

@@ -82,7 +82,7 @@ mean_from_eps = Check(
         for shape, t, betas in [
             *((shape, t, BETAS) for shape, t in IMAGES),
             ((2, 5), [0, 0], BETAS[:1]),
-            ((3, 2), [999, 0, 500], LONG),
+            ((3, 2), [999, 300, 500], LONG),
         ]
     ),
     among="t = 0, mixed t, T = 1 and T = 1000",

@@ -92,7 +92,7 @@ def _as_polynomial(rows, names):
     exact = all(
         sum(f * v for f, v in zip(factors, row, strict=True)) == gap for row, (_, gap) in zip(values, rows, strict=True)
     )
-    if not exact or sum(map(bool, factors)) > 6:
+    if not exact or sum(map(bool, factors)) > 4:
         return ""
     many = [_term(f, product) for f, product in zip(factors, products, strict=True) if f > 0]
     few = [_term(-f, product) for f, product in zip(factors, products, strict=True) if f < 0]

@@ -226,11 +226,5 @@ skip_channels = Check(
             "Your list is in reverse order. The first block on the way up is in the coarsest level.",
             give=lambda inputs: inputs[::-1],
         ),
-        Misconception(
-            "You made one list for each level. One list of all blocks is asked for.",
-            instead=lambda ch, ch_mult, n: [
-                _skip_channels(ch, ch_mult, n)[i : i + n + 1] for i in range(0, len(ch_mult) * (n + 1), n + 1)
-            ],
-        ),
     ),
 )

@@ -1,0 +1,216 @@
+"""What a check gives back, and what it protects from an answer."""
+
+import importlib.util
+import os
+import random
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm_lesson import checks
+from ddpm_lesson.checks import _carry
+from ddpm_lesson.checks._finished import FINISHED
+
+SOLVED = Path(__file__).parent.parent / "notebooks/solutions/01_forward_process.py"
+every_check = pytest.mark.parametrize("check", checks.registry.values(), ids=list(checks.registry))
+
+
+def solution(name):
+    spec = importlib.util.spec_from_file_location("solution", SOLVED)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+@pytest.fixture(autouse=True)
+def fresh_kernel(monkeypatch):
+    monkeypatch.setattr(_carry, "_given_back", {})
+
+
+def stub(x_0, t, noise, alphas_bar): ...
+
+
+def wrong(x_0, t, noise, alphas_bar):
+    return x_0
+
+
+def said(function, capsys, check=checks.q_sample):
+    given = check(function)
+    return given, capsys.readouterr().out.rstrip("\n")
+
+
+def test_a_right_answer_comes_back_itself(capsys):
+    mine = solution("q_sample")
+    given, text = said(mine, capsys)
+    assert given is mine and text.startswith("1.4 q_sample: yes")
+    assert checks.carried("q_sample") is mine
+    assert said(given, capsys) == (mine, text)
+
+
+@pytest.mark.parametrize("answer", [stub, wrong, None, 3])
+def test_instead_of_any_other_the_finished_one_comes_back(answer, capsys):
+    given, text = said(answer, capsys)
+    case = checks.q_sample.cases[0]
+    assert torch.allclose(given(*case.args).double(), checks.q_sample.specification(*case.args), rtol=0, atol=1e-6)
+    assert given is checks.carried("q_sample") and repr(given) == "<the course's own q_sample>"
+    again, text_again = said(given, capsys)
+    assert (again, text_again) == (given, text)  # as when the cell is run twice
+
+
+def test_a_cell_that_is_run_twice_says_the_same_twice(capsys):
+    for answer, verdict in [(stub, "not attempted"), (wrong, "no. "), (solution("q_sample"), "yes")]:
+        q_sample = answer
+        texts = []
+        for _ in range(3):
+            q_sample = checks.q_sample(q_sample)
+            texts.append(capsys.readouterr().out)
+        assert len(set(texts)) == 1 and texts[0].startswith(f"1.4 q_sample: {verdict}")
+
+
+def test_a_mended_answer_comes_back(capsys):
+    said(wrong, capsys)
+    mine = solution("q_sample")
+    assert said(mine, capsys)[0] is mine and checks.carried("q_sample") is mine
+    assert said(wrong, capsys)[0] is not mine  # spoilt again
+
+
+@every_check
+def test_finished_one_is_right(check):
+    """The package against the specifications."""
+    assert not any(check.problems(check.run(FINISHED[check.name]))), check.name
+
+
+@every_check
+def test_carried_without_a_check_is_the_finished_one_and_not_attempted(check):
+    given = checks.carried(check.name)
+    assert check.diagnose(given) == ("not attempted", "")
+    assert given.__name__ == check.name
+
+
+def test_every_exercise_has_a_finished_one():
+    assert list(FINISHED) == list(checks.registry)
+
+
+def test_carried_of_an_unknown_name():
+    with pytest.raises(KeyError, match="no exercise is called 'p_sample'; there are linear_betas, extract, "):
+        checks.carried("p_sample")
+
+
+# Global state.
+
+
+def spoils(spoil):
+    def q_sample(x_0, t, noise, alphas_bar):
+        out = solution("q_sample")(x_0, t, noise, alphas_bar)
+        spoil()
+        return out
+
+    return q_sample
+
+
+def state():
+    modes = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+    return *modes, torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())
+
+
+def draw():
+    torch.rand(3), random.random(), np.random.rand()
+
+
+def seed():
+    torch.manual_seed(123), random.seed(5), np.random.seed(7)
+
+
+SPOILS = {
+    "default dtype": lambda: torch.set_default_dtype(torch.float64),
+    "default device": lambda: torch.set_default_device("meta"),
+    "grad mode": lambda: torch.set_grad_enabled(False),
+    "": draw,
+    " ": seed,
+}
+
+
+@pytest.mark.parametrize(("words", "spoil"), SPOILS.items(), ids=["dtype", "device", "grad", "draw", "seed"])
+def test_global_state_comes_back(words, spoil, capsys):
+    before = state()
+    given, text = said(spoils(spoil), capsys)
+    assert state() == before
+    assert text.startswith("1.4 q_sample: yes (8 inputs")
+    assert text.endswith(
+        f"But it changes torch's {words}: put back what your function sets." if words.strip() else "them)"
+    )
+
+
+@pytest.mark.parametrize("spoil", [SPOILS["default dtype"], SPOILS["default device"], SPOILS["grad mode"]])
+def test_a_returned_function_that_switches_modes_is_guarded(spoil, capsys):
+    given, _ = said(spoils(spoil), capsys)
+    case = checks.q_sample.cases[0]
+    before = state()
+    out = given(*case.args)
+    assert state() == before and torch.allclose(out.double(), checks.q_sample.specification(*case.args), atol=1e-6)
+    assert said(given, capsys)[0] is not None and state() == before
+
+
+@pytest.mark.parametrize("spoil", SPOILS.values(), ids=["dtype", "device", "grad", "draw", "seed"])
+def test_global_state_comes_back_after_a_wrong_answer(spoil, capsys):
+    def q_sample(x_0, t, noise, alphas_bar):
+        spoil()
+        return x_0 * 0.5 + noise
+
+    before = state()
+    said(q_sample, capsys)
+    assert state() == before
+
+
+def test_answers_run_under_the_modes_of_the_notebook(capsys):
+    """A function that relies on a default dtype is right in a notebook that sets it, and there only."""
+
+    def linear_betas(beta_1, beta_T, T):
+        return torch.linspace(beta_1, beta_T, T)
+
+    assert "You return float32" in said(linear_betas, capsys, checks.linear_betas)[1]
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert said(linear_betas, capsys, checks.linear_betas)[1].startswith("1.1 linear_betas: yes")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+# Interrupts.
+
+
+def test_an_endless_loop_can_be_interrupted(capsys):
+    def q_sample(x_0, t, noise, alphas_bar):
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        torch.manual_seed(9)
+        while True:
+            pass
+
+    before, mine = state(), solution("q_sample")
+    checks.q_sample(mine)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        checks.q_sample(q_sample)
+    timer.join()
+    assert state() == before and checks.carried("q_sample") is mine
+
+
+# What is quoted.
+
+
+def test_the_engines_own_lines_are_never_quoted(capsys):
+    """Huge tensors, tensors without numbers, and built-ins that raise."""
+    huge = lambda x_0, t, noise, alphas_bar: torch.zeros(1).expand(10**9)  # noqa: E731
+    assert said(huge, capsys)[1].endswith("expected out of shape (4, 1, 8, 8), got (1000000000,).")
+    meta = lambda x_0, t, noise, alphas_bar: x_0.to("meta")  # noqa: E731
+    assert said(meta, capsys)[1].endswith("expected numbers in out, got a tensor on the device meta, which holds none.")
+    for answer in [huge, meta, torch.Tensor.sqrt, max, int]:
+        text = said(answer, capsys)[1]
+        assert "in the line" not in text and "no. " in text
