@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from einops import einsum, rearrange, reduce
+from test_checks_01 import VARIANTS as VARIANTS_01
 from torch import nn
 from torch.nn import functional as F
 
@@ -34,7 +35,11 @@ def solutions() -> dict[str, dict]:
         spec = importlib.util.spec_from_file_location("solution_" + path.stem, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        own = {name: f for name, f in vars(module).items() if (inspect.isfunction(f) or inspect.isclass(f)) and f.__module__ == spec.name}
+        own = {
+            name: f
+            for name, f in vars(module).items()
+            if (inspect.isfunction(f) or inspect.isclass(f)) and f.__module__ == spec.name
+        }
         by_notebook[str(int(path.stem[:2]))] = own
     return by_notebook
 
@@ -519,7 +524,7 @@ def parameters_in_closed_form(in_ch, out_ch, tdim):
     return (9 + (in_ch != out_ch)) * in_ch * out_ch + (9 * out_ch + tdim + 5 + (in_ch != out_ch)) * out_ch + 2 * in_ch
 
 
-VARIANTS = {
+VARIANTS = VARIANTS_01 | {
     "linear_betas": [
         linear_by_loop,
         linear_by_weights,
@@ -1044,8 +1049,9 @@ def test_exception_is_reported_with_its_input(check, error, capsys):
         raise error
 
     text = said(check, breaks, capsys)
-    start = f"{check.number} {check.name}: no. For {check.cases[0].words}: your function raised {type(error).__name__}"
-    assert text.startswith(start)
+    place = f"at {check.right[0].names[0]} " if check.steps else ""
+    start = f"{check.number} {check.name}: no. For {check.cases[0].words}: {place}your function raised "
+    assert text.startswith(start + type(error).__name__)
     assert text.endswith("(in the line: raise error).")
     assert "\n" not in text and "7f3a" not in text and ("at 0x...: boom" in text) == isinstance(error, ValueError)
 
