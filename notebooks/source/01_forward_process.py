@@ -230,7 +230,7 @@ height = torch.linspace(-3, 3, 241, dtype=torch.float64)
 mean, std = alphas_bar.sqrt(), (1 - alphas_bar).sqrt().clamp(min=0.02)
 bells = [torch.distributions.Normal(sign * mean, std).log_prob(height[:, None]).exp() for sign in (1, -1)]
 fig, (ax, end) = plt.subplots(1, 2, figsize=(8, 3.2), width_ratios=(4, 1), sharey=True, layout="constrained")
-ax.imshow(sum(bells), extent=(0, 1000, 3, -3), aspect="auto", cmap="Greys", vmax=0.9)
+ax.imshow((sum(bells) / 2).sqrt(), extent=(0, 1000, 3, -3), aspect="auto", cmap="Greys", vmax=2.5)
 for i in range(8):
     ax.plot(paths[:, i], color=(plots.BLUE, plots.VERMILION)[i % 2], linewidth=0.6)
 ax.set(xlabel="$t$", ylabel="value of one pixel", ylim=(-3, 3))
@@ -239,7 +239,7 @@ end.plot(torch.distributions.Normal(0, 1).log_prob(height).exp(), height, color=
 _ = end.set(xlabel="density at the end")
 
 # %% [markdown]
-# *Figure 1.3.* Grey: the density of $x_t$ by the jump (1.2). Lines: eight of your walks, four from 1 (blue) and four from −1 (orange). Right: where all 2000 walks end (bars), and $\mathcal N(0, 1)$ (line). Two clusters become one, and the walks forget where they started. <!-- alt: Left, a grey density over t with two narrow bands at 1 and -1 that widen and merge; eight jagged lines run through it. Right, a histogram that matches a standard normal curve. -->
+# *Figure 1.3.* Grey: the density of $x_t$ by the jump (1.2) (darker is denser). Lines: eight of your walks, four from 1 (blue) and four from −1 (orange-red). Right: where all 2000 walks end (bars), and $\mathcal N(0, 1)$ (line). Two clusters become one, and the walks forget where they started. <!-- alt: Left, a grey density over t with two narrow bands at 1 and -1 that widen and merge; eight jagged lines run through it. Right, a histogram that matches a standard normal curve. -->
 
 # %% tags=["folded"]
 mean, var = 1.0, 0.0  # of a pixel with x_0 = 1, carried through the single steps
@@ -489,7 +489,7 @@ ax.axhline(0.1, color="0.5", linewidth=0.8)
 _ = ax.set(xlabel="$t$", ylabel="digits read rightly", ylim=(0, 1)), ax.legend()
 
 # %% [markdown]
-# *Figure 1.8.* How many of the 382 test digits can still be read; the grey line is guessing. With the linear schedule half of them are lost before t = 400, and the last third of the chain works on images in which nobody can read anything. With the cosine schedule reading ends much later. <!-- alt: Two falling curves over t from above 0.9 to about 0.1. The linear schedule's curve drops between t = 200 and 500, the cosine schedule's between t = 400 and 900. -->
+# *Figure 1.8.* How many of the 382 test digits can still be read; the grey line is guessing. With the linear schedule half of them are lost at about t = 400, and the last third of the chain works on images in which hardly anything can be read. With the cosine schedule reading ends much later. <!-- alt: Two falling curves over t from above 0.9 to about 0.1. The linear schedule's curve drops between t = 200 and 500, the cosine schedule's between t = 400 and 900. -->
 
 # %% tags=["folded"]
 for name in ("linear", "cosine"):
@@ -570,9 +570,9 @@ _ = ax.set(xlabel="mean of the 64 pixels of $x_T$", ylabel="density"), ax.legend
 #
 # How far $x_T$ is from noise can be said in bits for each pixel: $-\tfrac12\log_2(1-\bar\alpha_T)$ for a pixel that is 1 or −1 (notebook 2 derives it). Below 0.01 bits call it noise.
 #
-# **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas that end in noise *and* have many steps at which image and noise are comparable. Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down, for each, whether it ends in noise and whether it beats 35 % of the steps. Then change the first line and measure.
+# **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas that end in noise *and* have many steps at which image and noise are comparable. Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down, for each, whether it ends in noise and on which share of its steps $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
 # <details><summary>Hint</summary>For small betas the sum of the betas decides where a chain ends. What must be done to the ends of the line so that 100 steps have the sum of 1000?</details>
-# <details><summary>One answer</summary>The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise with about the share of comparable steps that 1000 linear steps have. The cosine ends in noise too and has about 55 %. The measure does not reward a curve that stays at log SNR = 0 and falls at the very end, as it should: that one ends with a step that must repair everything, and no measure replaces a look at the curve.</details>
+# <details><summary>One answer</summary>The untouched line has the largest share, because it stops in the middle: the share alone is not enough. The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise and has 34 %, as the 1000 linear steps have. The cosine ends in noise too and has 56 %.</details>
 
 # %%
 chosen = linear_betas(1e-4, 0.02, 100)  # your choice
@@ -670,7 +670,7 @@ def draw_bells(ax, t):
 fig, axes = plt.subplots(1, 3, figsize=(10, 2.6), layout="constrained")
 for ax, t in zip(axes, (1, 5, 9), strict=True):
     draw_bells(ax, t)
-_ = axes[0].legend(loc="upper left", fontsize="small")
+_ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 # %% [markdown]
 # *Figure 1.12.* Likelihood of the observed $x_t$, prior from $x_0$, and their product, the posterior; all as functions of $x_{t-1}$, each scaled to height 1. Early, the prior is narrow and holds the posterior near $x_0$. In the middle both count. At the last step, which is nearly all noise, $x_t$ says nothing and the posterior is the prior. <!-- alt: Three panels with three bell curves each. On the left the orange prior is narrow and the green product close to it; in the middle the product lies between prior and likelihood; on the right the likelihood is flat and the product equals the prior. -->
@@ -734,9 +734,10 @@ def bayes_on_the_grid(t):
 
 
 for t in (1, 10, 300, 999):
-    (mean, var), (by_mean, by_var) = bayes_on_the_grid(t), posterior(x_0, x_t, torch.tensor([t]), betas)
-    assert abs(mean - by_mean.item()) < 1e-6 and abs(var / by_var.item() - 1) < 1e-5
-    print(f"t = {t:3}: mean {mean:.4f} on the grid, {by_mean.item():.4f} by (1.6); beta / var {betas[t] / var:.3f}")
+    (mean, var), at = bayes_on_the_grid(t), torch.tensor([t])
+    formula, yours = process.q_posterior(x_0, x_t, at), posterior(x_0, x_t, at, betas)
+    assert abs(mean - formula.mean) < 1e-9 and abs(var / formula.log_var.exp() - 1) < 1e-6
+    print(f"t = {t:3}: mean {mean:.4f} on the grid, {yours[0].item():.4f} by yours; beta / var {betas[t] / var:.3f}")
 
 # %% [markdown]
 # > **Predict.** At `t = 500` of 1000, which has nearly all of the weight in the mean: $x_0$ or $x_t$?
@@ -871,7 +872,7 @@ def reverse_step(beta):
 
 # %%
 fig, axes = plt.subplots(2, 2, figsize=(9, 4.4), sharex=True, layout="constrained")
-for (above, below), beta in zip(axes.T, (0.5, 0.02), strict=True):
+for (above, below), beta in zip(axes.T, (0.5, 0.004), strict=True):
     bell, reach = here / math.sqrt(1 - beta), 2 * math.sqrt(beta / (1 - beta))
     above.plot(grid, log_prev, color=plots.VERMILION)
     above.axvspan(bell - reach, bell + reach, color=plots.BLUE, alpha=0.15)
@@ -883,7 +884,7 @@ for (above, below), beta in zip(axes.T, (0.5, 0.02), strict=True):
 _ = axes[0, 0].set(ylabel=r"$\log q(x_{t-1})$"), axes[1, 0].set(ylabel="$q(x_{t-1} | x_t)$"), axes[1, 0].legend()
 
 # %% [markdown]
-# *Figure 1.14.* Above: $\log q(x_{t-1})$, and in blue the piece on which the bell is not small (two widths to each side). Below: the exact step back, and the Gaussian of the same mean and variance. Left, the piece holds both clusters and the step has two modes. Right, the piece is so short that the line on it is nearly straight, and the two curves lie on each other. <!-- alt: Four panels. Left column, beta 0.5: a log density with two humps, both inside a wide blue band; below, a density with two peaks and a broad dashed Gaussian that misses both. Right column, beta 0.02: a narrow blue band; below, one peak and a dashed Gaussian on top of it. -->
+# *Figure 1.14.* Above: $\log q(x_{t-1})$, and in blue the piece on which the bell is not small (two widths to each side). Below: the exact step back, and the Gaussian of the same mean and variance. Left, the piece holds both clusters and the step has two modes. Right, the curve on so short a piece is nearly a straight line, and step and Gaussian lie on each other. <!-- alt: Four panels. Left column, beta 0.5: a log density with two humps, both inside a wide blue band; below, a density with two peaks and a broad dashed Gaussian that misses both. Right column, beta 0.004: a narrow blue band; below, one peak and a dashed Gaussian on top of it. -->
 #
 # How far from a Gaussian, in bits (Kullback-Leibler divergence)? A yardstick: not to know which of two equal clusters is 1 bit.
 
@@ -892,7 +893,7 @@ for beta in (0.5, 0.1, 0.02, 0.004):
     weight, mean, std = reverse_step(beta)
     bell = torch.log_softmax(-((grid - mean) ** 2) / (2 * std**2), 0) / math.log(2)
     bits = (weight * (torch.log2(weight) - bell)).nansum().item()
-    print(f"beta = {beta:5}: {bits:.4f} bits from a Gaussian")
+    print(f"beta = {beta:5}: {bits:.5f} bits from a Gaussian")
 
 # %% [markdown]
 # From β = 0.02 to a fifth of it the step comes about 300 times closer to its Gaussian, while only five times as many steps are needed: the small errors do not add up to the large one. That is the reason for $T = 1000$, and the price of DDPM: a thousand network calls for one image. (Where little noise is there yet, even small betas are not small in this sense. The very last steps back are the least Gaussian.)
@@ -942,7 +943,7 @@ rows = [torch.stack([kept[i][n] for i in stops]) for n in (0, 1) for kept in (se
 _ = plots.chain(torch.stack(rows), stops, names=("state", "estimate") * 2)
 
 # %% [markdown]
-# *Figure 1.15.* Two of your ten walks back: the state after step t, and the estimate of $x_0$ from which it was drawn. The first estimates are no more than an average digit. As the noise falls, the network commits itself to one, and its strokes become sharp. <!-- alt: Four rows of seven images. Rows one and three go from noise to a digit; rows two and four show the estimate, first a blurred blob, later the same digit. -->
+# *Figure 1.15.* Two of your ten walks back: the state after step t, and the estimate of $x_0$ from which it was drawn. The first estimate is only magnified error, clipped to black and white (section 1.8). At t = 800 it is little more than an average digit. As the noise falls, the estimate becomes one digit with sharp strokes. <!-- alt: Four rows of seven images. Rows one and three go from noise to a digit; rows two and four show the estimate, first random black and white, then a grey average digit, later the same digit. -->
 
 # %%
 _ = plots.image_grid(x, ncols=10)
@@ -1023,7 +1024,7 @@ forward = Forward(curve, T)
 noise = torch.randn(T + 1, *image.shape, generator=torch.Generator().manual_seed(5))
 there = forward.q_sample(image.expand(T, -1, -1, -1), torch.arange(T), noise[0].expand(T, -1, -1, -1))
 back = forward.back(image, there[-1:], noise[1:]).flatten(0, 1)
-print(f"the chain ends {forward.bits_left():.4f} bits from noise")
+print(f"the chain ends {forward.bits_left():.1e} bits from noise")
 
 # %%
 film = [image, *there.split(1), *back[1:].split(1)]
@@ -1098,7 +1099,7 @@ for choose in (spacing.leading, spacing.trailing):
     print(f"{choose.__name__}: starts at {start}; cosine: {cosine_bar[start].sqrt():.1%} of the amplitude left")
 
 # %% [markdown] tags=["deeper"]
-# ## 1.14 Equation by equation
+# ## 1.14 What you have, equation by equation
 
 # %% [markdown] tags=["equations"]
 # | | equation | function | test |
