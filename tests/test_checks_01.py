@@ -106,7 +106,7 @@ def test_an_untouched_class_is_not_attempted():
 def test_a_class_that_is_half_done_is_told_where_it_ends():
     class Forward(ForwardByTables):
         def back(self, x_0, x_T, noise):
-            """x_T, ..., x_0."""
+            states = [x_T]  # noqa: F841
 
     class Nameless:
         def __init__(self, curve, T, max_beta=0.999):
