@@ -230,8 +230,8 @@ height = torch.linspace(-3, 3, 241, dtype=torch.float64)
 mean, std = alphas_bar.sqrt(), (1 - alphas_bar).sqrt().clamp(min=0.02)
 bells = [torch.distributions.Normal(sign * mean, std).log_prob(height[:, None]).exp() for sign in (1, -1)]
 fig, (ax, end) = plt.subplots(1, 2, figsize=(8, 3.2), width_ratios=(4, 1), sharey=True, layout="constrained")
-ax.imshow((sum(bells) / 2).sqrt(), extent=(0, 1000, 3, -3), aspect="auto", cmap="Greys", vmax=2.5)
-for i in range(8):
+ax.imshow((sum(bells) / 2).sqrt(), extent=(0, 1000, 3, -3), aspect="auto", cmap="Greys", vmax=1.8)
+for i in range(6):
     ax.plot(paths[:, i], color=(plots.BLUE, plots.VERMILION)[i % 2], linewidth=0.6)
 ax.set(xlabel="$t$", ylabel="value of one pixel", ylim=(-3, 3))
 end.hist(paths[-1], bins=40, orientation="horizontal", density=True, color=plots.SKY)
@@ -239,7 +239,7 @@ end.plot(torch.distributions.Normal(0, 1).log_prob(height).exp(), height, color=
 _ = end.set(xlabel="density at the end")
 
 # %% [markdown]
-# *Figure 1.3.* Grey: the density of $x_t$ by the jump (1.2) (darker is denser). Lines: eight of your walks, four from 1 (blue) and four from −1 (orange-red). Right: where all 2000 walks end (bars), and $\mathcal N(0, 1)$ (line). Two clusters become one, and the walks forget where they started. <!-- alt: Left, a grey density over t with two narrow bands at 1 and -1 that widen and merge; eight jagged lines run through it. Right, a histogram that matches a standard normal curve. -->
+# *Figure 1.3.* Grey: the density of $x_t$ by the jump (1.2) (darker is denser). Lines: six of your walks, three from 1 (blue) and three from −1 (orange-red). Right: where all 2000 walks end (bars), and $\mathcal N(0, 1)$ (line). Two clusters become one, and the walks forget where they started. <!-- alt: Left, a grey density over t with two narrow bands at 1 and -1 that widen and merge; six jagged lines run through it. Right, a histogram that matches a standard normal curve. -->
 
 # %% tags=["folded"]
 mean, var = 1.0, 0.0  # of a pixel with x_0 = 1, carried through the single steps
@@ -331,7 +331,8 @@ def draw(figure, t):
 
 # %%
 # NBVAL_IGNORE_OUTPUT
-plots.animate(draw, [0, 0, *range(5, 1000, 30), 999, 999], alt="digits and eight clusters of points turn into noise")
+frames = [0, 0, *range(5, 1000, 30), 999, 999]
+plots.animate(draw, frames, alt="digits and eight clusters of points turn into noise")
 
 # %% [markdown]
 # *Figure 1.5.* Nine digits and 600 points on their way. The way back will bring the structure in the opposite order: first the coarse, then the fine. <!-- alt: An animation. Nine digits on the left and eight clusters of points on the right dissolve into noise as t grows. -->
@@ -512,14 +513,16 @@ grid = torch.linspace(-6, 6, 6001, dtype=torch.float64)
 
 def pixel_bits(a_bar):
     """Mutual information of a pooled pixel and its noised value."""
-    log_prob = torch.distributions.Normal(a_bar.sqrt() * levels[:, None], (1 - a_bar).sqrt()).log_prob(grid)
+    noisy = torch.distributions.Normal(a_bar.sqrt() * levels[:, None], (1 - a_bar).sqrt())
+    log_prob = noisy.log_prob(grid)
     log_mix = torch.logsumexp(log_prob + share.log()[:, None], 0)
-    return (share[:, None] * log_prob.exp() * (log_prob - log_mix)).sum().item() * 12 / 6000 / math.log(2)
+    nats = (share[:, None] * log_prob.exp() * (log_prob - log_mix)).sum().item() * 12 / 6000
+    return nats / math.log(2)
 
 # %%
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 at = torch.arange(0, 1000, 5)
-for (name, style), color in zip((("linear", "-"), ("cosine", "--")), (plots.BLUE, plots.VERMILION), strict=True):
+for name, style, color in (("linear", "-", plots.BLUE), ("cosine", "--", plots.VERMILION)):
     ax.plot(at, [pixel_bits(curves[name][i]) for i in at], style, color=color, label=f"{name}, true")
 bound = (-0.5 * torch.log2(1 - alphas_bar)).clamp(max=entropy)
 ax.plot(bound, ":", color="black", label="linear, bound (1.5)")
@@ -538,7 +541,8 @@ for t in (69, 199, 499):
 # **What goes wrong: "later papers let β grow exponentially".** The post says so; none of the repositories that it links to does. The next schedule in print was the cosine. Taken literally (`schedules.geometric`: the same factor from each β to the next), the chain does not end in noise:
 
 # %%
-print(f"alphas_bar_T of the literal reading: {GaussianDiffusion(schedules.geometric(1000)).alpha_bar_T:.4f}")
+geometric = GaussianDiffusion(schedules.geometric(1000))
+print(f"alphas_bar_T of the literal reading: {geometric.alpha_bar_T:.4f}")
 print(f"of the linear schedule: {alphas_bar[-1]:.6f}")
 
 # %% [markdown]
@@ -606,7 +610,7 @@ import warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     short = GaussianDiffusion(schedules.linear(100)).describe()
-full = GaussianDiffusion(betas).describe()  # no warning: an unexpected one would be an error in our tests
+full = GaussianDiffusion(betas).describe()  # without a warning
 print(f"T =  100: {short.prior_bits:.5f} bits for each pixel; {caught[0].category.__name__}")
 print(f"T = 1000: {full.prior_bits:.5f} bits for each pixel")
 
@@ -662,8 +666,8 @@ def draw_bells(ax, t):
     likelihood = Normal((1 - coarse[t]).sqrt() * grid, coarse[t].sqrt()).log_prob(x_t[0])
     prior = Normal(coarse_bar[t - 1].sqrt() * x_0[0], (1 - coarse_bar[t - 1]).sqrt()).log_prob(grid)
     curves = {"likelihood, (1.1)": likelihood, "prior, (1.2)": prior, "product": likelihood + prior}
-    for (name, curve), color in zip(curves.items(), (plots.BLUE, plots.VERMILION, plots.GREEN), strict=True):
-        ax.plot(grid, (curve - curve.max()).exp(), color=color, label=name)
+    for (name, curve), color, width in zip(curves.items(), plots.COLOURS, (1.5, 4, 1.5), strict=False):
+        ax.plot(grid, (curve - curve.max()).exp(), color=color, linewidth=width, label=name)
     ax.set(xlim=(-2.5, 2.5), ylim=(0, 1.1), xlabel="$x_{t-1}$", title=f"t = {t} of 0 … 9", yticks=[])
 
 # %%
@@ -679,7 +683,7 @@ _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center",
 # $$-\frac12\left[\frac{(x_t-\sqrt{\alpha_t}\,x)^2}{\beta_t} + \frac{(x-\sqrt{\bar\alpha_{t-1}}\,x_0)^2}{1-\bar\alpha_{t-1}}\right] ,$$
 # a quadratic in $x$ with a negative sign: a Gaussian. For $\mathcal N(\tilde\mu_t, \tilde\beta_t)$ the bracket reads $x^2/\tilde\beta_t - 2x\,\tilde\mu_t/\tilde\beta_t$ plus what does not contain $x$.
 #
-# **Exercise 1.7 (on paper, 8 minutes).** Find $\tilde\beta_t$, then $\tilde\mu_t$. Collect what multiplies $x^2$ and what multiplies $-2x$. You will need $\alpha_t\bar\alpha_{t-1} = \bar\alpha_t$ and $\beta_t = 1-\alpha_t$.
+# **Exercise 1.7 (on paper, 8 minutes).** Find $\tilde\beta_t$, then $\tilde\mu_t$. Collect what multiplies $x^2$ and what multiplies $-2x$. You will need $\alpha_t\bar\alpha_{t-1} = \bar\alpha_t$ and $\beta_t = 1-\alpha_t$. (Stop scrolling here: the result follows.)
 # <details><summary>Solution</summary>
 #
 # What multiplies $x^2$ is $1/\tilde\beta_t$. Bring it over one denominator:
@@ -716,7 +720,8 @@ def show(t=5):
     ax = plt.subplots(figsize=(5, 2.6), layout="constrained")[1]
     draw_bells(ax, t)
     mean, var = posterior(x_0, x_t, torch.tensor([t]), coarse)
-    ax.plot(grid, (-((grid - mean[0]) ** 2) / (2 * var[0])).exp(), "--", color="black", label="your posterior")
+    height = (-((grid - mean[0]) ** 2) / (2 * var[0])).exp()
+    ax.plot(grid, height, "--", color="black", label="your posterior")
     ax.legend(loc="upper left", fontsize="small")
     plt.show()
 
@@ -754,7 +759,7 @@ for t in (0, 1, 10, 500):
 # At `t = 0` the posterior is a point, because we know $x_0$. Its variance is 0, and the logarithm, which code prefers to store, is minus infinity:
 
 # %%
-print(f"posterior variance at t = 0: {process.posterior_var[0]:.0f}, its logarithm: {process.posterior_log_var[0]}")
+print(f"at t = 0: variance {process.posterior_var[0]:.0f}, logarithm {process.posterior_log_var[0]}")
 first, second = process.posterior_log_var_clipped[:2].tolist()
 print(f"log of the clipped table: t = 0: {first:.2f}, t = 1: {second:.2f}")
 print(f"used for q at t = 0 it adds noise of standard deviation {math.exp(first / 2):.4f}")
@@ -809,7 +814,7 @@ print(f"at t = 999 an error of 0.01 in eps moves x_0 by {off:.2f}")
 # %%
 for t in (0, 1, 100, 500, 999):
     from_eps, from_x_prev = process.sqrt_recipm1_alphas_bar[t], 1 / process.posterior_mean_coef1[t]
-    print(f"t = {t:3}: an error in eps times {from_eps:8.4f}, an error in x_prev times {from_x_prev:8.2f}")
+    print(f"t = {t:3}: error in eps times {from_eps:8.4f}, error in x_prev times {from_x_prev:8.2f}")
 
 # %% tags=["folded"]
 image, eps = digits[:1].double(), torch.randn(1, 1, 8, 8, dtype=torch.float64)
@@ -827,7 +832,8 @@ for t in (torch.tensor([i]) for i in (0, 1, 100, 500, 999)):
 # %%
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 ax.semilogy(process.sqrt_recipm1_alphas_bar, color=plots.BLUE, label="from eps")
-ax.semilogy(1 / process.posterior_mean_coef1, "--", color=plots.VERMILION, label="from the mean of $x_{t-1}$")
+inverse, label = 1 / process.posterior_mean_coef1, "from the mean of $x_{t-1}$"
+ax.semilogy(inverse, "--", color=plots.VERMILION, label=label)
 _ = ax.set(xlabel="$t$", ylabel="error of $x_0$ / error of prediction"), ax.legend()
 
 # %% [markdown]
@@ -839,7 +845,8 @@ _ = ax.set(xlabel="$t$", ylabel="error of $x_0$ / error of prediction"), ax.lege
 from ddpm_lesson import schedules
 
 ends_in_noise = GaussianDiffusion(schedules.zero_terminal_snr(betas))
-print("the post's table at the last step:", (1 / torch.cumprod(1 - ends_in_noise.betas, 0)).sqrt()[-1].item())
+table = (1 / torch.cumprod(1 - ends_in_noise.betas, 0)).sqrt()
+print("the post's table at the last step:", table[-1].item())
 try:
     ends_in_noise.x_0_from_eps(torch.zeros(1, 2), torch.tensor([999]), torch.zeros(1, 2))
 except ValueError as error:
@@ -866,7 +873,8 @@ log_prev = torch.logaddexp(left, right) - math.log(2)  # log q(x_{t-1})
 
 def reverse_step(beta):
     """q(x_{t-1} | x_t = here) on the grid, and its mean and standard deviation."""
-    weight = torch.softmax(Normal(math.sqrt(1 - beta) * grid, math.sqrt(beta)).log_prob(here) + log_prev, 0)
+    bell = Normal(math.sqrt(1 - beta) * grid, math.sqrt(beta)).log_prob(here)
+    weight = torch.softmax(bell + log_prev, 0)
     mean = weight @ grid
     return weight, mean, (weight @ (grid - mean) ** 2).sqrt()
 
@@ -881,7 +889,8 @@ for (above, below), beta in zip(axes.T, (0.5, 0.004), strict=True):
     below.plot(grid, weight / (grid[1] - grid[0]), color=plots.GREEN, label="exact")
     below.plot(grid, Normal(mean, std).log_prob(grid).exp(), "--", color="black", label="Gaussian")
     below.set(xlabel="$x_{t-1}$")
-_ = axes[0, 0].set(ylabel=r"$\log q(x_{t-1})$"), axes[1, 0].set(ylabel="$q(x_{t-1} | x_t)$"), axes[1, 0].legend()
+_ = axes[0, 0].set(ylabel=r"$\log q(x_{t-1})$"), axes[1, 0].legend()
+_ = axes[1, 0].set(ylabel="$q(x_{t-1} | x_t)$")
 
 # %% [markdown]
 # *Figure 1.14.* Above: $\log q(x_{t-1})$, and in blue the piece on which the bell is not small (two widths to each side). Below: the exact step back, and the Gaussian of the same mean and variance. Left, the piece holds both clusters and the step has two modes. Right, the curve on so short a piece is nearly a straight line, and step and Gaussian lie on each other. <!-- alt: Four panels. Left column, beta 0.5: a log density with two humps, both inside a wide blue band; below, a density with two peaks and a broad dashed Gaussian that misses both. Right column, beta 0.004: a narrow blue band; below, one peak and a dashed Gaussian on top of it. -->
@@ -1040,7 +1049,8 @@ def draw(figure, n):
 
 # %%
 # NBVAL_IGNORE_OUTPUT
-plots.animate(draw, [0, 0, 0, *range(1, 2 * T + 1)], alt="an image turns into noise and comes back", fps=12)
+frames = [0, 0, 0, *range(1, 2 * T + 1)]
+plots.animate(draw, frames, alt="an image turns into noise and comes back", fps=12)
 
 # %% [markdown]
 # *Figure 1.17.* Your image on your curve: there by the jump, with one noise, and back by posterior steps, with fresh noise at each. The way back wanders, and ends exactly in the image, because the posterior knows it. A sampler does the same with an estimate instead. <!-- alt: An animation. On the left a digit dissolves into noise and comes back; on the right a dot runs down the curve of alpha bar and up again. -->
@@ -1096,7 +1106,8 @@ print(f"alphas_bar at the end: right betas {right:.1e}, picked betas {picked:.2f
 cosine_bar = torch.cumprod(1 - schedules.cosine(1000), 0)
 for choose in (spacing.leading, spacing.trailing):
     start = choose(1000, 10)[-1]
-    print(f"{choose.__name__}: starts at {start}; cosine: {cosine_bar[start].sqrt():.1%} of the amplitude left")
+    left = cosine_bar[start].sqrt()
+    print(f"{choose.__name__}: starts at {start}; cosine: {left:.1%} of the amplitude left")
 
 # %% [markdown] tags=["deeper"]
 # ## 1.14 What you have, equation by equation
