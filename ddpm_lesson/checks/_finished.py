@@ -19,7 +19,7 @@ def linear_betas(beta_1, beta_T, T):
 def walk(x_0, betas, noise):
     from ddpm_lesson import GaussianDiffusion
 
-    process, states = GaussianDiffusion(betas), [x_0]
+    process, states = GaussianDiffusion(betas).to(x_0.device), [x_0]
     for t in range(process.T):
         states.append(process.q_step(states[-1], torch.full((len(x_0),), t, device=x_0.device), noise[t]))
     return torch.stack(states)
@@ -46,7 +46,7 @@ def cosine_betas(T, s=0.008, max_beta=0.999):
 def posterior(x_0, x_t, t, betas):
     from ddpm_lesson import GaussianDiffusion
 
-    q = GaussianDiffusion(betas).q_posterior(x_0, x_t, t)
+    q = GaussianDiffusion(betas).to(t.device).q_posterior(x_0, x_t, t)  # its tables begin on the CPU
     return q.mean, q.log_var.exp()
 
 
@@ -68,12 +68,12 @@ class Forward:
         return -0.5 * math.log2(1 - self._process.alpha_bar_T)
 
     def q_sample(self, x_0, t, noise):
-        return self._process.q_sample(x_0, t, noise)
+        return self._process.to(t.device).q_sample(x_0, t, noise)
 
     def back(self, x_0, x_T, noise):
-        states = [x_T]
-        for step in reversed(range(self._process.T)):
-            q = self._process.q_posterior(x_0, states[-1], torch.full((len(x_0),), step, device=x_0.device))
+        process, states = self._process.to(x_0.device), [x_T]
+        for step in reversed(range(process.T)):
+            q = process.q_posterior(x_0, states[-1], torch.full((len(x_0),), step, device=x_0.device))
             states.append(q.mean + (0.5 * q.log_var).exp() * noise[step])
         return torch.stack(states)
 

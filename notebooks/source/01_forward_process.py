@@ -14,13 +14,13 @@
 # *The course:* **1 forward process** → 2 loss → 3 U-Net → 4 sampling → 5 variants
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 85 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading.
+# **The core path takes 86 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
 # | 1 | 1.1 What you will have at the end … 1.4 A batch of images, each at its own step | 28 |
 # | 2 | 1.5 Schedules, and how long a digit stays readable … 1.6 Chains that never reach the noise | 23 |
-# | 3 | 1.7 The posterior: one step back, if you know where you came from … 1.11 What you now have | 34 |
+# | 3 | 1.7 The posterior: one step back, if you know where you came from … 1.11 What you now have | 35 |
 # | capstone | 1.12 Capstone: a forward process of your own | 38 |
 #
 # Sections called *Going deeper* are collapsed (22 minutes in all); the path does not need them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
@@ -369,7 +369,7 @@ _ = ipywidgets.interact(show, t=(0, 999, 10))
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: why `extract` keeps its dtype
 #
-# **What goes wrong: `.float()` inside.** The post's `extract` looks up in float64 and casts to float32. A look-up is the wrong place to choose a precision. Who works in float64, to test a formula, gets coefficients with the errors of float32. Who works in half precision gets float32 images, which a half-precision network refuses:
+# **What goes wrong: `.float()` inside.** The post's `extract` looks up in float64 and casts to float32. A look-up is the wrong place to choose a precision. If you work in float64 to test a formula, you get coefficients with the errors of float32. If you work in half precision, you get float32 images, which a half-precision network refuses:
 
 # %%
 t4, noise = torch.tensor([0, 100, 300, 999]), torch.randn(4, 1, 8, 8, dtype=torch.float64)
@@ -464,7 +464,7 @@ for name, chain in chains.items():
     print(f"{name:9}: {comparable(chain):.0%} of the steps have |log SNR| < 2")
 
 # %% [markdown]
-# *How long does a digit stay readable?* Bayes' rule can tell, without any training. For a noisy test digit, ask of every training digit how likely it is to become just this $x_t$, by the density (1.2). Add up the answers of each class and take the class with the largest sum. No reader can do better with these training digits.
+# *How long does a digit stay readable?* Bayes' rule can tell, without any training. For a noisy test digit, ask of every training digit how likely it is to become just this $x_t$, by the density (1.2). Add up the answers of each class and take the class with the largest sum. It is the best possible answer if the clean digit is one of the training digits.
 
 # %%
 train, train_labels = data.digits("train")[:]
@@ -473,7 +473,7 @@ noise = torch.randn(test.shape, generator=torch.Generator().manual_seed(0))
 
 
 def readable(betas, steps):
-    """Share of the test digits that Bayes' rule reads rightly at each of these steps."""
+    """Share of the test digits that Bayes' rule classifies correctly at these steps."""
     bayes, found = oracle.Empirical(GaussianDiffusion(betas), train, labels=train_labels), []
     for step in steps:
         t = torch.full((len(test),), step)
@@ -487,10 +487,10 @@ fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 for name, style, color in (("linear", "-", plots.BLUE), ("cosine", "--", plots.VERMILION)):
     ax.plot(steps, readable(chains[name], steps), style, color=color, label=name)
 ax.axhline(0.1, color="0.5", linewidth=0.8)
-_ = ax.set(xlabel="$t$", ylabel="digits read rightly", ylim=(0, 1)), ax.legend()
+_ = ax.set(xlabel="$t$", ylabel="classified correctly", ylim=(0, 1)), ax.legend()
 
 # %% [markdown]
-# *Figure 1.8.* How many of the 382 test digits can still be read; the grey line is guessing. With the linear schedule half of them are lost at about t = 400, and the last third of the chain works on images in which hardly anything can be read. With the cosine schedule reading ends much later. <!-- alt: Two falling curves over t from above 0.9 to about 0.1. The linear schedule's curve drops between t = 200 and 500, the cosine schedule's between t = 400 and 900. -->
+# *Figure 1.8.* The share of the 382 test digits that Bayes' rule still classifies correctly; the grey line is guessing. With the linear schedule half of them are lost at about t = 400, and the last third of the chain works on images in which hardly anything can be read. With the cosine schedule digits stay readable much longer. <!-- alt: Two falling curves over t from above 0.9 to about 0.1. The linear schedule's curve drops between t = 200 and 500, the cosine schedule's between t = 400 and 900. -->
 
 # %% tags=["folded"]
 for name in ("linear", "cosine"):
@@ -529,11 +529,11 @@ ax.plot(bound, ":", color="black", label="linear, bound (1.5)")
 _ = ax.set(xlabel="$t$", ylabel="bits for each pixel"), ax.legend()
 
 # %% [markdown]
-# *Figure 1.9.* What a pixel of $x_t$ tells about its $x_0$, on average over all pixels of all digits. The bound is never more than the entropy of a pixel. The last tenth of a bit is still enough to read many digits (figure 1.8): coarse shapes are spread over many pixels. <!-- alt: Three falling curves. The true information of the linear schedule falls fastest and lies below its dotted bound; the cosine schedule's falls more slowly. -->
+# *Figure 1.9.* What a pixel of $x_t$ tells about its $x_0$, on average over all pixels of all digits. (The bound is cut at the entropy of a pixel.) At t = 400 of the linear schedule a pixel tells less than a tenth of a bit, and nearly half of the digits can still be read (figure 1.8): coarse shapes are spread over many pixels. <!-- alt: Three falling curves. The true information of the linear schedule falls fastest and lies below its dotted bound; the cosine schedule's falls more slowly. -->
 
 # %%
 print(f"entropy of a pooled pixel: {entropy:.2f} bits")
-for t in (69, 199, 499):
+for t in (69, 199, 399):
     bound = -0.5 * torch.log2(1 - alphas_bar[t])
     print(f"linear, t = {t:3}: {pixel_bits(alphas_bar[t]):.2f} bits, at most {bound:.2f} by (1.5)")
 
@@ -572,7 +572,7 @@ _ = ax.set(xlabel="mean of the 64 pixels of $x_T$", ylabel="density"), ax.legend
 # %% [markdown]
 # *Figure 1.10.* The mean brightness of $x_T$ for all 1797 digits. With 1000 steps it lies around 0, as that of noise does. With 100 steps it stays dark: a sampler that starts in noise starts at images that are too bright, which the network never saw in training. <!-- alt: Two histograms. That of T = 1000 is centred at 0, that of T = 100 lies clearly to the left of it. -->
 #
-# How far $x_T$ is from noise can be said in bits for each pixel: $-\tfrac12\log_2(1-\bar\alpha_T)$ for a pixel that is 1 or −1 (notebook 2 derives it). Below 0.01 bits call it noise.
+# How far $x_T$ is from noise can be said in bits for each pixel: $-\tfrac12\log_2(1-\bar\alpha_T)$ for a pixel that is 1 or −1 (notebook 2 derives it). We say that a chain ends in noise if it ends below 0.01 bits.
 #
 # **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas that end in noise *and* have many steps at which image and noise are comparable. Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down, for each, whether it ends in noise and on which share of its steps $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
 # <details><summary>Hint</summary>For small betas the sum of the betas decides where a chain ends. What must be done to the ends of the line so that 100 steps have the sum of 1000?</details>
@@ -628,7 +628,7 @@ except ValueError as error:
 # %% [markdown] tags=["sitting"]
 # ## 1.7 The posterior: one step back, if you know where you came from
 #
-# *Sitting 3 of 3, 34 minutes.*
+# *Sitting 3 of 3, 35 minutes.*
 
 # %% tags=["start"]
 import math
@@ -639,6 +639,7 @@ import torch
 from ddpm_lesson import GaussianDiffusion, checks, data, load_pretrained, plots
 
 linear_betas, cosine_betas = checks.carried("linear_betas"), checks.carried("cosine_betas")
+q_sample = checks.carried("q_sample")
 betas = linear_betas(1e-4, 0.02, 1000)
 alphas_bar, process = torch.cumprod(1 - betas, 0), GaussianDiffusion(betas)
 digits, labels = data.digits()[:]
@@ -659,12 +660,12 @@ def Normal(mean, std):
 # %%
 coarse = cosine_betas(10)
 coarse_bar = torch.cumprod(1 - coarse, 0)
-x_0, x_t = torch.tensor([[0.8]], dtype=torch.float64), torch.tensor([[-0.5]], dtype=torch.float64)
+pixel_0, pixel_t = (torch.tensor([[v]], dtype=torch.float64) for v in (0.8, -0.5))
 
 
 def draw_bells(ax, t):
-    likelihood = Normal((1 - coarse[t]).sqrt() * grid, coarse[t].sqrt()).log_prob(x_t[0])
-    prior = Normal(coarse_bar[t - 1].sqrt() * x_0[0], (1 - coarse_bar[t - 1]).sqrt()).log_prob(grid)
+    likelihood = Normal((1 - coarse[t]).sqrt() * grid, coarse[t].sqrt()).log_prob(pixel_t[0])
+    prior = Normal(coarse_bar[t - 1].sqrt() * pixel_0[0], (1 - coarse_bar[t - 1]).sqrt()).log_prob(grid)
     curves = {"likelihood, (1.1)": likelihood, "prior, (1.2)": prior, "product": likelihood + prior}
     for (name, curve), color, width in zip(curves.items(), plots.COLOURS, (1.5, 4, 1.5), strict=False):
         ax.plot(grid, (curve - curve.max()).exp(), color=color, linewidth=width, label=name)
@@ -719,7 +720,7 @@ posterior = checks.posterior(posterior)
 def show(t=5):
     ax = plt.subplots(figsize=(5, 2.6), layout="constrained")[1]
     draw_bells(ax, t)
-    mean, var = posterior(x_0, x_t, torch.tensor([t]), coarse)
+    mean, var = posterior(pixel_0, pixel_t, torch.tensor([t]), coarse)
     height = (-((grid - mean[0]) ** 2) / (2 * var[0])).exp()
     ax.plot(grid, height, "--", color="black", label="your posterior")
     ax.legend(loc="upper left", fontsize="small")
@@ -731,8 +732,8 @@ _ = ipywidgets.interact(show, t=(1, 9))
 # %% tags=["folded"]
 def bayes_on_the_grid(t):
     """Mean and variance of the posterior without any algebra: Bayes' rule on a grid of values of x_{t-1}."""
-    step = Normal((1 - betas[t]).sqrt() * grid, betas[t].sqrt()).log_prob(x_t[0])
-    jump = Normal(alphas_bar[t - 1].sqrt() * x_0[0], (1 - alphas_bar[t - 1]).sqrt()).log_prob(grid)
+    step = Normal((1 - betas[t]).sqrt() * grid, betas[t].sqrt()).log_prob(pixel_t[0])
+    jump = Normal(alphas_bar[t - 1].sqrt() * pixel_0[0], (1 - alphas_bar[t - 1]).sqrt()).log_prob(grid)
     weight = torch.softmax(step + jump, 0)
     mean = (weight * grid).sum()
     return mean, (weight * (grid - mean) ** 2).sum()
@@ -740,7 +741,8 @@ def bayes_on_the_grid(t):
 
 for t in (1, 10, 300, 999):
     (mean, var), at = bayes_on_the_grid(t), torch.tensor([t])
-    formula, yours = process.q_posterior(x_0, x_t, at), posterior(x_0, x_t, at, betas)
+    formula = process.q_posterior(pixel_0, pixel_t, at)
+    yours = posterior(pixel_0, pixel_t, at, betas)
     assert abs(mean - formula.mean) < 1e-9 and abs(var / formula.log_var.exp() - 1) < 1e-6
     print(f"t = {t:3}: mean {mean:.4f} on the grid, {yours[0].item():.4f} by yours; beta / var {betas[t] / var:.3f}")
 
@@ -765,7 +767,7 @@ print(f"log of the clipped table: t = 0: {first:.2f}, t = 1: {second:.2f}")
 print(f"used for q at t = 0 it adds noise of standard deviation {math.exp(first / 2):.4f}")
 
 # %% [markdown]
-# **What goes wrong: one table for two purposes.** $-\infty$ is the right value for $q$: the posterior's sample is its mean. The *model's* last step needs a finite one: it must be a density under which $x_0$ can be scored (notebook 2). So code keeps a second table in which index 0 repeats the value of index 1 (the first official code clipped the variance at 1e-20 instead, which gives −46.05). Who uses the clipped table for $q$ lets the posterior at t = 0 scatter around an $x_0$ that it knows.
+# **What goes wrong: one table for two purposes.** $-\infty$ is the right value for $q$: the posterior's sample is its mean. The *model's* last step needs a finite one: it must be a density under which $x_0$ can be scored (notebook 2). So code keeps a second table in which index 0 repeats the value of index 1 (the first official code clipped the variance at 1e-20 instead, which gives −46.05). With the clipped table for $q$ too, the posterior at t = 0 would scatter around an $x_0$ that it knows.
 #
 # The post builds the second table as `cat([posterior_var[1:2], posterior_var[1:]])`. With $T = 1$ the slice `[1:2]` is empty, so the table loses its only entry; building works, the first sampling step fails:
 
@@ -794,6 +796,28 @@ def x_0_from_eps(x_t, t, eps, alphas_bar):
 
 # %%
 x_0_from_eps = checks.x_0_from_eps(x_0_from_eps)
+
+# %% [markdown]
+# *See* what it makes of a network's answers: one digit at six noise levels, and the $x_0$ that follows from the noise that the network predicts. It was trained on your cosine schedule.
+
+# %%
+chain = cosine_betas(1000).float().to(device)
+chain_bar = torch.cumprod(1 - chain, 0)
+
+
+def predicted_noise(x, t):
+    with torch.no_grad():
+        return network.model(x, t)[:, :1]  # its second channel is for notebook 2
+
+# %%
+t = torch.tensor([50, 200, 400, 600, 800, 999], device=device)
+noise = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)).to(device)
+x = q_sample(digits[5:6].to(device).expand(6, -1, -1, -1), t, noise, chain_bar).float()
+estimate = x_0_from_eps(x, t, predicted_noise(x, t), chain_bar)
+_ = plots.chain(torch.stack([x, estimate]), t, names=("$x_t$", "$x_0$"))
+
+# %% [markdown]
+# *Figure 1.13.* Upper row: a digit with more and more noise. Lower row: the estimated $x_0$. A little noise is removed. Later the estimate becomes an average of all digits that may be behind $x_t$, and at the last step it is nothing but magnified error. <!-- alt: Two rows of six images. The upper row is a digit that drowns in noise; the lower row shows a clean digit on the left, a blurred one in the middle and black and white squares on the right. -->
 
 # %% [markdown]
 # > **Predict.** At the last of the 1000 linear steps the network's noise is off by 0.01. By how much is $x_0$ off, if its whole range is 2: by 0.01, by 0.1, or by more than half of the range?
@@ -837,7 +861,7 @@ ax.semilogy(inverse, "--", color=plots.VERMILION, label=label)
 _ = ax.set(xlabel="$t$", ylabel="error of $x_0$ / error of prediction"), ax.legend()
 
 # %% [markdown]
-# *Figure 1.13.* The factor by which an error is multiplied on the way to $x_0$, for errors of one size in either prediction. For eps it is below 1 as long as $\bar\alpha_t > 1/2$ and large at the end. For the mean of $x_{t-1}$ it is 1 at t = 0, where coef1 is 1 and coef2 is 0, and then rises at once: a step is so small that it says little about the end of the way. <!-- alt: Two rising curves on a logarithmic axis. The one for the mean of the previous state lies far above the one for eps at nearly every t. -->
+# *Figure 1.14.* The factor by which an error is multiplied on the way to $x_0$, for errors of one size in either prediction. For eps it is below 1 as long as $\bar\alpha_t > 1/2$ and large at the end. For the mean of $x_{t-1}$ it is 1 at t = 0, where coef1 is 1 and coef2 is 0, and then rises at once: a step is so small that it says little about the end of the way. <!-- alt: Two rising curves on a logarithmic axis. The one for the mean of the previous state lies far above the one for eps at nearly every t. -->
 #
 # Where $\bar\alpha_t$ is exactly 0 (a last beta of 1), $x_t$ is the noise itself. (1.7) divides by 0 there: the post's table holds infinity, and 0 times infinity is not a number. (1.8) still works, since coef1 is not 0. The package refuses:
 
@@ -893,7 +917,7 @@ _ = axes[0, 0].set(ylabel=r"$\log q(x_{t-1})$"), axes[1, 0].legend()
 _ = axes[1, 0].set(ylabel="$q(x_{t-1} | x_t)$")
 
 # %% [markdown]
-# *Figure 1.14.* Above: $\log q(x_{t-1})$, and in blue the piece on which the bell is not small (two widths to each side). Below: the exact step back, and the Gaussian of the same mean and variance. Left, the piece holds both clusters and the step has two modes. Right, the curve on so short a piece is nearly a straight line, and step and Gaussian lie on each other. <!-- alt: Four panels. Left column, beta 0.5: a log density with two humps, both inside a wide blue band; below, a density with two peaks and a broad dashed Gaussian that misses both. Right column, beta 0.004: a narrow blue band; below, one peak and a dashed Gaussian on top of it. -->
+# *Figure 1.15.* Above: $\log q(x_{t-1})$, and in blue the piece on which the bell is not small (two widths to each side). Below: the exact step back, and the Gaussian of the same mean and variance. Left, the piece holds both clusters and the step has two modes. Right, the curve on so short a piece is nearly a straight line, and step and Gaussian lie on each other. <!-- alt: Four panels. Left column, beta 0.5: a log density with two humps, both inside a wide blue band; below, a density with two peaks and a broad dashed Gaussian that misses both. Right column, beta 0.004: a narrow blue band; below, one peak and a dashed Gaussian on top of it. -->
 #
 # How far from a Gaussian, in bits (Kullback-Leibler divergence)? A yardstick: not to know which of two equal clusters is 1 bit.
 
@@ -924,11 +948,9 @@ print(f"mean of the step back for beta = 0.5: {exact:.6f} on the grid, {by_formu
 # %% [markdown]
 # ## 1.10 Your functions draw digits
 #
-# Everything is there. Start in noise. At every step ask the network for the noise, turn it into $x_0$ (yours), take the posterior (yours), and draw from it. The network was trained on your cosine schedule.
+# Everything is there. Start in noise. At every step ask the network for the noise, turn it into $x_0$ (yours), take the posterior (yours), and draw from it.
 
 # %%
-chain = cosine_betas(1000).float().to(device)
-chain_bar = torch.cumprod(1 - chain, 0)
 generator = torch.Generator().manual_seed(0)
 
 
@@ -939,9 +961,7 @@ def fresh():
 x, seen, estimates = fresh(), {}, {}
 for i in reversed(range(1000)):
     t = torch.full((10,), i, device=device)
-    with torch.no_grad():
-        eps = network.model(x, t)[:, :1]  # its second channel is for notebook 2
-    x_0 = x_0_from_eps(x, t, eps, chain_bar).clamp(-1, 1)
+    x_0 = x_0_from_eps(x, t, predicted_noise(x, t), chain_bar).clamp(-1, 1)
     mean, var = posterior(x_0, x, t, chain)
     x = (mean + var.sqrt() * fresh()).float()
     seen[i], estimates[i] = x, x_0
@@ -952,13 +972,13 @@ rows = [torch.stack([kept[i][n] for i in stops]) for n in (0, 1) for kept in (se
 _ = plots.chain(torch.stack(rows), stops, names=("state", "estimate") * 2)
 
 # %% [markdown]
-# *Figure 1.15.* Two of your ten walks back: the state after step t, and the estimate of $x_0$ from which it was drawn. The first estimate is only magnified error, clipped to black and white (section 1.8). At t = 800 it is little more than an average digit. As the noise falls, the estimate becomes one digit with sharp strokes. <!-- alt: Four rows of seven images. Rows one and three go from noise to a digit; rows two and four show the estimate, first random black and white, then a grey average digit, later the same digit. -->
+# *Figure 1.16.* Two of your ten walks back: the state after step t, and the estimate of $x_0$ from which it was drawn. The first estimate is only magnified error, clipped to black and white (section 1.8). At t = 800 it is little more than an average digit. As the noise falls, the estimate becomes one digit with sharp strokes. <!-- alt: Four rows of seven images. Rows one and three go from noise to a digit; rows two and four show the estimate, first random black and white, then a grey average digit, later the same digit. -->
 
 # %%
 _ = plots.image_grid(x, ncols=10)
 
 # %% [markdown]
-# *Figure 1.16.* Ten digits, drawn from noise by your functions and a trained network. Every walk started elsewhere and drew its own noise at every step, so it ended elsewhere. <!-- alt: Ten small images; most are readable handwritten digits. -->
+# *Figure 1.17.* Ten digits, drawn from noise by your functions and a trained network. Every walk started elsewhere and drew its own noise at every step, so it ended elsewhere. <!-- alt: Ten small images; most are readable handwritten digits. -->
 
 # %% tags=["folded"]
 nearest = torch.cdist(x.cpu().flatten(1), digits.flatten(1)).min(1)
@@ -1053,7 +1073,7 @@ frames = [0, 0, 0, *range(1, 2 * T + 1)]
 plots.animate(draw, frames, alt="an image turns into noise and comes back", fps=12)
 
 # %% [markdown]
-# *Figure 1.17.* Your image on your curve: there by the jump, with one noise, and back by posterior steps, with fresh noise at each. The way back wanders, and ends exactly in the image, because the posterior knows it. A sampler does the same with an estimate instead. <!-- alt: An animation. On the left a digit dissolves into noise and comes back; on the right a dot runs down the curve of alpha bar and up again. -->
+# *Figure 1.18.* Your image on your curve: there by the jump, with one noise, and back by posterior steps, with fresh noise at each. The way back wanders, and ends exactly in the image, because the posterior knows it. A sampler does the same with an estimate instead. <!-- alt: An animation. On the left a digit dissolves into noise and comes back; on the right a dot runs down the curve of alpha bar and up again. -->
 
 # %% [markdown] tags=["deeper"]
 # ## 1.13 Going deeper: skipping steps
