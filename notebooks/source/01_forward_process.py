@@ -98,7 +98,9 @@ _ = plots.chain(rows, [20 * state.i for state in shown])
 # | $\alpha_t = 1-\beta_t$ | `alphas` | (T,) | share of the variance that step $t$ keeps | 单步保留率 |
 # | $\bar\alpha_t = \alpha_1\cdots\alpha_t$ | `alphas_bar` | (T,) | share that is left after all steps up to $t$ | 累积保留率 |
 #
-# `B` is the batch size, `*D` the shape of one item: (1, 8, 8) for a digit, (2,) for a point in the plane. Formulas count steps from 1, as the papers do. **Code and figures count from 0: `t = 0` is the papers' $t = 1$**, the first step of noise.
+# `B` is the batch size, `*D` the shape of one item: (1, 8, 8) for a digit, (2,) for a point in the plane. Formulas count steps from 1, as the papers do. **Code counts from 0: `t = 0` is the papers' $t = 1$**, the first step of noise. So do all figures except the first, whose $t$ is the number of steps.
+#
+# The course grew out of a Chinese blog post, 【研究生工作周报】(DDPM), "A graduate student's weekly report (DDPM)". The sections *Going deeper* call it *the post*. **What goes wrong** marks an error in it, or in other published code, from which there is something to learn.
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: can you start, and what do others call it?
@@ -121,14 +123,14 @@ _ = plots.chain(rows, [20 * state.i for state in shown])
 # | `alphas_bar` | $\bar\alpha_t$ | $\alpha_t$ (!) | `alphas_cumprod` | `alphas_cumprod` |
 # | `posterior_var`, $\tilde\beta_t$ | $\tilde\beta_t$ | $\sigma_t^2$ at $\eta=1$ | `posterior_variance` | `variance` |
 #
-# **The post.** This course grew out of a Chinese blog post, 【研究生工作周报】(DDPM), "A graduate student's weekly report (DDPM)". Where the text says *the post*, it means this one. A paragraph that begins with **What goes wrong** shows an error of its text or code, or of other published code, for what it teaches. The first: the post calls the forward process p and the reverse process q. In the paper (DDPM Eq. 1 and 2) p is learned and q is fixed.
+# **What goes wrong: p and q swapped.** The post calls the forward process p and the reverse process q. In the paper (DDPM Eq. 1 and 2) p is learned and q is fixed.
 
 # %% [markdown]
 # ## 1.2 One step, then a thousand
 #
 # *Question.* One step adds a little noise. Why should it also shrink the image?
 #
-# *Derive.* Let one step be $x_t = a\,x_{t-1} + b\,\epsilon$ with fresh $\epsilon\sim\mathcal N(0, I)$. The two terms are independent, so their variances add: $\operatorname{Var}(x_t) = a^2\operatorname{Var}(x_{t-1}) + b^2$. A network will have to read $x_t$ for every $t$, and reads best if all its inputs have the same scale. So ask that variance 1 stays variance 1: $a^2 + b^2 = 1$. Call the variance of the added noise $\beta_t = b^2$. Then
+# *Derive.* Let one step be $x_t = a\,x_{t-1} + b\,\epsilon$ with $\epsilon\sim\mathcal N(0, I)$, drawn anew at every step. The two terms are independent, so their variances add: $\operatorname{Var}(x_t) = a^2\operatorname{Var}(x_{t-1}) + b^2$. A network will have to read $x_t$ for every $t$, and reads best if all its inputs have the same scale. So ask that variance 1 stays variance 1: $a^2 + b^2 = 1$. Call the variance of the added noise $\beta_t = b^2$. Then
 # $$\begin{aligned} x_t &= \sqrt{1-\beta_t}\;x_{t-1} + \sqrt{\beta_t}\;\epsilon, \\ q(x_t\mid x_{t-1}) &= \mathcal N\big(x_t;\ \sqrt{1-\beta_t}\,x_{t-1},\ \beta_t I\big). \end{aligned} \tag{1.1: DDPM Eq. 2}$$
 # $\mathcal N(x;\ \mu,\ \sigma^2 I)$ is the density at $x$ of independent pixels, each normal with its own mean in $\mu$ and with variance $\sigma^2$. $\beta_t$ is a *variance*; that is why both factors carry a root.
 #
@@ -233,7 +235,7 @@ fig, (ax, end) = plt.subplots(1, 2, figsize=(8, 3.2), width_ratios=(4, 1), share
 ax.imshow((sum(bells) / 2).sqrt(), extent=(0, 1000, 3, -3), aspect="auto", cmap="Greys", vmax=1.8)
 for i in range(6):
     ax.plot(paths[:, i], color=(plots.BLUE, plots.VERMILION)[i % 2], linewidth=0.6)
-ax.set(xlabel="$t$", ylabel="value of one pixel", ylim=(-3, 3))
+ax.set(xlabel="steps of noise", ylabel="value of one pixel", ylim=(-3, 3))
 end.hist(paths[-1], bins=40, orientation="horizontal", density=True, color=plots.SKY)
 end.plot(torch.distributions.Normal(0, 1).log_prob(height).exp(), height, color="black")
 _ = end.set(xlabel="density at the end")
@@ -380,7 +382,7 @@ assert 1e-9 < (rounded - exact).abs().max() < 1e-6
 print("bfloat16 image times float32 coefficient:", (spread.float() * digits[:4].bfloat16()).dtype)
 
 # %% [markdown]
-# So `extract` keeps v's precision, and whoever multiplies an image chooses. The package takes coefficients in float32 at least, in float64 for float64 images, and gives the result the image's own dtype. `GaussianDiffusion` holds all tables:
+# So `extract` keeps v's precision, and the code that multiplies an image chooses. The package takes coefficients in float32 at least, in float64 for float64 images, and gives the result the image's own dtype. `GaussianDiffusion` holds all tables:
 
 # %%
 from ddpm_lesson import GaussianDiffusion
