@@ -150,3 +150,16 @@ def test_the_way_back_of_the_specification_ends_in_x_0():
     forward = checks.Forward.specification(lambda u: 1 - u**2, 6)
     x_0, noise = torch.tensor([[0.3], [-1.0]]), torch.ones(6, 2, 1)
     assert torch.equal(forward.back(x_0, 9 * x_0, noise)[-1], x_0.double())
+
+
+def test_one_tensor_that_is_changed_in_place_is_told():
+    def walk(x_0, betas, noise):
+        x = x_0.clone()
+        states = [x]
+        for beta, its_noise in zip(betas, noise, strict=True):
+            x *= (1 - beta).sqrt()
+            x += beta.sqrt() * its_noise
+            states.append(x)
+        return torch.stack(states)
+
+    assert "All of your states are the last one" in verdict("walk", walk)

@@ -96,7 +96,7 @@ def test_every_exercise_has_a_finished_one():
 
 
 def test_carried_of_an_unknown_name():
-    with pytest.raises(KeyError, match="no exercise is called 'p_sample'; there are linear_betas, extract, "):
+    with pytest.raises(KeyError, match="no exercise is called 'p_sample'; there are linear_betas, walk, "):
         checks.carried("p_sample")
 
 

@@ -126,6 +126,22 @@ walk = Check(
             table=lambda betas: 1 - (1 - betas).cumprod(0),
         ),
         Misconception(
+            "Your states are jumps from x_0, each with one noise of its own: two neighbours then have nothing to do with "
+            "each other. A walk makes each state from the one before.",
+            instead=lambda x_0, betas, noise: _step_by_step(
+                x_0, 1 - (1 - betas).cumprod(0), noise, source=lambda states: states[0]
+            ),
+        ),
+        Misconception(
+            "You left out the first step, with betas[0] and noise[0]: T steps are made.",
+            instead=lambda x_0, betas, noise: _step_by_step(x_0, betas[1:], noise[1:]),
+        ),
+        Misconception(
+            "All of your states are the last one. You changed one tensor in place, and the list holds it T + 1 times: "
+            "make a new tensor at each step.",
+            keep=lambda states: torch.stack(states[-1:] * len(states)),
+        ),
+        Misconception(
             "x_0 is missing from what you return. The walk has T + 1 states: x_0 first, then one for each step.",
             keep=lambda states: torch.stack(states[1:]),
         ),
