@@ -126,7 +126,7 @@ walk = Check(
             table=lambda betas: 1 - (1 - betas).cumprod(0),
         ),
         Misconception(
-            "Your states are jumps from x_0, each with one noise of its own: two neighbours then have nothing to do with "
+            "Your states are jumps from x_0, each with one noise of its own: neighbours then have nothing to do with "
             "each other. A walk makes each state from the one before.",
             instead=lambda x_0, betas, noise: _step_by_step(
                 x_0, 1 - (1 - betas).cumprod(0), noise, source=lambda states: states[0]
