@@ -800,6 +800,15 @@ def x_0_from_eps(x_t, t, eps, alphas_bar):
 x_0_from_eps = checks.x_0_from_eps(x_0_from_eps)
 
 # %% [markdown]
+# > **Predict.** At the last of the 1000 linear steps the network's noise is off by 0.01. By how much is $x_0$ off, if its whole range is 2: by 0.01, by 0.1, or by more than half of the range?
+# > <details><summary>Then look</summary>By 1.57. Late in the chain x_t is nearly all noise; what is left of the image must be magnified 157 times, and the error with it. Samplers therefore clip the estimated x_0 to [−1, 1], and so will you.</details>
+
+# %%
+zero, last = torch.zeros(1, 1, dtype=torch.float64), torch.tensor([999])
+off = x_0_from_eps(zero, last, zero + 0.01, alphas_bar).abs().item()
+print(f"at t = 999 an error of 0.01 in eps moves x_0 by {off:.2f}")
+
+# %% [markdown]
 # *See* what it makes of a network's answers: one digit at six noise levels, and the $x_0$ that follows from the noise that the network predicts. It was trained on your cosine schedule.
 
 # %%
@@ -819,16 +828,7 @@ estimate = x_0_from_eps(x, t, predicted_noise(x, t), chain_bar)
 _ = plots.chain(torch.stack([x, estimate]), t, names=("$x_t$", "$x_0$"))
 
 # %% [markdown]
-# *Figure 1.13.* Upper row: a digit with more and more noise. Lower row: the estimated $x_0$. A little noise is removed. Later the estimate becomes an average of all digits that may be behind $x_t$, and at the last step it is nothing but magnified error. <!-- alt: Two rows of six images. The upper row is a digit that drowns in noise; the lower row shows a clean digit on the left, a blurred one in the middle and black and white squares on the right. -->
-
-# %% [markdown]
-# > **Predict.** At the last of the 1000 linear steps the network's noise is off by 0.01. By how much is $x_0$ off, if its whole range is 2: by 0.01, by 0.1, or by more than half of the range?
-# > <details><summary>Then look</summary>By 1.57. Late in the chain x_t is nearly all noise; what is left of the image must be magnified 157 times, and the error with it. Samplers therefore clip the estimated x_0 to [−1, 1], and so will you.</details>
-
-# %%
-zero, last = torch.zeros(1, 1, dtype=torch.float64), torch.tensor([999])
-off = x_0_from_eps(zero, last, zero + 0.01, alphas_bar).abs().item()
-print(f"at t = 999 an error of 0.01 in eps moves x_0 by {off:.2f}")
+# *Figure 1.13.* Upper row: a digit with more and more noise. Lower row: the estimated $x_0$. A little noise is removed. Later the estimate becomes an average of all digits that may be behind $x_t$, and at the last step it is nothing but magnified error (shown here as black and white). <!-- alt: Two rows of six images. The upper row is a digit that drowns in noise; the lower row shows a clean digit on the left, a blurred one in the middle and black and white squares on the right. -->
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: how far ways back to $x_0$ can be trusted
