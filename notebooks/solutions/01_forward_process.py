@@ -23,9 +23,8 @@ def extract(v, t, x_shape):
 
 
 def q_sample(x_0, t, noise, alphas_bar):
-    a_bar = alphas_bar[t].reshape(-1, *[1] * (x_0.ndim - 1))  # (B, 1, ..., 1): the batch axis stays first
-    signal, spread = a_bar.sqrt().to(x_0.dtype), (1 - a_bar).sqrt().to(x_0.dtype)  # images keep their dtype
-    return signal * x_0 + spread * noise
+    a_bar = extract(alphas_bar, t, x_0.shape)  # (B, 1, ..., 1)
+    return a_bar.sqrt() * x_0 + (1 - a_bar).sqrt() * noise  # float64 if alphas_bar is
 
 
 def cosine_betas(T, s=0.008, max_beta=0.999):

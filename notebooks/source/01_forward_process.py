@@ -6,7 +6,7 @@
 # **You will be able to**
 # - walk an image into noise step by step, and jump to any step at once;
 # - read and design a noise schedule, and say whether its chain ends in pure noise;
-# - derive the posterior, the Gaussian that DDPM learns to imitate, and say when the true step back is nearly Gaussian;
+# - derive the posterior, the Gaussian that the network learns to imitate, and say when the true step back is nearly Gaussian;
 # - draw new digits from noise with a trained network and functions that you wrote yourself.
 #
 # **You need** Gaussians, expectations and PyTorch broadcasting.
@@ -14,13 +14,13 @@
 # *The course:* **1 forward process** → 2 loss → 3 U-Net → 4 sampling → 5 variants
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 86 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading.
+# **The core path takes 91 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
-# | 1 | 1.1 What you will have at the end … 1.4 A batch of images, each at its own step | 28 |
-# | 2 | 1.5 Schedules, and how long a digit stays readable … 1.6 Chains that never reach the noise | 23 |
-# | 3 | 1.7 The posterior: one step back, if you know where you came from … 1.11 What you now have | 35 |
+# | 1 | 1.1 What you will have at the end … 1.4 A batch of images, each at its own step | 30 |
+# | 2 | 1.5 Schedules, and how long a digit stays readable … 1.6 Chains that never reach the noise | 24 |
+# | 3 | 1.7 The posterior: one step back, if you know where you came from … 1.11 What you now have | 37 |
 # | capstone | 1.12 Capstone: a forward process of your own | 38 |
 #
 # Sections called *Going deeper* are collapsed (22 minutes in all); the path does not need them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
@@ -60,7 +60,7 @@ plt.rcParams.update({"figure.dpi": 120, "figure.facecolor": "white"})  # opaque 
 # %% [markdown] tags=["sitting"]
 # ## 1.1 What you will have at the end
 #
-# *Sitting 1 of 3, 28 minutes.*
+# *Sitting 1 of 3, 30 minutes.*
 
 # %% tags=["start"]
 import math
@@ -70,19 +70,19 @@ import torch
 
 from ddpm_lesson import Sampling, checks, data, load_pretrained, plots
 
-digits, labels = data.digits()[:]  # (1797, 1, 8, 8), from -1 (paper) to 1 (ink)
+digits, labels = data.digits()[:]  # (1797, 1, 8, 8), -1: paper, drawn black; 1: ink, drawn white
 network = load_pretrained("digits_ddpm", device=device)
 
 # %%
-states = list(network.states(5, Sampling(steps="trailing50"), y=network.labels(5)))
+states = list(network.states(5, Sampling(steps="trailing50", seed=2), y=network.labels(5)))
 shown = [state for state in states if state.i % 10 == 0]
 rows = torch.stack([state.x_t for state in shown], 1)
 _ = plots.chain(rows, [20 * state.i for state in shown])
 
 # %% [markdown]
-# *Figure 1.1.* Read it from left to right: five images of pure noise become five digits that nobody wrote. The number above a column says how many steps of noise are left in it. A network of this course made them; at the end of this notebook it will draw digits with *your* functions. <!-- alt: Five rows of six small images. Each row starts as random grey pixels on the left and ends as a readable digit on the right. -->
+# *Figure 1.1.* Read it from left to right: five images of pure noise become five digits that nobody wrote. The number above a column says how many steps of noise are left in it. A network of this course made them; it was told which digit to draw, and took 50 large steps. At the end of this notebook it will draw digits with *your* functions. <!-- alt: Five rows of six small images. Each row starts as random grey pixels on the left and ends on the right as a digit: 0, 1, 2, 3 and 4. -->
 #
-# How do you draw from a distribution that nobody can write down? Destroying an image is easy: add noise, a little at a time, until nothing else is left. Nobody has to learn that, and pure noise is a distribution from which everybody can draw. Then learn the way back, one small step at a time. There are two processes:
+# How do you draw from a distribution that nobody can write down? Destroying an image is easy: add noise, a little at a time, until nothing else is left. Nobody has to learn that, and drawing pure noise is easy. Then learn the way back, one small step at a time. That is a *denoising diffusion probabilistic model*, DDPM. It has two processes:
 #
 # - the **forward process** $q$ (前向过程) goes from the image to noise. It is *fixed*: nothing in it is learned;
 # - the **reverse process** $p_\theta$ (反向过程) goes from noise to an image. It is *learned*: $\theta$ are the weights of a network.
@@ -98,7 +98,7 @@ _ = plots.chain(rows, [20 * state.i for state in shown])
 # | $\alpha_t = 1-\beta_t$ | `alphas` | (T,) | share of the variance that step $t$ keeps | 单步保留率 |
 # | $\bar\alpha_t = \alpha_1\cdots\alpha_t$ | `alphas_bar` | (T,) | share that is left after all steps up to $t$ | 累积保留率 |
 #
-# `B` is the batch size, `*D` the shape of one item: (1, 8, 8) for a digit, (2,) for a point in the plane. Formulas count steps from 1, as the papers do. **Code counts from 0: `t = 0` is the papers' $t = 1$**, the first step of noise. So do all figures except the first, whose $t$ is the number of steps.
+# `B` is the batch size, `*D` the shape of one item: (1, 8, 8) for a digit, (2,) for a point in the plane. Formulas count steps from 1, as the papers do. **Code counts from 0: `t = 0` is the papers' $t = 1$**, the first step of noise. Figures labelled $t$ count from 0 too, except figure 1.1; axes called "steps of noise" and the indices in figure 1.2 count steps.
 #
 # The course grew out of a Chinese blog post, 【研究生工作周报】(DDPM), "A graduate student's weekly report (DDPM)". The sections *Going deeper* call it *the post*. **What goes wrong** marks an error in it, or in other published code, from which there is something to learn.
 
@@ -130,11 +130,13 @@ _ = plots.chain(rows, [20 * state.i for state in shown])
 #
 # *Question.* One step adds a little noise. Why should it also shrink the image?
 #
-# *Derive.* Let one step be $x_t = a\,x_{t-1} + b\,\epsilon$ with $\epsilon\sim\mathcal N(0, I)$, drawn anew at every step. The two terms are independent, so their variances add: $\operatorname{Var}(x_t) = a^2\operatorname{Var}(x_{t-1}) + b^2$. A network will have to read $x_t$ for every $t$, and reads best if all its inputs have the same scale. So ask that variance 1 stays variance 1: $a^2 + b^2 = 1$. Call the variance of the added noise $\beta_t = b^2$. Then
+# *Derive.* Let one step be $x_t = a\,x_{t-1} + b\,\epsilon$ with $\epsilon\sim\mathcal N(0, I)$, drawn anew at every step. The two terms are independent, so their variances add: $\operatorname{Var}(x_t) = a^2\operatorname{Var}(x_{t-1}) + b^2$. A network reads best if its inputs have the same scale at every $t$. So ask that variance 1 stays variance 1: $a^2 + b^2 = 1$. Call the variance of the added noise $\beta_t = b^2$. Then
 # $$\begin{aligned} x_t &= \sqrt{1-\beta_t}\;x_{t-1} + \sqrt{\beta_t}\;\epsilon, \\ q(x_t\mid x_{t-1}) &= \mathcal N\big(x_t;\ \sqrt{1-\beta_t}\,x_{t-1},\ \beta_t I\big). \end{aligned} \tag{1.1: DDPM Eq. 2}$$
 # $\mathcal N(x;\ \mu,\ \sigma^2 I)$ is the density at $x$ of independent pixels, each normal with its own mean in $\mu$ and with variance $\sigma^2$. $\beta_t$ is a *variance*; that is why both factors carry a root.
 #
 # **Exercise 1.1 (one star, 2 minutes).** The schedule of the DDPM paper: $T$ values of $\beta$, evenly spaced from `beta_1` to `beta_T`, both included. Return them as float64, because later a thousand of them are multiplied.
+#
+# The cell below an exercise checks your function and names your mistake. If your function is not yet right, the course's own goes on instead, so that all later cells run: what they call *yours* is yours after a *yes*.
 # <details><summary>Hint 1</summary>torch has a function for evenly spaced numbers that includes both ends.</details>
 # <details><summary>Hint 2</summary>It has a dtype argument. Converting afterwards is too late: what was rounded to float32 stays rounded.</details>
 
@@ -168,7 +170,7 @@ _ = plots.forward_and_reverse(torch.cat([states[i] for i in stops]), stops)
 # *Figure 1.2.* Your walk. Upper arrows: $q$ adds noise and is fixed. Lower arrows: $p$ removes noise and is to be learned. The index of $x$ counts the steps of noise: after 60 you still read the digit, after 400 hardly. (Values beyond −1 and 1 are shown as black and white, here and in all pictures of noisy images.) <!-- alt: A handwritten zero, then the same image after 60, 200, 400 and 1000 steps of noise, with arrows in both directions between them. -->
 #
 # > **Predict** (and decide before you scroll on: outputs are stored below). Somebody forgets one root and writes `sqrt(1 - beta) * x + beta * noise`. Does the walk end with too much noise, with too little, or does it make no difference?
-# > <details><summary>Then look</summary>Far too little. Each step adds the variance β², which is tiny, and still takes away the share β: the digit fades to grey.</details>
+# > <details><summary>Then look</summary>Far too little. Each step adds the variance β², which is tiny, and still removes a fraction β of the variance: the digit fades to grey.</details>
 
 # %%
 right, no_root = 1.0, 1.0
@@ -219,7 +221,7 @@ print(f"largest relative error of float32 first: {error:.0e}")
 # A sum of independent Gaussians is a Gaussian, and the variances add: $\alpha_t(1-\alpha_{t-1}) + (1-\alpha_t) = 1-\alpha_t\alpha_{t-1}$. Two steps have the form of one step, with the product $\alpha_t\alpha_{t-1}$ instead of $\alpha_t$. The same computation adds a third step to these two, and so on up to $t$. With $\bar\alpha_t = \alpha_1\alpha_2\cdots\alpha_t$,
 # $$\begin{aligned} x_t &= \sqrt{\bar\alpha_t}\;x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \\ q(x_t\mid x_0) &= \mathcal N\big(x_t;\ \sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t) I\big). \end{aligned} \tag{1.2: DDPM Eq. 4}$$
 #
-# *See*, with pixels instead of images: 2000 pixels that are 1 or −1 take your walk. The colours behind them are the density that (1.2) says, the average over both values of $x_0$.
+# *See*, with pixels instead of images: 2000 pixels that are 1 or −1 take your walk. The colours behind them are the density that (1.2) gives, the average over both values of $x_0$.
 
 # %%
 pixels = torch.tensor([[1.0], [-1.0]]).repeat(1000, 1)  # (2000, 1)
@@ -233,7 +235,7 @@ mean, std = alphas_bar.sqrt(), (1 - alphas_bar).sqrt().clamp(min=0.02)
 bells = [torch.distributions.Normal(sign * mean, std).log_prob(height[:, None]).exp() for sign in (1, -1)]
 fig, (ax, end) = plt.subplots(1, 2, figsize=(8, 3.2), width_ratios=(4, 1), sharey=True, layout="constrained")
 ax.imshow((sum(bells) / 2).sqrt(), extent=(0, 1000, 3, -3), aspect="auto", cmap="Greys", vmax=1.8)
-for i in range(6):
+for i in range(4):
     ax.plot(paths[:, i], color=(plots.BLUE, plots.VERMILION)[i % 2], linewidth=0.6)
 ax.set(xlabel="steps of noise", ylabel="value of one pixel", ylim=(-3, 3))
 end.hist(paths[-1], bins=40, orientation="horizontal", density=True, color=plots.SKY)
@@ -241,7 +243,7 @@ end.plot(torch.distributions.Normal(0, 1).log_prob(height).exp(), height, color=
 _ = end.set(xlabel="density at the end")
 
 # %% [markdown]
-# *Figure 1.3.* Grey: the density of $x_t$ by the jump (1.2) (darker is denser). Lines: six of your walks, three from 1 (blue) and three from −1 (orange-red). Right: where all 2000 walks end (bars), and $\mathcal N(0, 1)$ (line). Two clusters become one, and the walks forget where they started. <!-- alt: Left, a grey density over t with two narrow bands at 1 and -1 that widen and merge; six jagged lines run through it. Right, a histogram that matches a standard normal curve. -->
+# *Figure 1.3.* Grey: the density of $x_t$ by the jump (1.2) (darker is denser). Lines: four of your walks, two from 1 (blue) and two from −1 (orange-red). Right: where all 2000 walks end (bars), and $\mathcal N(0, 1)$ (line). Two clusters become one, and the walks forget where they started. <!-- alt: Left, a grey density over t with two narrow bands at 1 and -1 that widen and merge; four jagged lines run through it. Right, a histogram that matches a standard normal curve. -->
 
 # %% tags=["folded"]
 mean, var = 1.0, 0.0  # of a pixel with x_0 = 1, carried through the single steps
@@ -257,7 +259,11 @@ print(f"by (1.2): {alphas_bar[-1].sqrt():.4f}, {1 - alphas_bar[-1]:.4f}")
 
 # %% [markdown]
 # > **Predict.** After which of the 1000 steps is half of the image's variance left, $\bar\alpha_t = 1/2$: about step 50, 250 or 500?
-# > <details><summary>Then look</summary>After about 260. The betas start 200 times smaller than they end, yet half is gone after a quarter of the walk. The logarithm of the product is the sum of log(1 − β), nearly −β each, and the first 259 betas already add up to log 2.</details>
+# > <details><summary>Then look</summary>After about 260. The betas start 200 times smaller than they end, yet half is gone after a quarter of the walk. The next line says why.</details>
+#
+# The logarithm of the product is the sum of the $\log(1-\beta_s)$, and for small betas each is nearly $-\beta_s$:
+# $$\bar\alpha_t \approx e^{-(\beta_1+\dots+\beta_t)} .$$
+# So half is left when the betas add up to $\log 2$.
 
 # %%
 print(f"steps with alphas_bar above 1/2: {int((alphas_bar > 0.5).sum())} of 1000")
@@ -280,7 +286,7 @@ print(f"smallest variance without the roots {roots_lost.min():.2f}, at the end {
 # Three moves: look the numbers up, give the result axes of length 1 until there are as many as in the images, let broadcasting do the rest.
 #
 # > **Predict.** You forget the second move and write `v[t] * x` for 8 images of 8 by 8 pixels, so `v[t]` has shape (8,). Error, right result, or wrong result?
-# > <details><summary>Then look</summary>Wrong, and without an error. Broadcasting aligns shapes from the right, so the eight numbers meet the eight <i>columns</i>. For seven images it would be an error: the mistake is silent exactly where batch size and width agree.</details>
+# > <details><summary>Then look</summary>Wrong, and without an error. Broadcasting aligns shapes from the right, so the eight numbers meet the eight <i>columns</i>. For seven images it would be an error: for batches larger than 1, the mistake is silent exactly where batch size and width agree.</details>
 #
 # **Exercise 1.3 (one star, 3 minutes).** `v` is (T,), `t` is (B,), `x_shape` is the shape of the batch. Return (B, 1, …, 1) **in v's dtype**.
 # <details><summary>Hint 1</summary>Look up first, then view.</details>
@@ -301,7 +307,7 @@ _ = plots.chain(torch.stack([right, wrong]), t, names=("extract", "v[t]"))
 # %% [markdown]
 # *Figure 1.4.* Eight digits scaled by their coefficient. Upper row: with your `extract` each image fades as its t says. Lower row, the forgotten axes: every image fades from left to right, and no error was raised. <!-- alt: Two rows of eight digits. In the upper row whole digits get greyer from left to right; in the lower row each digit fades across its own columns. -->
 #
-# **Exercise 1.4 (one star, 3 minutes).** Equation (1.2) for a batch. `x_0` and `noise` are (B, \*D), `t` is (B,): **every image has its own t**. `alphas_bar` is (T,).
+# **Exercise 1.4 (one star, 3 minutes).** Equation (1.2) for a batch. `x_0` and `noise` are (B, \*D), `t` is (B,): **every image has its own t**. `alphas_bar` is (T,), and if it is float64 the result may be, too.
 # <details><summary>Hint 1</summary>Two coefficients, both from extract.</details>
 # <details><summary>Hint 2</summary>alphas_bar and 1 - alphas_bar are variances. What multiplies x_0 and the noise is a root.</details>
 
@@ -316,7 +322,7 @@ q_sample = checks.q_sample(q_sample)
 # *Watch* what your function does to a distribution: eight clusters of points in the plane, beside nine digits.
 #
 # > **Predict.** Which disappears first: the gaps between the clusters, or the shapes of the digits?
-# > <details><summary>Then look</summary>The gaps. Around t = 100 neighbouring clusters touch, and you still read every digit. Noise hides small structure first, and the gaps are smaller than the strokes of a digit. Around t = 250 the hole in the ring closes too.</details>
+# > <details><summary>Then look</summary>The gaps. Around t = 100 neighbouring clusters touch, and most digits can still be guessed (figure 1.8 measures it). What counts is the distance between two candidates against the noise. Neighbouring clusters lie 1.1 apart; between a digit and the one most like it, 64 pixels add up to a distance of 2.0. Around t = 250 the hole in the ring closes too.</details>
 
 # %%
 points = data.eight_gaussians(600, generator=torch.Generator().manual_seed(0))
@@ -333,6 +339,7 @@ def draw(figure, t):
 
 # %%
 # NBVAL_IGNORE_OUTPUT
+# takes some seconds
 frames = [0, 0, *range(5, 1000, 30), 999, 999]
 plots.animate(draw, frames, alt="digits and eight clusters of points turn into noise")
 
@@ -351,13 +358,15 @@ for ax, t in zip(axes, (0, 60, 100, 250), strict=True):
 # %% tags=["folded"]
 _, means, stds = data.eight_gaussians_mixture()
 gap = (means[0] - means[1]).norm()  # between neighbours
+apart = torch.cdist(digits.flatten(1), digits.flatten(1)).fill_diagonal_(math.inf).min(1).values.median()
+print(f"neighbouring clusters lie {gap:.2f} apart, a digit and the nearest other {apart:.1f} (median)")
 for t in (60, 100):
     a_bar = alphas_bar[t]
     distance = a_bar.sqrt() * gap / (a_bar * stds[0] ** 2 + 1 - a_bar).sqrt()
     print(f"t = {t:3}: neighbouring clusters lie {distance:.1f} standard deviations apart")
 
 # %% [markdown]
-# Move the step yourself. Where can you no longer tell a 3 from an 8? (Where no kernel runs, figure 1.6 shows four places.)
+# Move the step yourself. Where can you no longer tell a 3 from an 8? (Where no kernel runs, watch figure 1.5 instead.)
 
 # %%
 # NBVAL_IGNORE_OUTPUT
@@ -399,7 +408,7 @@ assert torch.allclose(x_t, exact, rtol=1e-14, atol=1e-14)
 # %% [markdown] tags=["sitting"]
 # ## 1.5 Schedules, and how long a digit stays readable
 #
-# *Sitting 2 of 3, 23 minutes.*
+# *Sitting 2 of 3, 24 minutes.*
 
 # %% tags=["start"]
 import math
@@ -408,13 +417,14 @@ import torch
 
 from ddpm_lesson import GaussianDiffusion, checks, data, oracle, plots, schedules
 
+# carried: what the check gave back, or the course's own
 linear_betas, q_sample = checks.carried("linear_betas"), checks.carried("q_sample")
 betas = linear_betas(1e-4, 0.02, 1000)
 alphas_bar = torch.cumprod(1 - betas, 0)
 digits, labels = data.digits()[:]
 
 # %% [markdown]
-# *Question.* The betas may be chosen freely. What makes a good choice?
+# *Question.* The betas may be chosen freely. What must a good choice do?
 #
 # *Derive.* Take data of variance 1. By (1.2) the image contributes variance $\bar\alpha_t$ to $x_t$ and the noise $1-\bar\alpha_t$. Their ratio is the signal-to-noise ratio (信噪比):
 # $$\operatorname{SNR}(t) = \frac{\bar\alpha_t}{1-\bar\alpha_t}. \tag{1.3}$$
@@ -422,9 +432,11 @@ digits, labels = data.digits()[:]
 #
 # - starts high: the first step back, from $x_1$ to $x_0$, should have little to do;
 # - ends near 0: the chain must end in noise (section 1.6);
-# - **spends many steps where image and noise are comparable**. Where the image is nearly clean, or nearly gone, a step decides little. We count the steps with $|\log\operatorname{SNR}| < 2$.
+# - **spends many steps where image and noise are comparable**. Where the image is nearly clean, or nearly gone, a step changes little about which digit it is. We count the steps with $|\log\operatorname{SNR}| < 2$ (natural logarithm: a ratio between 1/7.4 and 7.4).
 #
-# **The cosine schedule** (Nichol and Dhariwal 2021) asks for the curve first and computes the betas from it. With $u = t/T$,
+# It needs all three: a chain that starts at its first step in the middle, or jumps into noise at its last, can spend nearly all others there.
+#
+# **The cosine schedule** (Nichol and Dhariwal 2021) chooses the curve first and computes the betas from it. With $u = t/T$,
 # $$\begin{aligned} f(u) &= \cos^2\!\Big(\frac{u+s}{1+s}\cdot\frac{\pi}{2}\Big),\qquad \bar\alpha(u) = \frac{f(u)}{f(0)}, \\ \beta_t &= \min\Big(1 - \frac{\bar\alpha(t/T)}{\bar\alpha((t-1)/T)},\ 0.999\Big). \end{aligned} \tag{1.4: Improved DDPM Eq. 17}$$
 # The offset $s = 0.008$ keeps the first betas from being tiny: with $s = 0$ the curve starts out flat. The cap is needed at the end, where $\bar\alpha$ reaches 0 and $\beta$ would be 1: such a step keeps nothing of the image.
 #
@@ -440,10 +452,10 @@ def cosine_betas(T, s=0.008, max_beta=0.999):
 cosine_betas = checks.cosine_betas(cosine_betas)
 
 # %% [markdown]
-# Beside yours, three more of DDPM's code and later papers: *quadratic* (the roots of β are evenly spaced), *constant* (always 0.02) and *sigmoid* ($\bar\alpha_t$ itself follows a sigmoid).
+# Besides the linear schedule and yours, three more, from DDPM's code and later papers: *quadratic* (the roots of β are evenly spaced), *constant* (always 0.02) and *sigmoid* ($\bar\alpha_t$ itself follows a sigmoid).
 #
 # > **Predict.** Which of the five still shows most of the digit at half time, and which destroys it first?
-# > <details><summary>Then look</summary>Cosine and sigmoid keep half of the variance until half time. The constant schedule starts with the β that the linear one ends with, and is done after a fifth of the steps.</details>
+# > <details><summary>Then look</summary>Cosine and sigmoid keep half of the variance until half time. The constant schedule starts with the β that the linear one ends with, and has destroyed the digit after a fifth of the steps.</details>
 
 # %%
 chains = {"linear": betas, "cosine": cosine_betas(1000)}
@@ -452,9 +464,12 @@ curves = {name: torch.cumprod(1 - chain, 0) for name, chain in chains.items()}
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 _ = plots.schedule(curves, ax=axes[0]), plots.log_snr(curves, ax=axes[1])
 _ = axes[1].axhspan(-2, 2, color="0.9", zorder=0)
+for ax in axes:  # sigmoid: a wide band behind the cosine, which it nearly covers
+    ax.lines[3].set(linestyle="-", linewidth=6, alpha=0.5, zorder=1)
+    _ = ax.legend()
 
 # %% [markdown]
-# *Figure 1.7.* Left: the share of the image's variance that is left. Right: the same as log SNR; the grey band is where image and noise are comparable. The constant schedule falls through it at once. Linear and quadratic leave it long before the end. Cosine and sigmoid stay in it for more than half of the steps. <!-- alt: Two line plots over t of five schedules. The constant one falls first, then linear and quadratic, and cosine and sigmoid fall evenly over all steps. A grey band marks log SNR between -2 and 2. -->
+# *Figure 1.7.* Left: the share of the image's variance that is left. Right: log SNR; in the grey band image and noise are comparable. The constant schedule falls through it at once. Linear and quadratic leave it long before the end. Cosine and sigmoid (the wide pink line behind it) nearly coincide and stay in it for more than half of the steps. <!-- alt: Two line plots over t of five schedules. The constant one falls first, then linear and quadratic, and cosine and sigmoid fall evenly over all steps. A grey band marks log SNR between -2 and 2. -->
 
 # %%
 def comparable(betas):
@@ -466,7 +481,7 @@ for name, chain in chains.items():
     print(f"{name:9}: {comparable(chain):.0%} of the steps have |log SNR| < 2")
 
 # %% [markdown]
-# *How long does a digit stay readable?* Bayes' rule can tell, without any training. For a noisy test digit, ask of every training digit how likely it is to become just this $x_t$, by the density (1.2). Add up the answers of each class and take the class with the largest sum. It is the best possible answer if the clean digit is one of the training digits.
+# *How long does a digit stay readable?* Bayes' rule can tell, without any training. Take a noisy test digit. For every training digit compute the density (1.2) of this $x_t$. Add up the densities in each class and take the class with the largest sum. It would be the best possible answer if the clean digit were one of the training digits. It is not, so this is an approximation.
 
 # %%
 train, train_labels = data.digits("train")[:]
@@ -484,6 +499,7 @@ def readable(betas, steps):
     return found
 
 # %%
+# takes some seconds
 steps = range(0, 1000, 50)
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 for name, style, color in (("linear", "-", plots.BLUE), ("cosine", "--", plots.VERMILION)):
@@ -492,7 +508,7 @@ ax.axhline(0.1, color="0.5", linewidth=0.8)
 _ = ax.set(xlabel="$t$", ylabel="classified correctly", ylim=(0, 1)), ax.legend()
 
 # %% [markdown]
-# *Figure 1.8.* The share of the 382 test digits that Bayes' rule still classifies correctly; the grey line is guessing. With the linear schedule half of them are lost at about t = 400, and the last third of the chain works on images in which hardly anything can be read. With the cosine schedule digits stay readable much longer. <!-- alt: Two falling curves over t from above 0.9 to about 0.1. The linear schedule's curve drops between t = 200 and 500, the cosine schedule's between t = 400 and 900. -->
+# *Figure 1.8.* The share of the 382 test digits that Bayes' rule still classifies correctly; the grey line is guessing. With the linear schedule half of them are lost at about t = 400, and in the last third hardly anything can be read. With the cosine schedule digits stay readable much longer. <!-- alt: Two falling curves over t from above 0.9 to about 0.1. The linear schedule's curve drops between t = 200 and 500, the cosine schedule's between t = 400 and 900. -->
 
 # %% tags=["folded"]
 for name in ("linear", "cosine"):
@@ -504,7 +520,7 @@ for name in ("linear", "cosine"):
 #
 # **How many bits of the image are left?** (It needs entropy.) The mutual information $I(x_0; x_t)$ says how many bits $x_t$ tells about $x_0$: the entropy $h$ of $x_t$ less the entropy that remains when $x_0$ is known. For a pixel of variance 1 that is itself Gaussian, $x_t$ is Gaussian with variance 1, and given $x_0$ its variance is $1-\bar\alpha_t$. The entropy of a Gaussian with variance $v$ is $\tfrac12\log_2(2\pi e\,v)$, so
 # $$I(x_0; x_t) = h(x_t) - h(x_t\mid x_0) = -\tfrac12\log_2(1-\bar\alpha_t) \tag{1.5}$$
-# which is $\tfrac12\log_2(1+\operatorname{SNR})$, because $1/(1-\bar\alpha_t) = 1+\operatorname{SNR}$. Among all distributions of the same variance the Gaussian has the largest entropy of $x_t$, so (1.5) is an upper bound for any pixel of variance 1 or less. A digit's pixel never holds more than its own entropy either, and what its $x_t$ really tells lies below both. We compute it on a grid, for all pixels of all digits pooled:
+# which is $\tfrac12\log_2(1+\operatorname{SNR})$, because $1/(1-\bar\alpha_t) = 1+\operatorname{SNR}$. Among all distributions of the same variance the Gaussian has the largest entropy of $x_t$, so (1.5) is an upper bound for any pixel of variance 1 or less. A digit's pixel never holds more than its own entropy either, and the true information lies below both bounds. We compute it on a grid, for all pixels of all digits pooled:
 
 # %%
 levels, counts = digits.double().unique(return_counts=True)
@@ -540,7 +556,7 @@ for t in (69, 199, 399):
     print(f"linear, t = {t:3}: {pixel_bits(alphas_bar[t]):.2f} bits, at most {bound:.2f} by (1.5)")
 
 # %% [markdown]
-# **What goes wrong: "later papers let β grow exponentially".** The post says so; none of the repositories that it links to does. The next schedule in print was the cosine. Taken literally (`schedules.geometric`: the same factor from each β to the next), the chain does not end in noise:
+# **What goes wrong: "later papers let β grow exponentially".** The post says so; none of the repositories that it links to does. What later work lets grow by a constant factor is σ (k-diffusion) or $1-\bar\alpha$ (an option of DDGAN's code), not β. The best-known later schedule is the cosine. Taken literally (`schedules.geometric`: the same factor from each β to the next), the chain does not end in noise:
 
 # %%
 geometric = GaussianDiffusion(schedules.geometric(1000))
@@ -552,10 +568,10 @@ print(f"of the linear schedule: {alphas_bar[-1]:.6f}")
 #
 # *Question.* A laptop is slow, so you take $T = 100$ and keep $\beta$ from 0.0001 to 0.02. What happens?
 #
-# Sampling starts in $\mathcal N(0, I)$, the only distribution at hand. So the forward chain must *end* there. By (1.2) it ends at mean $\sqrt{\bar\alpha_T}\,x_0$.
+# Sampling starts in $\mathcal N(0, I)$, a distribution that needs no data. So the forward chain must *end* there. By (1.2) it ends at mean $\sqrt{\bar\alpha_T}\,x_0$.
 #
 # > **Predict.** How much of the image's amplitude, $\sqrt{\bar\alpha_T}$, is left after these 100 steps: 0.6 %, 6 % or 60 %?
-# > <details><summary>Then look</summary>60 %. A tenth of the steps with the same betas adds up to a tenth of the sum of betas, and the sum stands in an exponent. Widely read tutorials use T = 200 or 300 with these betas.</details>
+# > <details><summary>Then look</summary>60 %. A tenth of the steps with the same betas adds up to a tenth of the sum of betas, and the sum stands in the exponent (section 1.3).</details>
 
 # %%
 for T in (50, 100, 200, 300, 1000):
@@ -574,18 +590,18 @@ _ = ax.set(xlabel="mean of the 64 pixels of $x_T$", ylabel="density"), ax.legend
 # %% [markdown]
 # *Figure 1.10.* The mean brightness of $x_T$ for all 1797 digits. With 1000 steps it lies around 0, as that of noise does. With 100 steps it stays dark: a sampler that starts in noise starts at images that are too bright, which the network never saw in training. <!-- alt: Two histograms. That of T = 1000 is centred at 0, that of T = 100 lies clearly to the left of it. -->
 #
-# How far $x_T$ is from noise can be said in bits for each pixel: $-\tfrac12\log_2(1-\bar\alpha_T)$ for a pixel that is 1 or −1 (notebook 2 derives it). We say that a chain ends in noise if it ends below 0.01 bits.
+# We measure how far $x_T$ is from noise in bits per pixel: the Kullback-Leibler divergence from $\mathcal N(0, 1)$, which for a pixel that is 1 or −1 is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2 derives it; where $x_0^2 = 1$ it equals the bound (1.5) of *Going deeper*). We say that a chain ends in noise if it ends below 0.01 bits.
 #
-# **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas that end in noise *and* have many steps at which image and noise are comparable. Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down, for each, whether it ends in noise and on which share of its steps $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
-# <details><summary>Hint</summary>For small betas the sum of the betas decides where a chain ends. What must be done to the ends of the line so that 100 steps have the sum of 1000?</details>
-# <details><summary>One answer</summary>The untouched line has the largest share, because it stops in the middle: the share alone is not enough. The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise and has 34 %, as the 1000 linear steps have. The cosine ends in noise too and has 56 %.</details>
+# **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas that start small, end in noise *and* have many steps at which image and noise are comparable. Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down which of them end in noise, and guess their order by the share of steps with $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
+# <details><summary>Hint</summary>For small betas $\bar\alpha_T \approx e^{-(\beta_1+\dots+\beta_T)}$ (section 1.3): the sum decides where a chain ends. What must be done to the ends of the line so that 100 steps have the sum of 1000?</details>
+# <details><summary>One answer</summary>Of these three the untouched line has the largest share, because it stops in the middle: the share alone is not enough. The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise and has 34 %, nearly the 35 % of the 1000 linear steps. The cosine ends in noise too and has 56 %. (The cell below figure 1.11 measures all three.)</details>
 
 # %%
 chosen = linear_betas(1e-4, 0.02, 100)  # your choice
 
 # %%
 end = torch.prod(1 - chosen).item()
-print(f"it ends {-0.5 * math.log2(1 - end):.4f} bits from noise")
+print(f"first beta {chosen[0]:.4f}; it ends {-0.5 * math.log2(1 - end):.4f} bits from noise")
 print(f"{comparable(chosen):.0%} of its steps have |log SNR| < 2")
 yours = {"your choice": torch.cumprod(1 - chosen, 0), "linear, T = 1000": alphas_bar}
 ax = plots.log_snr(yours)
@@ -594,6 +610,12 @@ _ = ax.axhspan(-2, 2, color="0.9", zorder=0)
 # %% [markdown]
 # *Figure 1.11.* Your chain beside the linear one of 1000 steps. A good choice leaves the grey band before the end. The untouched choice never does: the chain stops in the middle. <!-- alt: Two falling curves of log SNR over the share of the chain. The untouched choice ends inside the grey band, the linear chain of 1000 steps far below it. -->
 
+# %% tags=["folded"]
+three = {"line": linear_betas(1e-4, 0.02, 100), "line, times 10": linear_betas(1e-3, 0.2, 100)}
+for name, chain in (three | {"cosine": checks.carried("cosine_betas")(100)}).items():
+    bits = -0.5 * math.log2(1 - torch.prod(1 - chain).item())
+    print(f"{name:14}: first beta {chain[0]:.4f}, {comparable(chain):.0%} comparable, ends {bits:.4f} bits from noise")
+
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: where published chains end, and a repair with a limit
 #
@@ -601,8 +623,8 @@ _ = ax.axhspan(-2, 2, color="0.9", zorder=0)
 # |---|---|---|---|
 # | DDPM, and the repository behind the post | 1000 | 0.0001 … 0.02 | in noise |
 # | improved-diffusion, lucidrains ("linear") | any | the same, times 1000/T | in noise, if T is well above 20 |
-# | a well-known annotated tutorial, first version | 200 | 0.0001 … 0.02 | 36 % of the amplitude left |
-# | copies of it | 300 | 0.0001 … 0.02 | 22 % left |
+# | tutorials with T = 200 | 200 | 0.0001 … 0.02 | 36 % of the amplitude left |
+# | tutorials with T = 300 | 300 | 0.0001 … 0.02 | 22 % left |
 #
 # `describe()` says where a chain ends, and warns if that is not in noise:
 
@@ -630,7 +652,7 @@ except ValueError as error:
 # %% [markdown] tags=["sitting"]
 # ## 1.7 The posterior: one step back, if you know where you came from
 #
-# *Sitting 3 of 3, 35 minutes.*
+# *Sitting 3 of 3, 37 minutes.*
 
 # %% tags=["start"]
 import math
@@ -646,7 +668,7 @@ betas = linear_betas(1e-4, 0.02, 1000)
 alphas_bar, process = torch.cumprod(1 - betas, 0), GaussianDiffusion(betas)
 digits, labels = data.digits()[:]
 network = load_pretrained("digits_ddpm", device=device)
-grid = torch.linspace(-6, 6, 60001, dtype=torch.float64)  # values of one pixel
+grid = torch.linspace(-6, 6, 6001, dtype=torch.float64)  # values of one pixel
 
 
 def Normal(mean, std):
@@ -657,7 +679,7 @@ def Normal(mean, std):
 #
 # *Derive.* Bayes' rule, with everything conditioned on $x_0$:
 # $$q(x_{t-1}\mid x_t, x_0) = \frac{q(x_t\mid x_{t-1}, x_0)\;q(x_{t-1}\mid x_0)}{q(x_t\mid x_0)} .$$
-# Given $x_{t-1}$, the step to $x_t$ does not look at $x_0$, so the first factor, the *likelihood*, is (1.1). The second, the *prior*, is (1.2) for $t-1$. The denominator does not contain $x_{t-1}$; it only makes the total 1. Draw it for one pixel with $x_0 = 0.8$ that was found at $x_t = -0.5$, in a chain of 10 steps, so that a step is large enough to see:
+# Given $x_{t-1}$, the step to $x_t$ does not depend on $x_0$, so the first factor, the *likelihood*, is (1.1). The second, the *prior*, is (1.2) for $t-1$. (Papers and code also call $\mathcal N(0, I)$, where sampling starts, the prior.) The denominator does not contain $x_{t-1}$; it only makes the total 1. Draw it for one pixel with $x_0 = 0.8$ that was found at $x_t = -0.5$, in a chain of 10 steps, so that a step is large enough to see:
 
 # %%
 coarse = cosine_betas(10)
@@ -680,9 +702,9 @@ for ax, t in zip(axes, (1, 5, 9), strict=True):
 _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 # %% [markdown]
-# *Figure 1.12.* Likelihood of the observed $x_t$, prior from $x_0$, and their product, the posterior; all as functions of $x_{t-1}$, each scaled to height 1. Early, the prior is narrow and holds the posterior near $x_0$. In the middle both count. At the last step, which is nearly all noise, $x_t$ says nothing and the posterior is the prior. <!-- alt: Three panels with three bell curves each. On the left the orange prior is narrow and the green product close to it; in the middle the product lies between prior and likelihood; on the right the likelihood is flat and the product equals the prior. -->
+# *Figure 1.12.* Likelihood of the observed $x_t$, prior from $x_0$, and their product, the posterior; all as functions of $x_{t-1}$, each scaled to height 1. Early, the prior is narrow and pulls the posterior towards $x_0$. In the middle both count. At the last step $x_t$ says nothing, and the posterior is the prior. <!-- alt: Three panels with three bell curves each. On the left the orange-red prior is narrow, and the green product lies between it and the likelihood, nearer to it; in the middle the product lies between prior and likelihood; on the right the likelihood is flat and the product equals the prior. -->
 #
-# Once $x_0$ is given, all pixels are independent, so one is enough. Write $x$ for $x_{t-1}$. In the exponent of the product stands
+# Once $x_0$ is given, all pixels are independent, so one is enough. Write $x$ for $x_{t-1}$. The exponent of the product is, up to a constant,
 # $$-\frac12\left[\frac{(x_t-\sqrt{\alpha_t}\,x)^2}{\beta_t} + \frac{(x-\sqrt{\bar\alpha_{t-1}}\,x_0)^2}{1-\bar\alpha_{t-1}}\right] ,$$
 # a quadratic in $x$ with a negative sign: a Gaussian. For $\mathcal N(\tilde\mu_t, \tilde\beta_t)$ the bracket reads $x^2/\tilde\beta_t - 2x\,\tilde\mu_t/\tilde\beta_t$ plus what does not contain $x$.
 #
@@ -699,7 +721,8 @@ _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center",
 #
 # (For $t = 1$ there is nothing to find: $x_{t-1}$ is $x_0$, and the result says so too.)
 # </details>
-#
+
+# %% [markdown]
 # The result:
 # $$\begin{aligned} q(x_{t-1}\mid x_t,x_0) &= \mathcal N\big(x_{t-1};\ \tilde\mu_t,\ \tilde\beta_t I\big), \\ \tilde\mu_t &= \text{coef1}\cdot x_0 + \text{coef2}\cdot x_t, \\ \text{coef1} &= \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t},\qquad \text{coef2} = \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}, \\ \tilde\beta_t &= \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t . \end{aligned} \tag{1.6: DDPM Eq. 6-7}$$
 #
@@ -715,7 +738,7 @@ def posterior(x_0, x_t, t, betas):
 posterior = checks.posterior(posterior)
 
 # %% [markdown]
-# The slider draws your posterior (black, dashed) over the product.
+# The slider draws your posterior (black, dashed) over the product. (Where no kernel runs: the two coincide, and figure 1.12 shows three of the places.)
 
 # %%
 # NBVAL_IGNORE_OUTPUT
@@ -744,11 +767,14 @@ def bayes_on_the_grid(t):
 for t in (1, 10, 300, 999):
     (mean, var), at = bayes_on_the_grid(t), torch.tensor([t])
     formula = process.q_posterior(pixel_0, pixel_t, at)
-    yours = posterior(pixel_0, pixel_t, at, betas)
+    found = posterior(pixel_0, pixel_t, at, betas)
+    assert torch.allclose(found[0], formula.mean) and torch.allclose(found[1], formula.log_var.exp())
     assert abs(mean - formula.mean) < 1e-9 and abs(var / formula.log_var.exp() - 1) < 1e-6
-    print(f"t = {t:3}: mean {mean:.4f} on the grid, {yours[0].item():.4f} by yours; beta / var {betas[t] / var:.3f}")
+    print(f"t = {t:3}: mean {mean:.4f} on the grid, {found[0].item():.4f} by posterior(); beta / var {betas[t] / var:.3f}")
 
 # %% [markdown]
+# Bayes' rule on a grid, without algebra, agrees. The last column compares variances: the posterior is narrower than the step only early.
+#
 # > **Predict.** At `t = 500` of 1000, which has nearly all of the weight in the mean: $x_0$ or $x_t$?
 # > <details><summary>Then look</summary>x_t, with more than 99 %. One step of a thousand moves the image very little; x_0 only says in which direction.</details>
 
@@ -769,7 +795,7 @@ print(f"log of the clipped table: t = 0: {first:.2f}, t = 1: {second:.2f}")
 print(f"used for q at t = 0 it adds noise of standard deviation {math.exp(first / 2):.4f}")
 
 # %% [markdown]
-# **What goes wrong: one table for two purposes.** $-\infty$ is the right value for $q$: the posterior's sample is its mean. The *model's* last step needs a finite one: it must be a density under which $x_0$ can be scored (notebook 2). So code keeps a second table in which index 0 repeats the value of index 1 (the first official code clipped the variance at 1e-20 instead, which gives −46.05). With the clipped table for $q$ too, the posterior at t = 0 would scatter around an $x_0$ that it knows.
+# **What goes wrong: one table for two purposes.** $-\infty$ is the right value for $q$: the posterior's sample is its mean. The *model's* last step needs a finite one: it must be a density that gives $x_0$ a finite log-probability (notebook 2). So code keeps a second table in which index 0 repeats the value of index 1 (the first official code clipped the variance at 1e-20 instead, which gives −46.05). With the clipped table for $q$ too, the posterior at t = 0 would scatter around an $x_0$ that it knows.
 #
 # The post builds the second table as `cat([posterior_var[1:2], posterior_var[1:]])`. With $T = 1$ the slice `[1:2]` is empty, so the table loses its only entry; building works, the first sampling step fails:
 
@@ -807,9 +833,11 @@ x_0_from_eps = checks.x_0_from_eps(x_0_from_eps)
 zero, last = torch.zeros(1, 1, dtype=torch.float64), torch.tensor([999])
 off = x_0_from_eps(zero, last, zero + 0.01, alphas_bar).abs().item()
 print(f"at t = 999 an error of 0.01 in eps moves x_0 by {off:.2f}")
+factor = (1 / torch.prod(1 - cosine_betas(1000)) - 1).sqrt()
+print(f"on the cosine chain it would be multiplied by {factor:,.0f}")
 
 # %% [markdown]
-# *See* what it makes of a network's answers: one digit at six noise levels, and the $x_0$ that follows from the noise that the network predicts. It was trained on your cosine schedule.
+# *See* one digit at six noise levels, and the $x_0$ that follows from the noise that a network predicts. The network was trained on the cosine schedule, not on the linear one of the question above.
 
 # %%
 chain = cosine_betas(1000).float().to(device)
@@ -825,13 +853,13 @@ t = torch.tensor([50, 200, 400, 600, 800, 999], device=device)
 noise = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)).to(device)
 x = q_sample(digits[5:6].to(device).expand(6, -1, -1, -1), t, noise, chain_bar).float()
 estimate = x_0_from_eps(x, t, predicted_noise(x, t), chain_bar)
-_ = plots.chain(torch.stack([x, estimate]), t, names=("$x_t$", "$x_0$"))
+_ = plots.chain(torch.stack([x, estimate]), t, names=("$x_t$", "estimate"))
 
 # %% [markdown]
-# *Figure 1.13.* Upper row: a digit with more and more noise. Lower row: the estimated $x_0$. A little noise is removed. Later the estimate becomes an average of all digits that may be behind $x_t$, and at the last step it is nothing but magnified error (shown here as black and white). <!-- alt: Two rows of six images. The upper row is a digit that drowns in noise; the lower row shows a clean digit on the left, a blurred one in the middle and black and white squares on the right. -->
+# *Figure 1.13.* Upper row: a digit with more and more noise. Lower row: the estimated $x_0$. Where there is little noise, the estimate is the digit. At t = 800 it is an average of all digits that could have produced $x_t$. At the last step of this cosine chain it is nothing but magnified error (shown here as black and white). <!-- alt: Two rows of six images. The upper row is a five that drowns in noise; the lower row shows a sharp five up to t = 600, a blurred one at 800 and black and white squares at 999. -->
 
 # %% [markdown] tags=["deeper"]
-# ### Going deeper: how far ways back to $x_0$ can be trusted
+# ### Going deeper: which way back to $x_0$ can be trusted
 #
 # A network could also predict the mean of $x_{t-1}$. Solve (1.6) for $x_0$:
 # $$x_0 = \frac{\tilde\mu_t - \text{coef2}\cdot x_t}{\text{coef1}} . \tag{1.8}$$
@@ -840,7 +868,7 @@ _ = plots.chain(torch.stack([x, estimate]), t, names=("$x_t$", "$x_0$"))
 # %%
 for t in (0, 1, 100, 500, 999):
     from_eps, from_x_prev = process.sqrt_recipm1_alphas_bar[t], 1 / process.posterior_mean_coef1[t]
-    print(f"t = {t:3}: error in eps times {from_eps:8.4f}, error in x_prev times {from_x_prev:8.2f}")
+    print(f"t = {t:3}: an error in eps is multiplied by {from_eps:8.4f}, one in x_prev by {from_x_prev:7.2f}")
 
 # %% tags=["folded"]
 image, eps = digits[:1].double(), torch.randn(1, 1, 8, 8, dtype=torch.float64)
@@ -863,7 +891,7 @@ ax.semilogy(inverse, "--", color=plots.VERMILION, label=label)
 _ = ax.set(xlabel="$t$", ylabel="error of $x_0$ / error of prediction"), ax.legend()
 
 # %% [markdown]
-# *Figure 1.14.* The factor by which an error is multiplied on the way to $x_0$, for errors of one size in either prediction. For eps it is below 1 as long as $\bar\alpha_t > 1/2$ and large at the end. For the mean of $x_{t-1}$ it is 1 at t = 0, where coef1 is 1 and coef2 is 0, and then rises at once: a step is so small that it says little about the end of the way. <!-- alt: Two rising curves on a logarithmic axis. The one for the mean of the previous state lies far above the one for eps at nearly every t. -->
+# *Figure 1.14.* The factor by which an error is multiplied on the way to $x_0$, for errors of the same size in both predictions. For eps it is below 1 as long as $\bar\alpha_t > 1/2$ and large at the end. For the mean of $x_{t-1}$ it is 1 at t = 0, where coef1 is 1 and coef2 is 0, and then rises at once: a step is so small that it says little about $x_0$. <!-- alt: Two rising curves on a logarithmic axis. The one for the mean of the previous state lies above the one for eps at every t. -->
 #
 # Where $\bar\alpha_t$ is exactly 0 (a last beta of 1), $x_t$ is the noise itself. (1.7) divides by 0 there: the post's table holds infinity, and 0 times infinity is not a number. (1.8) still works, since coef1 is not 0. The package refuses:
 
@@ -881,37 +909,42 @@ except ValueError as error:
 # %% [markdown]
 # ## 1.9 Why the steps must be small
 #
+# If you are tired, do 1.10 first: it does not need this section.
+#
 # *Question.* The sampler will not have $x_0$; what it needs is $q(x_{t-1}\mid x_t)$. Why may a network model that by a Gaussian, and what has that Gaussian to do with the posterior?
 #
-# *The shape.* Bayes once more, now without $x_0$: $q(x_{t-1}\mid x_t) \propto q(x_t\mid x_{t-1})\;q(x_{t-1})$. Seen as a function of $x_{t-1}$, the first factor is a Gaussian bell of width $\sqrt{\beta_t/\alpha_t}$. If $\beta_t$ is small compared with $1-\bar\alpha_{t-1}$, the noise that has already smoothed $q(x_{t-1})$, the bell is narrow. On so short a piece $\log q(x_{t-1})$ is nearly a straight line wherever $x_t$ is likely, and a bell times the exponential of a straight line is a bell again, moved a little. If $\beta_t$ is large, the product shows every mode that $q(x_{t-1})$ has.
+# *The shape.* Bayes once more, now without $x_0$: $q(x_{t-1}\mid x_t) \propto q(x_t\mid x_{t-1})\;q(x_{t-1})$. Keep $x_t$ fixed and let $x_{t-1}$ vary. The first factor is then a Gaussian bell around $x_t/\sqrt{\alpha_t}$, of width $\sqrt{\beta_t/\alpha_t}$. The second is the data, smoothed by noise of variance $1-\bar\alpha_{t-1}$.
+#
+# - If $\beta_t$ is small compared with $1-\bar\alpha_{t-1}$, the bell is narrow. On such a short interval $\log q(x_{t-1})$ is nearly a straight line, for most $x_t$. A bell times the exponential of a straight line is the same bell, moved a little.
+# - If $\beta_t$ is large, the product shows every mode within the bell's reach.
 #
 # *See it.* Let the data be two narrow clusters at −1 and 1, after some steps with $\bar\alpha_{t-1} = 0.95$.
 #
-# > **Predict.** You stand at $x_t = 0.2$, between the clusters, and the step had the large variance β = 0.5. What does the distribution of $x_{t-1}$ look like?
-# > <details><summary>Then look</summary>It has two modes. So wide a step hides where it came from: left is nearly as likely as right, and no single Gaussian can say "left or right".</details>
+# > **Predict.** You stand at $x_t = 0.2$, between the clusters (a rare place, and a hard one), and the step had the large variance β = 0.5. What does the distribution of $x_{t-1}$ look like?
+# > <details><summary>Then look</summary>It has two modes: 37 % of it lies left of 0 and 63 % right. After such a wide step, both origins are possible, and no single Gaussian can say "left or right".</details>
 
 # %%
-bar_prev, width, here = 0.95, 0.1, torch.tensor(0.2, dtype=torch.float64)
+bar_prev, width, here = 0.95, 0.1, torch.tensor([0.2], dtype=torch.float64)
 noised = math.sqrt(bar_prev * width**2 + 1 - bar_prev)
 left, right = (Normal(m * math.sqrt(bar_prev), noised).log_prob(grid) for m in (-1, 1))
 log_prev = torch.logaddexp(left, right) - math.log(2)  # log q(x_{t-1})
 
 
-def reverse_step(beta):
-    """q(x_{t-1} | x_t = here) on the grid, and its mean and standard deviation."""
-    bell = Normal(math.sqrt(1 - beta) * grid, math.sqrt(beta)).log_prob(here)
-    weight = torch.softmax(bell + log_prev, 0)
-    mean = weight @ grid
-    return weight, mean, (weight @ (grid - mean) ** 2).sqrt()
+def reverse_step(beta, x_t):
+    """q(x_{t-1} | x_t) on the grid, its mean and standard deviation; x_t is (..., 1)."""
+    bell = Normal(math.sqrt(1 - beta) * grid, math.sqrt(beta)).log_prob(x_t)
+    weight = torch.softmax(bell + log_prev, -1)
+    mean = (weight * grid).sum(-1, keepdim=True)
+    return weight, mean, (weight * (grid - mean) ** 2).sum(-1, keepdim=True).sqrt()
 
 # %%
 fig, axes = plt.subplots(2, 2, figsize=(9, 4.4), sharex=True, layout="constrained")
 for (above, below), beta in zip(axes.T, (0.5, 0.004), strict=True):
-    bell, reach = here / math.sqrt(1 - beta), 2 * math.sqrt(beta / (1 - beta))
+    bell, reach = here.item() / math.sqrt(1 - beta), 2 * math.sqrt(beta / (1 - beta))
     above.plot(grid, log_prev, color=plots.VERMILION)
     above.axvspan(bell - reach, bell + reach, color=plots.BLUE, alpha=0.15)
-    above.set(title=rf"$\beta$ = {beta}", xlim=(-2, 2), ylim=(-12, 1))
-    weight, mean, std = reverse_step(beta)
+    above.set(title=rf"$\beta$ = {beta}", xlim=(-2.5, 2.5), ylim=(-12, 1))
+    weight, mean, std = reverse_step(beta, here)
     below.plot(grid, weight / (grid[1] - grid[0]), color=plots.GREEN, label="exact")
     below.plot(grid, Normal(mean, std).log_prob(grid).exp(), "--", color="black", label="Gaussian")
     below.set(xlabel="$x_{t-1}$")
@@ -919,23 +952,34 @@ _ = axes[0, 0].set(ylabel=r"$\log q(x_{t-1})$"), axes[1, 0].legend()
 _ = axes[1, 0].set(ylabel="$q(x_{t-1} | x_t)$")
 
 # %% [markdown]
-# *Figure 1.15.* Above: $\log q(x_{t-1})$, and in blue the piece on which the bell is not small (two widths to each side). Below: the exact step back, and the Gaussian of the same mean and variance. Left, the piece holds both clusters and the step has two modes. Right, the curve on so short a piece is nearly a straight line, and step and Gaussian lie on each other. <!-- alt: Four panels. Left column, beta 0.5: a log density with two humps, both inside a wide blue band; below, a density with two peaks and a broad dashed Gaussian that misses both. Right column, beta 0.004: a narrow blue band; below, one peak and a dashed Gaussian on top of it. -->
+# *Figure 1.15.* Above: $\log q(x_{t-1})$, and in blue the interval on which the bell is not small (two widths to each side). Below: the exact step back, and the Gaussian of the same mean and variance. Left, the interval holds both clusters and the step has two modes. Right, the curve on such a short interval is nearly a straight line, and step and Gaussian coincide. <!-- alt: Four panels. Left column, beta 0.5: a log density with two humps, both inside a wide blue band; below, a density with two peaks and a broad dashed Gaussian that misses both. Right column, beta 0.004: a narrow blue band; below, one peak and a dashed Gaussian on top of it. -->
 #
-# How far from a Gaussian, in bits (Kullback-Leibler divergence)? A yardstick: not to know which of two equal clusters is 1 bit.
+# How far is the step from the Gaussian of the same mean and variance? The Kullback-Leibler divergence (KL) says by how many bits, on average, the Gaussian's log density falls short of the true one. 1 bit: it gives the true $x_{t-1}$ half the density (geometric mean); 0.01 bits: 0.7 % less. At $x_t = 0.2$, and on average over the $x_t$ that occur:
 
-# %%
+# %% tags=["folded"]
+def bits_from_gaussian(beta, x_t):
+    weight, mean, std = reverse_step(beta, x_t)
+    bell = torch.log_softmax(-((grid - mean) ** 2) / (2 * std**2), -1)
+    return (weight * (weight.log() - bell)).nansum(-1) / math.log(2)
+
+
+places = grid[::20, None]  # values of x_t
 for beta in (0.5, 0.1, 0.02, 0.004):
-    weight, mean, std = reverse_step(beta)
-    bell = torch.log_softmax(-((grid - mean) ** 2) / (2 * std**2), 0) / math.log(2)
-    bits = (weight * (torch.log2(weight) - bell)).nansum().item()
-    print(f"beta = {beta:5}: {bits:.5f} bits from a Gaussian")
+    spread = math.sqrt((1 - beta) * noised**2 + beta)
+    likely = sum(Normal(m * math.sqrt((1 - beta) * bar_prev), spread).log_prob(places).exp() for m in (-1, 1))
+    average = (likely[:, 0] * bits_from_gaussian(beta, places)).sum() / likely.sum()
+    print(f"beta = {beta:5}: {bits_from_gaussian(beta, here).item():.1e} bits, on average {average:.1e}")
+share = reverse_step(0.5, here)[0][grid < 0].sum()
+print(f"beta = 0.5: {share:.0%} of the step back from 0.2 lies left of 0")
 
 # %% [markdown]
-# From β = 0.02 to a fifth of it the step comes about 300 times closer to its Gaussian, while only five times as many steps are needed: the small errors do not add up to the large one. That is the reason for $T = 1000$, and the price of DDPM: a thousand network calls for one image. (Where little noise is there yet, even small betas are not small in this sense. The very last steps back are the least Gaussian.)
+# From β = 0.02 to a fifth of it, the average falls about 90 times, while only five times as many steps are needed: the small errors do not add up to the large one. That is the reason for $T = 1000$, and the price of DDPM: a thousand network calls for one image. (Where little noise is there yet, β is not small in this sense. Whether that matters depends on the data. With separate grey levels, some of the very last steps back are the least Gaussian; with smooth clusters, as here, they are not.)
 #
-# *The mean.* The true step back is an average of posteriors over all $x_0$ that may be behind this $x_t$. The mean of an average is the average of the means, and by (1.6) the posterior's mean is linear in $x_0$. So
+# *The mean.* The true step back is an average of posteriors over all $x_0$ that could have produced this $x_t$:
+# $$q(x_{t-1}\mid x_t) = \int q(x_{t-1}\mid x_t, x_0)\;q(x_0\mid x_t)\,dx_0 .$$
+# The mean of an average is the average of the means, and by (1.6) the posterior's mean is linear in $x_0$. So
 # $$\mathbb E[x_{t-1}\mid x_t] = \text{coef1}\cdot\mathbb E[x_0\mid x_t] + \text{coef2}\cdot x_t . \tag{1.9}$$
-# This is why an *estimate* of $x_0$ is enough: a network that knows the average $x_0$ behind $x_t$ has the mean of the step back exactly. Its variance is a choice; the posterior's is one, and notebook 2 says for which data it is right.
+# This is why an *estimate* of $x_0$ is enough: a network that knows the average $x_0$ behind $x_t$ has the mean of the step back exactly. The variance of the model's step must be chosen. The posterior's is too small wherever $x_0$ is uncertain: the true one is larger by $\text{coef1}^2\operatorname{Var}(x_0\mid x_t)$. Notebook 2 says for which data which choice is right.
 
 # %% tags=["folded"]
 beta, bar = 0.5, 0.95 * (1 - 0.5)
@@ -943,14 +987,14 @@ data_density = torch.logaddexp(*(Normal(m, width).log_prob(grid) for m in (-1, 1
 jump = Normal(math.sqrt(bar) * grid, math.sqrt(1 - bar)).log_prob(here)  # Bayes a third time, from x_0 to x_t
 mean_x_0 = torch.softmax(jump + data_density, 0) @ grid
 coef1, coef2 = math.sqrt(bar_prev) * beta / (1 - bar), math.sqrt(1 - beta) * (1 - bar_prev) / (1 - bar)
-by_formula, exact = coef1 * mean_x_0 + coef2 * here, reverse_step(beta)[1]
+by_formula, exact = (coef1 * mean_x_0 + coef2 * here).item(), reverse_step(beta, here)[1].item()
 assert abs(by_formula - exact) < 1e-9
 print(f"mean of the step back for beta = 0.5: {exact:.6f} on the grid, {by_formula:.6f} by (1.9)")
 
 # %% [markdown]
 # ## 1.10 Your functions draw digits
 #
-# Everything is there. Start in noise. At every step ask the network for the noise, turn it into $x_0$ (yours), take the posterior (yours), and draw from it.
+# Start in noise. At every step ask the network for the noise, turn it into $x_0$ (yours), take the posterior (yours), and draw from it.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -960,6 +1004,7 @@ def fresh():
     return torch.randn(10, 1, 8, 8, generator=generator).to(device)
 
 # %%
+# takes some seconds
 x, seen, estimates = fresh(), {}, {}
 for i in reversed(range(1000)):
     t = torch.full((10,), i, device=device)
@@ -974,24 +1019,27 @@ rows = [torch.stack([kept[i][n] for i in stops]) for n in (0, 1) for kept in (se
 _ = plots.chain(torch.stack(rows), stops, names=("state", "estimate") * 2)
 
 # %% [markdown]
-# *Figure 1.16.* Two of your ten walks back: the state after step t, and the estimate of $x_0$ from which it was drawn. The first estimate is only magnified error, clipped to black and white (section 1.8). At t = 800 it is little more than an average digit. As the noise falls, the estimate becomes one digit with sharp strokes. <!-- alt: Four rows of seven images. Rows one and three go from noise to a digit; rows two and four show the estimate, first random black and white, then a grey average digit, later the same digit. -->
+# *Figure 1.16.* Two of your ten walks back: the state after step t, and the estimate of $x_0$ from which it was drawn. The first estimate is magnified error, clipped. At t = 800 it is nearly an average digit. As the noise falls, it becomes one digit with sharp strokes. <!-- alt: Four rows of seven images. Rows one and three go from noise to a digit; rows two and four show the estimate, first random black and white, then a grey average digit, later the same digit. -->
 
 # %%
 _ = plots.image_grid(x, ncols=10)
 
 # %% [markdown]
-# *Figure 1.17.* Ten digits, drawn from noise by your functions and a trained network. Every walk started elsewhere and drew its own noise at every step, so it ended elsewhere. <!-- alt: Ten small images; most are readable handwritten digits. -->
+# *Figure 1.17.* Ten images, drawn from noise by your functions and a trained network; most are readable digits. Every walk had its own start and its own noise, so each gave a different digit. <!-- alt: Ten small images; most are readable handwritten digits. -->
 
 # %% tags=["folded"]
-nearest = torch.cdist(x.cpu().flatten(1), digits.flatten(1)).min(1)
-assert (nearest.values > 0.3).all(), "they should be new"
-print(f"drawn: {len(x)} digits, none of them equal to one of the {len(digits)} that exist")
+existing = digits.flatten(1)
+nearest, far = torch.cdist(x.cpu().flatten(1), existing).min(1).values, 1.0
+assert (nearest > far).all(), "a copy, or nearly"
+real = torch.cdist(existing, existing).fill_diagonal_(math.inf).min(1).values.median()
+print(f"drawn digits: each more than {far} from the nearest of the {len(digits)} existing ones")
+print(f"existing digits: {real:.1f} from the nearest other one (median)")
 
 # %% [markdown]
 # ## 1.11 What you now have
 #
 # 1. A step shrinks the image and adds noise so that variance 1 is kept; many steps are one jump with $\bar\alpha_t$, (1.2).
-# 2. A schedule is good if it ends in noise and has many steps at which image and noise are comparable.
+# 2. A schedule needs a small first beta, an end in noise, and many steps at which image and noise are comparable.
 # 3. Given $x_0$, the step back is the Gaussian (1.6), likelihood times prior.
 # 4. Without $x_0$ it is nearly Gaussian if the steps are small, and its mean needs only the average $x_0$ behind $x_t$, (1.9).
 # 5. So a network that predicts noise, and the functions that you wrote, draw digits.
@@ -1005,9 +1053,9 @@ print(f"drawn: {len(x)} digits, none of them equal to one of the {len(digits)} t
 #
 # *Capstone, 38 minutes.*
 #
-# **Exercise 1.10 (capstone, 35 minutes).** Build a class that makes a forward process from *any* falling curve, and let it film an image of your choice: there into noise by the jump, and back by posterior steps to the image that it knows.
+# **Exercise 1.10 (capstone, 35 minutes).** Build a class that makes a forward process from *any* falling curve, and animate an image of your choice: the way to noise uses the jump; the way back takes posterior steps, which know the image.
 #
-# - `Forward(curve, T, max_beta)`: `curve` takes $u$, (T + 1,) float64 from 0 to 1, and returns the curve of $\bar\alpha$ there. Make the tables `betas` and `alphas_bar`, both (T,) float64. No beta may exceed `max_beta`, and `alphas_bar` is the product of the steps that are really made.
+# - `Forward(curve, T, max_beta)`: `curve` takes $u$, (T + 1,) float64 from 0 to 1, and returns the curve of $\bar\alpha$ there. Make the tables `betas` and `alphas_bar`, both (T,) float64. No beta may exceed `max_beta`, and `alphas_bar` is the cumulative product of 1 − `betas`, after the cap.
 # - `bits_left()`: how far the chain's end is from noise, $-\tfrac12\log_2(1-\bar\alpha_T)$.
 # - `q_sample(x_0, t, noise)`: the jump.
 # - `back(x_0, x_T, noise)`: all states (T + 1, B, \*D) from $x_T$ to $x_0$, each drawn from the posterior given $x_0$ and the state before. `noise` is (T, B, \*D), and `noise[t]` belongs to step `t`.
@@ -1062,7 +1110,7 @@ film = [image, *there.split(1), *back[1:].split(1)]
 heights = [1, *forward.alphas_bar.tolist()]
 
 
-def draw(figure, n):
+def draw_film(figure, n):
     left, right = figure.subplots(1, 2)
     plots.image_grid(film[n].float(), ax=left)
     right.plot(heights, color=plots.BLUE)
@@ -1071,8 +1119,9 @@ def draw(figure, n):
 
 # %%
 # NBVAL_IGNORE_OUTPUT
+# takes some seconds
 frames = [0, 0, 0, *range(1, 2 * T + 1)]
-plots.animate(draw, frames, alt="an image turns into noise and comes back", fps=12)
+plots.animate(draw_film, frames, alt="an image turns into noise and comes back", fps=12)
 
 # %% [markdown]
 # *Figure 1.18.* Your image on your curve: there by the jump, with one noise, and back by posterior steps, with fresh noise at each. The way back wanders, and ends exactly in the image, because the posterior knows it. A sampler does the same with an estimate instead. <!-- alt: An animation. On the left a digit dissolves into noise and comes back; on the right a dot runs down the curve of alpha bar and up again. -->
@@ -1088,7 +1137,7 @@ plots.animate(draw, frames, alt="an image turns into noise and comes back", fps=
 #
 # **Exercise 1.11 (one star, 4 minutes).** Equation (1.10): from the table `alphas_bar` (T,) and the chosen `timesteps` (increasing), the betas of the short chain, as float64.
 # <details><summary>Hint 1</summary>Look up alphas_bar at the timesteps, then divide each by the one before.</details>
-# <details><summary>Hint 2</summary>Before the first stands 1, not alphas_bar[timesteps[0] - 1].</details>
+# <details><summary>Hint 2</summary>Before the first entry, alpha_bar is 1, not alphas_bar[timesteps[0] - 1].</details>
 
 # %%
 def respaced_betas(alphas_bar, timesteps):
@@ -1149,4 +1198,4 @@ for choose in (spacing.leading, spacing.trailing):
 # | 1.10 | betas of a shorter chain (Improved DDPM Eq. 19) | `process.GaussianDiffusion.respaced` | `test_process.py` `test_a_respaced_chain_has_the_marginals_of_its_base` |
 
 # %% [markdown]
-# Every name in the table can be imported, and in a checkout every test can be run. Your own functions, checked above, compute the same.
+# Every name in the table is found in `ddpm_lesson`, and in a checkout every test can be run. Your own functions, checked above, compute the same.

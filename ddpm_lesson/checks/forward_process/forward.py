@@ -56,6 +56,7 @@ class _Built:
         ratio=lambda values: 1 - values[1:] / values[:-1],
         cap=lambda betas, max_beta: betas.clamp(max=max_beta),
         running=lambda betas, values: torch.cumprod(1 - betas, 0),
+        stepped=lambda betas, alphas_bar: alphas_bar,
         bits=lambda a_bar: -0.5 * torch.log2(1 - a_bar[-1]),
         spread=lambda a_bar: (1 - a_bar).sqrt(),
         known=lambda x_0, state: x_0,
@@ -67,6 +68,7 @@ class _Built:
         values = curve(times(T))
         self.betas = cap(ratio(values), max_beta)
         self.alphas_bar = running(self.betas, values)
+        self.stepped = stepped(self.betas, self.alphas_bar)
         self.bits, self.spread, self.shift, self.known = bits, spread, shift, known
         self.loudness, self.drawn, self.keep = loudness, drawn, keep
 
@@ -79,7 +81,7 @@ class _Built:
 
     def back(self, x_0: Tensor, x_T: Tensor, noise: Tensor) -> Tensor:
         states = [x_T.double()]
-        tables = (self.betas, self.alphas_bar, self.shift(self.alphas_bar))
+        tables = (self.betas, self.stepped, self.shift(self.stepped))
         for i, (beta, a_bar, prev) in reversed(list(enumerate(zip(*tables, strict=True)))):
             mean = prev.sqrt() * beta * self.known(x_0, states[-1]) + (1 - beta).sqrt() * (1 - prev) * states[-1]
             var = beta * (1 - prev) / (1 - a_bar)
@@ -159,6 +161,18 @@ Forward = Check(
             "Your alphas_bar is the curve itself. The steps that are made are the capped betas: take the running "
             "product of 1 - beta.",
             running=lambda betas, values: values[1:],
+        ),
+        Misconception(
+            "Your alphas_bar is taken from the curve, not from the capped betas, with which your way back steps. Both "
+            "must tell of the same chain: take the running product of 1 - beta, after the cap.",
+            running=lambda betas, values: values[1:],
+            stepped=lambda betas, alphas_bar: torch.cumprod(1 - betas, 0),
+        ),
+        Misconception(
+            "Your alphas_bar is the curve over its first value, and knows nothing of the cap. Take the running product "
+            "of 1 - beta, after the cap.",
+            running=lambda betas, values: values[1:] / values[0],
+            stepped=lambda betas, alphas_bar: torch.cumprod(1 - betas, 0),
         ),
         Misconception(
             "Your alphas_bar is the running product of the betas. What is left of the image is that of 1 - beta.",
