@@ -277,18 +277,28 @@ def animate(
         pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
     if not pictures:
         raise ValueError("frames must hold at least one frame, got none")
-    samples = pictures[:: math.ceil(len(pictures) / 8)]
-    colours = Image.fromarray(np.concatenate([np.asarray(picture) for picture in samples])).quantize(
-        32, Image.Quantize.MAXCOVERAGE
-    )
-    greys = [round(255 * i / 31) for i in range(32) for _ in range(3)]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(greys + colours.getpalette()[: 3 * 32])
+    palette = _palette(pictures[:: math.ceil(len(pictures) / 8)])
     first, *rest = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
     durations = [1000 / fps] * len(rest) + [1500]
     file = io.BytesIO()
     first.save(file, "PNG", save_all=True, append_images=rest, duration=durations, loop=0)
     return Animation(file.getvalue(), alt)
+
+
+def _palette(pictures):
+    """64 colours at most, half of them greys, so that grey images have no coloured pixels."""
+    pixels = np.concatenate([np.asarray(picture).reshape(-1, 3) for picture in pictures])
+    is_grey = (pixels == pixels[:, :1]).all(1)
+    greys, coloured = np.unique(pixels[is_grey], axis=0), pixels[~is_grey]
+    if len(greys) > 32:
+        greys = greys[np.linspace(0, len(greys) - 1, 32).round().astype(int)]
+    entries = greys.flatten().tolist()
+    if len(coloured):
+        found = Image.fromarray(coloured[None]).quantize(32, Image.Quantize.MAXCOVERAGE)
+        entries += (found.getpalette() or [])[: 3 * 32]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(entries)
+    return palette
 
 
 def _over_time(alphas_bar, transform, ylabel, ax):

@@ -14,13 +14,13 @@
 # *The course:* **1 forward process** → 2 loss → 3 U-Net → 4 sampling → 5 variants
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 91 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading.
+# **The core path takes 89 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
 # | 1 | 1.1 What you will have at the end … 1.4 A batch of images, each at its own step | 30 |
-# | 2 | 1.5 Schedules, and how long a digit stays readable … 1.6 Chains that never reach the noise | 24 |
-# | 3 | 1.7 The posterior: one step back, if you know where you came from … 1.11 What you now have | 37 |
+# | 2 | 1.5 Schedules, and how long a digit stays readable … 1.6 Chains that never reach the noise | 23 |
+# | 3 | 1.7 The posterior: one step back, if you know where you came from … 1.11 What you now have | 36 |
 # | capstone | 1.12 Capstone: a forward process of your own | 38 |
 #
 # Sections called *Going deeper* are collapsed (22 minutes in all); the path does not need them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
@@ -408,7 +408,7 @@ assert torch.allclose(x_t, exact, rtol=1e-14, atol=1e-14)
 # %% [markdown] tags=["sitting"]
 # ## 1.5 Schedules, and how long a digit stays readable
 #
-# *Sitting 2 of 3, 24 minutes.*
+# *Sitting 2 of 3, 23 minutes.*
 
 # %% tags=["start"]
 import math
@@ -432,7 +432,7 @@ digits, labels = data.digits()[:]
 #
 # - starts high: the first step back, from $x_1$ to $x_0$, should have little to do;
 # - ends near 0: the chain must end in noise (section 1.6);
-# - **spends many steps where image and noise are comparable**. Where the image is nearly clean, or nearly gone, a step changes little about which digit it is. We count the steps with $|\log\operatorname{SNR}| < 2$ (natural logarithm: a ratio between 1/7.4 and 7.4).
+# - **spends many steps where image and noise are comparable**. Elsewhere a step changes little about which digit it is. We count the steps with $|\log\operatorname{SNR}| < 2$ (natural logarithm: a ratio between 1/7.4 and 7.4).
 #
 # It needs all three: a chain that starts at its first step in the middle, or jumps into noise at its last, can spend nearly all others there.
 #
@@ -464,12 +464,12 @@ curves = {name: torch.cumprod(1 - chain, 0) for name, chain in chains.items()}
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 _ = plots.schedule(curves, ax=axes[0]), plots.log_snr(curves, ax=axes[1])
 _ = axes[1].axhspan(-2, 2, color="0.9", zorder=0)
-for ax in axes:  # sigmoid: a wide band behind the cosine, which it nearly covers
+for ax in axes:  # sigmoid: wide, behind the cosine
     ax.lines[3].set(linestyle="-", linewidth=6, alpha=0.5, zorder=1)
     _ = ax.legend()
 
 # %% [markdown]
-# *Figure 1.7.* Left: the share of the image's variance that is left. Right: log SNR; in the grey band image and noise are comparable. The constant schedule falls through it at once. Linear and quadratic leave it long before the end. Cosine and sigmoid (the wide pink line behind it) nearly coincide and stay in it for more than half of the steps. <!-- alt: Two line plots over t of five schedules. The constant one falls first, then linear and quadratic, and cosine and sigmoid fall evenly over all steps. A grey band marks log SNR between -2 and 2. -->
+# *Figure 1.7.* Left: the share of the image's variance that is left. Right: log SNR; in the grey band image and noise are comparable. The constant schedule falls through it at once. Linear and quadratic leave it early. Cosine and sigmoid (the wide line behind it) nearly coincide and stay in it for more than half of the steps. <!-- alt: Two line plots over t of five schedules. The constant one falls first, then linear and quadratic, and cosine and sigmoid fall evenly over all steps. A grey band marks log SNR between -2 and 2. -->
 
 # %%
 def comparable(betas):
@@ -481,7 +481,7 @@ for name, chain in chains.items():
     print(f"{name:9}: {comparable(chain):.0%} of the steps have |log SNR| < 2")
 
 # %% [markdown]
-# *How long does a digit stay readable?* Bayes' rule can tell, without any training. Take a noisy test digit. For every training digit compute the density (1.2) of this $x_t$. Add up the densities in each class and take the class with the largest sum. It would be the best possible answer if the clean digit were one of the training digits. It is not, so this is an approximation.
+# *How long does a digit stay readable?* Bayes' rule can tell, without any training. Take a noisy test digit. For every training digit compute the density (1.2) of this $x_t$. Add up the densities in each class and take the class with the largest sum. It would be the best possible answer if the clean digit were a training digit. It is not: an approximation.
 
 # %%
 train, train_labels = data.digits("train")[:]
@@ -499,8 +499,7 @@ def readable(betas, steps):
     return found
 
 # %%
-# takes some seconds
-steps = range(0, 1000, 50)
+steps = range(0, 1000, 50)  # takes some seconds
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 for name, style, color in (("linear", "-", plots.BLUE), ("cosine", "--", plots.VERMILION)):
     ax.plot(steps, readable(chains[name], steps), style, color=color, label=name)
@@ -588,13 +587,13 @@ for T, color in ((1000, plots.BLUE), (100, plots.VERMILION)):
 _ = ax.set(xlabel="mean of the 64 pixels of $x_T$", ylabel="density"), ax.legend()
 
 # %% [markdown]
-# *Figure 1.10.* The mean brightness of $x_T$ for all 1797 digits. With 1000 steps it lies around 0, as that of noise does. With 100 steps it stays dark: a sampler that starts in noise starts at images that are too bright, which the network never saw in training. <!-- alt: Two histograms. That of T = 1000 is centred at 0, that of T = 100 lies clearly to the left of it. -->
+# *Figure 1.10.* The mean brightness of $x_T$ for all 1797 digits. With 1000 steps it lies around 0, as that of noise does. With 100 steps it stays dark: a sampler would start at images that are too bright, which the network never saw. <!-- alt: Two histograms. That of T = 1000 is centred at 0, that of T = 100 lies clearly to the left of it. -->
 #
-# We measure how far $x_T$ is from noise in bits per pixel: the Kullback-Leibler divergence from $\mathcal N(0, 1)$, which for a pixel that is 1 or −1 is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2 derives it; where $x_0^2 = 1$ it equals the bound (1.5) of *Going deeper*). We say that a chain ends in noise if it ends below 0.01 bits.
+# We measure how far $x_T$ is from noise in bits per pixel: the Kullback-Leibler divergence from $\mathcal N(0, 1)$, which for a pixel that is 1 or −1 is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2 derives it; where $x_0^2 = 1$ it equals the bound (1.5) of *Going deeper*). A chain *ends in noise* if it ends below 0.01 bits.
 #
 # **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas that start small, end in noise *and* have many steps at which image and noise are comparable. Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down which of them end in noise, and guess their order by the share of steps with $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
 # <details><summary>Hint</summary>For small betas $\bar\alpha_T \approx e^{-(\beta_1+\dots+\beta_T)}$ (section 1.3): the sum decides where a chain ends. What must be done to the ends of the line so that 100 steps have the sum of 1000?</details>
-# <details><summary>One answer</summary>Of these three the untouched line has the largest share, because it stops in the middle: the share alone is not enough. The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise and has 34 %, nearly the 35 % of the 1000 linear steps. The cosine ends in noise too and has 56 %. (The cell below figure 1.11 measures all three.)</details>
+# <details><summary>One answer</summary>Of these three the untouched line has the largest share, because it stops in the middle: the share alone is not enough. The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise and has 34 %, nearly the 35 % of the 1000 linear steps. The cosine ends in noise too and has 56 %. (Measured below figure 1.11.)</details>
 
 # %%
 chosen = linear_betas(1e-4, 0.02, 100)  # your choice
@@ -608,7 +607,7 @@ ax = plots.log_snr(yours)
 _ = ax.axhspan(-2, 2, color="0.9", zorder=0)
 
 # %% [markdown]
-# *Figure 1.11.* Your chain beside the linear one of 1000 steps. A good choice leaves the grey band before the end. The untouched choice never does: the chain stops in the middle. <!-- alt: Two falling curves of log SNR over the share of the chain. The untouched choice ends inside the grey band, the linear chain of 1000 steps far below it. -->
+# *Figure 1.11.* Your chain beside the linear one of 1000 steps. The untouched choice never leaves the grey band: it stops in the middle. <!-- alt: Two falling curves of log SNR over the share of the chain. The untouched choice ends inside the grey band, the linear chain of 1000 steps far below it. -->
 
 # %% tags=["folded"]
 three = {"line": linear_betas(1e-4, 0.02, 100), "line, times 10": linear_betas(1e-3, 0.2, 100)}
@@ -652,7 +651,7 @@ except ValueError as error:
 # %% [markdown] tags=["sitting"]
 # ## 1.7 The posterior: one step back, if you know where you came from
 #
-# *Sitting 3 of 3, 37 minutes.*
+# *Sitting 3 of 3, 36 minutes.*
 
 # %% tags=["start"]
 import math
@@ -675,11 +674,11 @@ def Normal(mean, std):
     return torch.distributions.Normal(*(torch.as_tensor(v, dtype=torch.float64) for v in (mean, std)))
 
 # %% [markdown]
-# *Question.* The way back asks for $x_{t-1}$ given $x_t$. Suppose for a moment that we also knew the clean image $x_0$. Where was the chain one step earlier? The network will later imitate exactly this distribution, with its own estimate instead of $x_0$.
+# *Question.* The way back asks for $x_{t-1}$ given $x_t$. Suppose that we also knew the clean image $x_0$. Where was the chain one step earlier? The network will imitate this distribution, with an estimate instead of $x_0$.
 #
 # *Derive.* Bayes' rule, with everything conditioned on $x_0$:
 # $$q(x_{t-1}\mid x_t, x_0) = \frac{q(x_t\mid x_{t-1}, x_0)\;q(x_{t-1}\mid x_0)}{q(x_t\mid x_0)} .$$
-# Given $x_{t-1}$, the step to $x_t$ does not depend on $x_0$, so the first factor, the *likelihood*, is (1.1). The second, the *prior*, is (1.2) for $t-1$. (Papers and code also call $\mathcal N(0, I)$, where sampling starts, the prior.) The denominator does not contain $x_{t-1}$; it only makes the total 1. Draw it for one pixel with $x_0 = 0.8$ that was found at $x_t = -0.5$, in a chain of 10 steps, so that a step is large enough to see:
+# Given $x_{t-1}$, the step to $x_t$ does not depend on $x_0$, so the first factor, the *likelihood*, is (1.1). The second, the *prior*, is (1.2) for $t-1$. (Papers and code also call $\mathcal N(0, I)$, where sampling starts, the prior.) The denominator only makes the total 1. Draw it for one pixel with $x_0 = 0.8$ and $x_t = -0.5$, in a chain of 10 steps, so that a step is large enough to see:
 
 # %%
 coarse = cosine_betas(10)
@@ -738,7 +737,7 @@ def posterior(x_0, x_t, t, betas):
 posterior = checks.posterior(posterior)
 
 # %% [markdown]
-# The slider draws your posterior (black, dashed) over the product. (Where no kernel runs: the two coincide, and figure 1.12 shows three of the places.)
+# The slider draws your posterior (black, dashed) over the product. (Where no kernel runs, see three places in figure 1.12; the two coincide.)
 
 # %%
 # NBVAL_IGNORE_OUTPUT
@@ -776,7 +775,7 @@ for t in (1, 10, 300, 999):
 # Bayes' rule on a grid, without algebra, agrees. The last column compares variances: the posterior is narrower than the step only early.
 #
 # > **Predict.** At `t = 500` of 1000, which has nearly all of the weight in the mean: $x_0$ or $x_t$?
-# > <details><summary>Then look</summary>x_t, with more than 99 %. One step of a thousand moves the image very little; x_0 only says in which direction.</details>
+# > <details><summary>Then look</summary>x_t, with more than 99 %. One step of a thousand moves the image very little.</details>
 
 # %%
 for t in (0, 1, 10, 500):
@@ -827,7 +826,7 @@ x_0_from_eps = checks.x_0_from_eps(x_0_from_eps)
 
 # %% [markdown]
 # > **Predict.** At the last of the 1000 linear steps the network's noise is off by 0.01. By how much is $x_0$ off, if its whole range is 2: by 0.01, by 0.1, or by more than half of the range?
-# > <details><summary>Then look</summary>By 1.57. Late in the chain x_t is nearly all noise; what is left of the image must be magnified 157 times, and the error with it. Samplers therefore clip the estimated x_0 to [−1, 1], and so will you.</details>
+# > <details><summary>Then look</summary>By 1.57. What is left of the image must be magnified 157 times, and the error with it. Samplers therefore clip the estimated x_0 to [−1, 1], and so will you.</details>
 
 # %%
 zero, last = torch.zeros(1, 1, dtype=torch.float64), torch.tensor([999])
@@ -911,7 +910,7 @@ except ValueError as error:
 #
 # If you are tired, do 1.10 first: it does not need this section.
 #
-# *Question.* The sampler will not have $x_0$; what it needs is $q(x_{t-1}\mid x_t)$. Why may a network model that by a Gaussian, and what has that Gaussian to do with the posterior?
+# *Question.* The sampler will not have $x_0$; what it needs is $q(x_{t-1}\mid x_t)$. Why may a network model that by a Gaussian, and what has it to do with the posterior?
 #
 # *The shape.* Bayes once more, now without $x_0$: $q(x_{t-1}\mid x_t) \propto q(x_t\mid x_{t-1})\;q(x_{t-1})$. Keep $x_t$ fixed and let $x_{t-1}$ vary. The first factor is then a Gaussian bell around $x_t/\sqrt{\alpha_t}$, of width $\sqrt{\beta_t/\alpha_t}$. The second is the data, smoothed by noise of variance $1-\bar\alpha_{t-1}$.
 #
@@ -1004,8 +1003,7 @@ def fresh():
     return torch.randn(10, 1, 8, 8, generator=generator).to(device)
 
 # %%
-# takes some seconds
-x, seen, estimates = fresh(), {}, {}
+x, seen, estimates = fresh(), {}, {}  # takes some seconds
 for i in reversed(range(1000)):
     t = torch.full((10,), i, device=device)
     x_0 = x_0_from_eps(x, t, predicted_noise(x, t), chain_bar).clamp(-1, 1)
