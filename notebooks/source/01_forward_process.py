@@ -769,7 +769,8 @@ for t in (1, 10, 300, 999):
     found = posterior(pixel_0, pixel_t, at, betas)
     assert torch.allclose(found[0], formula.mean) and torch.allclose(found[1], formula.log_var.exp())
     assert abs(mean - formula.mean) < 1e-9 and abs(var / formula.log_var.exp() - 1) < 1e-6
-    print(f"t = {t:3}: mean {mean:.4f} on the grid, {found[0].item():.4f} by posterior(); beta / var {betas[t] / var:.3f}")
+    means = f"mean {mean:.4f} on the grid, {found[0].item():.4f} by posterior()"
+    print(f"t = {t:3}: {means}; beta / var {betas[t] / var:.3f}")
 
 # %% [markdown]
 # Bayes' rule on a grid, without algebra, agrees. The last column compares variances: the posterior is narrower than the step only early.
