@@ -300,7 +300,7 @@ def animate(
     frames: whatever draw takes, such as timesteps.  alt: one sentence, for readers who cannot see it.
     size: inches, at 80 pixels each.  The last frame stays for 1.5 s, then the animation starts again.
     draw sets the limits of its axes itself; otherwise every frame has its own. All frames share 64 colours,
-    which keeps 40 frames of the default size below 300 kB.
+    half of them greys, which keeps 40 frames of the default size below 300 kB.
     Raises ValueError if there are no frames or alt is empty.
     """
     if not alt.strip():
@@ -315,15 +315,28 @@ def animate(
         pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
     if not pictures:
         raise ValueError("frames must hold at least one frame, got none")
-    samples = pictures[:: math.ceil(len(pictures) / 8)]
-    palette = Image.fromarray(np.concatenate([np.asarray(picture) for picture in samples])).quantize(
-        64, Image.Quantize.MAXCOVERAGE
-    )
+    palette = _palette(pictures[:: math.ceil(len(pictures) / 8)])
     first, *rest = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
     durations = [1000 / fps] * len(rest) + [1500]
     file = io.BytesIO()
     first.save(file, "PNG", save_all=True, append_images=rest, duration=durations, loop=0)
     return Animation(file.getvalue(), alt)
+
+
+def _palette(pictures):
+    """64 colours at most, half of them greys, so that grey images have no coloured pixels."""
+    pixels = np.concatenate([np.asarray(picture).reshape(-1, 3) for picture in pictures])
+    is_grey = (pixels == pixels[:, :1]).all(1)
+    greys, coloured = np.unique(pixels[is_grey], axis=0), pixels[~is_grey]
+    if len(greys) > 32:
+        greys = greys[np.linspace(0, len(greys) - 1, 32).round().astype(int)]
+    entries = greys.flatten().tolist()
+    if len(coloured):
+        found = Image.fromarray(coloured[None]).quantize(32, Image.Quantize.MAXCOVERAGE)
+        entries += (found.getpalette() or [])[: 3 * 32]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(entries)
+    return palette
 
 
 def _over_time(alphas_bar, transform, ylabel, ax):

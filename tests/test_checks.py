@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from einops import einsum, rearrange, reduce
+from test_checks_01 import VARIANTS as VARIANTS_01
 from test_checks_03 import VARIANTS as VARIANTS_03
 from torch import nn
 from torch.nn import functional as F
@@ -524,52 +525,56 @@ def parameters_in_closed_form(in_ch, out_ch, tdim):
     return (9 + (in_ch != out_ch)) * in_ch * out_ch + (9 * out_ch + tdim + 5 + (in_ch != out_ch)) * out_ch + 2 * in_ch
 
 
-VARIANTS = VARIANTS_03 | {
-    "linear_betas": [
-        linear_by_loop,
-        linear_by_weights,
-        lambda beta_1, beta_T, T: torch.from_numpy(np.linspace(beta_1, beta_T, T)),
-        lambda *args: linear_by_loop(*args).requires_grad_(),
-    ],
-    "q_sample": [q_sample_by_loop, q_sample_by_einops, q_sample_in_float32, q_sample_by_numpy, q_sample_flat],
-    "extract": [
-        extract_by_indexing,
-        extract_by_loop,
-        extract_by_einops,
-        extract_by_numpy,
-        lambda v, t, x_shape: v.view(-1, *[1] * (len(x_shape) - 1))[t],
-    ],
-    "cosine_betas": [cosine_by_loop, cosine_by_logarithms, cosine_by_numpy],
-    "posterior": [posterior_by_bayes, posterior_by_loop, posterior_in_float32],
-    "respaced_betas": [respaced_by_loop, respaced_from_products, respaced_by_logarithms],
-    "x_0_from_eps": [x_0_by_loop, x_0_by_einops, x_0_in_float32],
-    "gaussian_kl": [kl_by_logarithms, kl_of_torch, kl_by_loop],
-    "mean_from_eps": [mean_by_posterior, mean_by_einops, mean_by_loop],
-    "vlb_weight": [
-        vlb_weight_by_loop,
-        vlb_weight_of_the_means,
-        lambda *tables: SOLUTIONS["vlb_weight"](*tables).float(),
-    ],
-    "simple_loss": [simple_loss_by_mse, simple_loss_by_loop, simple_loss_in_float32],
-    "discretized_log_prob": [bins_of_torch, bins_as_published, bins_by_edges, bins_by_tails],
-    "min_snr_weights": [min_snr_by_where, min_snr_by_minimum, min_snr_by_loop],
-    "time_table": [table_by_loop, table_of_the_post, table_by_slices, table_by_einops, table_by_rotation],
-    "group_norm": [F.group_norm, norm_by_einops, norm_by_loop, norm_in_float64, norm_by_layer_norm],
-    "add_time": [time_by_einops, time_by_loop, time_by_layers],
-    "attention": [attention_fused, attention_of_the_post, attention_by_einsum, attention_column_by_column],
-    "skip_channels": [skips_by_formula, skips_by_deque, skips_of_the_network],
-    "down_same": [
-        down_by_every_second,
-        down_by_unfold,
-        down_by_taps,
-        lambda x, weight: F.conv2d(F.pad(x, (1, 1, 1, 1))[:, :, 1:, 1:], weight, stride=2),
-    ],
-    "res_block_parameters": [
-        parameters_of_layers,
-        parameters_in_closed_form,
-        lambda *sizes: sum(p.numel() for p in ResBlock(*sizes, dropout=0.1).parameters()),
-    ],
-}
+VARIANTS = (
+    VARIANTS_01
+    | VARIANTS_03
+    | {
+        "linear_betas": [
+            linear_by_loop,
+            linear_by_weights,
+            lambda beta_1, beta_T, T: torch.from_numpy(np.linspace(beta_1, beta_T, T)),
+            lambda *args: linear_by_loop(*args).requires_grad_(),
+        ],
+        "q_sample": [q_sample_by_loop, q_sample_by_einops, q_sample_in_float32, q_sample_by_numpy, q_sample_flat],
+        "extract": [
+            extract_by_indexing,
+            extract_by_loop,
+            extract_by_einops,
+            extract_by_numpy,
+            lambda v, t, x_shape: v.view(-1, *[1] * (len(x_shape) - 1))[t],
+        ],
+        "cosine_betas": [cosine_by_loop, cosine_by_logarithms, cosine_by_numpy],
+        "posterior": [posterior_by_bayes, posterior_by_loop, posterior_in_float32],
+        "respaced_betas": [respaced_by_loop, respaced_from_products, respaced_by_logarithms],
+        "x_0_from_eps": [x_0_by_loop, x_0_by_einops, x_0_in_float32],
+        "gaussian_kl": [kl_by_logarithms, kl_of_torch, kl_by_loop],
+        "mean_from_eps": [mean_by_posterior, mean_by_einops, mean_by_loop],
+        "vlb_weight": [
+            vlb_weight_by_loop,
+            vlb_weight_of_the_means,
+            lambda *tables: SOLUTIONS["vlb_weight"](*tables).float(),
+        ],
+        "simple_loss": [simple_loss_by_mse, simple_loss_by_loop, simple_loss_in_float32],
+        "discretized_log_prob": [bins_of_torch, bins_as_published, bins_by_edges, bins_by_tails],
+        "min_snr_weights": [min_snr_by_where, min_snr_by_minimum, min_snr_by_loop],
+        "time_table": [table_by_loop, table_of_the_post, table_by_slices, table_by_einops, table_by_rotation],
+        "group_norm": [F.group_norm, norm_by_einops, norm_by_loop, norm_in_float64, norm_by_layer_norm],
+        "add_time": [time_by_einops, time_by_loop, time_by_layers],
+        "attention": [attention_fused, attention_of_the_post, attention_by_einsum, attention_column_by_column],
+        "skip_channels": [skips_by_formula, skips_by_deque, skips_of_the_network],
+        "down_same": [
+            down_by_every_second,
+            down_by_unfold,
+            down_by_taps,
+            lambda x, weight: F.conv2d(F.pad(x, (1, 1, 1, 1))[:, :, 1:, 1:], weight, stride=2),
+        ],
+        "res_block_parameters": [
+            parameters_of_layers,
+            parameters_in_closed_form,
+            lambda *sizes: sum(p.numel() for p in ResBlock(*sizes, dropout=0.1).parameters()),
+        ],
+    }
+)
 
 
 @pytest.mark.parametrize(("name", "i"), [(name, i) for name, row in VARIANTS.items() for i in range(len(row))])
@@ -589,7 +594,7 @@ def test_use_of_the_global_generator_is_no_mistake(capsys):
         torch.rand(3), np.random.rand(3)
         return SOLUTIONS["q_sample"](x_0, t, noise, alphas_bar)
 
-    assert said(checks.q_sample, q_sample, capsys).startswith("1.3 q_sample: yes")
+    assert said(checks.q_sample, q_sample, capsys).startswith("1.4 q_sample: yes")
 
 
 def test_callables_that_are_no_plain_functions(capsys):
@@ -610,7 +615,7 @@ def test_callables_that_are_no_plain_functions(capsys):
         __wrapped__ = property(lambda self: self)
 
     for function in [Learner(), Learner().forward, functools.partial(SOLUTIONS["q_sample"]), Odd(), Loop()]:
-        assert said(checks.q_sample, function, capsys).startswith("1.3 q_sample: yes")
+        assert said(checks.q_sample, function, capsys).startswith("1.4 q_sample: yes")
     assert said(checks.linear_betas, max, capsys).startswith("1.1 linear_betas: no. For beta_1 = 0.1, beta_T = 0.3")
 
 
@@ -676,7 +681,7 @@ def from_a_string(text, name="q_sample"):
 )
 def test_a_stub_without_source_is_not_attempted(body, capsys):
     stub = from_a_string(f"def q_sample(x_0, t, noise, alphas_bar): {body}")
-    assert said(checks.q_sample, stub, capsys) == "1.3 q_sample: not attempted"
+    assert said(checks.q_sample, stub, capsys) == "1.4 q_sample: not attempted"
 
 
 @pytest.mark.parametrize(
@@ -684,7 +689,7 @@ def test_a_stub_without_source_is_not_attempted(body, capsys):
 )
 def test_an_answer_without_source_is_an_attempt(body, capsys):
     answer = from_a_string(f"def q_sample(x_0, t, noise, alphas_bar): {body}")
-    assert said(checks.q_sample, answer, capsys).startswith("1.3 q_sample: no. ")
+    assert said(checks.q_sample, answer, capsys).startswith("1.4 q_sample: no. ")
 
 
 def test_a_stub_of_a_cell_is_not_attempted(capsys):
@@ -693,8 +698,8 @@ def test_a_stub_of_a_cell_is_not_attempted(capsys):
     space, name = {}, "<ipython-input-1>"
     linecache.cache[name] = (len(cell), None, cell.splitlines(True), name)
     exec(compile(cell, name, "exec"), space)
-    assert said(checks.q_sample, space["q_sample"], capsys) == "1.3 q_sample: not attempted"
-    assert said(checks.q_sample, functools.partial(space["q_sample"]), capsys) == "1.3 q_sample: not attempted"
+    assert said(checks.q_sample, space["q_sample"], capsys) == "1.4 q_sample: not attempted"
+    assert said(checks.q_sample, functools.partial(space["q_sample"]), capsys) == "1.4 q_sample: not attempted"
 
 
 def test_a_forgotten_return_is_no_stub(capsys):
@@ -710,7 +715,7 @@ def test_a_forgotten_return_is_no_stub(capsys):
 
     for function in [computes, half_done, prints, lambda x_0, t, noise, alphas_bar: [None][0]]:
         assert said(checks.q_sample, function, capsys) == (
-            "1.3 q_sample: no. For x_0 of shape (4, 1, 8, 8), t = [0, 3, 3, 9]: "
+            "1.4 q_sample: no. For x_0 of shape (4, 1, 8, 8), t = [0, 3, 3, 9]: "
             "your function returns None: did you forget return?"
         )
 
@@ -775,7 +780,7 @@ def test_a_misconception_is_seen_in_other_words_and_dtypes(capsys):
         return a_bar.sqrt() * x_0 + (1 - a_bar) * noise
 
     for function in [by_loop, images_only]:
-        assert "1.3 q_sample: no. You scaled the noise by 1 - alpha_bar" in said(checks.q_sample, function, capsys)
+        assert "1.4 q_sample: no. You scaled the noise by 1 - alpha_bar" in said(checks.q_sample, function, capsys)
 
 
 def test_a_wrong_formula_in_float32_is_a_wrong_formula_first(capsys):
@@ -828,7 +833,7 @@ def test_the_posts_extract_is_told_about_its_float(capsys):
         out = torch.gather(v, index=t, dim=0).float()
         return out.view([t.shape[0]] + [1] * (len(x_shape) - 1))
 
-    assert "1.2 extract: no. You turned the result into float32." in said(checks.extract, extract, capsys)
+    assert "1.3 extract: no. You turned the result into float32." in said(checks.extract, extract, capsys)
 
 
 def test_the_posts_variance_at_t_0_is_told(capsys):
@@ -918,7 +923,7 @@ def test_half_precision_is_too_coarse(capsys):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_not_finite(value, capsys):
     text = said(checks.q_sample, q_sample_then(lambda x_t: torch.full_like(x_t, value)), capsys)
-    assert text.startswith(f"1.3 q_sample: no. {AT_FIRST}expected out[0,0,0,0] = ")
+    assert text.startswith(f"1.4 q_sample: no. {AT_FIRST}expected out[0,0,0,0] = ")
     assert text.endswith(f", got {value}, which is not a finite number.")
 
 
@@ -947,7 +952,7 @@ def test_something_else_than_a_tensor(capsys):
 
 @pytest.mark.parametrize("odd", [torch.Tensor.to_sparse, lambda x_t: x_t.to("meta"), lambda x_t: x_t[:0]])
 def test_odd_tensors_break_nothing(odd, capsys):
-    assert said(checks.q_sample, q_sample_then(odd), capsys).startswith("1.3 q_sample: ")
+    assert said(checks.q_sample, q_sample_then(odd), capsys).startswith("1.4 q_sample: ")
 
 
 @every_check
@@ -1137,7 +1142,7 @@ def test_in_place_change_is_told_beside_a_misconception(capsys):
 
     text = said(checks.q_sample, q_sample, capsys)
     assert text.startswith(
-        f"1.3 q_sample: no. {checks.q_sample.misconceptions[0].sentence} And your function changes x_0"
+        f"1.4 q_sample: no. {checks.q_sample.misconceptions[0].sentence} And your function changes x_0"
     )
 
 

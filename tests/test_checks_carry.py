@@ -46,7 +46,7 @@ def said(function, capsys, check=checks.q_sample):
 def test_a_right_answer_comes_back_itself(capsys):
     mine = solution("q_sample")
     given, text = said(mine, capsys)
-    assert given is mine and text.startswith("1.3 q_sample: yes")
+    assert given is mine and text.startswith("1.4 q_sample: yes")
     assert checks.carried("q_sample") is mine
     assert said(given, capsys) == (mine, text)
 
@@ -68,7 +68,7 @@ def test_a_cell_that_is_run_twice_says_the_same_twice(capsys):
         for _ in range(3):
             q_sample = checks.q_sample(q_sample)
             texts.append(capsys.readouterr().out)
-        assert len(set(texts)) == 1 and texts[0].startswith(f"1.3 q_sample: {verdict}")
+        assert len(set(texts)) == 1 and texts[0].startswith(f"1.4 q_sample: {verdict}")
 
 
 def test_a_finished_one_of_another_exercise_is_an_answer_like_any_other(capsys):
@@ -101,7 +101,7 @@ def test_every_exercise_has_a_finished_one():
 
 
 def test_carried_of_an_unknown_name():
-    with pytest.raises(KeyError, match="no exercise is called 'p_sample'; there are linear_betas, extract, "):
+    with pytest.raises(KeyError, match="no exercise is called 'p_sample'; there are linear_betas, walk, "):
         checks.carried("p_sample")
 
 
@@ -144,7 +144,7 @@ def test_global_state_comes_back(words, spoil, capsys):
     before = state()
     given, text = said(spoils(spoil), capsys)
     assert state() == before
-    assert text.startswith("1.3 q_sample: yes (8 inputs")
+    assert text.startswith("1.4 q_sample: yes (8 inputs")
     assert text.endswith(
         f"But it changes torch's {words}: put back what your function sets." if words.strip() else "them)"
     )

@@ -8,7 +8,7 @@ from ddpm_lesson import checks
 
 ANSWERS = [importlib.import_module(f"answers.notebook_0{number}").answers for number in (1, 2, 3)]
 WRONGS = [wrong for answers in ANSWERS for wrong in answers.wrongs]
-AWAITED = {"ResBlock", "AttnBlock", "UNet"}  # nobody from outside has answered these yet
+AWAITED = {"walk", "Forward", "training_loop", "ResBlock", "AttnBlock", "UNet"}  # nobody from outside has answered yet
 CORRECTS = [correct for answers in ANSWERS for correct in answers.corrects]
 every_check = pytest.mark.parametrize("check", checks.registry.values(), ids=list(checks.registry))
 

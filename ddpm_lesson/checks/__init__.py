@@ -7,12 +7,14 @@ gave back in this kernel, else the course's own implementation.
 
 from ddpm_lesson.checks._carry import carried
 from ddpm_lesson.checks.forward_process import (
+    Forward,
     cosine_betas,
     extract,
     linear_betas,
     posterior,
     q_sample,
     respaced_betas,
+    walk,
     x_0_from_eps,
 )
 from ddpm_lesson.checks.loss import (
@@ -38,7 +40,7 @@ from ddpm_lesson.checks.unet import (
 )
 
 _by_number = (
-    *(linear_betas, extract, q_sample, cosine_betas, posterior, x_0_from_eps, respaced_betas),
+    *(linear_betas, walk, extract, q_sample, cosine_betas, posterior, x_0_from_eps, Forward, respaced_betas),
     *(simple_loss, mean_from_eps, gaussian_kl, vlb_weight, training_loop, discretized_log_prob, min_snr_weights),
     *(time_table, group_norm, add_time, ResBlock, attention, AttnBlock),
     *(skip_channels, UNet, down_same, res_block_parameters),

@@ -16,6 +16,15 @@ def linear_betas(beta_1, beta_T, T):
     return schedules.linear(T, beta_1, beta_T)
 
 
+def walk(x_0, betas, noise):
+    from ddpm_lesson.process import GaussianDiffusion
+
+    process, states = GaussianDiffusion(betas).to(x_0.device), [x_0]
+    for t in range(process.T):
+        states.append(process.q_step(states[-1], torch.full((len(x_0),), t, device=x_0.device), noise[t]))
+    return torch.stack(states)
+
+
 def extract(v, t, x_shape):
     from ddpm_lesson.coefficients import extract as looked_up
 
@@ -37,7 +46,7 @@ def cosine_betas(T, s=0.008, max_beta=0.999):
 def posterior(x_0, x_t, t, betas):
     from ddpm_lesson.process import GaussianDiffusion
 
-    q = GaussianDiffusion(betas).q_posterior(x_0, x_t, t)
+    q = GaussianDiffusion(betas).to(t.device).q_posterior(x_0, x_t, t)  # its tables begin on the CPU
     return q.mean, q.log_var.exp()
 
 
@@ -45,6 +54,28 @@ def x_0_from_eps(x_t, t, eps, alphas_bar):
     from ddpm_lesson.coefficients import combine
 
     return combine(t, (alphas_bar.rsqrt(), x_t), (-(1 / alphas_bar - 1).sqrt(), eps))
+
+
+class Forward:
+    def __init__(self, curve, T, max_beta=0.999):
+        from ddpm_lesson.process import GaussianDiffusion, schedules
+
+        values = curve(torch.linspace(0, 1, T + 1, dtype=torch.float64))
+        self._process = GaussianDiffusion(schedules.betas_from_alphas_bar(values, max_beta))
+        self.betas, self.alphas_bar = self._process.betas, self._process.alphas_bar
+
+    def bits_left(self):
+        return -0.5 * math.log2(1 - self._process.alpha_bar_T)
+
+    def q_sample(self, x_0, t, noise):
+        return self._process.to(t.device).q_sample(x_0, t, noise)
+
+    def back(self, x_0, x_T, noise):
+        process, states = self._process.to(x_0.device), [x_T]
+        for step in reversed(range(process.T)):
+            q = process.q_posterior(x_0, states[-1], torch.full((len(x_0),), step, device=x_0.device))
+            states.append(q.mean + (0.5 * q.log_var).exp() * noise[step])
+        return torch.stack(states)
 
 
 def respaced_betas(alphas_bar, timesteps):
@@ -170,7 +201,7 @@ def res_block_parameters(in_ch, out_ch, tdim):
 
 FINISHED = {
     f.__name__: f
-    for f in (linear_betas, extract, q_sample, cosine_betas, posterior, x_0_from_eps, respaced_betas)
+    for f in (linear_betas, walk, extract, q_sample, cosine_betas, posterior, x_0_from_eps, Forward, respaced_betas)
     + (simple_loss, mean_from_eps, gaussian_kl, vlb_weight, training_loop, discretized_log_prob, min_snr_weights)
     + (time_table, group_norm, add_time, ResBlock, attention, AttnBlock)
     + (skip_channels, UNet, down_same, res_block_parameters)

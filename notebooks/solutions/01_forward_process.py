@@ -1,4 +1,4 @@
-"""Solutions of the exercises in notebook 01, one function each.  Try first: the checks say what is wrong."""
+"""Solutions of the exercises in notebook 01, in their order.  Try first: the checks say what is wrong."""
 
 import math
 
@@ -10,15 +10,21 @@ def linear_betas(beta_1, beta_T, T):
     return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)
 
 
+def walk(x_0, betas, noise):
+    states = [x_0]
+    for beta, its_noise in zip(betas, noise, strict=True):
+        states.append((1 - beta).sqrt() * states[-1] + beta.sqrt() * its_noise)  # the roots: beta is a variance
+    return torch.stack(states)
+
+
 def extract(v, t, x_shape):
     # gather and reshape only: a change of dtype here would reach every image that the result multiplies
     return v.gather(0, t).reshape(-1, *[1] * (len(x_shape) - 1))
 
 
 def q_sample(x_0, t, noise, alphas_bar):
-    a_bar = alphas_bar[t].reshape(-1, *[1] * (x_0.ndim - 1))  # (B, 1, ..., 1): the batch axis stays first
-    signal, spread = a_bar.sqrt().to(x_0.dtype), (1 - a_bar).sqrt().to(x_0.dtype)  # images keep their dtype
-    return signal * x_0 + spread * noise
+    a_bar = extract(alphas_bar, t, x_0.shape)  # (B, 1, ..., 1)
+    return a_bar.sqrt() * x_0 + (1 - a_bar).sqrt() * noise  # float64 if alphas_bar is
 
 
 def cosine_betas(T, s=0.008, max_beta=0.999):
@@ -39,6 +45,26 @@ def posterior(x_0, x_t, t, betas):
 def x_0_from_eps(x_t, t, eps, alphas_bar):
     a_bar = extract(alphas_bar, t, x_t.shape)
     return (x_t - (1 - a_bar).sqrt() * eps) / a_bar.sqrt()
+
+
+class Forward:
+    def __init__(self, curve, T, max_beta=0.999):
+        values = curve(torch.linspace(0, 1, T + 1, dtype=torch.float64))  # T steps have T + 1 ends
+        self.betas = (1 - values[1:] / values[:-1]).clamp(max=max_beta)
+        self.alphas_bar = torch.cumprod(1 - self.betas, 0)  # of the capped betas: these are the steps that are made
+
+    def bits_left(self):
+        return -0.5 * math.log2(1 - self.alphas_bar[-1].item())
+
+    def q_sample(self, x_0, t, noise):
+        return q_sample(x_0, t, noise, self.alphas_bar)
+
+    def back(self, x_0, x_T, noise):
+        states = [x_T]
+        for step in reversed(range(len(self.betas))):
+            mean, var = posterior(x_0, states[-1], torch.full((len(x_0),), step), self.betas)
+            states.append(mean + var.sqrt() * noise[step])  # at step 0 the variance is 0: the last state is x_0
+        return torch.stack(states)
 
 
 def respaced_betas(alphas_bar, timesteps):

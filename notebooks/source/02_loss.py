@@ -69,7 +69,7 @@ from ddpm_lesson.networks.mlp import MLP
 torch.set_num_threads(1)  # tensors as small as here gain nothing from more threads
 process = GaussianDiffusion(schedules.linear(1000))
 betas, alphas_bar = process.betas.float().to(device), process.alphas_bar.float().to(device)
-q_sample = checks.carried("q_sample")  # that of exercise 1.3
+q_sample = checks.carried("q_sample")  # that of exercise 1.4
 
 # %%
 digits = load_pretrained("digits_ddpm", device=device)
@@ -107,7 +107,7 @@ _ = plots.image_grid(drawn, ncols=10)
 # $$L_\text{simple} = \mathbb E_{t,\,x_0,\,\epsilon}\Big[\big\|\epsilon-\epsilon_\theta\big(\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\;\epsilon,\ t\big)\big\|^2\Big] . \tag{2.1: DDPM Eq. 14}$$
 #
 # **Exercise 2.1 (two stars, 6 minutes).** The inside of (2.1) for a batch. `x_0` and `noise` are (B, \*D), `t` is (B,), `alphas_bar` is (T,), `model(x_t, t)` predicts the noise. Return the squared errors, (B, \*D), *not* averaged.
-# <details><summary>Hint 1</summary>You wrote q_sample in exercise 1.3; it is here. The model gets its result, and t.</details>
+# <details><summary>Hint 1</summary>You wrote q_sample in exercise 1.4; it is here. The model gets its result, and t.</details>
 # <details><summary>Hint 2</summary>The target is the noise itself, without a factor; compare, square, return.</details>
 
 # %%

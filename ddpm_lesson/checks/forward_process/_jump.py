@@ -1,4 +1,4 @@
-"""What exercises 1.3 and 1.6 share: their inputs, and looking up alphas_bar."""
+"""What exercises 1.4 and 1.9 share: their inputs, and looking up alphas_bar."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Exercise 1.4: the cosine schedule."""
+"""Exercise 1.5: the cosine schedule."""
 
 import math
 
@@ -11,7 +11,7 @@ from ddpm_lesson.checks.forward_process._words import ROUNDED_FIRST, UPSIDE_DOWN
 
 
 def _cosine_betas(T, s=0.008, max_beta=0.999):
-    """Exercise 1.4: betas whose alpha_bar is a squared cosine of time.  Nichol, Dhariwal 2021, sec. 3.2.
+    """Exercise 1.5: betas whose alpha_bar is a squared cosine of time.  Nichol, Dhariwal 2021, sec. 3.2.
 
     T: int of at least 1.  s: float, the offset.  max_beta: float, the cap on every beta.  Returns (T,) float64.
     Step i leads from time i / T to time (i + 1) / T.  Not capped on alpha_bar: the cap belongs to beta.
@@ -83,7 +83,7 @@ def _angle(evidence) -> str:
 
 
 cosine_betas = Check(
-    number="1.4",
+    number="1.5",
     name="cosine_betas",
     specification=_cosine_betas,
     form=_by_curve,

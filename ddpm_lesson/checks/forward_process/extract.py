@@ -1,4 +1,4 @@
-"""Exercise 1.2: looking up one number for each image."""
+"""Exercise 1.3: looking up one number for each image."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from ddpm_lesson.checks._inputs import ALPHAS_BAR, double
 
 
 def _extract(v, t, x_shape):
-    """Exercise 1.2: v[t], one number for each image, shaped to multiply a batch of x_shape.
+    """Exercise 1.3: v[t], one number for each image, shaped to multiply a batch of x_shape.
 
     v: (T,) of any floating-point dtype, which the result keeps.  t: (B,) int64 in 0..T-1.  x_shape: (B, *D).
     Returns (B, 1, ..., 1) with as many axes as x_shape.
@@ -32,7 +32,7 @@ def _looked_up(
 
 
 extract = Check(
-    number="1.2",
+    number="1.3",
     name="extract",
     specification=_extract,
     form=_looked_up,

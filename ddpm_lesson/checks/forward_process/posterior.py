@@ -1,4 +1,4 @@
-"""Exercise 1.5: the posterior q(x_{t-1} | x_t, x_0)."""
+"""Exercise 1.8: the posterior q(x_{t-1} | x_t, x_0)."""
 
 import math
 
@@ -10,7 +10,7 @@ from ddpm_lesson.checks._inputs import BETAS, IMAGES, LONG, Step, at, double, fr
 
 
 def _posterior(x_0, x_t, t, betas):
-    """Exercise 1.5: mean and variance of q(x_{t-1} | x_t, x_0).  Ho et al. 2020, Eq. 6-7.
+    """Exercise 1.8: mean and variance of q(x_{t-1} | x_t, x_0).  Ho et al. 2020, Eq. 6-7.
 
     x_0, x_t: (B, *D).  t: (B,) int64 in 0..T-1; t = 0 is the papers' t = 1.  betas: (T,).
     Returns mean (B, *D) and var (B, 1, ..., 1).  At t = 0 the mean is x_0 and the variance is 0.
@@ -81,7 +81,7 @@ def _clipped(x_0, x_t, t, betas):
 
 
 posterior = Check(
-    number="1.5",
+    number="1.8",
     name="posterior",
     specification=_posterior,
     form=_by_tables,

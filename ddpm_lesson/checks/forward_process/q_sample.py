@@ -1,4 +1,4 @@
-"""Exercise 1.3: x_t from x_0 in one jump."""
+"""Exercise 1.4: x_t from x_0 in one jump."""
 
 import math
 
@@ -11,7 +11,7 @@ from ddpm_lesson.checks.forward_process._jump import LONG_CHAIN, SHORT_CHAIN, al
 
 
 def _q_sample(x_0, t, noise, alphas_bar):
-    """Exercise 1.3: x_t ~ q(x_t | x_0), given the noise.  Ho et al. 2020, Eq. 4.
+    """Exercise 1.4: x_t ~ q(x_t | x_0), given the noise.  Ho et al. 2020, Eq. 4.
 
     x_0, noise: (B, *D).  t: (B,) int64 in 0..T-1, one for each image.  alphas_bar: (T,).  Returns (B, *D).
     Not one step from x_{t-1}: this jumps from x_0 to x_t at once.
@@ -40,7 +40,7 @@ def _mixed(
 
 
 q_sample = Check(
-    number="1.3",
+    number="1.4",
     name="q_sample",
     specification=_q_sample,
     form=_mixed,

@@ -1,4 +1,4 @@
-"""Exercise 1.7: the betas of a chain that skips steps."""
+"""Exercise 1.11: the betas of a chain that skips steps."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from ddpm_lesson.checks.forward_process._words import UPSIDE_DOWN
 
 
 def _respaced_betas(alphas_bar, timesteps):
-    """Exercise 1.7: betas of the chain that visits only these timesteps.  Nichol, Dhariwal 2021, sec. 4.
+    """Exercise 1.11: betas of the chain that visits only these timesteps.  Nichol, Dhariwal 2021, sec. 4.
 
     alphas_bar: (T,) float64.  timesteps: (S,) int64, increasing, in 0..T-1.  Returns (S,) float64.
     The short chain has the long chain's alpha_bar at every timestep that it visits.
@@ -60,7 +60,7 @@ def _share_kept(evidence) -> str:
 
 
 respaced_betas = Check(
-    number="1.7",
+    number="1.11",
     name="respaced_betas",
     specification=_respaced_betas,
     form=_by_ratio,

@@ -1,4 +1,4 @@
-"""Exercise 1.6: x_0 from x_t and eps."""
+"""Exercise 1.9: x_0 from x_t and eps."""
 
 import math
 
@@ -18,7 +18,7 @@ from ddpm_lesson.checks.forward_process._jump import (
 
 
 def _x_0_from_eps(x_t, t, eps, alphas_bar):
-    """Exercise 1.6: the x_0 that x_t and eps imply.  Ho et al. 2020, Eq. 15.
+    """Exercise 1.9: the x_0 that x_t and eps imply.  Ho et al. 2020, Eq. 15.
 
     x_t, eps: (B, *D).  t: (B,) int64 in 0..T-1.  alphas_bar: (T,), above 0.  Returns (B, *D), not clipped.
     Not x_{t-1}: this goes all the way back at once.
@@ -48,7 +48,7 @@ def _unmixed(
 
 
 x_0_from_eps = Check(
-    number="1.6",
+    number="1.9",
     name="x_0_from_eps",
     specification=_x_0_from_eps,
     form=_unmixed,

@@ -1,0 +1,165 @@
+"""The exercises of notebook 01 that are walks and classes: answers in other words, and answers that go wrong."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm_lesson import checks
+
+
+def walk_by_numpy(x_0, betas, noise):
+    states = np.empty((len(betas) + 1, *x_0.shape))
+    states[0] = x_0
+    for i, beta in enumerate(betas.tolist()):
+        states[i + 1] = math.sqrt(1 - beta) * states[i] + math.sqrt(beta) * noise[i].numpy()
+    return torch.from_numpy(states)
+
+
+def walk_by_recursion(x_0, betas, noise):
+    """The first steps, then the last."""
+    if not len(betas):
+        return x_0.unsqueeze(0)
+    before = walk_by_recursion(x_0, betas[:-1], noise[:-1])
+    last = (1 - betas[-1]) ** 0.5 * before[-1] + betas[-1] ** 0.5 * noise[-1]
+    return torch.cat([before, last.unsqueeze(0)])
+
+
+def walk_by_products(x_0, betas, noise):
+    """Each state from x_0 and all noise so far."""
+    alphas = (1 - betas).tolist()
+    states = [x_0]
+    for i in range(1, len(betas) + 1):
+        shares = [math.prod(alphas[j:i]) ** 0.5 for j in range(i + 1)]
+        pushes = [shares[j + 1] * betas[j].item() ** 0.5 * noise[j] for j in range(i)]
+        states.append(shares[0] * x_0 + sum(pushes))
+    return torch.stack(states)
+
+
+class ForwardByLogarithms:
+    """The way back by precisions."""
+
+    def __init__(self, curve, T, max_beta=0.999):
+        values = curve(torch.arange(T + 1).double() / T)
+        self.T = T
+        self.betas = torch.minimum(1 - values[1:].div(values[:-1]), torch.tensor(max_beta).double())
+        self.alphas_bar = torch.exp(torch.log1p(-self.betas).cumsum(0))
+
+    def bits_left(self):
+        return -torch.log2((1 - self.alphas_bar[-1]).sqrt())
+
+    def q_sample(self, x_0, t, noise):
+        rows = zip(x_0, self.alphas_bar[t], noise, strict=True)
+        return torch.stack([a**0.5 * image + (1 - a) ** 0.5 * its_noise for image, a, its_noise in rows])
+
+    def back(self, x_0, x_T, noise):
+        x, states = x_T, [x_T]
+        for t in range(self.T - 1, 0, -1):
+            before, beta = self.alphas_bar[t - 1], self.betas[t]
+            var = 1 / (1 / (1 - before) + (1 - beta) / beta)
+            x = var * (before.sqrt() / (1 - before) * x_0 + (1 - beta).sqrt() / beta * x) + var.sqrt() * noise[t]
+            states.append(x)
+        return torch.stack([*states, x_0])
+
+
+class ForwardByTables(ForwardByLogarithms):
+    def back(self, x_0, x_T, noise):
+        prev = torch.cat([torch.ones(1).double(), self.alphas_bar[:-1]])
+        coef1 = prev.sqrt() * self.betas / (1 - self.alphas_bar)
+        coef2 = (1 - self.betas).sqrt() * (1 - prev) / (1 - self.alphas_bar)
+        std = (self.betas * (1 - prev) / (1 - self.alphas_bar)).sqrt()
+        states = [x_T]
+        for t in reversed(range(self.T)):
+            states.append(coef1[t] * x_0 + coef2[t] * states[-1] + std[t] * noise[t])
+        return torch.stack(states)
+
+
+class ForwardInFloat32(ForwardByTables):
+    def bits_left(self):
+        return torch.tensor(0.5 * math.log2(1 / (1 - self.alphas_bar[-1])))
+
+    def back(self, x_0, x_T, noise):
+        return super().back(x_0, x_T, noise).float()
+
+
+VARIANTS = {
+    "walk": [walk_by_numpy, walk_by_recursion, walk_by_products],
+    "Forward": [ForwardByLogarithms, ForwardByTables, ForwardInFloat32],
+}
+
+
+def verdict(name, answer):
+    word, detail = checks.registry[name].diagnose(answer)
+    return word + detail
+
+
+def test_an_untouched_class_is_not_attempted():
+    class Forward:
+        def __init__(self, curve, T, max_beta=0.999): ...
+
+        def bits_left(self): ...
+
+    assert verdict("Forward", Forward) == "not attempted"
+
+
+def test_a_class_that_is_half_done_is_told_where_it_ends():
+    class Forward(ForwardByTables):
+        def back(self, x_0, x_T, noise):
+            states = [x_T]  # noqa: F841
+
+    class Nameless:
+        def __init__(self, curve, T, max_beta=0.999):
+            self.beta = curve(torch.linspace(0, 1, T + 1))
+
+    assert "expected back to be a tensor, got NoneType" in verdict("Forward", Forward)
+    assert "AttributeError: 'Nameless' object has no attribute 'betas'" in verdict("Forward", Nameless)
+
+
+def test_a_mistake_on_the_way_back_is_told():
+    class Forward(ForwardByTables):
+        def back(self, x_0, x_T, noise):
+            return super().back(x_0, x_T, 0 * noise)
+
+    assert "On the way back you add no noise" in verdict("Forward", Forward)
+
+
+def test_the_first_wrong_part_of_a_class_is_named():
+    class Forward(ForwardByTables):
+        def bits_left(self):
+            return 7.0
+
+    assert "bits_left() is the first step that is wrong: expected" in verdict("Forward", Forward)
+
+
+def test_a_walk_without_its_start_is_told():
+    assert "x_0 is missing" in verdict("walk", lambda *args: walk_by_numpy(*args)[1:])
+
+
+def test_a_walk_ends_where_the_jump_does():
+    """With the noise of the jump spread over the steps: mean and variance of many walks."""
+    betas = torch.tensor([0.1, 0.4, 0.7], dtype=torch.float64)
+    noise = torch.eye(3, dtype=torch.float64).unsqueeze(-1)  # each of three walks is pushed in one step only
+    ends = checks.walk.specification(torch.zeros(3, 1), betas, noise)[-1]
+    assert (ends**2).sum().item() == pytest.approx(1 - torch.prod(1 - betas).item(), rel=1e-12)
+    kept = checks.walk.specification(torch.ones(1, 1), betas, torch.zeros(3, 1, 1))[-1]
+    assert kept.item() ** 2 == pytest.approx(torch.prod(1 - betas).item(), rel=1e-12)
+
+
+def test_the_way_back_of_the_specification_ends_in_x_0():
+    forward = checks.Forward.specification(lambda u: 1 - u**2, 6)
+    x_0, noise = torch.tensor([[0.3], [-1.0]]), torch.ones(6, 2, 1)
+    assert torch.equal(forward.back(x_0, 9 * x_0, noise)[-1], x_0.double())
+
+
+def test_one_tensor_that_is_changed_in_place_is_told():
+    def walk(x_0, betas, noise):
+        x = x_0.clone()
+        states = [x]
+        for beta, its_noise in zip(betas, noise, strict=True):
+            x *= (1 - beta).sqrt()
+            x += beta.sqrt() * its_noise
+            states.append(x)
+        return torch.stack(states)
+
+    assert "All of your states are the last one" in verdict("walk", walk)
