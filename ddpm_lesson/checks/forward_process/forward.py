@@ -12,6 +12,10 @@ from ddpm_lesson.checks.forward_process.posterior import posterior
 from ddpm_lesson.checks.forward_process.q_sample import q_sample
 
 
+def _fractions(T):
+    return double([i / T for i in range(T + 1)])
+
+
 class _Forward:
     """Exercise 1.10: a forward process whose alpha_bar follows a curve of your own.
 
@@ -52,7 +56,7 @@ class _Built:
         T: int,
         max_beta: float,
         *,
-        times=lambda T: double([i / T for i in range(T + 1)]),
+        times=_fractions,
         ratio=lambda values: 1 - values[1:] / values[:-1],
         cap=lambda betas, max_beta: betas.clamp(max=max_beta),
         running=lambda betas, values: torch.cumprod(1 - betas, 0),
