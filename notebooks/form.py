@@ -94,7 +94,8 @@ def fill_in(cells: Sequence[NotebookNode]) -> None:
     table = ["| sitting | sections | minutes |", "|---|---|---|"]
     for sitting in found:
         name = "capstone" if sitting.is_capstone else str(core.index(sitting) + 1)
-        span = sitting.sections[0] + (f" … {sitting.sections[-1]}" if len(sitting.sections) > 1 else "")
+        first, last = sitting.sections[0], sitting.sections[-1]
+        span = first if first == last else f"{first} {'…' if len(sitting.sections) > 2 else 'and'} {last}"
         table.append(f"| {name} | {span} | {sitting.minutes} |")
         begun = f"Sitting {name} of {len(core)}" if sitting in core else "Capstone"
         head = next(cell for cell in cells[sitting.first : sitting.last + 1] if "sitting" in tags(cell))
@@ -108,7 +109,8 @@ def fill_in(cells: Sequence[NotebookNode]) -> None:
             cell.source = "\n".join(
                 [
                     f"**The core path takes {total} minutes, in {count}.** Each can be started alone: run "
-                    "the set-up cell, then go to its heading.\n",
+                    "the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier "
+                    "exercise, if its check said yes in this kernel; else the course's own.\n",
                     *table,
                     f"\nSections called *Going deeper* are collapsed ({more} minutes in all); the path does not need "
                     "them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a "

@@ -80,7 +80,7 @@ rows = torch.stack([state.x_t for state in shown], 1)
 _ = plots.chain(rows, [20 * state.i for state in shown])
 
 # %% [markdown]
-# *Figure 1.1.* Read it from left to right: five images of pure noise become five digits that nobody wrote. The number above a column says how many steps of noise are left in it. A network of this course made them; it was told which digit to draw, and took 50 large steps. At the end of this notebook it will draw digits with *your* functions. <!-- alt: Five rows of six small images. Each row starts as random grey pixels on the left and ends on the right as a digit: 0, 1, 2, 3 and 4. -->
+# *Figure 1.1.* Read it from left to right: five images of pure noise become five digits that nobody wrote. The number above a column says how many steps of noise are left in it. A network of this course made them, told which digits to draw, in 50 large steps (how, in notebook 4). At the end of this notebook it will draw digits with *your* functions. <!-- alt: Five rows of six small images. Each row starts as random grey pixels on the left and ends on the right as a digit: 0, 1, 2, 3 and 4. -->
 #
 # How do you draw from a distribution that nobody can write down? Destroying an image is easy: add noise, a little at a time, until nothing else is left. Nobody has to learn that, and drawing pure noise is easy. Then learn the way back, one small step at a time. That is a *denoising diffusion probabilistic model*, DDPM. It has two processes:
 #
@@ -286,7 +286,7 @@ print(f"smallest variance without the roots {roots_lost.min():.2f}, at the end {
 # Three moves: look the numbers up, give the result axes of length 1 until there are as many as in the images, let broadcasting do the rest.
 #
 # > **Predict.** You forget the second move and write `v[t] * x` for 8 images of 8 by 8 pixels, so `v[t]` has shape (8,). Error, right result, or wrong result?
-# > <details><summary>Then look</summary>Wrong, and without an error. Broadcasting aligns shapes from the right, so the eight numbers meet the eight <i>columns</i>. For seven images it would be an error: for batches larger than 1, the mistake is silent exactly where batch size and width agree.</details>
+# > <details><summary>Then look</summary>Wrong, and without an error. Broadcasting aligns shapes from the right, so the eight numbers meet the eight <i>columns</i>. For seven images it would be an error: for batches larger than 1, you get no error only where batch size and width agree.</details>
 #
 # **Exercise 1.3 (one star, 3 minutes).** `v` is (T,), `t` is (B,), `x_shape` is the shape of the batch. Return (B, 1, …, 1) **in v's dtype**.
 # <details><summary>Hint 1</summary>Look up first, then view.</details>
@@ -432,9 +432,9 @@ digits, labels = data.digits()[:]
 #
 # - starts high: the first step back, from $x_1$ to $x_0$, should have little to do;
 # - ends near 0: the chain must end in noise (section 1.6);
-# - **spends many steps where image and noise are comparable**. Elsewhere a step changes little about which digit it is. We count the steps with $|\log\operatorname{SNR}| < 2$ (natural logarithm: a ratio between 1/7.4 and 7.4).
+# - **spends many steps where image and noise are comparable**. At other steps, little is decided about which digit it is. We count the steps with $|\log\operatorname{SNR}| < 2$ (natural logarithm: a ratio between 1/7.4 and 7.4).
 #
-# It needs all three: a chain that starts at its first step in the middle, or jumps into noise at its last, can spend nearly all others there.
+# All three are needed. A chain could jump to the middle in its first step, or into noise in its last, and still spend nearly all other steps in the middle.
 #
 # **The cosine schedule** (Nichol and Dhariwal 2021) chooses the curve first and computes the betas from it. With $u = t/T$,
 # $$\begin{aligned} f(u) &= \cos^2\!\Big(\frac{u+s}{1+s}\cdot\frac{\pi}{2}\Big),\qquad \bar\alpha(u) = \frac{f(u)}{f(0)}, \\ \beta_t &= \min\Big(1 - \frac{\bar\alpha(t/T)}{\bar\alpha((t-1)/T)},\ 0.999\Big). \end{aligned} \tag{1.4: Improved DDPM Eq. 17}$$
@@ -469,7 +469,7 @@ for ax in axes:  # sigmoid: wide, behind the cosine
     _ = ax.legend()
 
 # %% [markdown]
-# *Figure 1.7.* Left: the share of the image's variance that is left. Right: log SNR; in the grey band image and noise are comparable. The constant schedule falls through it at once. Linear and quadratic leave it early. Cosine and sigmoid (the wide line behind it) nearly coincide and stay in it for more than half of the steps. <!-- alt: Two line plots over t of five schedules. The constant one falls first, then linear and quadratic, and cosine and sigmoid fall evenly over all steps. A grey band marks log SNR between -2 and 2. -->
+# *Figure 1.7.* Left: the share of the image's variance that is left. Right: log SNR; in the grey band image and noise are comparable. The constant schedule falls through it at once. Linear and quadratic leave it earlier than the last two. Cosine and sigmoid (the wide line behind it) nearly coincide and stay in it for more than half of the steps. <!-- alt: Two line plots over t of five schedules. The constant one falls first, then linear and quadratic, and cosine and sigmoid fall evenly over all steps. A grey band marks log SNR between -2 and 2. -->
 
 # %%
 def comparable(betas):
@@ -589,11 +589,11 @@ _ = ax.set(xlabel="mean of the 64 pixels of $x_T$", ylabel="density"), ax.legend
 # %% [markdown]
 # *Figure 1.10.* The mean brightness of $x_T$ for all 1797 digits. With 1000 steps it lies around 0, as that of noise does. With 100 steps it stays dark: a sampler would start at images that are too bright, which the network never saw. <!-- alt: Two histograms. That of T = 1000 is centred at 0, that of T = 100 lies clearly to the left of it. -->
 #
-# We measure how far $x_T$ is from noise in bits per pixel: the Kullback-Leibler divergence from $\mathcal N(0, 1)$, which for a pixel that is 1 or −1 is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2 derives it; where $x_0^2 = 1$ it equals the bound (1.5) of *Going deeper*). A chain *ends in noise* if it ends below 0.01 bits.
+# We measure how far $x_T$, given $x_0$, is from noise in bits per pixel: the Kullback-Leibler divergence (section 1.9) from $\mathcal N(0, 1)$, which for $x_0 = \pm1$ is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2 derives it). A chain *ends in noise* if it ends below 0.01 bits.
 #
-# **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas that start small, end in noise *and* have many steps at which image and noise are comparable. Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down which of them end in noise, and guess their order by the share of steps with $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
+# **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas whose first is below 0.01, that end in noise *and* have many steps at which image and noise are comparable. Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down which of them end in noise, and guess their order by the share of steps with $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
 # <details><summary>Hint</summary>For small betas $\bar\alpha_T \approx e^{-(\beta_1+\dots+\beta_T)}$ (section 1.3): the sum decides where a chain ends. What must be done to the ends of the line so that 100 steps have the sum of 1000?</details>
-# <details><summary>One answer</summary>Of these three the untouched line has the largest share, because it stops in the middle: the share alone is not enough. The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise and has 34 %, nearly the 35 % of the 1000 linear steps. The cosine ends in noise too and has 56 %. (Measured below figure 1.11.)</details>
+# <details><summary>One answer</summary>Of these three the untouched line has the largest share, because it stops in the middle: the share alone is not enough. The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise and has 34 %, nearly the 35 % of the 1000 linear steps. The cosine ends in noise too and has 56 %. (Run the folded cell below figure 1.11.) (A large *last* beta alone ends any chain in noise.)</details>
 
 # %%
 chosen = linear_betas(1e-4, 0.02, 100)  # your choice
@@ -661,8 +661,8 @@ import torch
 
 from ddpm_lesson import GaussianDiffusion, checks, data, load_pretrained, plots
 
-linear_betas, cosine_betas = checks.carried("linear_betas"), checks.carried("cosine_betas")
-q_sample = checks.carried("q_sample")
+carried = [checks.carried(name) for name in ("linear_betas", "cosine_betas", "extract", "q_sample")]
+linear_betas, cosine_betas, extract, q_sample = carried
 betas = linear_betas(1e-4, 0.02, 1000)
 alphas_bar, process = torch.cumprod(1 - betas, 0), GaussianDiffusion(betas)
 digits, labels = data.digits()[:]
@@ -827,7 +827,7 @@ x_0_from_eps = checks.x_0_from_eps(x_0_from_eps)
 
 # %% [markdown]
 # > **Predict.** At the last of the 1000 linear steps the network's noise is off by 0.01. By how much is $x_0$ off, if its whole range is 2: by 0.01, by 0.1, or by more than half of the range?
-# > <details><summary>Then look</summary>By 1.57. What is left of the image must be magnified 157 times, and the error with it. Samplers therefore clip the estimated x_0 to [−1, 1], and so will you.</details>
+# > <details><summary>Then look</summary>By 1.57. What is left of the image must be magnified 157 times, and the error with it. Samplers therefore clip the estimated x_0 to [−1, 1], and so will the loop of section 1.10.</details>
 
 # %%
 zero, last = torch.zeros(1, 1, dtype=torch.float64), torch.tensor([999])
@@ -954,7 +954,7 @@ _ = axes[1, 0].set(ylabel="$q(x_{t-1} | x_t)$")
 # %% [markdown]
 # *Figure 1.15.* Above: $\log q(x_{t-1})$, and in blue the interval on which the bell is not small (two widths to each side). Below: the exact step back, and the Gaussian of the same mean and variance. Left, the interval holds both clusters and the step has two modes. Right, the curve on such a short interval is nearly a straight line, and step and Gaussian coincide. <!-- alt: Four panels. Left column, beta 0.5: a log density with two humps, both inside a wide blue band; below, a density with two peaks and a broad dashed Gaussian that misses both. Right column, beta 0.004: a narrow blue band; below, one peak and a dashed Gaussian on top of it. -->
 #
-# How far is the step from the Gaussian of the same mean and variance? The Kullback-Leibler divergence (KL) says by how many bits, on average, the Gaussian's log density falls short of the true one. 1 bit: it gives the true $x_{t-1}$ half the density (geometric mean); 0.01 bits: 0.7 % less. At $x_t = 0.2$, and on average over the $x_t$ that occur:
+# How far is the step from the Gaussian of the same mean and variance? The Kullback-Leibler divergence (KL) says by how many bits, on average, the Gaussian's log density falls short of the true one. 1 bit: on (geometric) average it gives the true $x_{t-1}$ half the density that it should have; 0.01 bits: 0.7 % less. At $x_t = 0.2$, and on average over the $x_t$ that occur:
 
 # %% tags=["folded"]
 def bits_from_gaussian(beta, x_t):
@@ -973,7 +973,7 @@ share = reverse_step(0.5, here)[0][grid < 0].sum()
 print(f"beta = 0.5: {share:.0%} of the step back from 0.2 lies left of 0")
 
 # %% [markdown]
-# From β = 0.02 to a fifth of it, the average falls about 90 times, while only five times as many steps are needed: the small errors do not add up to the large one. That is the reason for $T = 1000$, and the price of DDPM: a thousand network calls for one image. (Where little noise is there yet, β is not small in this sense. Whether that matters depends on the data. With separate grey levels, some of the very last steps back are the least Gaussian; with smooth clusters, as here, they are not.)
+# From β = 0.02 to a fifth of it, the average falls about 90 times, while only five times as many steps are needed: five small errors together are still far smaller than the large one. That is the reason for $T = 1000$, and the price of DDPM: a thousand network calls for one image.
 #
 # *The mean.* The true step back is an average of posteriors over all $x_0$ that could have produced this $x_t$:
 # $$q(x_{t-1}\mid x_t) = \int q(x_{t-1}\mid x_t, x_0)\;q(x_0\mid x_t)\,dx_0 .$$
