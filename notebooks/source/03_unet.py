@@ -82,8 +82,8 @@ trained = load_pretrained("digits_ddpm", device=device)
 # %%
 small = unet.UNet(1000, ch=16, ch_mult=[1, 2], attn=[1], num_res_blocks=1, dropout=0.0, in_ch=1, num_groups=4)
 images = trained.sample(20, Sampling("ddim", steps="trailing20"), y=trained.labels(20))
-fig, axes = plt.subplots(2, 1, figsize=(8.3, 3.7), height_ratios=[1, 6], layout="constrained")
-_ = plots.image_grid(images, ncols=20, ax=axes[0]), plots.unet_map(small, 8, ax=axes[1])
+fig, axes = plt.subplots(2, 1, figsize=(8.3, 3.4), height_ratios=[1, 6], layout="constrained")
+_ = plots.image_grid(images, ncols=20, ax=axes[0]), plots.unet_map(small, 8, ax=axes[1]).set_ylim(top=0.5)
 
 # %% [markdown]
 # *Figure 3.1.* Above: digits that a trained U-Net of the course draws from noise. Below: the map of a small U-Net for images of 8x8 pixels. It runs from left to right: a noisy image goes in, the estimated noise comes out. Each box is a block of layers with the number of channels that it returns; each row is a resolution, and the middle works at 4x4. Blue and pink boxes are told t. Lines hand features over from the way down to the way up; the number on a line says how many channels. You will write the blue box in section 3.4, the pink one in 3.5, and the whole in 3.9.
@@ -1626,7 +1626,7 @@ for name, change in changes.items():
 edges = [0, 30, 60, 100, 150, 220, 300, 400, 550, 700, 850, 1000]
 parts_of_t = [(t_test >= a) & (t_test < b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
 centres = [(a + b) / 2 for a, b in zip(edges[:-1], edges[1:], strict=True)]
-colours = {"full": "0.3", "no time": plots.GREEN, "no skips": plots.PURPLE}  # as in section 3.8
+colours = {"full": "0.3", "no time": plots.GREEN, "no skips": plots.PURPLE}
 fig, ax = plt.subplots(figsize=(6.5, 2.8), layout="constrained")
 for i, (name, mark) in enumerate(marks.items()):
     by_t = torch.stack([mark[:, part].mean(1) for part in parts_of_t], 1)
