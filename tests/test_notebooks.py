@@ -280,11 +280,14 @@ def test_notebook_03_quotes_the_record_of_its_longer_ablations():
         / 3
         - 1
         for name in runs
-        for steps in ("60", "800")
+        for steps in ("60", "200", "800")
     }
     names = ["no skips", "no start at 0", "no time"]
-    early, late = ([f"{changes[name, steps]:+.0%}".replace("%", " %") for name in names] for steps in ("60", "800"))
+    early, later, late = (
+        [f"{changes[name, steps]:+.0%}".replace("%", " %") for name in names] for steps in ("60", "200", "800")
+    )
     assert f"without skips {early[0]}, without the start at 0 {early[1]}, without time {early[2]}." in prose
+    assert f"After 200 steps they are {later[0]}, {later[1]} and {later[2]}." in prose
     assert f"After 800 steps they are {late[0]}, {late[1]} and {late[2]}." in prose
     assert all(abs(changes["no attention", steps]) < 0.01 for steps in ("60", "800"))
 

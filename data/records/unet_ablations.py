@@ -1,7 +1,7 @@
 """What the pieces of a small U-Net are worth, over 20 seeds: python data/records/unet_ablations.py
 
-Writes unet_ablations.json beside this file. Notebook 03, sections 3.9 to 3.11, makes the same experiments with three
-seeds, and takes the numbers of its text from here. About ten minutes on one thread.
+Writes unet_ablations.json beside this file. Notebook 03, sections 3.12 and 3.13, makes some of the same experiments
+with three seeds, and takes the numbers of its text from here. About ten minutes on one thread.
 """
 
 import json
