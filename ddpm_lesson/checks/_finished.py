@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 
 def linear_betas(beta_1, beta_T, T):
-    from ddpm_lesson import schedules
+    from ddpm_lesson.schedules import linear
 
-    return schedules.linear(T, beta_1, beta_T)
+    return linear(T, beta_1, beta_T)
 
 
 def extract(v, t, x_shape):
@@ -29,9 +29,9 @@ def q_sample(x_0, t, noise, alphas_bar):
 
 
 def cosine_betas(T, s=0.008, max_beta=0.999):
-    from ddpm_lesson import schedules
+    from ddpm_lesson.schedules import cosine
 
-    return schedules.cosine(T, s, max_beta)
+    return cosine(T, s, max_beta)
 
 
 def posterior(x_0, x_t, t, betas):
@@ -48,9 +48,9 @@ def x_0_from_eps(x_t, t, eps, alphas_bar):
 
 
 def respaced_betas(alphas_bar, timesteps):
-    from ddpm_lesson import schedules
+    from ddpm_lesson.schedules import betas_from_alphas_bar
 
-    return schedules.betas_from_alphas_bar(F.pad(alphas_bar[timesteps], (1, 0), value=1.0))
+    return betas_from_alphas_bar(F.pad(alphas_bar[timesteps], (1, 0), value=1.0))
 
 
 def gaussian_kl(mean_1, var_1, mean_2, var_2):
@@ -85,9 +85,9 @@ def discretized_log_prob(x, mean, std, levels):
 
 
 def min_snr_weights(snr, gamma):
-    from ddpm_lesson import losses
+    from ddpm_lesson.losses import min_snr
 
-    eps = losses.min_snr(snr, gamma)
+    eps = min_snr(snr, gamma)
     return eps, eps * snr, eps * snr / (snr + 1)
 
 
