@@ -52,8 +52,11 @@ def _second_stage(check, function, modes, outcomes):
     own = [evidence for evidence in evidences if evidence.output in check.outputs]
     if any(evidence in own for evidence in wrong):  # what the script adds, as a gradient, follows from them
         wrong, evidences = [evidence for evidence in wrong if evidence in own], own
-    if found := _joined(evidences, wrong, [_clues, *SIMPLEST] if check.returns is int else SIMPLEST):
+    if found := _joined(evidences, wrong, SIMPLEST):
         return found
+    if check.returns is int:  # several pairs may give one number: what is missing or too many says more
+        pairs, found = check.pairs_like(outcomes), _joined(evidences, wrong, [_clues])
+        return (f"{_two(pairs)} In all: {found[0].lower()}{found[1:]}" if len(pairs) == 1 else "") or found
     if words := _two(check.pairs_like(outcomes)):
         in_all = _joined(evidences, wrong, FACTORS)
         return f"{words} In all: {in_all[0].lower()}{in_all[1:]}" if in_all else words
