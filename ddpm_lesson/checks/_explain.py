@@ -52,11 +52,14 @@ def _second_stage(check, function, modes, outcomes):
     own = [evidence for evidence in evidences if evidence.output in check.outputs]
     if any(evidence in own for evidence in wrong):  # what the script adds, as a gradient, follows from them
         wrong, evidences = [evidence for evidence in wrong if evidence in own], own
-    if found := _joined(evidences, wrong, SIMPLEST):
-        return found
     if check.returns is int:  # several pairs may give one number: what is missing or too many says more
-        pairs, found = check.pairs_like(outcomes), _joined(evidences, wrong, [_clues])
-        return (f"{_two(pairs)} In all: {found[0].lower()}{found[1:]}" if len(pairs) == 1 else "") or found
+        pairs, found = check.pairs_like(outcomes), _joined(evidences, wrong, [_clues, *SIMPLEST])
+        if len(pairs) == 1 and found:
+            return f"{_two(pairs)} In all: {found[0].lower()}{found[1:]}"
+    else:
+        found = _joined(evidences, wrong, SIMPLEST)
+    if found:
+        return found
     if words := _two(check.pairs_like(outcomes)):
         in_all = _joined(evidences, wrong, FACTORS)
         return f"{words} In all: {in_all[0].lower()}{in_all[1:]}" if in_all else words
@@ -110,7 +113,10 @@ def _asked(stage, evidence):
 
 def _constant(evidence):
     """The same number everywhere, which is not the right one everywhere: no argument's change explains that."""
-    numbers = torch.cat([got.double().flatten() for got in evidence.got if got is not None])
+    given = [got for got in evidence.got if got is not None]
+    if evidence.check.returns is int or not all(got.is_floating_point() for got in given):
+        return ""
+    numbers = torch.cat([got.double().flatten() for got in given])
     if len(numbers) < ENOUGH or not numbers.isfinite().all() or (numbers != numbers[0]).any():
         return ""
     return f"{evidence.subject} is {numbers[0].item():.4g} everywhere, whatever the arguments."

@@ -118,7 +118,7 @@ def _words(error):
 
 def _advice(error):
     """What helps where a product was refused because of its dtypes."""
-    if re.search("expected scalar type|(to have the|must have) same dtype|have the same dtype", str(error)):
+    if re.search("expected scalar type|(to have the|must have) same dtype|have the same dtype", _words(error)):
         return ". Two dtypes meet in it: cast the coefficient to the image's dtype first, coefficient.to(image.dtype)"
     return ""
 

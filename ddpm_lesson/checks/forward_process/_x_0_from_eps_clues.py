@@ -24,7 +24,7 @@ def thresholded(evidence) -> str:
     """Each image divided by one number and clipped to [-1, 1]."""
     divided = 0
     for got, want in zip(evidence.got, evidence.want, strict=True):
-        if got is None or got.shape != want.shape or got.abs().max() > 1 + 1e-6:
+        if got is None or got.shape != want.shape or got.double().abs().max() > 1 + 1e-6:
             return ""
         for mine, right in zip(got.double().flatten(1), want.flatten(1), strict=True):
             inside = mine.abs() < 1 - 1e-6

@@ -47,10 +47,9 @@ def _windows(evidence) -> str:
     base = evidence.calls(torch.zeros(1, 1, 10, 12), weight)
     if base is None or base.ndim != 4 or min(base.shape[2:]) < 3:
         return ""
-    if base.abs().max() > 1e-6:
-        return (
-            f"Where x is 0 your result is {base.flatten()[0].item():.4g}: you add something, and there is no bias here."
-        )
+    level = base[0, 0, 0, 0].item()
+    if abs(level) > 1e-6 and (base - level).abs().max() < 1e-6:
+        return f"Where x is 0 your result is {level:.4g} everywhere: you add something, and there is no bias here."
     seen: dict[tuple[int, int], dict[tuple[int, int], float]] = {(1, 1): {}, (1, 2): {}, (2, 1): {}}
     for row, column in itertools.product(range(10), range(12)):
         x = torch.zeros(1, 1, 10, 12)
@@ -106,7 +105,7 @@ down_same = Check(
             "Your windows begin one row above x and one column to its left, as with padding=1: zeros belong below "
             "and to "
             "the right only. The shape is the same, but every window of yours lies one pixel off.",
-            brief="You padded on all four sides: zeros belong below and to the right only.",
+            brief="Your windows begin one row above x and one column to its left, as with padding=1.",
             pad=(1, 1, 1, 1),
         ),
         Misconception(

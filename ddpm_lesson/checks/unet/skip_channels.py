@@ -41,7 +41,6 @@ def _stacked(
     down=lambda level, last: level < last,  # whether a down-sampler follows
     extra=1,
     down_width=lambda levels, level: levels[level],  # what a down-sampler puts out
-    more=lambda levels: [],  # what else lies on the stack
     bottom=lambda widths: widths[-1],
     take=list.pop,
     order=reversed,
@@ -53,7 +52,6 @@ def _stacked(
     for level, width in enumerate(levels):
         skips = skips + [width] * blocks(num_res_blocks)
         skips = skips + [down_width(levels, level)] * down(level, len(levels) - 1)
-    skips = skips + more(levels)
     inputs, now = [], bottom(levels)
     for width in order(rising(levels)):
         for i in range(num_res_blocks + extra):
@@ -154,10 +152,10 @@ skip_channels = Check(
             entry=lambda now, skip, width, is_last: now + (0 if is_last else skip),
         ),
         Misconception(
-            "You counted a down-sampler after the last level, where the middle follows at the same size. All skips are "
-            "shifted, and the head's output is missing or never taken: the last skip of each of your levels has "
-            "the level's "
-            "own channels.",
+            "You counted a down-sampler after the last level, where the middle follows at the same size, or an output "
+            "of the middle, which is no skip. All skips are shifted, and the head's output is missing or never taken: "
+            "the last skip of each of your levels has the level's own channels.",
+            brief="You counted a down-sampler after the last level, or an output of the middle, as a skip.",
             down=lambda level, last: 1,
         ),
         Misconception(
@@ -259,10 +257,6 @@ skip_channels = Check(
             "the level that it ends.",
             down=lambda level, last: level < last,
             down_width=lambda levels, level: levels[min(level + 1, len(levels) - 1)],
-        ),
-        Misconception(
-            "One entry too many lies on the end of your stack, as for the middle. The middle's outputs are no skips.",
-            more=lambda levels: levels[-1:],
         ),
         Misconception(
             "The input of a block grows from block to block in yours: you took each for what the block puts out. It "

@@ -92,7 +92,7 @@ def _frequencies(evidence) -> str:
         return f"{start}: look at what t is multiplied by."
     if 0 in wrong or min(mine) <= 0:
         return f"{start}."
-    exponents = ", ".join(f"{math.log(number, 10000):.3g}" for number in mine)
+    exponents = ", ".join(f"{round(math.log(number, 10000), 6) + 0.0:.3g}" for number in mine)
     return f"{start}. As powers of 10000 yours have the exponents {exponents}, and 0, -0.25, -0.5, -0.75 belong there."
 
 
