@@ -32,6 +32,11 @@ CHANGES: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
     ("is averaged over the batch", lambda x: x.mean(0, keepdim=True).expand_as(x).clone()),
     ("is transposed", lambda x: x.transpose(-1, -2)),
 )
+TABLES: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (  # of those with an entry for each step
+    ("is read one entry too far, at t + 1, and its last entry twice", lambda v: torch.cat([v[1:], v[-1:]])),
+    ("is read one entry too early, at t - 1, and its first entry twice", lambda v: torch.cat([v[:1], v[:-1]])),
+    ("is read from its end, at -t", lambda v: v.flip(0).roll(1, 0)),
+)
 STEPS: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
     ("is one less", lambda t: t - 1),
     ("is one less, but not below 0", lambda t: (t - 1).clamp(min=0)),
@@ -52,9 +57,26 @@ def other_arguments(evidence: Evidence) -> str:
     if len(order) < 2:
         return ""
     for words, change in _changes(evidence):
-        if all(_agrees(evidence, i, change) for i in order):
+        if all(_agrees(evidence, i, change) for i in order) and _holds_elsewhere(evidence, order[0], change):
             return words
     return ""
+
+
+def _holds_elsewhere(evidence, i, change):
+    """Whether it is so for other numbers too, and not by the choice of the inputs."""
+    args = [0.75 * arg if _many(arg) else arg for arg in evidence.check.cases[i].args]
+    if not any(map(_many, args)):
+        return True
+    try:
+        want = evidence.should(*change(args))
+    except (RuntimeError, IndexError, TypeError):
+        return False
+    got = evidence.calls(*args)
+    return got is not None and want is not None and same(got, want, floor=evidence.check.floor)
+
+
+def _many(arg):
+    return isinstance(arg, Tensor) and arg.is_floating_point()
 
 
 def _agrees(evidence, i, change):
@@ -105,7 +127,8 @@ def _changes(evidence) -> Iterator[tuple[str, Callable]]:
     for group in groups:
         which = names[group[0]] if len(group) == 1 else "each of " + " and ".join(names[k] for k in group)
         whole = not first[group[0]].is_floating_point()
-        for words, change in STEPS if whole else CHANGES:
+        table = not whole and len(group) == 1 and first[group[0]].ndim == 1
+        for words, change in STEPS if whole else CHANGES + TABLES * table:
             if " image" in words and not set(names[k] for k in group) <= {*evidence.check.batch}:
                 continue
             sentence = f"Your numbers come out if {which} {words}. Use it as it is."

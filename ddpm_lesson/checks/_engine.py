@@ -15,6 +15,7 @@ from torch import Tensor
 from ddpm_lesson.checks._accelerator import on_accelerator
 from ddpm_lesson.checks._carry import Verdict, give_back, verdict_of
 from ddpm_lesson.checks._explain import explain
+from ddpm_lesson.checks._gradients import cut_off
 from ddpm_lesson.checks._misconceptions import Misconception, Wrong, implemented, pairs
 from ddpm_lesson.checks._run import Case, Outcome, called, run
 from ddpm_lesson.checks._state import Modes, kept, plain
@@ -37,6 +38,7 @@ class Check:
     script: how the answer is used, a generator of (name, value); None calls it once. steps: what the script yields are
     steps of one computation, and the first wrong one is named.
     changes: the arguments that an answer is meant to change, as training changes a network.
+    gradients: the arguments that a gradient must reach, in a part of a network; it is compared with that of the form.
     images: the arguments of which the result is a sum of one factor for each image; batch: those with one entry for
     each image. random: the argument that holds the noise.
     tables, terms, places, clues: what the second stage knows of the exercise, see `_explain`.
@@ -60,6 +62,7 @@ class Check:
     script: Callable[..., Iterator[tuple]] | None = None
     steps: bool = False
     changes: tuple[str, ...] = ()
+    gradients: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     batch: tuple[str, ...] = ()
     random: str = ""
@@ -156,16 +159,23 @@ class Check:
         mistake = explain(self, function, modes, outcomes, problems) if any(problems) else ""
         changed = [name for name in self.parameters if any(name in outcome.changed for outcome in outcomes)]
         if changed:
-            mistake = f"{mistake} And your" if mistake else "The result is right, but your"
-            mistake += f" function changes {' and '.join(changed)} in place: the caller loses what was there. "
-            lists = any(isinstance(arg, list) for arg in self.cases[0].args)
-            mistake += (
-                f"Build a new {'list, x[::-1] and not x.reverse()' if lists else 'tensor, x * a and not x *= a'}."
-            )
-        mistake = mistake or on_accelerator(self, function, modes)
+            mistake = self._in_place(mistake, " and ".join(changed), bool(self.explanations(outcomes)))
+        mistake = mistake or cut_off(self, function, modes) or on_accelerator(self, function, modes)
         if mistake:
             return "no", f". {mistake}"
         return "yes", f" ({len(self.cases)} inputs, {self.among} among them){self._remarks(function, modes, outcomes)}"
+
+    def _in_place(self, mistake, changed, listed):
+        """The sentence, with the change of an argument in it: before a mistake that may follow from the change."""
+        lists = any(isinstance(arg, list) for arg in self.cases[0].args)
+        new = f"Build a new {'list, x[::-1] and not x.reverse()' if lists else 'tensor, x * a and not x *= a'}."
+        lost = f"function changes {changed} in place: the caller loses what was there"
+        if not mistake:
+            return f"The result is right, but your {lost}. {new}"
+        if listed:
+            return f"{mistake} And your {lost}. {new}"
+        rest = mistake[0].lower() + mistake[1:]
+        return f"Your {lost}, and what you compute after it sees the changed numbers. {new} As it is: {rest}"
 
     def _alike(self, wrongs, outcomes, exact):
         """Those of the wrong implementations that do the same.

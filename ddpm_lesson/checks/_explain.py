@@ -9,9 +9,11 @@ Everything it says was seen to hold on all inputs. What an exercise adds are its
 
 from collections.abc import Callable
 
+import torch
+
 from ddpm_lesson.checks._arguments import other_arguments
 from ddpm_lesson.checks._dependence import another_image, ignored_argument
-from ddpm_lesson.checks._evidence import Evidence
+from ddpm_lesson.checks._evidence import ENOUGH, Evidence
 from ddpm_lesson.checks._factors import wrong_at_steps, wrong_factor
 from ddpm_lesson.checks._places import only_wrong_at
 from ddpm_lesson.checks._products import wrong_product, wrong_term
@@ -50,7 +52,13 @@ def _second_stage(check, function, modes, outcomes):
     own = [evidence for evidence in evidences if evidence.output in check.outputs]
     if any(evidence in own for evidence in wrong):  # what the script adds, as a gradient, follows from them
         wrong, evidences = [evidence for evidence in wrong if evidence in own], own
-    if found := _joined(evidences, wrong, [_clues, *SIMPLEST] if check.returns is int else SIMPLEST):
+    if check.returns is int:  # several pairs may give one number: what is missing or too many says more
+        pairs, found = check.pairs_like(outcomes), _joined(evidences, wrong, [_clues, *SIMPLEST])
+        if len(pairs) == 1 and found:
+            return f"{_two(pairs)} In all: {found[0].lower()}{found[1:]}"
+    else:
+        found = _joined(evidences, wrong, SIMPLEST)
+    if found:
         return found
     if words := _two(check.pairs_like(outcomes)):
         in_all = _joined(evidences, wrong, FACTORS)
@@ -64,8 +72,8 @@ def _two(found):
         return ""
     shared = [a for a in found[0].made if all(a in other.made for other in found)]
     if len(shared) == 2:
-        return f"Your numbers are those of two mistakes at once. {shared[0].sentence} And: {shared[1].sentence}"
-    return f"Your numbers are those of two mistakes at once. One of them: {shared[0].sentence}" if shared else ""
+        return f"Your numbers are those of two mistakes at once. {shared[0].brief} And: {shared[1].brief}"
+    return f"Your numbers are those of two mistakes at once. One of them: {shared[0].brief}" if shared else ""
 
 
 def _joined(evidences, wrong, stages):
@@ -101,6 +109,17 @@ def _asked(stage, evidence):
         if STRICT:
             raise
         return ""
+
+
+def _constant(evidence):
+    """The same number everywhere, which is not the right one everywhere: no argument's change explains that."""
+    given = [got for got in evidence.got if got is not None]
+    if evidence.check.returns is int or not all(got.is_floating_point() for got in given):
+        return ""
+    numbers = torch.cat([got.double().flatten() for got in given])
+    if len(numbers) < ENOUGH or not numbers.isfinite().all() or (numbers != numbers[0]).any():
+        return ""
+    return f"{evidence.subject} is {numbers[0].item():.4g} everywhere, whatever the arguments."
 
 
 def _of_the_right_one(evidence):
@@ -142,7 +161,7 @@ def _of_a_listed_one(evidence):
         if all(v is None or v.shape != w.shape for v, w in zip(values, evidence.want, strict=True)):
             continue
         if words := changed(evidence, values, scaled=evidence.check.returns not in (int, list)):
-            return f"{wrong.made[0].sentence} And {evidence.subject[0].lower()}{evidence.subject[1:]}, seen so, {words}"
+            return f"{wrong.made[0].brief} And {evidence.subject[0].lower()}{evidence.subject[1:]}, seen so, {words}"
     return ""
 
 
@@ -150,7 +169,7 @@ def _clues(evidence):
     return next((words for clue in evidence.check.clues if (words := clue(evidence))), "")
 
 
-SIMPLEST = (_of_the_right_one, _of_another_output, _listed, wrong_term, other_arguments)
+SIMPLEST = (_constant, _of_the_right_one, _of_another_output, _listed, wrong_term, other_arguments)
 FACTORS = (wrong_factor, wrong_at_steps, wrong_product)
 STAGES = (
     ignored_argument,

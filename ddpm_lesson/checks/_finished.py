@@ -9,11 +9,13 @@ import math
 import torch
 from torch.nn import functional as F
 
+from ddpm_lesson.checks._unfilled import Unfilled
+
 
 def linear_betas(beta_1, beta_T, T):
-    from ddpm_lesson import schedules
+    from ddpm_lesson.schedules import linear
 
-    return schedules.linear(T, beta_1, beta_T)
+    return linear(T, beta_1, beta_T)
 
 
 def walk(x_0, betas, noise):
@@ -38,9 +40,9 @@ def q_sample(x_0, t, noise, alphas_bar):
 
 
 def cosine_betas(T, s=0.008, max_beta=0.999):
-    from ddpm_lesson import schedules
+    from ddpm_lesson.schedules import cosine
 
-    return schedules.cosine(T, s, max_beta)
+    return cosine(T, s, max_beta)
 
 
 def posterior(x_0, x_t, t, betas):
@@ -79,9 +81,9 @@ class Forward:
 
 
 def respaced_betas(alphas_bar, timesteps):
-    from ddpm_lesson import schedules
+    from ddpm_lesson.schedules import betas_from_alphas_bar
 
-    return schedules.betas_from_alphas_bar(F.pad(alphas_bar[timesteps], (1, 0), value=1.0))
+    return betas_from_alphas_bar(F.pad(alphas_bar[timesteps], (1, 0), value=1.0))
 
 
 def gaussian_kl(mean_1, var_1, mean_2, var_2):
@@ -132,9 +134,9 @@ def discretized_log_prob(x, mean, std, levels):
 
 
 def min_snr_weights(snr, gamma):
-    from ddpm_lesson import losses
+    from ddpm_lesson.losses import min_snr
 
-    eps = losses.min_snr(snr, gamma)
+    eps = min_snr(snr, gamma)
     return eps, eps * snr, eps * snr / (snr + 1)
 
 
@@ -175,7 +177,7 @@ def skip_channels(ch, ch_mult, num_res_blocks):
     from ddpm_lesson.networks.blocks import ResBlock
     from ddpm_lesson.networks.unet import UNet
 
-    with torch.device("meta"):
+    with Unfilled():
         unet = UNet(2, ch, ch_mult, [], num_res_blocks, 0.0, num_groups=1)
     return [block.block1[-1].in_channels for block in unet.upblocks if isinstance(block, ResBlock)]
 
@@ -194,7 +196,7 @@ def down_same(x, weight):
 def res_block_parameters(in_ch, out_ch, tdim):
     from ddpm_lesson.networks.blocks import ResBlock
 
-    with torch.device("meta"):
+    with Unfilled():
         block = ResBlock(in_ch, out_ch, tdim, dropout=0.0, num_groups=math.gcd(in_ch, out_ch))
     return sum(parameter.numel() for parameter in block.parameters() if parameter.requires_grad)
 

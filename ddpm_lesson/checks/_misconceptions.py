@@ -19,10 +19,12 @@ class Misconception:
     Every form has one slot more, `give`: what is done at the end with its results.
     Two make a pair if their slots differ: a mistake that rules another out names its slots, if only with the default.
     instead: a whole implementation, for a mistake that no slot says.
+    brief: what is said of it beside a second mistake, without effects that it has alone; else the first sentence.
     """
 
-    def __init__(self, sentence: str, *, instead: Callable | None = None, **edits: Any):
+    def __init__(self, sentence: str, *, brief: str = "", instead: Callable | None = None, **edits: Any):
         self.sentence, self.instead, self.edits = sentence, instead, edits
+        self.brief = brief or sentence.split(". ")[0].removesuffix(".") + "."
 
     def __repr__(self):  # no address, and no answer given away
         return f"Misconception({self.sentence[:20]}...)"

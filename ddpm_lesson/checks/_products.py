@@ -88,9 +88,12 @@ def close(a, b):
 
 def as_product(values, tables, most):
     """A constant times powers of at most so many tables, in words; "" if it is none, or chance."""
-    use = values.isfinite() & (values != 0)
+    sound = torch.ones_like(values, dtype=torch.bool)
     for table in tables.values():
-        use &= table.isfinite() & (table > 0)
+        sound &= table.isfinite() & (table > 0)
+    use = sound & values.isfinite() & (values != 0)
+    if (sound & ((values == 0) | values.isinf())).any():  # where all tables are positive no product of them is that
+        return ""
     if use.sum() < 5 or not (values[use] > 0).all() and not (values[use] < 0).all():
         return ""
     logs = {name: table[use].log() for name, table in tables.items()}
@@ -161,7 +164,9 @@ def wrong_term(evidence: Evidence) -> str:
             elif abs(r) < 1e-4:
                 words.append(f"{place} does not belong there" + (f" (yours has {m:.4g} of it)" if abs(m) != 1 else ""))
             else:
-                words.append(f"{place} has the factor {m:.4g}, which is wrong")
+                base = ": that is the logarithm to base 2, and torch.log is the natural one"
+                two = "log" in name and math.isclose(m * math.log(2), r, rel_tol=1e-3)
+                words.append(f"{place} has the factor {m:.4g}" + (base if two else ", which is wrong"))
     if not 0 < len(words) <= 4:
         return ""
     return f"{evidence.subject} is a sum of the right kind, but {', and '.join(words)}."

@@ -62,7 +62,7 @@ def run(check, function: Callable, args: tuple, modes: Modes, most: int | None =
     except (Exception, SystemExit) as error:
         if isinstance(error.__cause__, StopIteration):  # which a generator, as the script is, turns into another
             error = error.__cause__
-        trouble, line = f"your function raised {_words(error)}", _line(error)
+        trouble, line = f"your function raised {_words(error)}", _line(error) + _advice(error)
     finally:
         switched = modes.restore()
         engine.restore()
@@ -114,6 +114,13 @@ def _words(error):
     except Exception:  # its __str__ is broken too
         message = ""
     return type(error).__name__ + (f": {message}" if message else "")
+
+
+def _advice(error):
+    """What helps where a product was refused because of its dtypes."""
+    if re.search("expected scalar type|(to have the|must have) same dtype|have the same dtype", _words(error)):
+        return ". Two dtypes meet in it: cast the coefficient to the image's dtype first, coefficient.to(image.dtype)"
+    return ""
 
 
 def _line(error):

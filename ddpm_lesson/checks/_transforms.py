@@ -137,7 +137,7 @@ def _cut_off(evidence, originals):
     for bound, clamp, words in ((whole.max(), "max", "above"), (whole.min(), "min", "below")):
         cut = (whole == bound).sum()
         others = [x if x is None else _number(x).clamp(**{clamp: bound.item()}) for x in originals]
-        if 1 < cut < len(whole) / 2 and evidence.is_like(others):
+        if 1 < cut <= len(whole) - 2 * ENOUGH and evidence.is_like(others):
             return f"is cut off {words} {bound.item():.4g}. Look for a clamp, a minimum or a maximum."
     return ""
 

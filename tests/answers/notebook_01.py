@@ -332,7 +332,7 @@ W(
     "t - 1 in the look-up, and no root over the noise's variance",
     "two",
     "You scaled the noise by 1 - alpha_bar: that is the",
-    "You read alphas_bar at t - 1. In code t = 0 is",
+    "You read alphas_bar at t - 1.",
 )
 
 
@@ -811,7 +811,7 @@ W(
     "no root over 1 - alphas_bar, and multiplied by sqrt(alphas_bar) where one divides",
     "two",
     "You subtracted (1 - alpha_bar) * eps: that is the",
-    "You multiplied by sqrt(alpha_bar). It is in x_t",
+    "You multiplied by sqrt(alpha_bar).",
 )
 
 
@@ -925,7 +925,7 @@ W(
     respaced_betas,
     "a root over the ratio",
     "square-root",
-    "Your numbers come out if alphas_bar is under a root. Use it as",
+    "You took the roots of alphas_bar.",
 )
 
 

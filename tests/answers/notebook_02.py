@@ -250,8 +250,8 @@ W(
     mean_from_eps,
     "plus in front of the noise, and alpha has no root",
     "two",
-    "You divided by alpha. The forward step multiplied",
-    "You added the noise once more. It is in x_t",
+    "You divided by alpha.",
+    "You added the noise once more.",
 )
 
 
@@ -389,7 +389,7 @@ W(
     vlb_weight,
     "a root over alpha, and alphas_bar where 1 - alphas_bar belongs",
     "two",
-    "You kept the root over alpha. In the mean it is a",
+    "You kept the root over alpha.",
     "You have alpha_bar where 1 - alpha_bar belongs, the",
 )
 
@@ -689,8 +689,8 @@ W(
     discretized_log_prob,
     "the bin is twice as wide, and the result is in bits",
     "two",
-    "You went a whole gap to either side, so that bins",
-    "You took log2: those are bits. Nats are asked for;",
+    "Your bin goes a whole gap to either side.",
+    "You took log2: those are bits.",
 )
 
 
@@ -783,7 +783,7 @@ W(
     min_snr_weights,
     "1e-8 added to the denominator: the noise's weight at snr = 0 is 0 and not 1",
     "edge",
-    "At snr = 0 your weight of eps is 0: a small number added below",
+    "At snr = 0 your weight of eps is 0, and min(1, gamma / snr) is 1",
 )
 
 

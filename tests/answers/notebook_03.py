@@ -126,7 +126,7 @@ W(
     "base 1000, and all cosines first, then all sines",
     "two",
     "You return all cosines and then all sines, as",
-    "Your frequencies are powers of 1000. The base is",
+    "Your frequencies are powers of 1000.",
 )
 
 
@@ -293,8 +293,8 @@ W(
     group_norm,
     "the mean is not subtracted, and the variance is unbiased",
     "two",
-    "You divided by n - 1, as var does by default. The",
-    "You did not subtract the mean. It comes off before",
+    "You divided by n - 1, as var does by default.",
+    "You did not subtract the mean.",
 )
 
 
@@ -547,8 +547,8 @@ W(
     attention,
     "q and k are swapped, and the division by sqrt(C) is missing",
     "two",
-    "You forgot to divide by sqrt(C). q . k grows with",
-    "q and k are exchanged. The pixel that receives the",
+    "You forgot to divide by sqrt(C).",
+    "q and k are exchanged.",
 )
 
 
@@ -1066,7 +1066,8 @@ W(
     res_block_parameters,
     "the time's bias is missing, and the shortcut is forgotten",
     "two",
-    "Compared with the right number, yours has out_ch too few where",
+    "A 3x3 convolution or the time's linear layer lacks its bias",
+    "You forgot the shortcut.",
 )
 
 

@@ -177,7 +177,9 @@ cosine_betas = Check(
             "You divided the difference of two alpha_bar by the later one. A step starts from the earlier one.",
             ratio=lambda f: (f[:-1] - f[1:]) / f[1:],
         ),
-        Misconception(UPSIDE_DOWN, ratio=lambda f: 1 - f[:-1] / f[1:]),
+        Misconception(
+            UPSIDE_DOWN, brief="Your ratio of two alpha_bar is upside down.", ratio=lambda f: 1 - f[:-1] / f[1:]
+        ),
         Misconception(
             "You kept alpha_bar away from 0, and not beta from 1. The cap belongs to beta.",
             instead=lambda T, s, max_beta: _by_curve(
@@ -192,11 +194,13 @@ cosine_betas = Check(
         Misconception(
             "You are one step late: your first beta is 0 and the last step is missing. Step i leads from time i / T "
             "to time (i + 1) / T.",
+            brief="Your times are one step late.",
             times=lambda T: double([max(i - 1, 0) / T for i in range(T + 1)]),
         ),
         Misconception(
             "You have T points where T + 1 are needed: your first beta is 0, and your grid is too coarse. T steps have "
             "T + 1 ends: 0, 1/T, ..., 1.",
+            brief="You have T points where T + 1 are needed.",
             times=lambda T: double([0.0] + [i / max(T - 1, 1) for i in range(T)]),
         ),
         Misconception(
@@ -209,14 +213,17 @@ cosine_betas = Check(
         ),
         Misconception(
             "Your times count from 1: they end one step past T. T steps have the ends 0, 1/T, ..., 1.",
+            brief="Your times count from 1.",
             times=lambda T: double([(i + 1) / T for i in range(T + 1)]),
         ),
         Misconception(
             "You divided T + 1 times by T + 1: your curve stops before its end. The last time is 1: divide by T.",
+            brief="You divided T + 1 times by T + 1.",
             times=lambda T: double([i / (T + 1) for i in range(T + 1)]),
         ),
         Misconception(
             "Your times are not divided by T: u runs from 0 to 1, and yours from 0 to T.",
+            brief="Your times are not divided by T.",
             times=lambda T: double(list(range(T + 1))),
         ),
         Misconception(
@@ -234,6 +241,7 @@ cosine_betas = Check(
         ),
         Misconception(
             "Your angle runs to pi and not to pi / 2. The squared cosine is back at 1 there: the image would return.",
+            brief="You multiplied by pi and not by pi / 2.",
             angle=lambda u, s: (u + s) / (1 + s) * math.pi,
         ),
         Misconception(
@@ -248,6 +256,20 @@ cosine_betas = Check(
         Misconception(
             "You did not add s to u, and divide by 1 + s only. The offset belongs to both.",
             angle=lambda u, s: u / (1 + s) * math.pi / 2,
+        ),
+        Misconception(
+            "You multiplied the betas by max_beta. It is an upper bound: the smaller of beta and max_beta.",
+            cap=lambda betas, max_beta: betas * max_beta,
+        ),
+        Misconception(
+            "You kept the squared cosine away from 0, and not beta from 1. The cap belongs to beta.",
+            instead=lambda T, s, max_beta: _by_curve(
+                T, s, max_beta, start=lambda f: f.clamp(min=1 - max_beta), cap=lambda betas, max_beta: betas
+            ),
+        ),
+        Misconception(
+            "You divided the times by 1000, whatever T is. They run from 0 to 1: divide by T.",
+            times=lambda T: double([i / 1000 for i in range(T + 1)]),
         ),
     ),
 )

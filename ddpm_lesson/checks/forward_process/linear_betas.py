@@ -110,5 +110,21 @@ linear_betas = Check(
             "You return alphas_bar, the running product of 1 - beta. The betas themselves are asked for.",
             give=lambda betas: (1 - betas).cumprod(0),
         ),
+        Misconception(
+            "You used the sigmoid schedule of published code. The linear one is asked for: evenly spaced betas.",
+            instead=lambda beta_1, beta_T, T: (
+                beta_1 + (beta_T - beta_1) * torch.linspace(-6, 6, T, dtype=torch.float64).sigmoid()
+            ),
+        ),
+        Misconception(
+            "Your gap is that of a chain of 1000 steps, of which you return the first T. The gap is (beta_T - "
+            "beta_1) / (T - 1).",
+            shares=lambda T: double(list(range(T))) / 999,
+        ),
+        Misconception(
+            "You counted from 1: your first beta is one gap past beta_1, and your last is one gap past beta_T.",
+            brief="You counted from 1.",
+            shares=lambda T: double(list(range(1, T + 1))) / max(T - 1, 1),
+        ),
     ),
 )

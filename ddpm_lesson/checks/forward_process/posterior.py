@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check, Misconception
 from ddpm_lesson.checks._inputs import BETAS, IMAGES, LONG, Step, at, double, fractions, products, tables_of_betas
+from ddpm_lesson.checks._values import same
 
 
 def _posterior(x_0, x_t, t, betas):
@@ -63,12 +64,14 @@ def _by_tables(
     at_0=_at_0,
     at_t=_at_t,
     var=_var,
+    bar=lambda betas: torch.cumprod(1 - betas, 0),
+    prev=lambda first, alphas_bar: torch.cat([first, alphas_bar[:-1]]),
     before_first=torch.ones_like,  # of alphas_bar, whose first entry is then the alpha_bar before index 0
     look_up=at,
     var_shape=lambda var, mean: var,
 ) -> tuple[Tensor, Tensor]:
-    alphas_bar = torch.cumprod(1 - betas, 0)
-    alphas_bar_prev = torch.cat([before_first(alphas_bar)[:1], alphas_bar[:-1]])
+    alphas_bar = bar(betas)
+    alphas_bar_prev = prev(before_first(alphas_bar)[:1], alphas_bar)
     c = Step(*(look_up(table, steps(t), x_0) for table in (betas, 1 - betas, alphas_bar, alphas_bar_prev)))
     mean = at_0(c) * x_0 + at_t(c) * x_t
     return mean, var_shape(var(c), mean)
@@ -80,6 +83,17 @@ def _clipped(x_0, x_t, t, betas):
     return mean, var
 
 
+def _summed(evidence) -> str:
+    """alpha_bar as 1 minus a sum, seen on a chain whose betas add up to less than 1."""
+    x_0, x_t = fractions(10, 2), 2 * fractions(10, 2, start=11)
+    args = (x_0, x_t, torch.arange(10), double(BETAS) / 5)
+    got = evidence.calls(*args)
+    mean, var = _by_tables(*args, bar=lambda betas: 1 - betas.cumsum(0))
+    if got is None or not same(got, {"mean": mean, "var": var}[evidence.output]):
+        return ""
+    return "Your alpha_bar is 1 minus the sum of the betas. It is the product of the alphas, 1 - beta."
+
+
 posterior = Check(
     number="1.8",
     name="posterior",
@@ -88,6 +102,7 @@ posterior = Check(
     images=("x_0", "x_t"),
     batch=("x_0", "x_t", "t"),
     tables=tables_of_betas,
+    clues=(_summed,),
     exact_zeros=("var",),
     cases=tuple(
         Case(
@@ -97,9 +112,20 @@ posterior = Check(
         for remark, shape, t, betas in [
             *(("", shape, t, BETAS) for shape, t in IMAGES),
             (", T = 1", (2, 5), [0, 0], BETAS[:1]),
-            (", beta_T = 1", (2, 1, 4, 4), [9, 8], BETAS[:9] + [1.0]),
+            (", beta_T = 0.999", (2, 1, 4, 4), [9, 8], BETAS[:9] + [0.999]),
             (", T = 1000", (3, 2), [999, 300, 500], LONG),
         ]
+    ),
+    beyond=(
+        Case(
+            "beta_T = 1",
+            (
+                fractions(2, 1, 4, 4),
+                2 * fractions(2, 1, 4, 4, start=11),
+                torch.tensor([9, 8]),
+                double(BETAS[:9] + [1.0]),
+            ),
+        ),
     ),
     among="t = 0, mixed t and T = 1000",
     outputs=("mean", "var"),
@@ -107,6 +133,7 @@ posterior = Check(
         Misconception(
             "The two coefficients of the mean are swapped: at t = 0 your mean is x_t and not x_0. The one with beta "
             "and sqrt(alpha_bar_prev) belongs to x_0.",
+            brief="The two coefficients of the mean are swapped.",
             at_0=_at_t,
             at_t=_at_0,
         ),
@@ -139,6 +166,7 @@ posterior = Check(
         Misconception(
             "The coefficient of x_t has 1 - alpha_bar on top too, so that it cancels. On top belongs 1 - "
             "alpha_bar_prev, the variance of x_{t-1} given x_0.",
+            brief="The coefficient of x_t has 1 - alpha_bar on top, where 1 - alpha_bar_prev belongs.",
             at_t=_late(_at_t),
         ),
         Misconception(
@@ -178,6 +206,7 @@ posterior = Check(
         Misconception(
             "Your variance is beta, that of the forward step (with alpha_bar for alpha_bar_prev the ratio cancels). "
             "Knowing x_0 as well narrows it by (1 - alpha_bar_prev) / (1 - alpha_bar), to 0 at t = 0.",
+            brief="Your variance is beta, that of the forward step.",
             var=lambda c: c.beta,
         ),
         Misconception(
@@ -192,6 +221,7 @@ posterior = Check(
         Misconception(
             "The ratio in your variance is upside down: infinite at t = 0, and above 1 later. Knowing x_0 as well can "
             "only narrow beta: the smaller number, 1 - alpha_bar_prev, goes on top.",
+            brief="The ratio in your variance is upside down.",
             var=lambda c: c.beta * (1 - c.a_bar) / (1 - c.a_bar_prev),
         ),
         Misconception(
@@ -200,6 +230,7 @@ posterior = Check(
         ),
         Misconception(
             "You return the logarithm of the variance, minus infinity at t = 0. The variance itself is asked for.",
+            brief="You return the logarithm of the variance.",
             var=lambda c: _var(c).log(),
         ),
         Misconception(
@@ -215,6 +246,7 @@ posterior = Check(
         Misconception(
             "Your coefficients have shape (B,), and broadcasting lines that up with the last axis, the columns of an "
             "image. It runs where B happens to be the width, and is wrong there: extract adds the axes that they lack.",
+            brief="Your coefficients have shape (B,).",
             look_up=lambda table, t, x: table[t],
         ),
         Misconception(
@@ -229,6 +261,27 @@ posterior = Check(
         Misconception(
             "You return the variance first. The order is (mean, var).",
             give=lambda mean, var: (var, mean),
+        ),
+        Misconception(
+            "Your table for alpha_bar_prev is shifted the wrong way: at t it holds alphas_bar[t + 1], and 0 at the "
+            "end. It holds alphas_bar[t - 1], and 1 at t = 0.",
+            prev=lambda first, alphas_bar: torch.cat([alphas_bar[1:], torch.zeros_like(first)]),
+        ),
+        Misconception(
+            "Your table for alpha_bar_prev is shifted the wrong way: at t it holds alphas_bar[t + 1], and its last "
+            "entry twice. It holds alphas_bar[t - 1], and 1 at t = 0.",
+            prev=lambda first, alphas_bar: torch.cat([alphas_bar[1:], alphas_bar[-1:]]),
+        ),
+        Misconception(
+            "Your table for alpha_bar_prev is shifted the wrong way: at t it holds alphas_bar[t + 1], and 1 at the "
+            "end. It holds alphas_bar[t - 1], and 1 at t = 0.",
+            prev=lambda first, alphas_bar: torch.cat([alphas_bar[1:], first]),
+        ),
+        Misconception(
+            "You took the root of 1 - alpha_bar below the line of the mean. Bayes' rule divides by the variance "
+            "itself.",
+            at_0=lambda c: (1 - c.a_bar).sqrt() * _at_0(c),
+            at_t=lambda c: (1 - c.a_bar).sqrt() * _at_t(c),
         ),
     ),
 )

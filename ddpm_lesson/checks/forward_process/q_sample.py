@@ -72,12 +72,14 @@ q_sample = Check(
         Misconception(
             "The two coefficients are swapped: your x_t is noise at t = 0 and the image at the end. "
             "sqrt(alpha_bar) belongs to x_0.",
+            brief="The two coefficients are swapped.",
             signal=lambda a_bar: (1 - a_bar).sqrt(),
             spread=lambda a_bar: a_bar.sqrt(),
         ),
         Misconception(
             "You scaled the noise by 1 - sqrt(alpha_bar), so that the two weights add up to 1. It is the variances "
             "that add up to 1, and they are the squares of the weights.",
+            brief="You scaled the noise by 1 - sqrt(alpha_bar).",
             spread=lambda a_bar: 1 - a_bar.sqrt(),
         ),
         Misconception(
@@ -103,10 +105,12 @@ q_sample = Check(
         Misconception(
             "You are one step late: at t = 0 your x_t is x_0 without any noise. In code t = 0 is the papers' t = 1, "
             "and one step of noise is in it.",
+            brief="You took the table one step late.",
             table=shifted,
         ),
         Misconception(
             "You took the running product of alphas_bar, which is one already: alphas_bar[t] is what you need.",
+            brief="You took the running product of alphas_bar, which is one already.",
             table=lambda alphas_bar: alphas_bar.cumprod(0),
         ),
         Misconception(
@@ -126,16 +130,19 @@ q_sample = Check(
             "alphas_bar[t] has shape (B,), and broadcasting lines shapes up from the right: your coefficients meet the "
             "columns of the images. It runs where B happens to be the width, and is wrong there. Each image needs "
             "its own coefficient, so they must meet the batch axis.",
+            brief="Your alphas_bar[t] has shape (B,).",
             look_up=lambda table, t, x: table[t],
         ),
         Misconception(
             "Your coefficients have shape (B, 1): that is right for points, but on images it lines up with the rows. "
             "They need one axis for each axis of x_0: (B, 1, ..., 1).",
+            brief="Your coefficients have shape (B, 1).",
             look_up=lambda table, t, x: table[t][:, None],
         ),
         Misconception(
             "Your coefficients have shape (B, 1, 1, 1): that is right for images only. Points are (B, 2) and videos "
             "have five axes: count the axes of x_0.",
+            brief="Your coefficients have shape (B, 1, 1, 1).",
             look_up=lambda table, t, x: table[t].view(-1, 1, 1, 1),
         ),
     ),

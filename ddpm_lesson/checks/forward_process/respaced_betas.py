@@ -59,13 +59,25 @@ def _share_kept(evidence) -> str:
     return words and words.replace("Your result is", "The share that your steps keep, 1 - beta, is", 1)
 
 
+def _first_divisor(evidence) -> str:
+    """What the first beta is divided by, where all others are right and it is the same number for all inputs."""
+    found = []
+    for case, got, want in zip(evidence.check.cases, evidence.got, evidence.want, strict=True):
+        if got is None or got.shape != want.shape or not torch.allclose(got[1:].double(), want[1:], rtol=1e-6):
+            return ""
+        found.append((case.args[0][case.args[1][0]] / (1 - got[0].double())).item())
+    if any(not abs(divisor - found[0]) <= 1e-3 * abs(found[0]) for divisor in found):
+        return ""
+    return f"Your first beta divides by {found[0]:.3g}. Before the first kept step alpha_bar is 1: divide by 1."
+
+
 respaced_betas = Check(
     number="1.11",
     name="respaced_betas",
     specification=_respaced_betas,
     form=_by_ratio,
     tables=_tables,
-    clues=(_share_kept,),
+    clues=(_first_divisor, _share_kept),
     cases=tuple(
         Case(f"T = {len(table)}, timesteps = {timesteps}", (double(table), torch.tensor(timesteps)))
         for table, timesteps in [
@@ -94,10 +106,12 @@ respaced_betas = Check(
         Misconception(
             "You return S - 1 betas: the first is missing. It leads from the clean image, where alpha_bar is 1, to "
             "the first kept step.",
+            brief="The first of your betas is missing.",
             give=lambda betas: betas[1:],
         ),
         Misconception(
             "Your first beta is 0. It leads from the clean image, where alpha_bar is 1, to the first kept step.",
+            brief="Your first alpha_bar is divided by itself.",
             first=lambda alphas_bar, timesteps: alphas_bar[timesteps[:1]],
         ),
         Misconception(
@@ -118,7 +132,9 @@ respaced_betas = Check(
             "around). Divide by alpha_bar at the kept step before; before the first it is 1.",
             instead=lambda alphas_bar, timesteps: 1 - alphas_bar[timesteps] / alphas_bar[timesteps - 1],
         ),
-        Misconception(UPSIDE_DOWN, rule=lambda a_bar, prev: 1 - prev / a_bar),
+        Misconception(
+            UPSIDE_DOWN, brief="Your ratio of two alpha_bar is upside down.", rule=lambda a_bar, prev: 1 - prev / a_bar
+        ),
         Misconception(
             "You multiplied two alpha_bar. alpha_bar is a running product: what one step adds to it is the ratio of "
             "two neighbours.",
@@ -161,6 +177,16 @@ respaced_betas = Check(
             instead=lambda alphas_bar, timesteps: (
                 _long_betas(alphas_bar)[timesteps] * torch.cat([timesteps[:1] + 1, timesteps.diff()])
             ),
+        ),
+        Misconception(
+            "You took minus the logarithm of the ratio. That is near beta for small betas only: beta is 1 minus the "
+            "ratio.",
+            rule=lambda a_bar, prev: -(a_bar / prev).log(),
+        ),
+        Misconception(
+            "You took the roots of alphas_bar. The ratio of two alpha_bar themselves is what the steps between them "
+            "keep.",
+            rule=lambda a_bar, prev: 1 - (a_bar / prev).sqrt(),
         ),
     ),
 )

@@ -15,6 +15,7 @@ from ddpm_lesson.checks.forward_process._jump import (
     jump_cases,
     shifted,
 )
+from ddpm_lesson.checks.forward_process._x_0_from_eps_clues import least_divisor, thresholded
 
 
 def _x_0_from_eps(x_t, t, eps, alphas_bar):
@@ -55,6 +56,7 @@ x_0_from_eps = Check(
     images=("x_t", "eps"),
     batch=("x_t", "t", "eps"),
     tables=tables_of_bar,
+    clues=(least_divisor, thresholded),
     cases=jump_cases("x_t", [SHORT_CHAIN, LONG_CHAIN, STEEP_CHAIN]),
     among="t = 0, mixed t and a tiny alpha_bar",
     misconceptions=(
@@ -107,7 +109,9 @@ x_0_from_eps = Check(
         ),
         Misconception(
             "You divided eps by sqrt(alpha_bar), but not x_t. Brackets: the whole difference is divided.",
+            brief="You did not divide x_t by sqrt(alpha_bar).",
             image=torch.sqrt,
+            scale=torch.sqrt,
         ),
         Misconception(
             "You divided x_t by sqrt(alpha_bar), but not eps. Brackets: the whole difference is divided.",
@@ -140,7 +144,27 @@ x_0_from_eps = Check(
         Misconception(
             "alphas_bar[t] has shape (B,), and broadcasting lines that up with the last axis, the columns of an image. "
             "It runs where B happens to be the width, and is wrong there: extract adds the axes that it lacks.",
+            brief="Your alphas_bar[t] has shape (B,).",
             look_up=lambda table, t, x: table[t],
+        ),
+        Misconception(
+            "That is the way back from v: sqrt(alpha_bar) * x_t - sqrt(1 - alpha_bar) * v. Given is eps: subtract "
+            "the noise, then divide.",
+            image=torch.sqrt,
+            scale=torch.ones_like,
+        ),
+        Misconception(
+            "That is the way back from the score, (x_t + (1 - alpha_bar) * score) / sqrt(alpha_bar). Given is eps, "
+            "which is -sqrt(1 - alpha_bar) times the score.",
+            spread=lambda a_bar: a_bar - 1,
+        ),
+        Misconception(
+            "You wrote 1 - sqrt(alpha_bar) for sqrt(1 - alpha_bar), the factor of the noise in x_t.",
+            spread=lambda a_bar: 1 - a_bar.sqrt(),
+        ),
+        Misconception(
+            "Under the root of eps's factor you have 1 / alpha_bar + 1. It is 1 / alpha_bar - 1.",
+            spread=lambda a_bar: ((1 / a_bar + 1) * a_bar).sqrt(),
         ),
     ),
 )

@@ -68,6 +68,14 @@ def _nowhere(x: Tensor, half: float) -> Tensor:
     return torch.zeros_like(x, dtype=torch.bool)
 
 
+def _renormalised(x, mean, std, levels):
+    half = 1 / (levels - 1)
+    ends, bins = (
+        [torch.special.ndtr((e - mean) / std) for e in es] for es in ((-1 - half, 1 + half), (x - half, x + half))
+    )
+    return ((bins[1] - bins[0]) / (ends[1] - ends[0])).clamp(min=1e-12).log()
+
+
 def _log_density(x, mean, std, levels):
     return -(((x - mean) / std) ** 2) / 2 - (std * math.sqrt(2 * math.pi)).log()
 
@@ -132,6 +140,7 @@ discretized_log_prob = Check(
         ),
         Misconception(
             "You went a whole gap to either side, so that bins overlap. A bin ends half way: 1 / (levels - 1) from x.",
+            brief="Your bin goes a whole gap to either side.",
             **_both(half=lambda levels: 2 / (levels - 1)),
         ),
         Misconception(
@@ -230,5 +239,21 @@ discretized_log_prob = Check(
             "You return minus the logarithm, a loss. The log-probability itself is asked for.", log=lambda p: -p.log()
         ),
         *reduced("Each coordinate's own is asked for: the bound needs their sum and bits/dim their mean."),
+        Misconception(
+            "Half a bin is not divided by std in yours. Brackets: (x + half - mean) / std, the whole of it.",
+            instead=lambda x, mean, std, levels: _binned(
+                x / std,
+                mean / std,
+                torch.ones_like(std),
+                levels,
+                first=lambda y, half: x < -1 + half,
+                last=lambda y, half: x > 1 - half,
+            ),
+        ),
+        Misconception(
+            "You cut the Gaussian off at the ends and divided by what is left. Nothing is divided: the outer bins "
+            "are open.",
+            instead=_renormalised,
+        ),
     ),
 )

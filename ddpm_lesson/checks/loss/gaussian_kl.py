@@ -156,5 +156,11 @@ gaussian_kl = Check(
             instead=lambda m_1, v_1, m_2, v_2: 0.5 * ((2 * math.pi * v_2).log() + (v_1 + (m_1 - m_2) ** 2) / v_2),
         ),
         *reduced("Each coordinate's own KL is asked for: the bound needs their sum and bits/dim their mean."),
+        Misconception(
+            "You return the mean of both directions. It is the KL of the first to the second, in one direction.",
+            instead=lambda mean_1, var_1, mean_2, var_2: (
+                (_half_sum(mean_1, var_1, mean_2, var_2) + _half_sum(mean_2, var_2, mean_1, var_1)) / 2
+            ),
+        ),
     ),
 )

@@ -66,6 +66,18 @@ def _looked_up_first(x_t, t, eps, betas):
     return (x_t - c[0] / (1 - c[2]).sqrt() * eps) / c[1].sqrt()
 
 
+def _ddim(x_t, t, eps, betas):
+    prev = at(before(torch.cumprod(1 - betas, 0)), t, x_t)
+    return prev.sqrt() * _x_0(x_t, t, eps, betas) + (1 - prev).sqrt() * eps
+
+
+def _clipped(x_t, t, eps, betas):
+    a_bar = torch.cumprod(1 - betas, 0)
+    c = Step(*(at(table, t, x_t) for table in (betas, 1 - betas, a_bar, before(a_bar))))
+    x_0 = _x_0(x_t, t, eps, betas).clamp(-1, 1)
+    return (c.a_bar_prev.sqrt() * c.beta * x_0 + c.alpha.sqrt() * (1 - c.a_bar_prev) * x_t) / (1 - c.a_bar)
+
+
 mean_from_eps = Check(
     number="2.3",
     name="mean_from_eps",
@@ -114,6 +126,7 @@ mean_from_eps = Check(
         ),
         Misconception(
             "You divided by sqrt(alpha_bar), which undoes the fading of all steps. One step is undone: sqrt(alpha).",
+            brief="You divided by sqrt(alpha_bar).",
             divisor=lambda c: c.a_bar.sqrt(),
         ),
         Misconception(
@@ -160,6 +173,14 @@ mean_from_eps = Check(
             instead=_looked_up_first,
         ),
         Misconception(FIRST_T, steps=lambda t: t[:1].expand(len(t))),
-        Misconception(COLUMNS, look_up=lambda table, t, x: table[t]),
+        Misconception(COLUMNS, brief="Your coefficients have shape (B,).", look_up=lambda table, t, x: table[t]),
+        Misconception(
+            "That is the step of DDIM: x_0's estimate with alpha_bar_prev, and eps beside it. Asked for is the mean "
+            "of DDPM's step.",
+            instead=_ddim,
+        ),
+        Misconception(
+            "You went through the estimate of x_0 and clipped it to [-1, 1]. Nothing is clipped here.", instead=_clipped
+        ),
     ),
 )

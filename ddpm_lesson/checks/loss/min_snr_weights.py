@@ -65,6 +65,21 @@ def _both_least(function):
     return {"least": function, "eps": _plain}
 
 
+def _uncapped(evidence) -> str:
+    """gamma / snr for eps, whatever was done where snr is 0."""
+    if evidence.output != "eps":
+        return ""
+    for case, got in zip(evidence.check.cases, evidence.got, strict=True):
+        snr, gamma = case.args
+        if (
+            got is None
+            or got.shape != snr.shape
+            or not torch.allclose((got * snr)[snr > 0].double(), snr.new_tensor(gamma))
+        ):
+            return ""
+    return "You did not cap the weight of eps at 1: where snr is below gamma yours is gamma / snr, above 1."
+
+
 min_snr_weights = Check(
     number="2.9",
     name="min_snr_weights",
@@ -72,6 +87,7 @@ min_snr_weights = Check(
     form=_three,
     tables=_tables,
     places=_places,
+    clues=(_uncapped,),
     cases=tuple(
         Case(f"snr = {snr}, gamma = {gamma}", (double(snr), gamma))
         for snr, gamma in [
@@ -109,6 +125,7 @@ min_snr_weights = Check(
         ),
         Misconception(
             "You did not cap snr: gamma is the largest weight that x_0's error may get.",
+            brief="You did not cap snr.",
             least=lambda snr, gamma: snr,
         ),
         Misconception(
@@ -118,16 +135,17 @@ min_snr_weights = Check(
         ),
         Misconception(
             "At snr = 0 your weight of eps is 0 / 0, and one NaN ends the training. min(1, gamma / snr) is 1 there.",
+            brief="At snr = 0 you divide by 0 in the weight of eps.",
             eps=_plain,
         ),
         Misconception(
-            "At snr = 0 your weight of eps is 0: a small number added below the line leaves 0 on top. min(1, gamma "
-            "/ snr) is "
-            "1 there.",
+            "At snr = 0 your weight of eps is 0, and min(1, gamma / snr) is 1 there. 0 / 0 became 0, or a small number "
+            "was added below the line.",
             eps=lambda snr, least, gamma: torch.where(snr > 0, least / snr, 0.0),
         ),
         Misconception(
             "You did not cap the weight of eps at 1: gamma / snr grows without limit where the noise is strong.",
+            brief="You did not cap the weight of eps at 1.",
             eps=lambda snr, least, gamma: gamma / snr,
         ),
         Misconception(
@@ -137,6 +155,7 @@ min_snr_weights = Check(
         Misconception(
             "You divided the weight of v by snr, and at snr = 0 that is 0 / 0. The squared error in v is snr + 1 times "
             "the one in x_0: divide by snr + 1, which is never 0.",
+            brief="You divided the weight of v by snr, and not by snr + 1.",
             v=_plain,
         ),
         Misconception(
@@ -145,10 +164,12 @@ min_snr_weights = Check(
         ),
         Misconception(
             "Python divides before it adds: w / snr + 1 is the weight of eps plus 1. Put brackets around snr + 1.",
+            brief="Python divides before it adds: put brackets around snr + 1.",
             v=lambda snr, least, gamma: torch.where(snr > 0, least / snr, 1.0) + 1,
         ),
         Misconception(
             "Python divides before it adds: w / snr + 1 is NaN at snr = 0. Put brackets around snr + 1.",
+            brief="Python divides before it adds: put brackets around snr + 1.",
             v=lambda snr, least, gamma: least / snr + 1,
         ),
         Misconception(
@@ -174,6 +195,26 @@ min_snr_weights = Check(
         Misconception(
             "Python's min compares tensors as a whole. snr.clamp(max=gamma) compares number by number.",
             **_both_least(min),
+        ),
+        Misconception(
+            "Your numbers are those of alpha_bar, snr / (1 + snr), instead of snr.",
+            instead=lambda snr, gamma: _three(snr / (1 + snr), gamma),
+        ),
+        Misconception(
+            "Those are the weights of P2, 1 / (1 + snr) for eps. Min-SNR's is min(1, gamma / snr): use gamma.",
+            instead=lambda snr, gamma: (1 / (1 + snr), snr / (1 + snr), snr / (1 + snr) ** 2),
+        ),
+        Misconception(
+            "You took the smallest number of the whole tensor. Each entry is compared with gamma on its own.",
+            least=lambda snr, gamma: torch.full_like(snr, min(snr.min().item(), gamma)),
+        ),
+        Misconception(
+            "You multiplied the weight of v by snr + 1. The squared error in v is snr + 1 times as large: divide.",
+            v=lambda snr, least, gamma: least * (snr + 1),
+        ),
+        Misconception(
+            "Your weight of eps is 0 where snr is not above gamma. min(1, gamma / snr) is 1 there.",
+            eps=lambda snr, least, gamma: torch.where(snr > gamma, gamma / snr, 0.0),
         ),
     ),
 )

@@ -118,14 +118,17 @@ simple_loss = Check(
         ),
         Misconception(
             "Your network sees x_0, in which there is no noise to find. It is given x_t.",
+            brief="Your network sees x_0.",
             given=lambda x_0, x_t, noise: x_0,
         ),
         Misconception(
             "Your network sees the noise itself, which it only has to repeat. It is given x_t.",
+            brief="Your network sees the noise itself.",
             given=lambda x_0, x_t, noise: noise,
         ),
         Misconception(
             "Your network sees x_0 + noise, as noisy at every t. It is given x_t.",
+            brief="Your network sees x_0 + noise.",
             given=lambda x_0, x_t, noise: x_0 + noise,
         ),
         Misconception(
@@ -148,6 +151,7 @@ simple_loss = Check(
         ),
         Misconception(
             "You scaled the noise in x_t by 1 - alpha_bar, a variance: the network sees too little. Take the root.",
+            brief="You scaled the noise in x_t by 1 - alpha_bar, a variance.",
             mix=lambda a_bar, x_0, noise: a_bar.sqrt() * x_0 + (1 - a_bar) * noise,
         ),
         Misconception(
@@ -177,9 +181,10 @@ simple_loss = Check(
         Misconception("You took alpha_bar_prev, the table one step late. x_t has the noise of step t.", table=before),
         Misconception(
             "You took the running product of alphas_bar, which is one already.",
+            brief="You took the running product of alphas_bar, which is one already.",
             table=lambda alphas_bar: alphas_bar.cumprod(0),
         ),
-        Misconception(COLUMNS, look_up=lambda table, t, x: table[t]),
+        Misconception(COLUMNS, brief="Your coefficients have shape (B,).", look_up=lambda table, t, x: table[t]),
         Misconception(FIRST_T, look_up=lambda table, t, x: table[t[0]]),
         Misconception(
             "You called model(x_t). One network serves all noise levels and must be told which: model(x_t, t).",
@@ -206,6 +211,14 @@ simple_loss = Check(
             "You compared estimates of x_0. That multiplies the squared error in eps by (1 - alpha_bar) / alpha_bar, "
             "which is huge at the last steps: compare the noise itself.",
             weight=lambda table: (1 - table) / table,
+        ),
+        Misconception(
+            "Your target is v, sqrt(alpha_bar) * noise - sqrt(1 - alpha_bar) * x_0. This network predicts the noise.",
+            target=lambda x_0, noise, a_bar: a_bar.sqrt() * noise - (1 - a_bar).sqrt() * x_0,
+        ),
+        Misconception(
+            "You weighed each step with its SNR. L_simple gives every step the weight 1.",
+            weight=lambda table: table / (1 - table),
         ),
     ),
 )

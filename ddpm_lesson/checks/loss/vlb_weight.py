@@ -37,6 +37,11 @@ def _tables(betas: Tensor, var: Tensor) -> dict[str, Tensor]:
     return {"var": var} | tables_of_betas(betas)
 
 
+def _half_the_drop(alphas_bar):
+    snr = alphas_bar / (1 - alphas_bar)
+    return (torch.cat([snr[:1], snr[:-1]]) - snr) / 2
+
+
 vlb_weight = Check(
     number="2.5",
     name="vlb_weight",
@@ -76,6 +81,7 @@ vlb_weight = Check(
         ),
         Misconception(
             "You have 1 - alpha where 1 - alpha_bar belongs, all the noise in x_t: late steps come out far too heavy.",
+            brief="You have 1 - alpha where 1 - alpha_bar belongs.",
             noise=lambda c: 1 - c.alpha,
         ),
         Misconception(
@@ -96,6 +102,7 @@ vlb_weight = Check(
         ),
         Misconception(
             "You put beta where var belongs, and one beta cancelled. The variance of p is a choice, and an argument.",
+            brief="You put beta where var belongs.",
             variance=lambda c, var: c.beta,
         ),
         Misconception(
@@ -105,12 +112,14 @@ vlb_weight = Check(
         Misconception(
             "Python works from left to right: in beta**2 / 2 * var * ... only the 2 is below the line. Put brackets "
             "around everything below it.",
+            brief="Python works from left to right: put brackets around everything below the line.",
             instead=lambda betas, var: betas**2 / 2 * var * (1 - betas) * (1 - torch.cumprod(1 - betas, 0)),
         ),
         Misconception(
             "Python works from left to right: in beta**2 / (2 * var) * ... the rest stands above the line. Put "
             "brackets "
             "around everything below it.",
+            brief="Python works from left to right: put brackets around all that stands below the line.",
             instead=lambda betas, var: betas**2 / (2 * var) * (1 - betas) * (1 - torch.cumprod(1 - betas, 0)),
         ),
         Misconception(
@@ -132,6 +141,15 @@ vlb_weight = Check(
         Misconception(
             "Your running product is one of betas. alpha_bar is the product of the alphas, 1 - beta.",
             bar=lambda alphas: torch.cumprod(1 - alphas, 0),
+        ),
+        Misconception(
+            "You return half the drop of the SNR, the weight of the error of x_0, and 0 at t = 0. Asked for is the "
+            "weight of the error in eps, with the variance var.",
+            instead=lambda betas, var: _half_the_drop(torch.cumprod(1 - betas, 0)),
+        ),
+        Misconception(
+            "You squared the whole fraction. Only beta is squared: put the brackets around it alone.",
+            instead=lambda betas, var: (betas / (2 * var * (1 - betas) * (1 - torch.cumprod(1 - betas, 0)))) ** 2,
         ),
     ),
 )

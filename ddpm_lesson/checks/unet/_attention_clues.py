@@ -1,8 +1,11 @@
 """What can be found out of an answer to exercise 3.4: the weights that it gives to the pixels."""
 
+import math
+
 import torch
 
 from ddpm_lesson.checks._inputs import fractions
+from ddpm_lesson.checks._values import same
 
 
 def _weights_of(function, q, k):
@@ -39,6 +42,13 @@ def wrong_weights(evidence) -> str:
     ratio = (logs[0] * logs[1]).sum() / (logs[1] ** 2).sum()
     if torch.allclose(logs[0], ratio * logs[1], rtol=1e-3, atol=1e-4):
         words = f"What goes into your softmax is {ratio:.4g} times the right one, with C = 3 and 8 pixels."
+        if ratio == 0:
+            return ""
+        divisor = math.sqrt(3) / ratio.item()
+        q, k, v = (fractions(1, 6, 2, 2, start=start) for start in (0, 11, 30))
+        out, right = evidence.calls(q, k, v), evidence.should(q * math.sqrt(6) / divisor, k, v)
+        if out is not None and same(out, right):
+            return f"You divide q . k by {divisor:.4g}, whatever C is. Divide by sqrt(C)."
         return f"{words} Look at the scale."
     return _sums(got).strip()
 

@@ -88,6 +88,7 @@ add_time = Check(
     name="add_time",
     specification=_add_time,
     form=_projected,
+    gradients=("h", "temb", "weight", "bias"),
     batch=("h", "temb"),
     clues=(_activation,),
     cases=tuple(
@@ -140,21 +141,25 @@ add_time = Check(
         Misconception(
             "You added the time along the width: column j got channel j's number. It runs where C happens to be the "
             "width. The new axes come last, (B, C, 1, 1).",
+            brief="You added the time along the width.",
             shape=lambda time: time[:, None, None, :],
         ),
         Misconception(
             "You added the time along the height: row i got channel i's number. It runs where C happens to be the "
             "height. The new axes come last, (B, C, 1, 1).",
+            brief="You added the time along the height.",
             shape=lambda time: time[:, None, :, None],
         ),
         Misconception(
             "You added (B, C) as it is, and broadcasting lines that up with height and width. It runs where the "
             "numbers happen to agree. Add two axes at the end, (B, C, 1, 1).",
+            brief="You added (B, C) as it is.",
             shape=_same,
         ),
         Misconception(
             "You added (B, C, 1), and broadcasting lines that up with channels, height and width. It runs where the "
             "numbers happen to agree. Two axes are missing, (B, C, 1, 1).",
+            brief="You added (B, C, 1).",
             shape=lambda time: time[:, :, None],
         ),
         Misconception(
@@ -179,6 +184,26 @@ add_time = Check(
         Misconception("You applied Swish to the sum. It belongs to temb alone.", give=F.silu),
         Misconception(
             "You applied Swish to the sum and not to temb. It belongs to temb alone.", before=_same, give=F.silu
+        ),
+        Misconception(
+            "You scaled h by 1 + the time and added the time too, as FiLM does. It is added only.",
+            join=lambda h, time: h * (1 + time) + time,
+        ),
+        Misconception(
+            "You averaged the time over the channels: one number for each image. Every channel gets its own.",
+            after=lambda time: time.mean(1, keepdim=True),
+        ),
+        Misconception(
+            "You added the time to the first pixel only. Every pixel of a channel gets the same number.",
+            join=lambda h, time: h + time * (torch.arange(h[0, 0].numel()).reshape(h.shape[2:]) == 0),
+        ),
+        Misconception(
+            "You divided by sqrt(tdim), as attention does with its channels. A linear layer has no such factor.",
+            product=lambda temb, weight: temb @ weight.T / math.sqrt(temb.shape[1]),
+        ),
+        Misconception(
+            "You took temb * sigmoid(-temb). Swish is temb * sigmoid(temb): a sign in its exponential.",
+            before=lambda x: x * torch.sigmoid(-x),
         ),
     ),
 )

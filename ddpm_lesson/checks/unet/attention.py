@@ -76,11 +76,21 @@ def _over_channels(axis: int):
     return attention
 
 
+def _along_rows(q, k, v):
+    q, k, v = (x.movedim(1, -1) for x in (q, k, v))  # (B, H, W, C)
+    return ((q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) @ v).movedim(-1, 1)
+
+
+def _in_two_heads(q, k, v):
+    return torch.cat([_attended(*head) for head in zip(*(x.chunk(2, 1) for x in (q, k, v)), strict=True)], 1)
+
+
 attention = Check(
     number="3.6",
     name="attention",
     specification=_attention,
     form=_attended,
+    gradients=("q", "k", "v"),
     batch=("q", "k", "v"),
     clues=(wrong_weights,),
     cases=tuple(
@@ -122,11 +132,13 @@ attention = Check(
         ),
         Misconception(
             "You divided by sqrt(C) after the softmax, and its weights no longer add up to 1. Divide before it.",
+            brief="You divided by sqrt(C) after the softmax.",
             scale=lambda C, pixels: 1.0,
             after=lambda weights, C: weights / math.sqrt(C),
         ),
         Misconception(
             "You divided by sqrt(C) once more after the softmax, and its weights no longer add up to 1.",
+            brief="You divided by sqrt(C) once more after the softmax.",
             scale=lambda C, pixels: math.sqrt(C),
             after=lambda weights, C: weights / math.sqrt(C),
         ),
@@ -164,7 +176,9 @@ attention = Check(
             softmax=lambda scores: scores / scores.sum(-1, keepdim=True),
         ),
         Misconception(
-            "Your scores have the wrong sign: alike pixels get the smallest weight.", scores=lambda q, k: -q @ k.mT
+            "Your scores have the wrong sign: alike pixels get the smallest weight.",
+            brief="Your scores have the wrong sign.",
+            scores=lambda q, k: -q @ k.mT,
         ),
         Misconception(
             "q and k are exchanged. The pixel that receives the average asks with its q, and is answered by k.",
@@ -232,6 +246,30 @@ attention = Check(
             "Your attention runs over the batch as well: pixels look at the pixels of other images.",
             flatten=(lambda x: _rows(x).flatten(0, 1),) * 3,
             put_back=lambda out, shape: out.unflatten(0, (shape[0], -1)).mT.reshape(shape),
+        ),
+        Misconception(
+            "You normalised q and k to length 1. The scores are their inner products as they are, over sqrt(C).",
+            parts=lambda q, k, v: (F.normalize(q, dim=1), F.normalize(k, dim=1), v),
+        ),
+        Misconception(
+            "Your scores are minus the squared distances of q and k. They are inner products, q . k.",
+            scores=lambda q, k: -((q[:, :, None] - k[:, None]) ** 2).sum(3),
+        ),
+        Misconception(
+            "You masked the later pixels: each sees only itself and those before it. Every pixel looks at all pixels.",
+            softmax=lambda scores: (scores + scores.new_full(scores.shape[-2:], -math.inf).triu(1)).softmax(-1),
+        ),
+        Misconception(
+            "Each pixel looks at the pixels of its own row only. It looks at all pixels of the image.",
+            instead=_along_rows,
+        ),
+        Misconception(
+            "Each pixel looks at the pixels of its own column only. It looks at all pixels of the image.",
+            instead=lambda q, k, v: _along_rows(q.mT, k.mT, v.mT).mT,
+        ),
+        Misconception(
+            "You used two heads, each with half of the channels. One head with all channels is asked for.",
+            instead=_in_two_heads,
         ),
     ),
 )

@@ -47,6 +47,9 @@ def _windows(evidence) -> str:
     base = evidence.calls(torch.zeros(1, 1, 10, 12), weight)
     if base is None or base.ndim != 4 or min(base.shape[2:]) < 3:
         return ""
+    level = base[0, 0, 0, 0].item()
+    if abs(level) > 1e-6 and (base - level).abs().max() < 1e-6:
+        return f"Where x is 0 your result is {level:.4g} everywhere: you add something, and there is no bias here."
     seen: dict[tuple[int, int], dict[tuple[int, int], float]] = {(1, 1): {}, (1, 2): {}, (2, 1): {}}
     for row, column in itertools.product(range(10), range(12)):
         x = torch.zeros(1, 1, 10, 12)
@@ -84,6 +87,7 @@ down_same = Check(
     name="down_same",
     specification=_down_same,
     form=_convolved,
+    gradients=("x", "weight"),
     batch=("x",),
     clues=(_windows,),
     cases=tuple(
@@ -101,6 +105,7 @@ down_same = Check(
             "Your windows begin one row above x and one column to its left, as with padding=1: zeros belong below "
             "and to "
             "the right only. The shape is the same, but every window of yours lies one pixel off.",
+            brief="Your windows begin one row above x and one column to its left, as with padding=1.",
             pad=(1, 1, 1, 1),
         ),
         Misconception(
@@ -110,6 +115,7 @@ down_same = Check(
         ),
         Misconception(
             "You did not pad: the result has H / 2 - 1 rows. The last window lacks one row and one column.",
+            brief="You did not pad.",
             pad=(0, 0, 0, 0),
         ),
         Misconception(
@@ -146,7 +152,9 @@ down_same = Check(
             "You exchanged the input and output channels of weight. It is (C', C, 3, 3), as conv2d wants it.",
             kernel=lambda weight: weight.transpose(0, 1),
         ),
-        Misconception("Your stride is 1: the result is as large as x.", stride=1),
+        Misconception(
+            "Your stride is 1: the result is as large as x.", brief="Your stride is 1, and should be 2.", stride=1
+        ),
         Misconception("Your stride is 3. It is 2: every second pixel.", stride=3),
         Misconception(
             "You convolved with stride 1 and then averaged over 2x2 pixels. With stride 2 every second result is kept, "

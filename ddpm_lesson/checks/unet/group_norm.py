@@ -63,6 +63,19 @@ def _affine_by_group(x, num_groups, weight, bias):
     return _normed(x, num_groups, weight[group], bias[group])
 
 
+def _by_mean_square(x, num_groups, weight, bias):
+    h = x.unflatten(1, (num_groups, -1))
+    h = (h / (h.square().mean((2, 3, 4), keepdim=True) + 1e-5).sqrt()).flatten(1, 2)
+    return h * _plain(weight, weight) + _plain(bias, bias)
+
+
+def _by_channel_variances(x, num_groups, weight, bias):
+    h = x.unflatten(1, (num_groups, -1))
+    var = h.var((3, 4), correction=0, keepdim=True).mean(2, keepdim=True)
+    h = ((h - h.mean((2, 3, 4), keepdim=True)) / (var + 1e-5).sqrt()).flatten(1, 2)
+    return h * _plain(weight, weight) + _plain(bias, bias)
+
+
 def _norm_case(shape: tuple, num_groups: int, size: float = 1.0, remark: str = "") -> Case:
     weight, bias = fractions(shape[1], start=5) + 2, fractions(shape[1], start=23)
     words = f"x of shape {shape}{remark}, num_groups = {num_groups}"
@@ -74,6 +87,7 @@ group_norm = Check(
     name="group_norm",
     specification=_group_norm,
     form=_normed,
+    gradients=("x", "weight", "bias"),
     batch=("x",),
     clues=(who_shares, norm_or_affine),
     cases=(
@@ -166,11 +180,13 @@ group_norm = Check(
         Misconception(
             "weight and bias have shape (C,), and broadcasting lines that up with the width. It runs where C happens "
             "to be the width, and is wrong there: give them two more axes, (C, 1, 1).",
+            brief="You used weight and bias as they are, of shape (C,).",
             shaped=lambda v, weight: v,
         ),
         Misconception(
             "You gave weight and bias one axis only, (C, 1), and broadcasting lines that up with the height. It runs "
             "where C happens to be the height: give them two more axes, (C, 1, 1).",
+            brief="You gave weight and bias one axis only, (C, 1).",
             shaped=lambda v, weight: v[:, None],
         ),
         Misconception(
@@ -180,6 +196,7 @@ group_norm = Check(
         ),
         Misconception(
             "You scaled and shifted before the norm, which removes both again. weight and bias come after it.",
+            brief="You scaled and shifted before the norm.",
             instead=lambda x, num_groups, weight, bias: _normed(
                 x * weight[:, None, None] + bias[:, None, None], num_groups, torch.ones_like(bias), 0 * bias
             ),
@@ -194,6 +211,19 @@ group_norm = Check(
             "You grouped neighbouring channels, but put them back interleaved. Undo the split in the order it was "
             "made.",
             merge=lambda h: h.transpose(1, 2).flatten(1, 2),
+        ),
+        Misconception(
+            "You clamped the variance at 1e-5. eps is added to it: sqrt(var + 1e-5).",
+            scale=lambda var: var.clamp(min=1e-5).sqrt(),
+        ),
+        Misconception(
+            "You divided by the root of the mean square, as RMSNorm does, and did not subtract the mean.",
+            instead=_by_mean_square,
+        ),
+        Misconception(
+            "You took the mean of the channels' variances. The variance of a group also holds how far its channels "
+            "lie apart.",
+            instead=_by_channel_variances,
         ),
     ),
 )

@@ -36,6 +36,7 @@ def _counted(
     kernel=9,
     second=lambda i, o: (o, o),  # what the second convolution gets and puts out
     bias_1=1,
+    biased=lambda i, o: o,  # how many numbers the first convolution's bias has
     bias_2=1,
     time=lambda i, o, t: (t, o),  # what the time's layer gets and puts out
     bias_time=1,
@@ -45,7 +46,7 @@ def _counted(
 ) -> int:
     (gets, puts_out), (t_in, t_out) = second(in_ch, out_ch), time(in_ch, out_ch, tdim)
     total = sum(map(norm, norms(in_ch, out_ch)))
-    total += kernel * in_ch * out_ch + bias_1 * out_ch
+    total += kernel * in_ch * out_ch + bias_1 * biased(in_ch, out_ch)
     total += kernel * gets * puts_out + bias_2 * puts_out
     total += t_in * t_out + bias_time * t_out
     return total + shortcut(in_ch, out_ch) * (shortcut_size * in_ch * out_ch + bias_shortcut * out_ch)
@@ -234,6 +235,13 @@ res_block_parameters = Check(
         Misconception(
             "Your shortcut lacks its bias: the 1x1 convolution has one number for each of its out_ch outputs.",
             bias_shortcut=0,
+        ),
+        Misconception(
+            "You counted 3 weights for each pair of channels of the 3x3 convolutions. A 3x3 kernel has 9.", kernel=3
+        ),
+        Misconception(
+            "Your first convolution's bias has in_ch numbers. It has one for each channel that is put out: out_ch.",
+            biased=lambda i, o: i,
         ),
     ),
 )

@@ -5,6 +5,7 @@ import math
 import torch
 
 from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks.unet._skip_channels_ways import carried_on, first_only, late
 
 
 def _skip_channels(ch, ch_mult, num_res_blocks):
@@ -39,6 +40,7 @@ def _stacked(
     blocks=lambda n: n,  # on the way down, for each level
     down=lambda level, last: level < last,  # whether a down-sampler follows
     extra=1,
+    down_width=lambda levels, level: levels[level],  # what a down-sampler puts out
     bottom=lambda widths: widths[-1],
     take=list.pop,
     order=reversed,
@@ -48,7 +50,8 @@ def _stacked(
     skips = head(ch)
     levels = widths(ch, ch_mult)
     for level, width in enumerate(levels):
-        skips = skips + [width] * (blocks(num_res_blocks) + down(level, len(levels) - 1))
+        skips = skips + [width] * blocks(num_res_blocks)
+        skips = skips + [down_width(levels, level)] * down(level, len(levels) - 1)
     inputs, now = [], bottom(levels)
     for width in order(rising(levels)):
         for i in range(num_res_blocks + extra):
@@ -130,14 +133,17 @@ skip_channels = Check(
         Misconception(
             "You have num_res_blocks blocks in each level, so that skips are left over and meet the wrong level. On "
             "the way up there is one more: it takes the skip that the level began with.",
+            brief="You have num_res_blocks blocks in each level on the way up, where there is one more.",
             extra=0,
         ),
         Misconception(
             "Your list of skips runs empty. The head's output is the first of them, every down-sampler's is one too.",
+            brief="The head's output is missing from your list of skips.",
             head=lambda ch: [],
         ),
         Misconception(
             "Your list of skips runs empty as soon as there are two levels: the down-samplers' outputs are skips too.",
+            brief="The outputs of the down-samplers are missing from your list of skips.",
             down=lambda level, last: 0,
         ),
         Misconception(
@@ -146,10 +152,10 @@ skip_channels = Check(
             entry=lambda now, skip, width, is_last: now + (0 if is_last else skip),
         ),
         Misconception(
-            "You counted a down-sampler after the last level, where the middle follows at the same size. All skips are "
-            "shifted, and the head's output is missing or never taken: the last skip of each of your levels has "
-            "the level's "
-            "own channels.",
+            "You counted a down-sampler after the last level, where the middle follows at the same size, or an output "
+            "of the middle, which is no skip. All skips are shifted, and the head's output is missing or never taken: "
+            "the last skip of each of your levels has the level's own channels.",
+            brief="You counted a down-sampler after the last level, or an output of the middle, as a skip.",
             down=lambda level, last: 1,
         ),
         Misconception(
@@ -159,6 +165,7 @@ skip_channels = Check(
         ),
         Misconception(
             "You looked at the last skip without taking it off: every block gets the same one.",
+            brief="You looked at the last skip without taking it off.",
             take=lambda skips: skips[-1],
         ),
         Misconception(
@@ -183,7 +190,8 @@ skip_channels = Check(
             entry=lambda now, skip, width, is_last: 2 * width,
         ),
         Misconception(
-            "You doubled what comes from below. It is joined with a skip, which has channels of its own.",
+            "Your numbers are twice what comes from below: you doubled it, or your stack has two entries too many "
+            "at its end, as for the middle, whose outputs are no skips. The last skip of a level has other channels.",
             entry=lambda now, skip, width, is_last: 2 * now,
         ),
         Misconception(
@@ -243,6 +251,39 @@ skip_channels = Check(
         Misconception(
             "Your list is in reverse order. The first block on the way up is in the coarsest level.",
             give=lambda inputs: inputs[::-1],
+        ),
+        Misconception(
+            "Your down-samplers put out the channels of the next level. A down-sampler keeps the channels: those of "
+            "the level that it ends.",
+            down=lambda level, last: level < last,
+            down_width=lambda levels, level: levels[min(level + 1, len(levels) - 1)],
+        ),
+        Misconception(
+            "The input of a block grows from block to block in yours: you took each for what the block puts out. It "
+            "puts out ch * mult.",
+            instead=carried_on,
+        ),
+        Misconception(
+            "What comes from below changes at the end of each level in yours. It changes after the level's first "
+            "block.",
+            instead=late,
+        ),
+        Misconception(
+            "Only the first block of each of your levels has a skip. Every block on the way up takes one.",
+            instead=first_only,
+        ),
+        Misconception(
+            "On the way up your levels have ch * 2^level channels. They have ch * mult, as on the way down.",
+            instead=lambda ch, ch_mult, n: _stacked(
+                ch, ch_mult, n, rising=lambda widths: [ch * 2**i for i in range(len(widths))]
+            ),
+        ),
+        Misconception(
+            "You went through the way up as through the way down: from ch, with ch_mult forwards and the skips in "
+            "the order in which they were made. It goes backwards.",
+            instead=lambda ch, ch_mult, n: _stacked(
+                ch, ch_mult, n, take=lambda skips: skips.pop(0), order=list, bottom=lambda widths: ch
+            ),
         ),
     ),
 )

@@ -48,7 +48,7 @@ def _waves(
     waves=(torch.sin, torch.cos),
     join=_alternating,
 ) -> Tensor:
-    t = scale(T) * torch.arange(first, first + T)[:, None]
+    t = scale(T) * torch.arange(first, first + T, dtype=torch.float64)[:, None]
     angles = t * grown(base, sign * power(d_model))  # in the frequencies' dtype
     return join([wave(angles) for wave in waves])
 
@@ -61,6 +61,11 @@ def _unpaired(T, d_model):
 def _unpaired_twice(T, d_model):
     angles = torch.arange(T)[:, None] * 10000 ** (-2 * torch.arange(d_model, dtype=torch.float64) / d_model)
     return torch.where(torch.arange(d_model) % 2 == 0, angles.sin(), angles.cos())
+
+
+def _by_rows(T, d_model):
+    sines, cosines = _waves(T, d_model, waves=(torch.sin,) * 2), _waves(T, d_model, waves=(torch.cos,) * 2)
+    return torch.where(torch.arange(T)[:, None] % 2 == 0, sines, cosines)
 
 
 def _in_float32(base, exponent):
@@ -77,12 +82,18 @@ def _frequencies(evidence) -> str:
     if start or not torch.allclose(got[:, 0::2] ** 2 + got[:, 1::2] ** 2, torch.ones(()).to(got), atol=1e-5):
         return ""
     mine, right = turned[1].tolist(), [10000 ** (-2 * k / 8) for k in range(4)]
-    words = ", ".join(f"{number:.3g}" for number in mine)
+    words, right_words = (", ".join(f"{number:.3g}" for number in row) for row in (mine, right))
     wrong = [k for k in range(4) if not math.isclose(mine[k], right[k], rel_tol=1e-4)]
-    place = f" (wrong from the {wrong[0] + 1}. on)" if wrong and wrong[0] else ""
     if not wrong:
         return ""
-    return f"Your angles at t = 1 are {words} for d_model = 8{place}: look at the base and the exponent."
+    start = f"Your angles at t = 1 are {words} for d_model = 8, up to whole turns, and should be {right_words}"
+    ratios = [m / r for m, r in zip(mine, right, strict=True)]
+    if all(math.isclose(ratio, ratios[-1], rel_tol=1e-4) for ratio in ratios[1:]):
+        return f"{start}: look at what t is multiplied by."
+    if 0 in wrong or min(mine) <= 0:
+        return f"{start}."
+    exponents = ", ".join(f"{round(math.log(number, 10000), 6) + 0.0:.3g}" for number in mine)
+    return f"{start}. As powers of 10000 yours have the exponents {exponents}, and 0, -0.25, -0.5, -0.75 belong there."
 
 
 time_table = Check(
@@ -119,17 +130,20 @@ time_table = Check(
         Misconception(
             "Your frequencies grow from 1 to nearly 10000: t is divided by the power, not multiplied. With yours "
             "neighbouring steps get unrelated numbers.",
+            brief="Your exponents have the wrong sign.",
             sign=1.0,
         ),
         Misconception(
             "The minus in exp(-log(10000) * 2k / d_model) is missing: your frequencies grow, and neighbouring steps "
             "get unrelated numbers.",
+            brief="The minus in exp(-log(10000) * 2k / d_model) is missing.",
             sign=1.0,
             grown=_in_float32,
         ),
         Misconception(
             "Your frequencies are powers of e, from 1 to 1/e only. They are powers of 10000: exp needs the factor "
             "log(10000) in its exponent.",
+            brief="Your frequencies are powers of e, and not of 10000.",
             base=math.e,
         ),
         Misconception("Your frequencies are powers of 1000. The base is 10000.", base=1000.0),
@@ -164,6 +178,7 @@ time_table = Check(
         ),
         Misconception(
             "Your exponent is twice too large: your index counts in twos already, and you doubled it once more.",
+            brief="Your exponent is twice too large.",
             power=lambda d_model: 4 * _k(d_model) / d_model,
         ),
         Misconception(
@@ -172,6 +187,7 @@ time_table = Check(
         ),
         Misconception(
             "Your exponent is not divided by d_model: the frequencies fall to nothing at once.",
+            brief="Your exponent is not divided by d_model.",
             power=lambda d_model: 2 * _k(d_model),
         ),
         Misconception(
@@ -183,6 +199,31 @@ time_table = Check(
             "Sine and cosine of a pair have different frequencies: you took the entry's index for k. k counts pairs, "
             "so that entries 2k and 2k + 1 share an angle.",
             instead=_unpaired_twice,
+        ),
+        Misconception(
+            "Your angles are taken for degrees. torch.sin and torch.cos take radians: the angle as it is.",
+            scale=lambda T: math.pi / 180,
+        ),
+        Misconception(
+            "Your frequencies are in reverse order: the slowest first. k = 0 is the fastest, frequency 1.",
+            grown=lambda base, exponent: (base**exponent).flip(0),
+        ),
+        Misconception(
+            "All your frequencies are 1: the exponents came out as 0. An integer division (//) does that.",
+            power=lambda d_model: 0.0 * _k(d_model),
+        ),
+        Misconception(
+            "You stacked sines and cosines on a new first axis and reshaped: those of different t share a row. "
+            "Stack them on a new last axis.",
+            join=lambda waves: torch.stack(waves).reshape(len(waves[0]), -1),
+        ),
+        Misconception(
+            "You divided each row by its length. The sines and cosines themselves are asked for.",
+            give=lambda table: table / math.sqrt(table.shape[1] / 2),
+        ),
+        Misconception(
+            "Sine and cosine alternate over the rows of your table, with t. They alternate over the columns.",
+            instead=_by_rows,
         ),
     ),
 )
