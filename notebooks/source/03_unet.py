@@ -14,13 +14,13 @@
 # *The course:* 1 forward process → 2 loss → **3 U-Net** → 4 sampling → 5 variants. It follows a blog post, 《【研究生工作周报】(DDPM)》 ("A graduate student's weekly report: DDPM"), called *the post*; where its text is wrong, you will measure why.
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 88 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading.
+# **The core path takes 88 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
 # | 1 | 3.1 One network for all noise levels … 3.4 The residual block, and where time enters | 43 |
 # | 2 | 3.5 Attention: every pixel asks all others … 3.8 What is each piece worth? | 45 |
-# | capstone | 3.9 Capstone: your own U-Net … 3.17 What you now have | 34 |
+# | capstone | 3.9 Capstone: your own U-Net and 3.17 What you now have | 34 |
 #
 # Sections called *Going deeper* are collapsed (73 minutes in all); the path does not need them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
@@ -96,7 +96,7 @@ _ = plots.image_grid(images, ncols=20, ax=axes[0]), plots.unet_map(small, 8, ax=
 #
 # 1. A 3x3 convolution takes 16 channels to 32. How many weights does it have, biases included? <details><summary>Answer</summary>$32\cdot 16\cdot 9 + 32 = 4640$. Pointer: "convolutional layer, number of parameters".</details>
 # 2. A 3x3 convolution with stride 2 and padding 1 is applied to an image of 8 by 8 pixels. How large is the result, and how large for 7 by 7? <details><summary>Answer</summary>4 by 4 in both cases: $\lfloor (n + 2 - 3)/2\rfloor + 1$. Pointer: "convolution arithmetic".</details>
-# 3. Which function of $x_t$ makes $\mathbb E\,\|f(x_t)-\epsilon\|^2$ smallest? <details><summary>Answer</summary>$\mathbb E[\epsilon\mid x_t]$, by (2.1). Pointer: section 2.1 of notebook 2.</details>
+# 3. Which function of $x_t$ makes $\mathbb E\,\|f(x_t)-\epsilon\|^2$ smallest? <details><summary>Answer</summary>$\mathbb E[\epsilon\mid x_t]$, by (2.4). Pointer: section 2.4 of notebook 2.</details>
 #
 # The symbols of this notebook, beside those of notebooks 1 and 2:
 #
@@ -194,7 +194,7 @@ z = torch.stack([b.mean() / b.std() * math.sqrt(len(b)) for b in bins])
 print(f"50 bin averages: the largest deviation from (3.1) is {z.abs().max():.1f} standard errors")
 
 # %% [markdown]
-# What does it cost? (2.1) with $f = 0$ and $m$ for the best answer says $\mathbb E\,\epsilon^2 = \mathbb E\,m^2 + \mathbb E(m-\epsilon)^2$, so the smallest loss is $1-\mathbb E\,m^2$, whether $m$ is told the time or not. The difference of the two must be the variance over $t$. And both must be what the 400 000 triples cost:
+# What does it cost? (2.4) with $f = 0$ and $m$ for the best answer says $\mathbb E\,\epsilon^2 = \mathbb E\,m^2 + \mathbb E(m-\epsilon)^2$, so the smallest loss is $1-\mathbb E\,m^2$, whether $m$ is told the time or not. The difference of the two must be the variance over $t$. And both must be what the 400 000 triples cost:
 
 # %%
 weight = density * 0.02 / 1000  # of x_t in the grid's cell and t together
@@ -220,7 +220,7 @@ _ = ax.set(xlabel="$x_t$", ylabel=r"average noise behind $x_t$", xlim=(-2.5, 2.5
 # *Figure 3.3.* The best answer at four noise levels, and the best answer of a network that is not told the level (black). The coloured curves differ most between the clusters, by up to 1.8; but nearly clean points hardly ever lie there. Most of the cost arises near ±1, where they differ by 1.0 and a point may just as well be clean or noisy. Black passes between them, and is right at no level for all $x$.
 # <!-- alt: Four coloured curves, steep for t = 20 and flat for t = 900, and a black curve between them. -->
 #
-# *An image is not a point.* One number says next to nothing about its noise level. An image has many pixels, and can be asked: how rough is it? Here is $q(t\mid x_t)$ for a whole digit, by Bayes' rule, with the 1415 training digits as the data. `oracle.Empirical` is the exact answer if these digits were all the data there is (section 2.11):
+# *An image is not a point.* One number says next to nothing about its noise level. An image has many pixels, and can be asked: how rough is it? Here is $q(t\mid x_t)$ for a whole digit, by Bayes' rule, with the 1415 training digits as the data. `oracle.Empirical` is the exact answer if these digits were all the data there is (section 2.16):
 
 # %%
 memory = oracle.Empirical(process, x_train)
@@ -966,7 +966,7 @@ real = long_record["real, held out"]
 print(f"digits not seen in training:          nearest digit {real['nearest']:.2f}, Fréchet {real['frechet']:.1f}")
 
 # %% [markdown]
-# ("Nearest digit": root mean square distance of a sample from the training digit most like it, mean of 192 samples; noise makes it large. "Fréchet": distance between mean and covariance of a classifier's features, of samples and of training digits, as in FID, section 2.6.) Three lessons:
+# ("Nearest digit": root mean square distance of a sample from the training digit most like it, mean of 192 samples; noise makes it large. "Fréchet": distance between mean and covariance of a classifier's features, of samples and of training digits, as in FID, section 2.8.) Three lessons:
 #
 # - **The length matters.** After 60 steps the numbers say how fast a network learns: without skips +62 %, without the start at 0 +16 %, without time +9 %. After 200 steps they are +22 %, +11 % and +15 %. After 800 steps they are +19 %, +5 % and +16 %. No skips and no time come closer; where they end is not measured.
 # - **The measure matters.** After 800 steps, by the nearest digit, which sees noise, no time is worst (0.46 to 0.41 of no skips). By the Fréchet distance of features the two are equal (6.4 and 6.3; full 3.2).
@@ -1652,7 +1652,7 @@ assert (share > 0.5).all() and abs(near_0 - 1) < 0.1
 #
 # *Question.* A year after DDPM, Dhariwal and Nichol (2021) asked the same question at scale, on ImageNet at 128x128. What did they change?
 #
-# | change | what it is | here | what they measured (FID, lower is better: a distance between statistics of real and of generated images, section 2.6) |
+# | change | what it is | here | what they measured (FID, lower is better: a distance between statistics of real and of generated images, section 2.8) |
 # |---|---|---|---|
 # | more heads | attention in several independent parts of the channels, each with its own softmax | `num_heads=4` | 15.33 → 14.79 with four heads |
 # | attention at more levels | at 32x32, 16x16 and 8x8, not at 16x16 alone | `attn=[...]` | 15.33 → 14.61 |
