@@ -61,7 +61,7 @@ def x_0_from_eps(x_t, t, eps, alphas_bar):
 class Forward:
     def __init__(self, curve, T, max_beta=0.999):
         from ddpm_lesson import schedules
-    from ddpm_lesson.process import GaussianDiffusion
+        from ddpm_lesson.process import GaussianDiffusion
 
         values = curve(torch.linspace(0, 1, T + 1, dtype=torch.float64))
         self._process = GaussianDiffusion(schedules.betas_from_alphas_bar(values, max_beta))
