@@ -4,6 +4,7 @@ A rule takes a notebook and its name and yields a sentence for every place where
 """
 
 import ast
+import builtins
 import json
 import re
 import runpy
@@ -290,6 +291,46 @@ def test_notebook_03_quotes_the_record_of_its_longer_ablations():
     assert f"After 200 steps they are {later[0]}, {later[1]} and {later[2]}." in prose
     assert f"After 800 steps they are {late[0]}, {late[1]} and {late[2]}." in prose
     assert all(abs(changes["no attention", steps]) < 0.01 for steps in ("60", "800"))
+
+
+def bound(node):
+    """The names that a piece of code defines at its top, and inside of its functions and comprehensions."""
+    names = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.FunctionDef | ast.ClassDef):
+            names.add(part.name)
+        elif isinstance(part, ast.alias):
+            names.add((part.asname or part.name).split(".")[0])
+        elif isinstance(part, ast.arg):
+            names.add(part.arg)
+        elif isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+            names.add(part.id)
+    return names
+
+
+@pytest.mark.parametrize("name", IN_FORM)
+def test_a_solution_finds_its_names_in_a_sitting_started_alone(name):
+    """What a solution uses is there: the set-up, and the cells of its sitting that stand above the exercise."""
+    body = ast.parse((FOLDER / "solutions" / f"{name}.py").read_text("utf-8")).body
+    solutions = {node.name: node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    libraries = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    libraries = [node for node in libraries if "ddpm_lesson" not in ast.unparse(node)]
+    at_hand = set(dir(builtins)).union(*map(bound, libraries))  # anybody can import einops
+    cells, seen = build.read_notebook(FOLDER / f"{name}.ipynb").cells, 0
+    hidden, first = form.deeper(cells), {sitting.first for sitting in form.sittings(cells)}
+    setup = set().union(*(bound(tree(cell)) for cell in cells if "setup" in tags(cell)))
+    known = setup
+    for i, cell in enumerate(cells):
+        known = setup if i in first else known
+        if cell.cell_type != "code" or hidden[i]:
+            continue
+        for exercise in stubs(cell):
+            used = {n.id for n in ast.walk(solutions[exercise]) if isinstance(n, ast.Name)}
+            missing = used - bound(solutions[exercise]) - known - at_hand
+            assert not missing, f"{exercise} needs {missing}, which no cell of its sitting brings"
+            seen += 1
+        known = known | bound(tree(cell))
+    assert seen >= 4
 
 
 def test_solutions_are_no_notebooks():

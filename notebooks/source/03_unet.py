@@ -142,7 +142,7 @@ axes[1].axvline(300, color=plots.VERMILION, linestyle="--", label="the true t")
 _ = axes[1].set(xlabel="t that the network is told", ylabel="squared error", ylim=(0, 1)), axes[1].legend()
 
 # %% [markdown]
-# *Figure 3.2.* One noisy digit, told seven different t. Told the true t = 300, the network removes the noise. Told a smaller t, it expects little noise and leaves some of it; told a larger one, it removes too much and spoils the digit. A little wrong costs little: told 200 or 300, it does nearly the same. Below: the squared error of the estimated noise.
+# *Figure 3.2.* One noisy digit, told seven different t. Told the true t = 300, the network removes the noise. Told a smaller t, it expects little noise and leaves some of it; told a larger one, it removes too much and spoils the digit. A little wrong costs little: told 250 or 350, it does nearly the same. Below: the squared error of the estimated noise.
 # <!-- alt: A clean zero, the same with noise, and seven attempts to clean it. With t = 300 it is clean, with 20 spots remain, with 900 it is grey. The error curve below has its minimum near 300. -->
 
 # %%
@@ -158,7 +158,7 @@ def show(step=300):
 # $$\begin{aligned} f^*(x) &= \mathbb E[\epsilon\mid x] = \sum_t q(t\mid x)\;\mathbb E[\epsilon\mid x_t = x,\ t], \\ q(t\mid x) &= \frac{q_t(x)}{\sum_s q_s(x)} . \end{aligned} \tag{3.1}$$
 # No $t$ stands behind the first bar: here $t$ is random, too. $q_t$ is the density of $x_t$, and the second line is Bayes' rule with all $t$ equally likely before. The price follows from the law of total variance, for each pixel:
 # $$\operatorname{Var}(\epsilon\mid x) = \underbrace{\textstyle\sum_t q(t\mid x)\operatorname{Var}(\epsilon\mid x,t)}_{\text{remains, even if } t \text{ is told}} + \underbrace{\operatorname{Var}_{t\mid x}\big(\mathbb E[\epsilon\mid x,t]\big)}_{\text{the price of not being told}}$$
-# An image of many pixels reveals most of its noise level (how rough is it?), so the price is smaller than for a single number. There the smallest loss rises from 0.186 to 0.311, +67 % (computed in the next, optional section); for digits section 3.8 measures +16 %, and yet it shows in the samples.
+# An image of many pixels reveals most of its noise level (how rough is it?), so the price is smaller than for a single number. For the single number of the next, optional section the smallest loss rises from 0.186 to 0.311, +67 %. For digits section 3.8 measures it.
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: the price of not being told t
@@ -282,7 +282,7 @@ _ = axes[1].set(xlabel="s", ylabel=r"$e(t)\cdot e(s)$", ylim=(0, 85))
 _ = axes[1].legend(ncols=3, fontsize="x-small", handlelength=1, columnspacing=1)
 
 # %% [markdown]
-# *Figure 3.5.* Your table. Left: its sines, fast waves above, slow ones below. (The arcs at middle height are no waves of the table: there the phases of neighbouring rows differ by a whole turn, so the rows look alike.) Right: the inner product of three rows with all rows: a sharp peak at s = t on a broad hill. Near steps are similar, distant ones less so.
+# *Figure 3.5.* Your table. Left: its sines, fast waves above, slow ones below. (The arcs at middle height are an artefact of the picture: neighbouring rows there differ by about one full turn, so they look alike.) Right: the inner product of three rows with all rows: a sharp peak at s = t on a broad hill. Near steps are similar, distant ones less so.
 # <!-- alt: Left, stripes that are narrow at the top and wide at the bottom. Right, three curves, each with a sharp peak of 64 at its own t and lower values elsewhere. -->
 #
 # In the network two linear layers follow the table, so that it can form what it needs from the waves. They make $\tau$, the *time embedding*. With your table:
@@ -506,7 +506,7 @@ _ = ax.set(xlabel="number of groups (32 channels in all)", ylabel="change of the
 assert changes[-1] < 1e-5 < 0.01 < changes[3]
 
 # %% [markdown]
-# *Figure 3.8.* How much (root mean square) the output of your block changes between t = 0 and t = 900. With one channel to a group (32 groups) the norm removes the time completely. No error is raised, and the loss of such a network falls all the same. **Repair**: fewer groups, 8 for example. The package warns.
+# *Figure 3.8.* How much (root mean square) the output of your block changes between t = 0 and t = 900. With one channel to a group (32 groups) the norm removes the time completely. No error is raised, and the loss of such a network falls all the same. **Repair**: fewer groups, 8 for example. The package's `UNet` warns.
 # <!-- alt: Six bars. With 1 to 16 groups the output changes visibly; with 32 groups the bar has no height. -->
 #
 # *You can stop here*: the next sitting starts alone.
@@ -775,11 +775,11 @@ print(f"{sum(p.numel() for p in cifar.parameters() if p.requires_grad):,} traine
 # *The rules of the stack*:
 #
 # - put on it: the output of the first convolution, of every residual block on the way down, and of every layer that halves the side;
-# - taken off: one by every residual block on the way up. There is one block more to a level than on the way down, for the output of the layer that halved the side to get there (on level 0, of the first convolution);
+# - taken off: one by every residual block on the way up. Each level has one more block on the way up than on the way down. The extra one takes the output of the `DownSample` that led to this level (on level 0, of the first convolution);
 # - a layer that doubles the side takes none.
 #
 # Move the controls: which choice costs parameters, and which does not?
-# <details><summary>Then look</summary>`ch` costs most: a convolution has channels in times channels out, so twice the channels are about four times the parameters. A further level, and a further block on each, cost the more, the wider the level is. Attention costs little: 4 C² + 6 C, about a fifth of its residual block. The size of the image costs nothing.</details>
+# <details><summary>Then look</summary>`ch` costs most: a convolution has channels in times channels out, so twice the channels are about four times the parameters. More levels and more blocks cost most where the level is wide. Attention costs little: 4 C² + 6 C, about a fifth of its residual block. The size of the image costs nothing.</details>
 
 # %%
 # NBVAL_IGNORE_OUTPUT
@@ -968,7 +968,7 @@ print(f"digits not seen in training:          nearest digit {real['nearest']:.2f
 # %% [markdown]
 # ("Nearest digit": root mean square distance of a sample from the training digit most like it, mean of 192 samples; noise makes it large. "Fréchet": distance between mean and covariance of a classifier's features, of samples and of training digits, as in FID, section 2.8.) Three lessons:
 #
-# - **The length matters.** After 60 steps the numbers say how fast a network learns: without skips +62 %, without the start at 0 +16 %, without time +9 %. After 200 steps they are +22 %, +11 % and +15 %. After 800 steps they are +19 %, +5 % and +16 %. No skips and no time come closer; where they end is not measured.
+# - **The length matters.** After 60 steps the numbers say how fast a network learns: without skips +62 %, without the start at 0 +16 %, without time +9 %. After 200 steps they are +22 %, +11 % and +15 %. After 800 steps they are +19 %, +5 % and +16 %. The losses of "no skips" and "no time" come closer to each other; where they end is not measured.
 # - **The measure matters.** After 800 steps, by the nearest digit, which sees noise, no time is worst (0.46 to 0.41 of no skips). By the Fréchet distance of features the two are equal (6.4 and 6.3; full 3.2).
 # - **No difference is a result, too**, for this network and these images: without attention the loss does not change by more than 1 %. On 8x8 pixels the convolutions see the whole image anyway.
 #
@@ -1023,6 +1023,7 @@ from torch.nn import functional as F
 from ddpm_lesson import GaussianDiffusion, checks, data, losses, plots, samplers, schedules, spacing, training
 from ddpm_lesson.denoisers import clipped, make_denoiser
 from ddpm_lesson.networks import unet
+from ddpm_lesson.networks.blocks import DownSample, TimeEmbedding, UpSample  # for your UNet
 from ddpm_lesson.predictions import epsilon, fixedsmall
 
 torch.set_num_threads(1)
@@ -1080,7 +1081,7 @@ x, t = torch.randn(2, 1, 8, 8), torch.tensor([10, 500])
 assert torch.allclose(yours(x, t), theirs(x, t), rtol=1e-3, atol=1e-3)
 
 # %% [markdown]
-# Now train it: 700 steps, half a minute to a minute on two CPU cores. (`draw` and `fit` are those of section 3.7.)
+# Now train it: 700 steps, half a minute to a minute on two CPU cores. (`draw` is that of section 3.7, and `fit_longer` its `fit` without pictures on the way.)
 
 # %% tags=["folded"]
 short = chain.respaced(spacing.trailing(1000, 100))
@@ -1094,7 +1095,7 @@ def draw(net, n, seed=0):
     return samplers.last(samplers.ancestral(short, p, x_T, generator=generator)).cpu()
 
 # %% tags=["folded"]
-def fit(net, steps):
+def fit_longer(net, steps):
     """Trains net; returns the averaged network and the loss of each step."""
     generator, history = torch.Generator().manual_seed(0), []
     batches, ema = training.minibatches(x_train, batch_size=64, generator=generator), training.EMA(net, 0.99)
@@ -1106,7 +1107,7 @@ def fit(net, steps):
 
 # %%
 torch.manual_seed(0)
-net, history = fit(UNet(1000, 16, [1, 2], [1], 1, 0.0, in_ch=1, num_groups=4).to(device), 700)
+net, history = fit_longer(UNet(1000, 16, [1, 2], [1], 1, 0.0, in_ch=1, num_groups=4).to(device), 700)
 fig, ax = plt.subplots(figsize=(8.3, 1.8), layout="constrained")
 _ = plots.image_grid(draw(net, 48), ncols=16, ax=ax)
 
