@@ -145,5 +145,11 @@ q_sample = Check(
             brief="Your coefficients have shape (B, 1, 1, 1).",
             look_up=lambda table, t, x: table[t].view(-1, 1, 1, 1),
         ),
+        Misconception(
+            "The two coefficients are swapped and have no roots. x_0 has sqrt(alpha_bar), the noise sqrt(1 - "
+            "alpha_bar).",
+            signal=lambda a_bar: 1 - a_bar,
+            spread=lambda a_bar: a_bar,
+        ),
     ),
 )

@@ -182,5 +182,9 @@ mean_from_eps = Check(
         Misconception(
             "You went through the estimate of x_0 and clipped it to [-1, 1]. Nothing is clipped here.", instead=_clipped
         ),
+        Misconception(
+            "You multiplied by sqrt(1 - alpha_bar) in the factor of eps. Divide by it.",
+            below=lambda c: (1 - c.a_bar).rsqrt(),
+        ),
     ),
 )

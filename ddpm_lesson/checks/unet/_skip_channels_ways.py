@@ -35,3 +35,13 @@ def first_only(ch: int, ch_mult: list[int], num_res_blocks: int) -> list[int]:
             inputs.append(now + skip * (i == 0))
             now = ch * mult
     return inputs
+
+
+def very_first_only(ch: int, ch_mult: list[int], num_res_blocks: int) -> list[int]:
+    """No block but the first of all gets a skip."""
+    now, inputs = ch * ch_mult[-1], []
+    for mult in reversed(ch_mult):
+        for _ in range(num_res_blocks + 1):
+            inputs.append(now)
+            now = ch * mult
+    return [2 * inputs[0], *inputs[1:]]

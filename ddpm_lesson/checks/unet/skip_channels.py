@@ -5,7 +5,7 @@ import math
 import torch
 
 from ddpm_lesson.checks._engine import Case, Check, Misconception
-from ddpm_lesson.checks.unet._skip_channels_ways import carried_on, first_only, late
+from ddpm_lesson.checks.unet._skip_channels_ways import carried_on, first_only, late, very_first_only
 
 
 def _skip_channels(ch, ch_mult, num_res_blocks):
@@ -284,6 +284,10 @@ skip_channels = Check(
             instead=lambda ch, ch_mult, n: _stacked(
                 ch, ch_mult, n, take=lambda skips: skips.pop(0), order=list, bottom=lambda widths: ch
             ),
+        ),
+        Misconception(
+            "Only the very first of your blocks has a skip. Every block on the way up takes one.",
+            instead=very_first_only,
         ),
     ),
 )
