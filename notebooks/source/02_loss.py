@@ -69,7 +69,7 @@ from ddpm_lesson.networks.mlp import MLP
 torch.set_num_threads(1)  # tensors as small as here gain nothing from more threads
 process = GaussianDiffusion(schedules.linear(1000))
 betas, alphas_bar = process.betas.float().to(device), process.alphas_bar.float().to(device)
-q_sample = checks.carried("q_sample")  # that of exercise 1.4
+extract, q_sample = checks.carried("extract"), checks.carried("q_sample")  # exercises 1.3 and 1.4
 
 # %%
 digits = load_pretrained("digits_ddpm", device=device)
