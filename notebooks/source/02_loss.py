@@ -521,8 +521,7 @@ def bound_of(s=0.3):
         axes[2].bar(0, found[k], bottom=sum(found[:k]), color=plots.COLOURS[k], label=f"{name} = {found[k]:.2f}")
     axes[2].bar(1, nll, color="0.6", edgecolor="k")
     axes[2].bar(1, sum(found) - nll, bottom=nll, color="w", edgecolor="k", hatch="//", label=f"gap = {sum(found) - nll:.2f}")
-    axes[2].set_xticks([0, 1], ["$L$", r"$-\log p_\theta(x_0)$"])
-    axes[2].set_ylabel("nats")
+    axes[2].set(xticks=[0, 1], xticklabels=["$L$", r"$-\log p_\theta(x_0)$"], ylabel="nats")
     axes[2].legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %%
@@ -586,7 +585,7 @@ ax.axhline(1, color=plots.VERMILION, label=r"$L_\mathrm{simple}$")
 _ = ax.set(xlabel="t", ylabel="weight, scaled to mean 1"), ax.legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 2.10.* What an error of the noise costs in the bound, and in $L_\text{simple}$, each scaled to mean 1: only ratios matter, the learning rate takes the rest. The two curves of the bound differ only at the smallest t; elsewhere they coincide. <!-- alt: On a logarithmic axis the weight of the bound is high at the smallest t, falls steeply, and rises slowly again towards large t; that of L simple is a flat line that crosses it at small t. -->
+# *Figure 2.10.* What an error of the noise costs in the bound, and in $L_\text{simple}$, each scaled to mean 1: only ratios matter, the learning rate takes the rest. The two curves of the bound differ only at the smallest t; elsewhere they nearly coincide. <!-- alt: On a logarithmic axis the weight of the bound is high at the smallest t, falls steeply, and rises slowly again towards large t; that of L simple is a flat line; the bound lies above it below t = 100. -->
 
 # %% [markdown]
 # ## 2.8 Which weight?
@@ -610,7 +609,7 @@ _ = ax.set(xlabel="t", ylabel="weight, scaled to mean 1"), ax.legend(fontsize="s
 # - min-SNR: `(5 / process.snr).clamp(max=1)`.
 #
 # Only the shape of $w$ counts: it is scaled to mean 1.
-# <details><summary>What we found</summary>In 1000 steps none clearly beats $L_\text{simple}$. The bound's weight does worse at nearly every t: it spends the training on the smallest t, and little of what it learns there helps at the others. $1/\operatorname{SNR}$ is worse by far, for the opposite reason: it spends it on large t. Min-SNR is about equal. More weight below t = 200 helps there only after about 3000 steps (`trained(w, 3000)`), and only a little; what it gains there it tends to lose at large t.</details>
+# <details><summary>What we found</summary>In 1000 steps none clearly beats $L_\text{simple}$. The bound's weight does worse at nearly every t: it spends the training on the smallest t, and little of what it learns there helps at the others. $1/\operatorname{SNR}$ is worse by far, for the opposite reason: it spends it on large t. Min-SNR is about equal. More weight below t = 200 helps there only after about 3000 steps (`trained(w, 3000)`), and only a little, and at large t it costs. The steep answers at small t need more steps, not only more weight.</details>
 
 # %%
 w = vlb_weight(process.betas, process.betas)  # yours: any positive tensor of 1000 numbers
