@@ -14,12 +14,12 @@
 # *The course:* 1 forward process → **2 loss** → 3 U-Net → 4 sampling → 5 variants
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 77 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading.
+# **The core path takes 76 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
 # | 1 | 2.1 Train first … 2.4 What least squares learns | 39 |
-# | 2 | 2.5 Noise, image and score: three names for one answer … 2.8 Which weight? | 38 |
+# | 2 | 2.5 Noise, image and score: three names for one answer … 2.8 Which weight? | 37 |
 # | capstone | 2.9 Capstone: a training loop for digits … 2.20 Where to read on | 39 |
 #
 # Sections called *Going deeper* are collapsed (83 minutes in all); the path does not need them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
@@ -85,7 +85,7 @@ _ = plots.image_grid(drawn, ncols=10)
 # 2. What is $\mathbb E\big[\,\mathbb E[X\mid Y]\,\big]$? <details><summary>Answer</summary>$\mathbb E[X]$. Average within each value of $Y$, then average the averages. Pointer: "law of total expectation".</details>
 # 3. Which of $\mathbb E[\log X]$ and $\log \mathbb E[X]$ is larger? <details><summary>Answer</summary>$\log\mathbb E[X]$: the logarithm bends downwards, so the average of its values lies below its value at the average. Pointer: "Jensen's inequality".</details>
 #
-# **Symbols.** Those of notebook 1, and these. Formulas count $t$ from 1, code from 0; *printed* numbers and axes show the code's t. Small t is "early" or "clean", large t "late" or "noisy". Logarithms are natural (*nats*) unless *bits* are named.
+# **Symbols.** Those of notebook 1, and these. Formulas count $t$ from 1, code from 0; *printed* numbers and axes show the code's t. Small t means little noise, large t much. Logarithms are natural (*nats*) unless *bits* are named.
 #
 # | symbol | in code | what it is | 中文 |
 # |---|---|---|---|
@@ -103,11 +103,11 @@ _ = plots.image_grid(drawn, ncols=10)
 #
 # *Question.* Notebook 1 ended with one missing function: the average clean image behind a noisy one. Nobody can compute it for real images. But training pairs cost nothing: take an image, add noise. Can a network learn from such pairs how to walk back? We train first, on points in the plane, and ask afterwards why it worked.
 #
-# DDPM's recipe: take a point $x_0$, a random step $t$ and noise $\epsilon$; mix them into $x_t$ as in (1.2); let the network say which noise it was; square its error.
+# DDPM's recipe: take a point $x_0$, a random step $t$ and noise $\epsilon$; mix them into $x_t$ as in (1.2); let the network say which noise it was; square its error. (Mixing is `q_sample(x_0, t, noise, alphas_bar)` of exercise 1.4; the imports took the course's solution.)
 # $$L_\text{simple} = \mathbb E_{t,\,x_0,\,\epsilon}\Big[\big\|\epsilon-\epsilon_\theta\big(\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\;\epsilon,\ t\big)\big\|^2\Big] . \tag{2.1: DDPM Eq. 14}$$
 #
-# **Exercise 2.1 (two stars, 6 minutes).** The inside of (2.1) for a batch. `x_0` and `noise` are (B, \*D), `t` is (B,), `alphas_bar` is (T,), `model(x_t, t)` predicts the noise. Return the squared errors, (B, \*D), *not* averaged.
-# <details><summary>Hint 1</summary>You wrote q_sample in exercise 1.4; it is here. The model gets its result, and t.</details>
+# **Exercise 2.1 (two stars, 6 minutes).** The inside of (2.1) for a batch. `x_0` and `noise` are (B, \*D), `t` is (B,), `alphas_bar` is (T,), `model(x_t, t)` predicts the noise. Return the squared errors, (B, \*D), *not* averaged. The next cell checks your function and names the mistake, if there is one. As long as it is not right, the course's own goes on instead.
+# <details><summary>Hint 1</summary>The mixture is the result of q_sample. The model gets its result, and t.</details>
 # <details><summary>Hint 2</summary>The target is the noise itself, without a factor; compare, square, return.</details>
 
 # %%
@@ -151,10 +151,10 @@ history = train(model, optimizer, points, 2000, generator)
 
 # %%
 ax = plots.loss_curve(history, smooth=100)
-_ = ax.set(ylim=(0, 1.1))
+_ = ax.set(ylim=(0, 1.3))
 
 # %% [markdown]
-# *Figure 2.2.* The loss of each step (thin) and its running mean (thick). It jitters because every batch draws other steps $t$, some easy, some hard. After a few hundred steps it seems to have arrived. <!-- alt: A noisy curve falls from 1 to about 0.23 within a few hundred steps and stays flat up to step 2000. -->
+# *Figure 2.2.* The loss of each step (thin) and its running mean (thick). It jitters because every batch draws other steps $t$, some easy, some hard. After a few hundred steps it seems to have arrived. <!-- alt: A noisy curve starts a little above 1, falls to about 0.23 within a few hundred steps, and stays flat up to step 2000. -->
 
 # %% [markdown]
 # ## 2.2 Sample with it
@@ -185,7 +185,7 @@ mean_from_eps = checks.mean_from_eps(mean_from_eps)
 # %% [markdown]
 # A step back is a draw, so noise is added to the mean:
 # $$x_{t-1} = \mu_\theta(x_t, t)+\sigma_t\,z,\qquad z\sim\mathcal N(0, I) . \tag{2.3: DDPM Algorithm 2}$$
-# For $\sigma_t^2$ we take the variance of the posterior, $\tilde\beta_t$ (DDPM's *fixedsmall*; section 2.14 says when $\beta_t$, *fixedlarge*, is right). At the last step it is 0: the sample is a mean.
+# For $\sigma_t^2$ we take the variance of the posterior, $\tilde\beta_t$ (DDPM's *fixedsmall*; section 2.14 says when $\beta_t$, *fixedlarge*, is right). At the last step it is 0: no noise is added.
 
 # %%
 @torch.no_grad()
@@ -231,14 +231,14 @@ show(data=points[:1000], after_2000_steps=ring)
 
 # %%
 eight = oracle.Mixture(process, *data.eight_gaussians_mixture())
-new, ts = data.eight_gaussians(20_000), torch.arange(1000).repeat(20)
+new, ts = data.eight_gaussians(200_000), torch.arange(1000).repeat(200)
 noise = torch.randn(new.shape)
 x_t = q_sample(new, ts, noise, process.alphas_bar.float())
 
 # %%
 def by_t(eps):
     """Squared error of the noise in 50 bands of 20 steps."""
-    return (eps - noise).square().mean(1).view(20, 50, 20).mean((0, 2))
+    return (eps - noise).square().mean(1).view(200, 50, 20).mean((0, 2))
 
 # %%
 with torch.no_grad():
@@ -257,10 +257,12 @@ _ = ax.set(xlabel="t", ylabel="squared error of the noise", ylim=(0, 1)), ax.leg
 # %% [markdown]
 # *Figure 2.4.* The loss for each $t$, on new points. In the mean over all t the network is only a little more than a tenth above the best possible. But the whole difference (shaded) lies at small $t$: there the best answer knows which cluster a point belongs to, and the network does not. <!-- alt: Loss over t. The network's curve lies on the dotted best curve for large t; below t = 150 it stays clearly above it, most of all near t = 50, where the dotted curve dips. -->
 #
-# The large steps are learned: there the answer is a smooth function of $x_t$. At $t\approx 50$ the clusters are apart and the answer changes steeply between neighbours. A network learns smooth functions first.
+# Large t are learned: there the answer is a smooth function of $x_t$. At $t\approx 50$ the clusters are apart and the answer changes steeply between neighbours. A network learns smooth functions first.
 #
 # > **Predict.** Train the same network on, three times as long as before. What happens to the flat curve: will it stay flat, or fall again?
 # > <details><summary>Then look</summary>It falls again, slowly, and then stays just above the dotted line.</details>
+#
+# The next cell takes a while: three times as many steps as the first run.
 
 # %%
 history += train(model, optimizer, points, 6000, generator)
@@ -270,7 +272,7 @@ running = torch.tensor(history).unfold(0, 500, 1).mean(1)
 fig, ax = plt.subplots(figsize=(6, 3))
 ax.plot(range(500, 8001), running, color=plots.VERMILION, label="mean of 500 steps")
 ax.axhline(exact.mean(), color="k", linestyle=":", label="the best possible")
-ax.axvline(2000, color=plots.GREEN, linestyle="--", label="figure 2.3")
+ax.axvline(2000, color=plots.GREEN, linestyle="--", label="stopped here in figure 2.3")
 _ = ax.set(xlabel="training step", ylabel="loss", ylim=(0.19, 0.25)), ax.legend(fontsize="small")
 
 # %% [markdown]
@@ -284,7 +286,7 @@ show(data=points[:1000], after_2000_steps=ring, after_8000_steps=found)
 # %% [markdown]
 # *Figure 2.6.* The same noise, the same code, 6000 training steps later. <!-- alt: Left: the data, eight clusters. Middle: the ring without clusters. Right: eight clusters, with a few points between them. -->
 #
-# Is this one lucky seed? With 5 seeds, 50 % to 52 % of the samples lie near a cluster after 2000 steps, and 95 % to 96 % after 8000 (`data/records/plateau.py`).
+# Is this one lucky run? The record holds five others, with other random numbers. With 5 seeds, 50 % to 52 % of the samples lie near a cluster after 2000 steps, and 95 % to 96 % after 8000 (`data/records/plateau.py`).
 #
 # Three lessons. **A flat curve says nothing alone**: compare with the best possible loss where it is known, or with held-out data, and train longer before you believe it. **A low mean says little**: samples need every $t$. **Split the loss by $t$** to find the fault.
 
@@ -336,17 +338,18 @@ averages()
 _ = interact(averages, t=(0, 999, 37))
 
 # %% [markdown]
-# With little noise the line is a step: $x_t$ says which cluster it was. With much noise it is flat at the mean of the data, −0.4: the clusters are forgotten. The steep lines were the last thing that your network learned.
+# With little noise the line is a step: $x_t$ says which cluster it was. With much noise it is flat at the mean of the data, −0.4: the clusters are forgotten. Steep functions like this one were the last thing that your network learned.
 #
 # > **Predict.** A network of unlimited size, trained without end on these pairs at $t = 300$: where does its loss stop, at 0, at the variance of the data (0.88), or between?
-# > <details><summary>Then look</summary>Between: at the irreducible part, which the next cell computes on a grid.</details>
+# > <details><summary>Then look</summary>Between: at the irreducible part, printed below.</details>
+#
+# As an example of a wrong $f$ take $\tanh(3x_t)$. Sums over a grid give all three terms of (2.4):
 
-# %%
+# %% tags=["folded"]
 def log_normal(x, mean, var):
     """log N(x; mean, var) in nats."""
     return -0.5 * ((x - mean) ** 2 / var + torch.log(2 * math.pi * var))
 
-# %% tags=["folded"]
 grid, a = torch.linspace(-5, 5, 1001, dtype=torch.float64), process.alphas_bar[300]
 x_0 = grid[:, None]
 q_data = (share * log_normal(x_0, places, widths**2).exp()).sum(1, keepdim=True)
@@ -376,7 +379,7 @@ for name, f in (("E[x_0 | x_t]", m), ("the medians", median)):
 # %% [markdown] tags=["sitting"]
 # ## 2.5 Noise, image and score: three names for one answer
 #
-# *Sitting 2 of 2, 38 minutes.*
+# *Sitting 2 of 2, 37 minutes.*
 #
 # *Question.* By (2.4) your network learned the average noise, $\mathbb E[\epsilon\mid x_t]$. The step back needs the average image, $\mathbb E[x_0\mid x_t]$. Other papers train a *score*. Are these three different things?
 
@@ -400,11 +403,11 @@ q_sample, simple_loss = checks.carried("q_sample"), checks.carried("simple_loss"
 # %% [markdown]
 # *Noise and image.* Given $x_t$, noise and image determine each other: $x_0 = (x_t-\sqrt{1-\bar\alpha_t}\,\epsilon)/\sqrt{\bar\alpha_t}$ by (1.7). Average both sides given $x_t$; $x_t$ is fixed, so only $\epsilon$ is averaged:
 # $$\mathbb E[x_0\mid x_t] = \frac{x_t-\sqrt{1-\bar\alpha_t}\;\mathbb E[\epsilon\mid x_t]}{\sqrt{\bar\alpha_t}} . \tag{2.5}$$
-# **That is why predicting the noise is enough**, and why putting a guess of the noise into the posterior mean in exercise 2.2 was right: that mean is linear in $x_0$, so the average goes through it.
+# **That is why predicting the noise is enough**, and why putting a guess of the noise into the posterior mean in exercise 2.2 was right: that mean is linear in $x_0$, so we may put the average of $x_0$ into it.
 #
 # *Noise and score.* The density of $x_t$ is an average over all clean images, $q(x_t) = \int q(x_t\mid x_0)\,q(x_0)\,dx_0$. Take the gradient in $x_t$ with $\nabla g = g\,\nabla\log g$, divide by $q(x_t)$, and use Bayes' rule, $q(x_t\mid x_0)\,q(x_0)/q(x_t) = q(x_0\mid x_t)$:
 # $$\nabla\log q(x_t) = \int q(x_0\mid x_t)\,\nabla\log q(x_t\mid x_0)\,dx_0 = \mathbb E\big[\nabla\log q(x_t\mid x_0)\mid x_t\big] .$$
-# The inside is a Gaussian with gradient $-(x_t-\sqrt{\bar\alpha_t}\,x_0)/(1-\bar\alpha_t)$, and the bracket is $\sqrt{1-\bar\alpha_t}\,\epsilon$. So
+# Inside is the logarithm of a Gaussian density; its gradient is $-(x_t-\sqrt{\bar\alpha_t}\,x_0)/(1-\bar\alpha_t)$. The numerator is $\sqrt{1-\bar\alpha_t}\,\epsilon$. So
 # $$\nabla\log q(x_t) = -\frac{\mathbb E[\epsilon\mid x_t]}{\sqrt{1-\bar\alpha_t}} . \tag{2.6}$$
 # The gradient of $\log q$ points uphill in density and is called the *score* (得分函数). A network that predicts noise has learned the score, up to a factor. With (2.5) it reads
 # $$\mathbb E[x_0\mid x_t] = \frac{x_t+(1-\bar\alpha_t)\,\nabla\log q(x_t)}{\sqrt{\bar\alpha_t}} , \tag{2.7}$$
@@ -421,7 +424,7 @@ assert off < 1e-9  # (2.6) and (2.7), against autograd
 
 # %% [markdown]
 # > **Predict.** Eight clusters of equal weight stand in a ring, still apart. Where does the score point at the centre of the ring? And what is $\mathbb E[x_0\mid x_t]$ there?
-# > <details><summary>Then look</summary>Nowhere: the eight pulls cancel. The average clean point is the centre itself, where no data are. An average need not be typical.</details>
+# > <details><summary>Then look</summary>Nowhere: in the exact centre, between the arrows of figure 2.8, the eight pulls cancel. The average clean point is the centre itself, where no data are. An average need not be typical.</details>
 
 # %%
 def arrows(ax, t):
@@ -441,7 +444,7 @@ for ax, t in zip(axes, (20, 100, 400), strict=True):
     _ = ax.set(title=f"t = {t}", xlim=(-2.8, 2.8), ylim=(-2.8, 2.8))
 
 # %% [markdown]
-# *Figure 2.8.* Points $x_t$ and the direction of the exact score (bright: strong, each panel with its own scale). At t = 20 every arrow points to the nearest cluster. At t = 100 the arrows inside the ring are weak: the pulls cancel. At t = 400 one broad cluster is left, and all arrows point to its middle. This is the function that your network could not draw at t = 50 before step 2000. <!-- alt: Three panels. At t = 20 arrows lead to eight clusters, at t = 100 to a ring, at t = 400 to the centre of one broad cloud. -->
+# *Figure 2.8.* Points $x_t$ and the direction of the exact score (bright: strong, each panel with its own scale). At t = 20 every arrow points to the nearest cluster. At t = 100 all arrows lead to the ring; along the ring they are weak (dark), because neighbouring clusters pull against each other. (The score is 0 in the exact centre, between the arrows.) At t = 400 one broad cluster is left, and all arrows point to its middle. This is the function that your network could not draw at t = 50 before step 2000. <!-- alt: Three panels. At t = 20 arrows lead to eight clusters; at t = 100 they lead to a ring, and are weak along it; at t = 400 they lead to the centre of one broad cloud. -->
 
 # %% [markdown]
 # ## 2.6 How likely are the data? The bound
@@ -450,11 +453,11 @@ for ax, t in zip(axes, (20, 100, 400), strict=True):
 #
 # The model starts in noise and walks back, $p(x_T) = \mathcal N(0, I)$:
 # $$\begin{aligned} p_\theta(x_{0:T}) &= p(x_T)\,\prod_{t=1}^T p_\theta(x_{t-1}\mid x_t), \\ p_\theta(x_{t-1}\mid x_t) &= \mathcal N\big(x_{t-1};\ \mu_\theta(x_t, t),\ \sigma_t^2 I\big). \end{aligned} \tag{2.8: DDPM Eq. 1}$$
-# We want $-\log p_\theta(x_0)$ to be small. But $x_0$ can be reached on every path $x_1,\dots,x_T$, and nearly all paths have nothing to do with it. The forward process knows good ones. Multiply and divide by $q(x_{1:T}\mid x_0)$; then the integral over paths is an expectation under $q$. And $-\log$ bends upwards, so the average of its values lies above its value at the average (question 3 above):
+# We want $-\log p_\theta(x_0)$ to be small. But $x_0$ can be reached on every path $x_1,\dots,x_T$, and nearly all paths have nothing to do with it. The forward process, started in $x_0$, draws good ones. Multiply and divide by $q(x_{1:T}\mid x_0)$; then the integral over paths is an expectation under $q$. And $-\log$ bends upwards, so the average of its values lies above its value at the average (question 3 above):
 # $$\begin{aligned} -\log p_\theta(x_0) &= -\log\ \mathbb E_q\left[\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right] \\ &\le\ \mathbb E_q\left[-\log\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right] =: L . \end{aligned} \tag{2.9: DDPM Eq. 3}$$
-# $L$ is the **variational bound** (变分下界; $-L$ is a *lower* bound of $\log p_\theta$, hence the name ELBO). This is the only line that is not an equality. What is lost, the gap, is itself a divergence: between the paths of $q$ and the paths that the model believes led to $x_0$.
+# $L$ is the **variational bound** (变分下界; $-L$ is a *lower* bound of $\log p_\theta$, hence the name ELBO). This is the only line that is not an equality. What is lost, the gap, is itself a divergence: between $q$'s distribution of paths and the model's own distribution of paths that end in $x_0$.
 #
-# Both chains are products of steps, so the logarithm is a sum. With Bayes' rule each forward step is turned round, so that it can be compared with a step of the model; section 2.10 goes through it line by line. The result:
+# Both chains are products of steps, so the logarithm is a sum. Bayes' rule, with $x_0$ given, turns each forward step round, so that it can be compared with a step of the model: $q(x_t\mid x_{t-1}) = q(x_{t-1}\mid x_t,x_0)\;q(x_t\mid x_0)/q(x_{t-1}\mid x_0)$. Along the chain the extra factors cancel, each against that of the next step, and only $q(x_T\mid x_0)$ is left (line by line in section 2.10). The result:
 # $$\begin{aligned} L = {}&\underbrace{\operatorname{KL}\big(q(x_T\mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t\ge 2}\underbrace{\mathbb E_q\operatorname{KL}\big(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t)\big)}_{L_{t-1}} \\ &\underbrace{-\,\mathbb E_q\log p_\theta(x_0\mid x_1)}_{L_0} . \end{aligned} \tag{2.10: DDPM Eq. 5}$$
 # Read it as: does the chain end in noise ($L_T$); does every step of the model agree with the posterior, which knows $x_0$ ($L_{t-1}$); does the last step hit $x_0$ ($L_0$). Each term needs *one* $x_t$, which one jump delivers. So training can pick one $t$ at a time.
 #
@@ -473,9 +476,9 @@ def gaussian_kl(mean_1, var_1, mean_2, var_2):
 gaussian_kl = checks.gaussian_kl(gaussian_kl)
 
 # %% [markdown]
-# *See all terms.* Three steps, one dimension, $x_0 = 0.8$ (`here` in code). The model is a poor one: its network believes that the data are $\mathcal N(-0.4,\ s^2)$ with a small $s$. Your function computes the terms; the exact $-\log p_\theta(x_0)$ comes from walking the model's density back on a grid.
+# *See all terms.* Three steps, one dimension, $x_0 = 0.8$. The model is a poor one: its network believes that the data are $\mathcal N(-0.4,\ s^2)$ with a small $s$. Your function computes the terms; the exact $-\log p_\theta(x_0)$ comes from walking the model's density back on a grid. (The code is folded; nothing in it is needed.)
 
-# %%
+# %% tags=["folded"]
 short = GaussianDiffusion(torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64))
 here = torch.tensor([[0.8]], dtype=torch.float64)
 axis, dx = torch.linspace(-7, 7, 121, dtype=torch.float64)[:, None], 14 / 120
@@ -488,7 +491,7 @@ def steps_back(s):
     """p(x_t, i).p is the Gaussian of x_{t-1}, for a network that believes the data to be N(-0.4, s^2)."""
     return reverse(short, oracle.GaussianData(short, torch.tensor([-0.4], dtype=torch.float64), s), fixedlarge)
 
-# %%
+# %% tags=["folded"]
 def bound_terms(s):
     """L_T, L_2, L_1, L_0, and -log p(x_0) itself, in nats."""
     p, found, a = steps_back(s), [], short.alphas_bar[2]
@@ -504,7 +507,7 @@ def bound_terms(s):
         density = log_normal(targets, mean.T, var.T).exp() @ density * dx
     return found, -density.log().item()
 
-# %%
+# %% tags=["folded"]
 def bound_of(s=0.3):
     """The two steps back as bells, and the terms of the bound as bars."""
     (found, nll), axes = bound_terms(s), plt.subplots(1, 3, figsize=(9.5, 3), layout="constrained")[1]
@@ -515,17 +518,17 @@ def bound_of(s=0.3):
             ax.plot(axis, log_normal(axis, bell.mean, bell.log_var.exp()).exp(), color=color, label=name)
         _ = ax.set(xlim=(-3, 3), xlabel=f"$x_{i}$", title=f"step to $x_{i}$"), ax.legend(fontsize="small")
     for k, name in enumerate(("$L_T$", "$L_2$", "$L_1$", "$L_0$")):
-        axes[2].bar(0, found[k], bottom=sum(found[:k]), color=plots.COLOURS[k], label=name)
+        axes[2].bar(0, found[k], bottom=sum(found[:k]), color=plots.COLOURS[k], label=f"{name} = {found[k]:.2f}")
     axes[2].bar(1, nll, color="0.6", edgecolor="k")
-    axes[2].bar(1, sum(found) - nll, bottom=nll, color="w", edgecolor="k", hatch="//", label="gap")
-    axes[2].set_xticks([0, 1], ["$L$", r"$-\log p_\theta(x_0)$"])
+    axes[2].bar(1, sum(found) - nll, bottom=nll, color="w", edgecolor="k", hatch="//", label=f"gap = {sum(found) - nll:.2f}")
+    axes[2].set(xticks=[0, 1], xticklabels=["$L$", r"$-\log p_\theta(x_0)$"], ylabel="nats")
     axes[2].legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %%
 bound_of()
 
 # %% [markdown]
-# *Figure 2.9.* Left and middle: at a typical $x_t$, the posterior (which knows $x_0 = 0.8$) and the model's step (which does not) as two bells; their divergences, averaged over $x_t$, are $L_2$ and $L_1$. Right, in nats: the four terms add up to $L$, which lies above $-\log p_\theta(x_0)$ (grey) by the gap (hatched). <!-- alt: Two panels with two bells each, the model's to the left of the posterior's; a bar of stacked terms beside a grey bar with a hatched top, both of the same height. -->
+# *Figure 2.9.* Left and middle: at a typical $x_t$, the posterior (which knows $x_0 = 0.8$) and the model's step (which does not) as two bells; their divergences, averaged over $x_t$, are $L_2$ and $L_1$. Right: the four terms ($L_T$ is hardly visible) add up to $L$, which lies above $-\log p_\theta(x_0)$ (grey) by the gap (hatched). <!-- alt: Two panels with two bells each, the model's to the left of the posterior's; a bar of stacked terms beside a grey bar with a hatched top, both of the same height. -->
 
 # %% tags=["folded"]
 found, nll = bound_terms(0.3)
@@ -534,7 +537,8 @@ print(f"L_T {found[0]:.4f} + L_2 {found[1]:.4f} + L_1 {found[2]:.4f} + L_0 {foun
 print(f"-log p(x_0) = {nll:.4f} nats, so the gap is {sum(found) - nll:.4f}")
 
 # %% [markdown]
-# Move $s$. Which terms change, and where is the gap smallest? (The data have a standard deviation of 0.94.)
+# Move $s$. Which terms change, and where is the gap smallest? (The two clusters of section 2.4 have mean −0.4 and standard deviation 0.94.)
+# <details><summary>Then look</summary>$L_T$ stays: there is no network in it. All others change. The gap is smallest near s = 0.8. $L$ is smallest near s = 1.2, the distance from −0.4 to this $x_0$: the bound of one point asks for a belief that reaches it.</details>
 
 # %%
 # NBVAL_IGNORE_OUTPUT
@@ -545,7 +549,7 @@ _ = interact(bound_of, s=(0.1, 1.5, 0.1))
 #
 # In $L_{t-1}$ the first Gaussian is the posterior $\mathcal N(\tilde\mu_t, \tilde\beta_t I)$, the second the model's step $\mathcal N(\mu_\theta, \sigma_t^2 I)$. Choose $\sigma_t^2$ by hand. Then only one part of (2.11) contains the network:
 # $$L_{t-1} = \mathbb E_q\left[\frac{1}{2\sigma_t^2}\,\big\|\tilde\mu_t(x_t,x_0)-\mu_\theta(x_t,t)\big\|^2\right] + C . \tag{2.12: DDPM Eq. 8}$$
-# **A squared distance of means.** For one $x_0$ its minimum is the posterior mean itself; but the network does not know $x_0$. Average over the data as well, and (2.4) says what is best: $\mu_\theta = \mathbb E[\tilde\mu_t\mid x_t]$, the mean of the true step back. The likelihood asks for the same function as section 2.4.
+# **A squared distance of means.** For one $x_0$ its minimum is the posterior mean itself; but the network does not know $x_0$. Average over the data as well, and (2.4) says what is best: $\mu_\theta = \mathbb E[\tilde\mu_t\mid x_t]$, the mean of the true step back. The likelihood asks for the same thing, a conditional mean.
 #
 # Both means have the form (2.2), one with the true noise and one with the network's. Subtract; $x_t$ cancels:
 # $$\frac{1}{2\sigma_t^2}\,\|\tilde\mu_t-\mu_\theta\|^2 = \frac{\beta_t^2}{2\sigma_t^2\,\alpha_t\,(1-\bar\alpha_t)}\;\|\epsilon-\epsilon_\theta(x_t,t)\|^2 . \tag{2.13: DDPM Eq. 12}$$
@@ -563,8 +567,8 @@ def vlb_weight(betas, var):
 vlb_weight = checks.vlb_weight(vlb_weight)
 
 # %% [markdown]
-# > **Predict.** The weight at t = 1 and at t = 999: equal, ten times larger early, or more than ten times?
-# > <details><summary>Then look</summary>More, as the figure shows. The bound cares most for the last few steps of sampling, where fine detail is decided.</details>
+# > **Predict.** The weight at t = 1 and at t = 999: equal, ten times larger at t = 1, or more than ten times?
+# > <details><summary>Then look</summary>More, as the figure shows. The bound cares most for the smallest t, where fine detail is decided.</details>
 
 # %%
 weights = {"fixedlarge": vlb_weight(process.betas, process.betas)}
@@ -574,20 +578,21 @@ print(f"with fixedlarge the weight at t = 1 is {large[1] / large[999]:.0f} times
 
 # %%
 fig, ax = plt.subplots(figsize=(6, 3))
-ax.semilogy(weights["fixedlarge"], color=plots.BLUE, label=r"the bound, $\sigma_t^2 = \beta_t$")
-ax.semilogy(range(1, 1000), weights["fixedsmall"], "--", color=plots.SKY, label=r"the bound, $\sigma_t^2 = \tilde\beta_t$")
+small = weights["fixedsmall"]
+ax.semilogy(large / large.mean(), color=plots.BLUE, label=r"the bound, $\sigma_t^2 = \beta_t$")
+ax.semilogy(range(1, 1000), small / small.mean(), "--", color=plots.SKY, label=r"the bound, $\sigma_t^2 = \tilde\beta_t$")
 ax.axhline(1, color=plots.VERMILION, label=r"$L_\mathrm{simple}$")
-_ = ax.set(xlabel="t", ylabel="weight of the squared error"), ax.legend(fontsize="small")
+_ = ax.set(xlabel="t", ylabel="weight, scaled to mean 1"), ax.legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 2.10.* What an error of the noise costs in the bound, and in $L_\text{simple}$. Only ratios matter: the learning rate takes the rest. <!-- alt: On a logarithmic axis the weight of the bound is high at the smallest t, falls steeply, and rises slowly again towards large t; that of L simple is a flat line above it. -->
+# *Figure 2.10.* What an error of the noise costs in the bound, and in $L_\text{simple}$, each scaled to mean 1: only ratios matter, the learning rate takes the rest. The two curves of the bound differ only at the smallest t; elsewhere they nearly coincide. <!-- alt: On a logarithmic axis the weight of the bound is high at the smallest t, falls steeply, and rises slowly again towards large t; that of L simple is a flat line; the bound lies above it below t = 100. -->
 
 # %% [markdown]
 # ## 2.8 Which weight?
 #
 # *Question.* DDPM's authors replaced the weight by 1. Is that allowed, and why does it help?
 #
-# It is allowed: by (2.4) each $t$ has its own best answer, and a network that is perfect at every $t$ minimises every positive weighting. But a real network has limited capacity and time. The bound spends them on the earliest steps, which change single grey levels that nobody sees. $L_\text{simple}$ moves the weight from fine detail to the steps where the shape of a digit is decided. DDPM's Table 2, on CIFAR-10, in FID (a distance between statistics of real and generated images; small is good):
+# It is allowed: by (2.4) each $t$ has its own best answer, and a network that is perfect at every $t$ minimises every positive weighting. But a real network has limited capacity and time. The bound spends them on the smallest t, which change single grey levels that nobody sees. $L_\text{simple}$ moves the weight from fine detail to larger t, where the shape of a digit is decided. DDPM's Table 2, on CIFAR-10, in FID (a distance between statistics of real and generated images; small is good):
 #
 # | network predicts | loss | FID |
 # |---|---|---|
@@ -595,10 +600,16 @@ _ = ax.set(xlabel="t", ylabel="weight of the squared error"), ax.legend(fontsize
 # | $\epsilon$ | the bound | 13.51 |
 # | $\epsilon$ | $L_\text{simple}$ | **3.17** |
 #
-# The likelihood was better with the bound, the images were better without. (Predicting $x_0$ or $v$ instead is again only a weight: section 2.12.)
+# The likelihood was better with the bound, the images were better without. (Predicting $x_0$ instead, or $v$, a mixture of both, is again only a weight: section 2.12.)
 #
-# **Exercise 2.6 (design, 8 minutes).** Choose a weight $w(t)$ that you think beats $L_\text{simple}$ on the eight clusters in 1000 steps. *Predict* first: at which $t$ will your network be better, and at which worse? Then measure with the cells below. They begin with the bound's weight; three others to try: more weight below t = 200; $1/\operatorname{SNR}$, the plain error of $x_0$; min-SNR, $\min(1, 5/\operatorname{SNR})$. Only the shape of $w$ counts: it is scaled to mean 1.
-# <details><summary>What we found</summary>The bound's weight does worse at nearly every t: it spends the training on the first few steps, and shares little of what it learns there with the others. $1/\operatorname{SNR}$ is worse by far, for the opposite reason: it spends it on the last steps. More weight below t = 200 is the one that ended the plateau sooner.</details>
+# **Exercise 2.6 (design, 8 minutes).** Choose a weight $w(t)$ for the eight clusters and 1000 steps of training. *Predict*: at which $t$ will your network be nearer to the best answer than one trained with $L_\text{simple}$, and at which further from it? *Measure* with the cells below, and *explain* what you see. They begin with the bound's weight; three others to try, with the SNR of (1.3):
+#
+# - more weight below t = 200: `torch.where(torch.arange(1000) < 200, 4.0, 1.0)`;
+# - the plain error of $x_0$: `1 / process.snr`;
+# - min-SNR: `(5 / process.snr).clamp(max=1)`.
+#
+# Only the shape of $w$ counts: it is scaled to mean 1.
+# <details><summary>What we found</summary>In 1000 steps none clearly beats $L_\text{simple}$. The bound's weight does worse at nearly every t: it spends the training on the smallest t, and little of what it learns there helps at the others. $1/\operatorname{SNR}$ is worse by far, for the opposite reason: it spends it on large t. Min-SNR is about equal. More weight below t = 200 helps there only after about 3000 steps (`trained(w, 3000)`), and only a little, and at large t it costs. The steep answers at small t need more steps, not only more weight.</details>
 
 # %%
 w = vlb_weight(process.betas, process.betas)  # yours: any positive tensor of 1000 numbers
@@ -619,7 +630,7 @@ def trained(w, steps=1000):
         optimizer.step()
     return net
 
-# %%
+# %% tags=["folded"]
 def above_best(net):
     """Squared error of the noise less that of the best answer, in 50 bands of t."""
     generator = torch.Generator().manual_seed(1)
@@ -638,7 +649,7 @@ for name, weight, color in compared:
 _ = ax.set(xlabel="t", ylabel="error above the best possible"), ax.legend()
 
 # %% [markdown]
-# *Figure 2.11.* By how much two networks miss the best answer, after 1000 steps each. <!-- alt: Two curves over t on a logarithmic axis, one for L simple and one for the chosen weight. -->
+# *Figure 2.11.* By how much two networks miss the best answer, after 1000 steps each; "your weight" is that of the bound until you change `w`. Both miss it most near t = 50. <!-- alt: Two curves over t on a logarithmic axis. Both are highest near t = 50 and fall up to t = 300. That of the bound's weight lies above that of L simple everywhere, most of all at large t. -->
 #
 # **What you now have.** A loss of two lines, a loop of eight, and a sampler that draws points from noise. Least squares learns the conditional expectation, and the part of the loss that remains is a property of the data, not of the network. Noise, image and score are one answer in three units. The likelihood asks for the same answer, with a weight that DDPM dropped. And a flat loss curve is a question: the best possible loss and the loss by $t$ answer it.
 
@@ -647,7 +658,7 @@ _ = ax.set(xlabel="t", ylabel="error above the best possible"), ax.legend()
 #
 # *Capstone, 39 minutes.*
 #
-# The loop of section 2.1 is enough for points. Published training code does three things more, and you can now add them: the learning rate rises over the first steps (*warm-up*), because Adam's first estimates are poor; the gradient's norm is cut (*clipping*), because a batch with unlucky $t$ can be far too steep; and an *average of the weights* over the last steps is kept for sampling, because each step of training moves the weights by chance as well.
+# The loop of section 2.1 is enough for points. Published training code does three things more, and you can now add them: the learning rate rises over the first steps (*warm-up*), because Adam's first estimates are poor; the gradient's norm is cut (*clipping*), because a batch with unlucky $t$ can give far too large a gradient; and an *average of the weights* over the last steps is kept for sampling, because each step of training moves the weights by chance as well.
 
 # %% tags=["start"]
 import copy
@@ -728,7 +739,7 @@ assert found.abs().max() < 3  # nothing runs away
 _ = plots.image_grid(found.view(-1, 8, 8), ncols=10)
 
 # %% [markdown]
-# *Figure 2.13.* Forty digits from noise: your loss, your mean, your loop. Many are readable, some are two digits at once. This network sees 64 numbers and does not know that they are pixels; notebook 3 builds one that does. <!-- alt: Four rows of ten grey images of 8 by 8 pixels; many show a readable digit, some are unclear. -->
+# *Figure 2.13.* Forty digits from noise: your loss, your mean, your loop. About half are readable, some are two digits at once. This network sees 64 numbers and does not know that they are pixels; notebook 3 builds one that does. <!-- alt: Four rows of ten grey images of 8 by 8 pixels; about half show a readable digit, the others are unclear. -->
 #
 # Try: draw with `net` instead of `average`; train three times as long; set `decay` to 0.5; leave out the warm-up.
 
@@ -811,7 +822,7 @@ print("summing paths and walking the density back agree to 1e-6")
 # %% [markdown]
 # With three numbers this works. With the 64 pixels of a digit no grid will do. We need a form that can be estimated from samples.
 #
-# **Line (b), multiply and divide.** Nearly all paths through the grid have nothing to do with $x_0$. The forward process knows good ones. Multiply and divide by $q(x_{1:3}\mid x_0) = q(x_1\mid x_0)\,q(x_2\mid x_1)\,q(x_3\mid x_2)$; an integral against a density is an expectation:
+# **Line (b), multiply and divide.** Nearly all paths through the grid have nothing to do with $x_0$. The forward process, started in $x_0$, draws good ones. Multiply and divide by $q(x_{1:3}\mid x_0) = q(x_1\mid x_0)\,q(x_2\mid x_1)\,q(x_3\mid x_2)$; an integral against a density is an expectation:
 # $$-\log\int q(x_{1:3}\mid x_0)\,\frac{p_\theta(x_{0:3})}{q(x_{1:3}\mid x_0)}\,dx_{1:3} = -\log\ \mathbb E_q\left[\frac{p_\theta(x_{0:3})}{q(x_{1:3}\mid x_0)}\right] . \qquad\text{(b)}$$
 
 # %%
@@ -835,7 +846,7 @@ print(f"(b) {b:.4f}, equal to (a) to 1e-6")
 # $L$ is the **variational bound** (变分下界; as a bound on $\log p_\theta$ it is a *lower* one, hence the name ELBO for $-L$). This is the only line that is not an equality.
 #
 # > **Predict.** Could the gap between $L$ and $-\log p_\theta(x_0)$ ever be 0: never, or for a model that walks back exactly as the forward process came?
-# > <details><summary>Then look</summary>For such a model it is 0. The next cells derive the gap: a divergence between the paths of the forward process and the paths that the model would believe in, given $x_0$.</details>
+# > <details><summary>Then look</summary>For such a model it is 0. The next cells derive the gap: a divergence between the forward process's distribution of paths and the model's own distribution of paths that end in $x_0$.</details>
 
 # %%
 c = expect(-log_ratio)
@@ -1164,7 +1175,7 @@ for name, loss in weighted.items():
 # So which is right? All five, *as answers*. As tasks for a network they differ; in practice the noise and $v$ are used most (section 2.8 has DDPM's comparison). Without the weights, each loss looks at other steps. And a network's own errors pass through the conversion: section 1.8 counted by how much.
 #
 # > **Predict.** Train on the plain error of $x_0$, without any weight. Compared with the plain error of the noise, which steps does it stress?
-# > <details><summary>Then look</summary>The late ones. The error of x_0 is the error of the noise divided by SNR, and SNR falls to 0.00004. Where x_t is nearly all noise, x_0 is a pure guess, and its plain error is as large as the data.</details>
+# > <details><summary>Then look</summary>Large t. The error of x_0 is the error of the noise divided by SNR, and SNR falls to 0.00004. Where x_t is nearly all noise, x_0 is a pure guess, and its plain error is as large as the data.</details>
 
 # %% [markdown]
 # **What goes wrong: training and sampling disagree about the meaning.** In the post that started this course, 【研究生工作周报】(DDPM), "A graduate student's weekly report: DDPM", the trainer always fits the noise; the sampler has an option `mean_type`, with which it takes the *same* network's output for $x_0$ or for $x_{t-1}$. To see what that does, no training is needed: take the *perfect* noise predictor for Gaussian data, `oracle.GaussianData`, and let the sampler take its output for $x_0$. Everything is linear, so the final size follows exactly: each reverse step multiplies by a slope and adds noise.
@@ -1196,7 +1207,7 @@ for std in (0.1, 0.25, 0.5):
     print(f"std {std}: {factor[0]:.2f} at t = 0, at most {factor.max():.2f}, above 1 at {above:.0%} of the steps")
 
 # %% [markdown]
-# Narrow data: large at the early steps too, and the samples explode. Wide data: above 1 at most steps, but the early steps, which come last in sampling, shrink everything. The same bug explodes or collapses, and gives no error message for either. *Repair:* one object says what an output means, and both sides use it: `xstart.target` in training, `xstart.decode` in sampling. Then every meaning gives the right samples:
+# Narrow data: large at small t too, and the samples explode. Wide data: above 1 at most steps, but small t, which come last in sampling, shrink everything. The same bug explodes or collapses, and gives no error message for either. *Repair:* one object says what an output means, and both sides use it: `xstart.target` in training, `xstart.decode` in sampling. Then every meaning gives the right samples:
 
 # %%
 gaussian = oracle.GaussianData(process, torch.zeros(1, dtype=torch.float64), 0.25)
@@ -1412,7 +1423,7 @@ ax.semilogx([t + 1 for t in shown], [best_share(t) for t in shown], "o-", color=
 _ = ax.set(xlabel="t + 1", ylabel="0: fixedsmall, 1: fixedlarge", ylim=(-0.05, 1.1))
 
 # %% [markdown]
-# *Figure 2.17.* The best variance for the eight clusters with the exact denoiser. Early, the cluster itself is a small Gaussian, and fixedlarge is nearly right. Around t = 50 the denoiser knows which cluster it is in, so the data look more like points, and the best variance moves towards fixedsmall. Late, all of it looks like one broad Gaussian. A network can learn this curve: that is the *learned range* of Improved DDPM (notebook 5). <!-- alt: The share starts near 1, falls to its lowest point near t = 50 and returns to 1 for late t. -->
+# *Figure 2.17.* The best variance for the eight clusters with the exact denoiser. At small t the cluster itself is a small Gaussian, and fixedlarge is nearly right. Around t = 50 the denoiser knows which cluster it is in, so the data look more like points, and the best variance moves towards fixedsmall. At large t all of it looks like one broad Gaussian. A network can learn this curve: that is the *learned range* of Improved DDPM (notebook 5). <!-- alt: The share starts near 1, falls to its lowest point near t = 50 and returns to 1 for large t. -->
 
 # %% [markdown] tags=["deeper"]
 # ## 2.15 Going deeper: the weightings in one picture
@@ -1424,7 +1435,7 @@ _ = ax.set(xlabel="t + 1", ylabel="0: fixedsmall, 1: fixedlarge", ylim=(-0.05, 1
 # - $L_\text{simple}$: 1;
 # - the bound, with fixedlarge or fixedsmall: (2.13);
 # - the plain error of $x_0$: $1/\operatorname{SNR}$; of $v$: $(\operatorname{SNR}+1)/\operatorname{SNR}$;
-# - P2 (Choi and others 2022): $1/(1+\operatorname{SNR})$, which takes weight from the clean end;
+# - P2 (Choi and others 2022): $1/(1+\operatorname{SNR})$, which takes weight from small t;
 # - min-SNR-$\gamma$ (Hang and others 2023). Its authors ask for a weight $\min(\operatorname{SNR},\gamma)$ on the error of $x_0$. Divide by the factors of (2.14) to get it for the noise and for $v$:
 # $$w_{x_0} = \min(\operatorname{SNR},\gamma),\qquad w_\epsilon = \frac{\min(\operatorname{SNR},\gamma)}{\operatorname{SNR}} = \min\Big(1,\frac\gamma{\operatorname{SNR}}\Big),\qquad w_v = \frac{\min(\operatorname{SNR},\gamma)}{\operatorname{SNR}+1} . \tag{2.18: Min-SNR Section 3.4}$$
 #
@@ -1451,7 +1462,7 @@ _ = ax.set(xlabel=r"$\log\,$SNR  (noise on the left, image on the right)", ylabe
 _ = ax.set_ylim(1e-4, 1e4), ax.legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 2.18.* Read it from right (nearly clean) to left (nearly noise). The bound is small and nearly flat on the left, dips in the middle and rises steeply on the right: it stresses fine detail. The plain error of $x_0$ rises to the left without limit. $L_\text{simple}$ is the flat line. $v$ follows $x_0$ on the left and the noise on the right. min-SNR and P2 leave the left alone and take weight from the right, P2 until it meets the plain error of $x_0$. <!-- alt: Seven curves of weights over log SNR on a logarithmic axis; the bound rises steeply to the right, the plain error of x_0 to the left, L simple is flat. -->
+# *Figure 2.18.* Read it from right (nearly clean) to left (nearly noise). The bound is small and nearly flat on the left, dips in the middle and rises steeply on the right: it stresses fine detail. The plain error of $x_0$ rises to the left without limit. $L_\text{simple}$ is the flat line. $v$ follows $x_0$ on the left and the noise on the right. min-SNR and P2 leave the left alone and take weight from the right, P2 until it meets the plain error of $x_0$. (Curves that coincide hide each other: $L_\text{simple}$, min-SNR and P2 on the left, the two bounds but for the far right.) <!-- alt: Seven curves of weights over log SNR on a logarithmic axis; the bound rises steeply to the right, the plain error of x_0 to the left, L simple is flat. -->
 #
 # **Exercise 2.9 (two stars, 8 minutes).** Equation (2.18): from `snr`, a tensor that may contain 0, and `gamma`, return the three weights `(eps, x_0, v)` as a tuple. They must be finite.
 # <details><summary>Hint 1</summary>Write the weight of x_0 first. The other two are that, divided by snr and by snr + 1.</details>
@@ -1542,7 +1553,7 @@ for name, color, of in (("network", plots.BLUE, of_network), ("empirical oracle"
 _ = ax.set(xlabel="t + 1", ylabel="squared error of the noise", ylim=(1e-4, 1e6)), ax.legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 2.21.* Loss for each t, on training digits (solid) and on held-out digits (dashed). The empirical oracle is perfect on what it knows (its solid curve leaves the axis for small t) and, for small t, wrong by orders of magnitude on what it does not: it insists on a training digit. The network's two curves lie close together. <!-- alt: On two logarithmic axes the oracle's solid curve falls to almost 0 at small t and its dashed curve rises far above 1; the network's two curves almost coincide. -->
+# *Figure 2.21.* Loss for each t, on training digits (solid) and on held-out digits (dashed). The empirical oracle is perfect on what it knows (its solid curve leaves the axis for small t, and above t = 700 both its curves do, because there $x_t$ is the noise itself) and, for small t, wrong by orders of magnitude on what it does not: it insists on a training digit. The network's two curves lie close together. <!-- alt: On two logarithmic axes the oracle's solid curve falls to almost 0 at small t and its dashed curve rises far above 1; the network's two curves almost coincide. -->
 
 # %% tags=["folded"]
 ratio = of_network["test"] / of_network["train"]
@@ -1595,7 +1606,7 @@ _ = ax.set(xlabel="t + 1", ylabel="bits/dim of all terms up to t", ylim=(0, None
 # *Measure* over 300 batches of 64, for $L_\text{simple}$ and for the bound, with the network of section 2.3: how much does the loss of a batch vary, and how much its gradient?
 #
 # > **Predict.** Drawing $t$ in proportion to its loss: will it help $L_\text{simple}$, the bound, both, or neither?
-# > <details><summary>Then look</summary>The bound. Its terms differ by orders of magnitude, and the large ones have the large gradients. For L_simple it does harm: it draws the late steps, whose losses are small, so rarely that each of them then counts with a large weight.</details>
+# > <details><summary>Then look</summary>The bound. Its terms differ by orders of magnitude, and the large ones have the large gradients. For L_simple it does harm: it draws large t, whose losses are small, so rarely that each of them then counts with a large weight.</details>
 
 # %%
 model, points = model.cpu(), data.eight_gaussians(20_000)
@@ -1642,7 +1653,7 @@ for ax, (name, found) in zip(axes, measured.items(), strict=True):
 _ = axes[0].set_ylabel("variance, Uniform = 1"), axes[1].legend()
 
 # %% [markdown]
-# *Figure 2.23.* Variance of a batch's loss and of its gradient, Uniform = 1. Antithetic pairs change little. (The gradient is that of the last layer. The bound has rare large values, so 300 batches give its first two pairs of bars only roughly.) LossSecondMoment steadies the bound, for which it was made. It also steadies the *value* of $L_\text{simple}$ and yet makes its gradient noisier: late steps, with their small losses, are drawn rarely, and then weigh $1/(Tp_t)$, which is large. <!-- alt: Two groups of three pairs of bars; for the bound the pair of LossSecondMoment is lower than 1, for L simple its gradient bar is higher than 1. -->
+# *Figure 2.23.* Variance of a batch's loss and of its gradient, Uniform = 1. Antithetic pairs change little. (The gradient is that of the last layer. The bound has rare large values, so 300 batches give its first two pairs of bars only roughly.) LossSecondMoment steadies the bound, for which it was made. It also steadies the *value* of $L_\text{simple}$ and yet makes its gradient noisier: large t, with their small losses, are drawn rarely, and then weigh $1/(Tp_t)$, which is large. <!-- alt: Two groups of three pairs of bars; for the bound the pair of LossSecondMoment is lower than 1, for L simple its gradient bar is higher than 1. -->
 
 # %% tags=["folded"]
 simple, vlb = ((found / found[0])[:, 1] for found in measured.values())
