@@ -14,13 +14,13 @@
 # *The course:* 1 forward process → **2 loss** → 3 U-Net → 4 sampling → 5 variants
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 76 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading.
+# **The core path takes 76 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
 # | 1 | 2.1 Train first … 2.4 What least squares learns | 39 |
 # | 2 | 2.5 Noise, image and score: three names for one answer … 2.8 Which weight? | 37 |
-# | capstone | 2.9 Capstone: a training loop for digits … 2.20 Where to read on | 39 |
+# | capstone | 2.9 Capstone: a training loop for digits and 2.20 Where to read on | 39 |
 #
 # Sections called *Going deeper* are collapsed (83 minutes in all); the path does not need them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
