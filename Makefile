@@ -19,11 +19,12 @@ test: $(STAMP) ## check style and types, run the unit tests, then every notebook
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest tests ddpm_lesson --doctest-modules
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --doctest-modules ddpm_lesson
 	$(BIN)/python -m pytest --nbval notebooks/
 
 coverage: $(STAMP) ## run the unit tests and list the statements that none of them reaches
-	$(BIN)/python -m coverage run -m pytest tests ddpm_lesson --doctest-modules
+	$(BIN)/python -m coverage run -m pytest tests
 	$(BIN)/python -m coverage report
 
 format: $(STAMP) ## format the code and repair what ruff can repair

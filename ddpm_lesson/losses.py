@@ -105,8 +105,8 @@ def hybrid_loss(
 
     output: twice the channels of x_t. variance: `learned_range` or `learned`. L_simple, here a mean over D, trains the
     first half. L_vlb trains the second half only: its mean is held fixed. It is the bound in bits/dim, as in the
-    official code; the term of one t is a T-th of the bound and is multiplied by T. Forget that, and the variances
-    hardly learn.
+    official code; the term of one t is a T-th of the bound and is multiplied by T.
+    Forget that, and lam is T times too small.
     Raises ValueError if the output has no second half.
     """
     x_0, t, _, x_t = noised

@@ -113,8 +113,8 @@ def fill_in(cells: Sequence[NotebookNode]) -> None:
                     "exercise, if its check said yes in this kernel; else the course's own.\n",
                     *table,
                     f"\nSections called *Going deeper* are collapsed ({more} minutes in all); the path does not need "
-                    "them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a "
-                    "minute, and the minutes stated at each exercise.)",
+                    "them, and they need the cells above them. (The rule: 200 words a minute, a minute for each "
+                    "displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)",
                 ]
             )
 

@@ -287,11 +287,12 @@ def test_make_installs_once(checkout):
     stamp.touch()
     second = make(checkout, "-n", "test").stdout
     assert "pip install" not in second
-    assert re.findall(r"-m (\w+(?: --nbval| [^-\s]\S*)?)", second) == [
+    assert re.findall(r"-m (\w+(?: --nbval| --doctest-modules| [^-\s]\S*)?)", second) == [
         "ruff check",
         "ruff format",
         "mypy",
         "pytest tests",
+        "pytest --doctest-modules",
         "pytest --nbval",
     ]
     os.utime(stamp, (0, 0))  # older than pyproject.toml

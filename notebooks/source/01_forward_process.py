@@ -23,7 +23,7 @@
 # | 3 | 1.7 The posterior: one step back, if you know where you came from … 1.11 What you now have | 36 |
 # | capstone | 1.12 Capstone: a forward process of your own | 38 |
 #
-# Sections called *Going deeper* are collapsed (22 minutes in all); the path does not need them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (22 minutes in all); the path does not need them, and they need the cells above them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.

@@ -22,7 +22,7 @@
 # | 2 | 2.5 Noise, image and score: three names for one answer … 2.8 Which weight? | 37 |
 # | capstone | 2.9 Capstone: a training loop for digits and 2.20 Where to read on | 39 |
 #
-# Sections called *Going deeper* are collapsed (83 minutes in all); the path does not need them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (84 minutes in all); the path does not need them, and they need the cells above them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
@@ -106,7 +106,7 @@ _ = plots.image_grid(drawn, ncols=10)
 # DDPM's recipe: take a point $x_0$, a random step $t$ and noise $\epsilon$; mix them into $x_t$ as in (1.2); let the network say which noise it was; square its error. (Mixing is `q_sample(x_0, t, noise, alphas_bar)` of exercise 1.4; the imports took the course's solution.)
 # $$L_\text{simple} = \mathbb E_{t,\,x_0,\,\epsilon}\Big[\big\|\epsilon-\epsilon_\theta\big(\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\;\epsilon,\ t\big)\big\|^2\Big] . \tag{2.1: DDPM Eq. 14}$$
 #
-# **Exercise 2.1 (two stars, 6 minutes).** The inside of (2.1) for a batch. `x_0` and `noise` are (B, \*D), `t` is (B,), `alphas_bar` is (T,), `model(x_t, t)` predicts the noise. Return the squared errors, (B, \*D), *not* averaged. The next cell checks your function and names the mistake, if there is one. As long as it is not right, the course's own goes on instead.
+# **Exercise 2.1 (two stars, 6 minutes).** The inside of (2.1) for a batch. (In code the mean goes over coordinates, too: (2.1) divided by their number.) `x_0` and `noise` are (B, \*D), `t` is (B,), `alphas_bar` is (T,), `model(x_t, t)` predicts the noise. Return the squared errors, (B, \*D), *not* averaged. The next cell checks your function and names the mistake, if there is one. As long as it is not right, the course's own goes on instead.
 # <details><summary>Hint 1</summary>The mixture is the result of q_sample. The model gets its result, and t.</details>
 # <details><summary>Hint 2</summary>The target is the noise itself, without a factor; compare, square, return.</details>
 
@@ -260,7 +260,7 @@ _ = ax.set(xlabel="t", ylabel="squared error of the noise", ylim=(0, 1)), ax.leg
 # Large t are learned: there the answer is a smooth function of $x_t$. At $t\approx 50$ the clusters are apart and the answer changes steeply between neighbours. A network learns smooth functions first.
 #
 # > **Predict.** Train the same network on, three times as long as before. What happens to the flat curve: will it stay flat, or fall again?
-# > <details><summary>Then look</summary>It falls again, slowly, and then stays just above the dotted line.</details>
+# > <details><summary>Then look</summary>It falls again, slowly, and at step 8000 it is a few percent above the dotted line. (With a high learning rate that stays the same it does not come much closer.)</details>
 #
 # The next cell takes a while: three times as many steps as the first run.
 
@@ -276,7 +276,7 @@ ax.axvline(2000, color=plots.GREEN, linestyle="--", label="stopped here in figur
 _ = ax.set(xlabel="training step", ylabel="loss", ylim=(0.19, 0.25)), ax.legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 2.5.* The running mean, over four times as many steps and enlarged: the first plateau was not the end. The second fall is small, and it is what turns the ring into clusters. <!-- alt: The running mean is flat up to about step 3000, then falls slowly a second time and stays just above the dotted line. -->
+# *Figure 2.5.* The running mean, over four times as many steps and enlarged: the first plateau was not the end. The second fall is small, and it is what turns the ring into clusters. <!-- alt: The running mean is flat up to about step 2500, then falls slowly a second time and ends a little above the dotted line. -->
 
 # %%
 found = sample(model, 1000, torch.Generator().manual_seed(3))
@@ -444,7 +444,7 @@ for ax, t in zip(axes, (20, 100, 400), strict=True):
     _ = ax.set(title=f"t = {t}", xlim=(-2.8, 2.8), ylim=(-2.8, 2.8))
 
 # %% [markdown]
-# *Figure 2.8.* Points $x_t$ and the direction of the exact score (bright: strong, each panel with its own scale). At t = 20 every arrow points to the nearest cluster. At t = 100 all arrows lead to the ring; along the ring they are weak (dark), because neighbouring clusters pull against each other. (The score is 0 in the exact centre, between the arrows.) At t = 400 one broad cluster is left, and all arrows point to its middle. This is the function that your network could not draw at t = 50 before step 2000. <!-- alt: Three panels. At t = 20 arrows lead to eight clusters; at t = 100 they lead to a ring, and are weak along it; at t = 400 they lead to the centre of one broad cloud. -->
+# *Figure 2.8.* Points $x_t$ and the direction of the exact score (bright: strong, each panel with its own scale). At t = 20 every arrow points to the nearest cluster. At t = 100 all arrows lead to the ring; along the ring they are weak (dark), because neighbouring clusters pull against each other. (The score is 0 in the exact centre, between the arrows.) At t = 400 one broad cluster is left, and all arrows point to its middle. This is the function that your network had not yet learned near t = 50 at step 2000. <!-- alt: Three panels. At t = 20 arrows lead to eight clusters; at t = 100 they lead to a ring, and are weak along it; at t = 400 they lead to the centre of one broad cloud. -->
 
 # %% [markdown]
 # ## 2.6 How likely are the data? The bound
@@ -453,7 +453,7 @@ for ax, t in zip(axes, (20, 100, 400), strict=True):
 #
 # The model starts in noise and walks back, $p(x_T) = \mathcal N(0, I)$:
 # $$\begin{aligned} p_\theta(x_{0:T}) &= p(x_T)\,\prod_{t=1}^T p_\theta(x_{t-1}\mid x_t), \\ p_\theta(x_{t-1}\mid x_t) &= \mathcal N\big(x_{t-1};\ \mu_\theta(x_t, t),\ \sigma_t^2 I\big). \end{aligned} \tag{2.8: DDPM Eq. 1}$$
-# We want $-\log p_\theta(x_0)$ to be small. But $x_0$ can be reached on every path $x_1,\dots,x_T$, and nearly all paths have nothing to do with it. The forward process, started in $x_0$, draws good ones. Multiply and divide by $q(x_{1:T}\mid x_0)$; then the integral over paths is an expectation under $q$. And $-\log$ bends upwards, so the average of its values lies above its value at the average (question 3 above):
+# We want $-\log p_\theta(x_0)$ to be small. But every path $x_1,\dots,x_T$ can end in $x_0$, and for nearly all of them this is extremely improbable. The forward process, started in $x_0$, draws good ones. Multiply and divide by $q(x_{1:T}\mid x_0)$; then the integral over paths is an expectation under $q$. And $-\log$ bends upwards, so the average of its values lies above its value at the average (question 3 above):
 # $$\begin{aligned} -\log p_\theta(x_0) &= -\log\ \mathbb E_q\left[\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right] \\ &\le\ \mathbb E_q\left[-\log\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right] =: L . \end{aligned} \tag{2.9: DDPM Eq. 3}$$
 # $L$ is the **variational bound** (变分下界; $-L$ is a *lower* bound of $\log p_\theta$, hence the name ELBO). This is the only line that is not an equality. What is lost, the gap, is itself a divergence: between $q$'s distribution of paths and the model's own distribution of paths that end in $x_0$.
 #
@@ -466,7 +466,7 @@ for ax, t in zip(axes, (20, 100, 400), strict=True):
 #
 # **Exercise 2.4 (one star, 4 minutes).** Equation (2.11), elementwise, in nats. The arguments are tensors of *means and variances*.
 # <details><summary>Hint 1</summary>Three parts: the ratio of the variances less 1, minus its logarithm, and a squared distance.</details>
-# <details><summary>Hint 2</summary>Only the squared distance is divided by the second variance, the model's. The whole is halved.</details>
+# <details><summary>Hint 2</summary>The first variance and the squared distance are divided by the second variance, the model's; the −1 and the logarithm are not. The whole is halved.</details>
 
 # %%
 def gaussian_kl(mean_1, var_1, mean_2, var_2):
@@ -538,7 +538,7 @@ print(f"-log p(x_0) = {nll:.4f} nats, so the gap is {sum(found) - nll:.4f}")
 
 # %% [markdown]
 # Move $s$. Which terms change, and where is the gap smallest? (The two clusters of section 2.4 have mean −0.4 and standard deviation 0.94.)
-# <details><summary>Then look</summary>$L_T$ stays: there is no network in it. All others change. The gap is smallest near s = 0.8. $L$ is smallest near s = 1.2, the distance from −0.4 to this $x_0$: the bound of one point asks for a belief that reaches it.</details>
+# <details><summary>Then look</summary>$L_T$ stays: there is no network in it. All others change. The gap is smallest near s = 0.8. $L$ is smallest near s = 1.2, the distance from −0.4 to this $x_0$: because $L$ is computed for a single point, the best belief is just wide enough to include it.</details>
 
 # %%
 # NBVAL_IGNORE_OUTPUT
@@ -585,7 +585,7 @@ ax.axhline(1, color=plots.VERMILION, label=r"$L_\mathrm{simple}$")
 _ = ax.set(xlabel="t", ylabel="weight, scaled to mean 1"), ax.legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 2.10.* What an error of the noise costs in the bound, and in $L_\text{simple}$, each scaled to mean 1: only ratios matter, the learning rate takes the rest. The two curves of the bound differ only at the smallest t; elsewhere they nearly coincide. <!-- alt: On a logarithmic axis the weight of the bound is high at the smallest t, falls steeply, and rises slowly again towards large t; that of L simple is a flat line; the bound lies above it below t = 100. -->
+# *Figure 2.10.* What an error of the noise costs in the bound, and in $L_\text{simple}$, each scaled to mean 1 (a common factor only changes the effective learning rate). The two curves of the bound differ by a factor of about 2 at the smallest t, too far left to see; elsewhere they nearly coincide. <!-- alt: On a logarithmic axis the weight of the bound is high at the smallest t, falls steeply, and rises slowly again towards large t; that of L simple is a flat line; the bound lies above it below t = 100. -->
 
 # %% [markdown]
 # ## 2.8 Which weight?
@@ -600,7 +600,7 @@ _ = ax.set(xlabel="t", ylabel="weight, scaled to mean 1"), ax.legend(fontsize="s
 # | $\epsilon$ | the bound | 13.51 |
 # | $\epsilon$ | $L_\text{simple}$ | **3.17** |
 #
-# The likelihood was better with the bound, the images were better without. (Predicting $x_0$ instead, or $v$, a mixture of both, is again only a weight: section 2.12.)
+# The likelihood was better with the bound, the images were better without. (Predicting $x_0$ instead, or $v$, a mixture of $x_0$ and $\epsilon$, is again only a weight: section 2.12.)
 #
 # **Exercise 2.6 (design, 8 minutes).** Choose a weight $w(t)$ for the eight clusters and 1000 steps of training. *Predict*: at which $t$ will your network be nearer to the best answer than one trained with $L_\text{simple}$, and at which further from it? *Measure* with the cells below, and *explain* what you see. They begin with the bound's weight; three others to try, with the SNR of (1.3):
 #
@@ -609,7 +609,7 @@ _ = ax.set(xlabel="t", ylabel="weight, scaled to mean 1"), ax.legend(fontsize="s
 # - min-SNR: `(5 / process.snr).clamp(max=1)`.
 #
 # Only the shape of $w$ counts: it is scaled to mean 1.
-# <details><summary>What we found</summary>In 1000 steps none clearly beats $L_\text{simple}$. The bound's weight does worse at nearly every t: it spends the training on the smallest t, and little of what it learns there helps at the others. $1/\operatorname{SNR}$ is worse by far, for the opposite reason: it spends it on large t. Min-SNR is about equal. More weight below t = 200 helps there only after about 3000 steps (`trained(w, 3000)`), and only a little, and at large t it costs. The steep answers at small t need more steps, not only more weight.</details>
+# <details><summary>What we found</summary>In 1000 steps none clearly beats $L_\text{simple}$. The bound's weight does worse everywhere, even in the bands of the smallest t. $1/\operatorname{SNR}$ is worse by far, for the opposite reason: it spends it on large t. Min-SNR is about equal. More weight below t = 200 helps there only after about 3000 steps (`trained(w, 3000)`), and only a little, and at large t it costs. The steep answers at small t need more steps, not only more weight.</details>
 
 # %%
 w = vlb_weight(process.betas, process.betas)  # yours: any positive tensor of 1000 numbers
@@ -651,7 +651,7 @@ _ = ax.set(xlabel="t", ylabel="error above the best possible"), ax.legend()
 # %% [markdown]
 # *Figure 2.11.* By how much two networks miss the best answer, after 1000 steps each; "your weight" is that of the bound until you change `w`. Both miss it most near t = 50. <!-- alt: Two curves over t on a logarithmic axis. Both are highest near t = 50 and fall up to t = 300. That of the bound's weight lies above that of L simple everywhere, most of all at large t. -->
 #
-# **What you now have.** A loss of two lines, a loop of eight, and a sampler that draws points from noise. Least squares learns the conditional expectation, and the part of the loss that remains is a property of the data, not of the network. Noise, image and score are one answer in three units. The likelihood asks for the same answer, with a weight that DDPM dropped. And a flat loss curve is a question: the best possible loss and the loss by $t$ answer it.
+# **What you now have.** A loss of two lines, a loop of eight, and a sampler that draws points from noise. Least squares learns the conditional expectation, and the part of the loss that remains is a property of the data, not of the network. Noise, image and score are one answer in three units. The likelihood asks for the same answer, with a weight that DDPM dropped. And a flat loss curve does not say whether training is finished; the best possible loss and the loss by $t$ do.
 
 # %% [markdown] tags=["sitting", "capstone"]
 # ## 2.9 Capstone: a training loop for digits
@@ -719,7 +719,7 @@ ax = plots.loss_curve(history, smooth=100)
 _ = ax.set(ylim=(0, 1.1))
 
 # %% [markdown]
-# *Figure 2.12.* The loss on digits. Is this plateau the end? Nobody knows the best possible loss for digits. Train longer and look. <!-- alt: The loss falls from 1 to about 0.2 and goes on falling slowly. -->
+# *Figure 2.12.* The loss on digits. For *new* digits nobody knows the best possible loss. For these training digits it is known (2.16), and reaching it would mean copying them. So compare with held-out digits. <!-- alt: The loss falls from 1 to about 0.2 and goes on falling slowly. -->
 
 # %% tags=["capstone"]
 @torch.no_grad()
@@ -741,7 +741,7 @@ _ = plots.image_grid(found.view(-1, 8, 8), ncols=10)
 # %% [markdown]
 # *Figure 2.13.* Forty digits from noise: your loss, your mean, your loop. About half are readable, some are two digits at once. This network sees 64 numbers and does not know that they are pixels; notebook 3 builds one that does. <!-- alt: Four rows of ten grey images of 8 by 8 pixels; about half show a readable digit, the others are unclear. -->
 #
-# Try: draw with `net` instead of `average`; train three times as long; set `decay` to 0.5; leave out the warm-up.
+# Try: draw with `net` instead of `average`; train three times as long; set `decay` to 0.5; set `warmup` to 1, which is none.
 
 # %% [markdown] tags=["deeper"]
 # ## 2.10 Going deeper: the bound, line by line
@@ -809,7 +809,7 @@ a = -(p_3 + p_23 + p_12 + p_01).exp().sum().mul(dx**3).log()
 print(f"(a) {a:.4f}")
 
 # %% [markdown]
-# The same number by another road, without paths: walk the *density* back. $p(x_2) = \int p(x_2\mid x_3)\,p(x_3)\,dx_3$ is a matrix times a vector, and so on down to $x_0$:
+# The same number in another way, without paths: walk the *density* back. $p(x_2) = \int p(x_2\mid x_3)\,p(x_3)\,dx_3$ is a matrix times a vector, and so on down to $x_0$:
 
 # %% tags=["folded"]
 density = log_normal(grid, 0.0, torch.ones(())).exp()
@@ -864,7 +864,7 @@ assert gap > 0 and abs(c - nll - gap) < 1e-6
 print("(c) = -log p(x_0) + KL(paths of q, paths of the model), to 1e-6")
 
 # %% [markdown]
-# **Line (d), products become sums.** Both chains are products of steps. Pair the $t$-th step back with the $t$-th step forth:
+# **Line (d), products become sums.** Both chains are products of steps. Pair the $t$-th reverse step with the $t$-th forward step:
 # $$L = \mathbb E_q\Big[-\log p(x_T) - \sum_{t\ge 1}\log\frac{p_\theta(x_{t-1}\mid x_t)}{q(x_t\mid x_{t-1})}\Big] . \qquad\text{(d)}$$
 
 # %% tags=["folded"]
@@ -873,7 +873,7 @@ assert abs(c - d) < 1e-6
 print(f"(d) {d:.4f}, equal to (c) to 1e-6")
 
 # %% [markdown]
-# One could train on (d), by drawing whole paths. But a path has a thousand steps, and we want to train on one step at a time. In (d) numerator and denominator run in opposite directions, $x_{t-1}$ given $x_t$ against $x_t$ given $x_{t-1}$, so a single term is not a divergence between two distributions of one variable. So turn the denominator round with Bayes' rule.
+# One could train on (d), by drawing whole paths. But a path has a thousand steps, and we want to train on one step at a time. In (d) numerator and denominator run in opposite directions, $x_{t-1}$ given $x_t$ against $x_t$ given $x_{t-1}$, so a single term is not a divergence between two distributions of one variable. So rewrite each forward step, with Bayes' rule, as a step backwards.
 #
 # **Line (e), set $t = 1$ apart.** It leads to $x_0$, and will become a term of its own:
 # $$L = \mathbb E_q\Big[-\log p(x_T) - \sum_{t\ge 2}\log\frac{p_\theta(x_{t-1}\mid x_t)}{q(x_t\mid x_{t-1})} - \log\frac{p_\theta(x_0\mid x_1)}{q(x_1\mid x_0)}\Big] . \qquad\text{(e)}$$
@@ -1030,7 +1030,7 @@ axes[1].plot(fine, log_model - lower, color=plots.VERMILION)
 _ = axes[1].set(xlabel="$x_0$", ylabel=r"$\log p_\theta(x_0) + L$, the gap", ylim=(0, None))
 
 # %% [markdown]
-# *Figure 2.14.* Left: the bound (dashed) lies below the model's log-likelihood at every $x_0$. Right: the gap. The bound may lie above the *data's* log density, and does between the clusters and beyond them: there the model promises points that the data do not have. <!-- alt: Left: two narrow peaks of the data, one broad curve of the model, and the bound closely below the model. Right: the gap, smallest near -0.4 and growing to both sides. -->
+# *Figure 2.14.* Left: the bound (dashed) lies below the model's log-likelihood at every $x_0$. Right: the gap. The bound may lie above the *data's* log density, and does between the clusters and beyond them: there the model gives probability to points that the data do not have. <!-- alt: Left: two narrow peaks of the data, one broad curve of the model, and the bound closely below the model. Right: the gap, smallest near -0.3 and growing to both sides. -->
 #
 # > **Predict.** If $-L$ can exceed $\log q(x_0)$ at single points, can it also on average over the data?
 # > <details><summary>Then look</summary>No. On average over q, no density has a higher log-likelihood than q itself: the difference is a divergence again. So $L$, averaged over the data, is at least the data's entropy.</details>
@@ -1065,7 +1065,7 @@ forth, back = (log_1.exp() @ (log_1 - log_2) * 0.001, log_2.exp() @ (log_2 - log
 print(f"KL(1 || 2) = {forth:.4f} nats, KL(2 || 1) = {back:.4f} nats")
 
 # %% [markdown]
-# The two directions differ. The narrow Gaussian fits under the wide one; the wide one, seen from the narrow one, has much mass where the narrow one has almost none. In $L_{t-1}$ the posterior comes first, the model second. Your `gaussian_kl` says the same:
+# The two directions differ. Where the narrow Gaussian has mass, the wide one has some too. Where the wide one has mass, the narrow one often has almost none, and that is expensive. In $L_{t-1}$ the posterior comes first, the model second. Your `gaussian_kl` says the same:
 
 # %%
 assert abs(gaussian_kl(m_1, v_1, m_2, v_2) - forth) < 1e-6 and abs(gaussian_kl(m_2, v_2, m_1, v_1) - back) < 1e-6
@@ -1315,7 +1315,7 @@ print("L_T and L_0 are below 0.0001 bits/dim; the first 100 of 1000 terms hold m
 print(f"the bound: {bits.total:.1f} bits/dim; guessing one of 17 levels costs log2(17) = {math.log2(17):.1f}")
 
 # %% [markdown]
-# A model that knows only ten average digits and one spread has a bound above the cost of guessing every pixel. (Only the bound: the likelihood itself may be better.) Section 2.16 measures a network by the same ruler. And why is $L_0$ so small? The first step's noise has standard deviation 0.01, and half a level is 0.0625 wide: from $x_1$ one reads off the level without doubt.
+# A model that knows only ten average digits and one spread has a bound above the cost of guessing every pixel. (Only the bound: the likelihood itself may be better.) Section 2.16 measures a network in the same way. And why is $L_0$ so small? The first step's noise has standard deviation 0.01, and half a level is 0.0625 wide: $x_1$ shows the level without doubt.
 #
 # **What goes wrong: 256 levels for 17.** DDPM's code is written for 8-bit images. Used on these digits, its bins are 2/255 wide instead of 2/16, and $L_0$ charges for fine detail that the data never have:
 
@@ -1329,7 +1329,7 @@ for levels in (17, 256):
     print(f"L_0 with {levels:3} levels: {L_0:.1f} bits/dim")
 
 # %% [markdown]
-# **What goes wrong: the variance of the last step.** At $t = 1$ the posterior's variance is 0, and a model cannot use that: its $L_0$ would be infinite. Something has to stand there. DDPM's first code clips at $10^{-20}$; the post, like later code, repeats index 1. A third choice is $\beta_1$ itself. What they cost depends on how far off the network's last estimate is. Say it is off by a Gaussian with standard deviation 0.002, 0.0074 or 0.01 (a grey level of 256 is 0.0078 wide), and average the bits of one interior pixel. DDPM's code keeps probabilities from falling below $10^{-12}$, so that is done here too:
+# **What goes wrong: the variance of the last step.** At $t = 1$ the posterior's variance is 0, and a model cannot use that: its $L_0$ would be infinite. Something has to stand there. DDPM's first code clips at $10^{-20}$; the post, like later code, uses the variance of index 1 also at index 0. A third choice is $\beta_1$ itself. What they cost depends on how far off the network's last estimate is. Say it is off by a Gaussian with standard deviation 0.002, 0.0074 or 0.01 (a grey level of 256 is 0.0078 wide), and average the bits of one interior pixel. DDPM's code keeps probabilities from falling below $10^{-12}$, so that is done here too:
 
 # %%
 off_by = torch.linspace(-8, 8, 160_001, dtype=torch.float64)
@@ -1353,7 +1353,7 @@ for name, var in (("beta_1", beta_1), ("posterior_var[1]", second), ("1e-20", 1e
 print(f"1e-20 without the floor, off by 0.0074: above 1e12 bits: {interior_bits(0.0074, 1e-20, floor=False) > 1e12}")
 
 # %% [markdown]
-# With variance $10^{-20}$ the model is *certain*. Inside the right bin that is free; outside, every pixel costs the floor, $\log_2 10^{12} = 40$ bits, and without the floor astronomically more. A likelihood with a floor is no likelihood of any model; say so when you report one. The post mentions KL and a decoder likelihood in comments, but has neither. Its sampler does not need them: the last step adds no noise.
+# With variance $10^{-20}$ the model is *certain*. Inside the right bin that is free; outside, every pixel costs the floor, $\log_2 10^{12} = 40$ bits, and without the floor astronomically more. With a floor the probabilities no longer add up to 1, so no model has this likelihood; say so when you report one. The post mentions KL and a decoder likelihood in comments, but has neither. Its sampler does not need them: the last step adds no noise.
 
 # %% [markdown] tags=["deeper"]
 # ## 2.14 Going deeper: which variance?
@@ -1400,7 +1400,7 @@ for name, scale in (("posterior_var", 1.0), ("half of it", 0.5), ("twice it", 2.
     p = Gaussian(point.mean, point.log_var + math.log(scale))
     cost = point.kl(p)[4:].mean().item()
     print(f"data in one point, variance {name:13}: {cost:.4f} nats per step")
-print(f"fixedlarge, which repeats index 1 at t = 0: {end + terms(process.log_betas_clipped).sum():.3f} bits")
+print(f"fixedlarge, which uses the variance of index 1 also at index 0 at t = 0: {end + terms(process.log_betas_clipped).sum():.3f} bits")
 print(f"fixedsmall: {end + terms(process.posterior_log_var_clipped).sum():.3f} bits")
 
 # %% [markdown]
@@ -1430,7 +1430,7 @@ _ = ax.set(xlabel="t + 1", ylabel="0: fixedsmall, 1: fixedlarge", ylim=(-0.05, 1
 #
 # *Question.* Every loss so far is a weight times the squared error of the noise. How do they compare?
 #
-# *Derive.* By (2.14) a weight for one target is a weight for every other. Write all as weights of the *noise* error, and plot them over $\log\operatorname{SNR}$ instead of $t$: then the picture does not depend on the schedule's pace.
+# *Derive.* By (2.14) a weight for one target is a weight for every other. Write all as weights of the *noise* error, and plot them over $\log\operatorname{SNR}$ instead of $t$: then the curves that are functions of SNR do not depend on the schedule; those of the bound do (here linear, $T = 1000$).
 #
 # - $L_\text{simple}$: 1;
 # - the bound, with fixedlarge or fixedsmall: (2.13);
@@ -1440,7 +1440,7 @@ _ = ax.set(xlabel="t + 1", ylabel="0: fixedsmall, 1: fixedlarge", ylim=(-0.05, 1
 # $$w_{x_0} = \min(\operatorname{SNR},\gamma),\qquad w_\epsilon = \frac{\min(\operatorname{SNR},\gamma)}{\operatorname{SNR}} = \min\Big(1,\frac\gamma{\operatorname{SNR}}\Big),\qquad w_v = \frac{\min(\operatorname{SNR},\gamma)}{\operatorname{SNR}+1} . \tag{2.18: Min-SNR Section 3.4}$$
 #
 # > **Predict.** Above which SNR does min-SNR with γ = 5 differ from $L_\text{simple}$, and is its weight larger or smaller there?
-# > <details><summary>Then look</summary>Above 5, and smaller. Where little noise is left, it can hardly be told from fine detail; the weight keeps these steps from dominating.</details>
+# > <details><summary>Then look</summary>Above 5, and smaller. At these steps the little noise left looks like fine detail; the weight keeps these steps from dominating.</details>
 
 # %%
 snr, ts = process.snr[1:], torch.arange(1, 1000)
@@ -1485,7 +1485,7 @@ min_snr_weights = checks.min_snr_weights(min_snr_weights)
 # A weighted average of the training images; as the noise falls, all weight goes to the nearest one. This is `oracle.Empirical`.
 #
 # > **Predict.** How close do samples of this perfect denoiser come to a training digit?
-# > <details><summary>Then look</summary>They are training digits, exactly. The perfect minimiser of the training loss can only repeat the data. That diffusion models produce anything new is owed to networks that do not reach the minimum.</details>
+# > <details><summary>Then look</summary>They are training digits, exactly. The perfect minimiser of the training loss can only repeat the data. Diffusion models produce something new only because networks do not reach this minimum.</details>
 
 # %%
 fifty = cosine.respaced(range(19, 1000, 20))
@@ -1529,7 +1529,7 @@ _ = ax.set(xlabel="distance to the nearest training digit", ylabel="density", xl
 # %% [markdown]
 # *Figure 2.20.* Distances to the nearest training digit. A network that copies would put its samples to the left of the held-out digits, near 0. These lie where held-out digits lie, or further away. <!-- alt: Two histograms of distances; that of the samples does not reach further to the left than that of held-out digits. -->
 #
-# The test that needs no eyes is **held-out loss**: digits that the network has not seen, from forms that the training split does not contain.
+# The test that needs no eyes is **held-out loss**: digits that the network has not seen, from paper forms, each filled in by one person; no form lies in both splits.
 
 # %%
 def loss_at(denoise, x_0, t):
@@ -1569,7 +1569,7 @@ weights_of_net = sum(w.numel() for w in average.parameters())
 print(f"{weights_of_net:,} weights, {x_train.numel():,} pixels")
 
 # %% [markdown]
-# It has learned what many digits share, and that carries over to digits it has not seen. A network that trains much longer on so few images can memorise; the sign is a training loss that sinks below the held-out loss. Watch the two, for each $t$.
+# After these 3000 steps it has learned what many digits share, and that carries over to digits it has not seen. A network that trains much longer on so few images begins to memorise; the sign is a training loss that sinks below the held-out loss. Watch the two, for each $t$.
 #
 # And the bound, measured as in section 2.13? The same hundred held-out digits, the same noise:
 
@@ -1588,7 +1588,7 @@ ax.axhline(math.log2(17), color="k", linestyle=":", label=r"$\log_2 17$")
 _ = ax.set(xlabel="t + 1", ylabel="bits/dim of all terms up to t", ylim=(0, None)), ax.legend()
 
 # %% [markdown]
-# *Figure 2.22.* The bound, term by term, summed up to t. The dotted line is the cost of guessing one of 17 levels. (The two chains have different schedules, so their steps differ; the totals are comparable.) <!-- alt: Two running sums over t on a logarithmic axis; the network's ends below that of the ten averages. -->
+# *Figure 2.22.* The bound, term by term, summed up to t. The dotted line is the cost of guessing one of 17 levels. (The two chains have different schedules, so their steps differ, and that is a part of the distance between the totals.) <!-- alt: Two running sums over t on a logarithmic axis; the network's ends below that of the ten averages. -->
 
 # %% [markdown] tags=["deeper"]
 # ## 2.17 Going deeper: which t?
@@ -1669,17 +1669,17 @@ print("LossSecondMoment against Uniform, variance of the gradient: smaller for t
 print(f"sum of the terms: {with_betas.sum():.4f} bits, mean over t: {with_betas.mean():.4f} bits")
 
 # %% [markdown]
-# In $L_\text{hybrid} = L_\text{simple}+\lambda L_\text{vlb}$ (notebook 5), $\lambda = 0.001$ was chosen for the *whole* bound, in bits per dimension. Published code that puts the bare term there trains its variances with $\lambda = 0.000001$, and they hardly move. `losses.hybrid_loss` and `kl_loss(..., rescaled=True)` multiply by $T$.
+# In $L_\text{hybrid} = L_\text{simple}+\lambda L_\text{vlb}$ (notebook 5), $\lambda = 0.001$ was chosen for the *whole* bound, in bits per dimension. Published code that puts the bare term there weighs the bound with $\lambda = 0.000001$. With plain gradient descent the variances would hardly move; Adam, which divides by the gradient's size, hides it, but the bound's share in the layers that both halves use stays a thousand times too small. `losses.hybrid_loss` and `kl_loss(..., rescaled=True)` multiply by $T$.
 #
 # **A mean where a sum belongs.** Bits per dimension are: nats of the *image*, which is the sum over its pixels, divided by their number and by $\log 2$. Take the mean over pixels for the image's nats, and the result is divided by $D$ twice:
 
 # %%
 nats = Gaussian(torch.zeros(1, 64), torch.zeros(1, 1)).entropy()  # an image of 64 independent N(0, 1) pixels
 right, wrong = (image.item() / 64 / math.log(2) for image in (nats.sum(), nats.mean()))
-print(f"sum: {right:.4f} bits/dim; mean: {wrong:.4f} bits/dim, which would be a record")
+print(f"sum: {right:.4f} bits/dim; mean: {wrong:.4f} bits/dim, far too good to be true")
 
 # %% [markdown]
-# For training, $L_\text{simple}$ wants the mean (section 2.8); for a likelihood, only the sum is one.
+# For training, $L_\text{simple}$ is a mean over pixels; for a likelihood, only the sum is one.
 #
 # **Images in [0, 1].** Forget to scale to [−1, 1], and the images are half as large: a quarter of the variance, so at every step the ratio of image variance to noise variance is a quarter of what was intended. And the bins of (2.16) no longer fit: levels are 1/16 apart, bins 2/16 wide, and neighbours overlap. Such numbers add up to 2 and are no probabilities: whatever bits come out of them, they are not bits of this data. Measure it on one pixel:
 
@@ -1728,10 +1728,10 @@ for B in (4, 64):
     print(f"batch of {B:2}: sum / mean = {sizes[1] / sizes[0]:.0f}, which is {B} * 64")
 
 # %% [markdown]
-# The learning rate, and the clipping of the gradient's norm to 1, then mean something else for every batch size. Repair: `.mean()`. Below is the opposite case, where the sum is right. Another common slip is `torch.randint(1, T, ...)` in code that counts from 0: index 0, the last step of sampling, is never trained.
+# The learning rate, and the clipping of the gradient's norm to 1, then mean something else for every batch size. Repair: `.mean()`. Above is the opposite case, where the sum is right. Another common slip is `torch.randint(1, T, ...)` in code that counts from 0: index 0, the last step of sampling, is never trained.
 
 # %% [markdown]
-# **What goes wrong: sampling as if training.** The post's sampler has neither `no_grad` nor `eval`. The first keeps every intermediate result of a thousand steps in memory, the second leaves dropout active: the network contradicts itself from call to call. Two calls with the same input:
+# **What goes wrong: sampling as if training.** The post's sampler has neither `no_grad` nor `eval`. Without `no_grad` every intermediate result of a thousand steps stays in memory; without `eval` dropout stays active, and the network contradicts itself from call to call. Two calls with the same input:
 
 # %%
 class WithDropout(torch.nn.Module):
@@ -1786,6 +1786,6 @@ print("and afterwards the network is back in training mode:", noisy_net.training
 # %% [markdown]
 # ## 2.20 Where to read on
 #
-# Ho, Jain and Abbeel 2020 (arXiv 2006.11239), sections 2 and 3 and appendix A: you can now follow every line. Nichol and Dhariwal 2021 (arXiv 2102.09672), section 3, on the bound in bits and on sampling $t$. Hang and others 2023 (arXiv 2303.09556) and Choi and others 2022 (arXiv 2204.00227) on weights. Kingma and others 2021, *Variational Diffusion Models* (arXiv 2107.00630): the bound as an integral over log SNR, where the weight of the $x_0$ error is the fall of the SNR. Vincent 2011, *A Connection Between Score Matching and Denoising Autoencoders*, for section 2.5.
+# Ho, Jain and Abbeel 2020 (arXiv 2006.11239), sections 2 and 3 and appendix A: you can now follow every line. Nichol and Dhariwal 2021 (arXiv 2102.09672), section 3, on the bound in bits and on sampling $t$. Hang and others 2023 (arXiv 2303.09556) and Choi and others 2022 (arXiv 2204.00227) on weights. Kingma and others 2021, *Variational Diffusion Models* (arXiv 2107.00630): the bound as an integral over log SNR, where the weight of the $x_0$ error is how much the SNR decreases in a step. Vincent 2011, *A Connection Between Score Matching and Denoising Autoencoders*, for section 2.5.
 #
 # **Next**: notebook 3 builds the network that predicts the noise of images, the U-Net, and says how it is told $t$.

@@ -22,7 +22,7 @@
 # | 2 | 3.5 Attention: every pixel asks all others … 3.8 What is each piece worth? | 45 |
 # | capstone | 3.9 Capstone: your own U-Net and 3.17 What you now have | 34 |
 #
-# Sections called *Going deeper* are collapsed (73 minutes in all); the path does not need them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (73 minutes in all); the path does not need them, and they need the cells above them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it. Sitting 1 starts with the cell after it.
