@@ -607,7 +607,7 @@ ax = plots.log_snr(yours)
 _ = ax.axhspan(-2, 2, color="0.9", zorder=0)
 
 # %% [markdown]
-# *Figure 1.11.* Your chain beside the linear one of 1000 steps. The untouched choice never leaves the grey band: it stops in the middle. <!-- alt: Two falling curves of log SNR over the share of the chain. The untouched choice ends inside the grey band, the linear chain of 1000 steps far below it. -->
+# *Figure 1.11.* Your chain beside the linear one of 1000 steps. The untouched choice enters the grey band and never leaves it: it stops in the middle. <!-- alt: Two falling curves of log SNR over the share of the chain. The untouched choice ends inside the grey band, the linear chain of 1000 steps far below it. -->
 
 # %% tags=["folded"]
 three = {"line": linear_betas(1e-4, 0.02, 100), "line, times 10": linear_betas(1e-3, 0.2, 100)}
@@ -701,7 +701,7 @@ for ax, t in zip(axes, (1, 5, 9), strict=True):
 _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 # %% [markdown]
-# *Figure 1.12.* Likelihood of the observed $x_t$, prior from $x_0$, and their product, the posterior; all as functions of $x_{t-1}$, each scaled to height 1. Early, the prior is narrow and pulls the posterior towards $x_0$. In the middle both count. At the last step $x_t$ says nothing, and the posterior is the prior. <!-- alt: Three panels with three bell curves each. On the left the orange-red prior is narrow, and the green product lies between it and the likelihood, nearer to it; in the middle the product lies between prior and likelihood; on the right the likelihood is flat and the product equals the prior. -->
+# *Figure 1.12.* Likelihood of the observed $x_t$, prior from $x_0$, and their product, the posterior; all as functions of $x_{t-1}$, each scaled to height 1. Early, the prior is narrow and pulls the posterior towards $x_0$. In the middle both count. At the last step $x_t$ says almost nothing, and the posterior is the prior. <!-- alt: Three panels with three bell curves each. On the left the orange-red prior is narrow, and the green product lies between it and the likelihood, nearer to it; in the middle the product lies between prior and likelihood; on the right the likelihood is flat and the product equals the prior. -->
 #
 # Once $x_0$ is given, all pixels are independent, so one is enough. Write $x$ for $x_{t-1}$. The exponent of the product is, up to a constant,
 # $$-\frac12\left[\frac{(x_t-\sqrt{\alpha_t}\,x)^2}{\beta_t} + \frac{(x-\sqrt{\bar\alpha_{t-1}}\,x_0)^2}{1-\bar\alpha_{t-1}}\right] ,$$
@@ -718,7 +718,7 @@ _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center",
 #
 # $\tilde\mu_t = \tilde\beta_t\Big(\dfrac{\sqrt{\alpha_t}\,x_t}{\beta_t}+\dfrac{\sqrt{\bar\alpha_{t-1}}\,x_0}{1-\bar\alpha_{t-1}}\Big) = \dfrac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\,x_t+\dfrac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}\,x_0$
 #
-# (For $t = 1$ there is nothing to find: $x_{t-1}$ is $x_0$, and the result says so too.)
+# (At the first step, the papers' $t = 1$ and the code's `t = 0`, there is nothing to find: $x_{t-1}$ is $x_0$, and the result says so too.)
 # </details>
 
 # %% [markdown]
@@ -920,7 +920,7 @@ except ValueError as error:
 #
 # *See it.* Let the data be two narrow clusters at −1 and 1, after some steps with $\bar\alpha_{t-1} = 0.95$.
 #
-# > **Predict.** You stand at $x_t = 0.2$, between the clusters (a rare place, and a hard one), and the step had the large variance β = 0.5. What does the distribution of $x_{t-1}$ look like?
+# > **Predict.** You stand at $x_t = 0.2$, between the clusters, and the step had the large variance β = 0.5. What does the distribution of $x_{t-1}$ look like?
 # > <details><summary>Then look</summary>It has two modes: 37 % of it lies left of 0 and 63 % right. After such a wide step, both origins are possible, and no single Gaussian can say "left or right".</details>
 
 # %%
@@ -954,7 +954,7 @@ _ = axes[1, 0].set(ylabel="$q(x_{t-1} | x_t)$")
 # %% [markdown]
 # *Figure 1.15.* Above: $\log q(x_{t-1})$, and in blue the interval on which the bell is not small (two widths to each side). Below: the exact step back, and the Gaussian of the same mean and variance. Left, the interval holds both clusters and the step has two modes. Right, the curve on such a short interval is nearly a straight line, and step and Gaussian coincide. <!-- alt: Four panels. Left column, beta 0.5: a log density with two humps, both inside a wide blue band; below, a density with two peaks and a broad dashed Gaussian that misses both. Right column, beta 0.004: a narrow blue band; below, one peak and a dashed Gaussian on top of it. -->
 #
-# How far is the step from the Gaussian of the same mean and variance? The Kullback-Leibler divergence (KL) says by how many bits, on average, the Gaussian's log density falls short of the true one. 1 bit: on (geometric) average it gives the true $x_{t-1}$ half the density that it should have; 0.01 bits: 0.7 % less. At $x_t = 0.2$, and on average over the $x_t$ that occur:
+# How far is the step from the Gaussian of the same mean and variance? The Kullback-Leibler divergence (KL) says by how many bits, on average, the Gaussian's log density falls short of the true one. 1 bit: on (geometric) average it gives the true $x_{t-1}$ half the density that it should have; 0.01 bits: 0.7 % less. At $x_t = 0.2$ (a hard place, and for small β a rare one), and on average over the $x_t$ that occur:
 
 # %% tags=["folded"]
 def bits_from_gaussian(beta, x_t):
@@ -1024,7 +1024,7 @@ _ = plots.chain(torch.stack(rows), stops, names=("state", "estimate") * 2)
 _ = plots.image_grid(x, ncols=10)
 
 # %% [markdown]
-# *Figure 1.17.* Ten images, drawn from noise by your functions and a trained network; most are readable digits. Every walk had its own start and its own noise, so each gave a different digit. <!-- alt: Ten small images; most are readable handwritten digits. -->
+# *Figure 1.17.* Ten images, drawn from noise by your functions and a trained network; most are readable digits. Every walk had its own start and its own noise, so no two images are the same. <!-- alt: Ten small images; most are readable handwritten digits. -->
 
 # %% tags=["folded"]
 existing = digits.flatten(1)

@@ -1400,7 +1400,7 @@ for name, scale in (("posterior_var", 1.0), ("half of it", 0.5), ("twice it", 2.
     p = Gaussian(point.mean, point.log_var + math.log(scale))
     cost = point.kl(p)[4:].mean().item()
     print(f"data in one point, variance {name:13}: {cost:.4f} nats per step")
-print(f"fixedlarge, which uses the variance of index 1 also at index 0 at t = 0: {end + terms(process.log_betas_clipped).sum():.3f} bits")
+print(f"fixedlarge, which repeats index 1 at t = 0: {end + terms(process.log_betas_clipped).sum():.3f} bits")
 print(f"fixedsmall: {end + terms(process.posterior_log_var_clipped).sum():.3f} bits")
 
 # %% [markdown]

@@ -156,7 +156,7 @@ def show(step=300):
 # %% [markdown]
 # *Derive.* What is the best answer of a network that is *not* told? Training draws $t$ uniformly, and least squares gives the average of the noise given all that the network sees. So what it does not see, $t$, is averaged over:
 # $$\begin{aligned} f^*(x) &= \mathbb E[\epsilon\mid x] = \sum_t q(t\mid x)\;\mathbb E[\epsilon\mid x_t = x,\ t], \\ q(t\mid x) &= \frac{q_t(x)}{\sum_s q_s(x)} . \end{aligned} \tag{3.1}$$
-# No $t$ stands behind the first bar: here $t$ is random, too. $q_t$ is the density of $x_t$, and the second line is Bayes' rule with all $t$ equally likely before. The price follows from the law of total variance, for each pixel:
+# The first expectation is conditioned on $x$ alone, not on $t$: here $t$ is random, too. $q_t$ is the density of $x_t$, and the second line is Bayes' rule with all $t$ equally likely before. The price follows from the law of total variance, for each pixel:
 # $$\operatorname{Var}(\epsilon\mid x) = \underbrace{\textstyle\sum_t q(t\mid x)\operatorname{Var}(\epsilon\mid x,t)}_{\text{remains, even if } t \text{ is told}} + \underbrace{\operatorname{Var}_{t\mid x}\big(\mathbb E[\epsilon\mid x,t]\big)}_{\text{the price of not being told}}$$
 # An image of many pixels reveals most of its noise level (how rough is it?), so the price is smaller than for a single number. For the single number of the next, optional section the smallest loss rises from 0.186 to 0.311, +67 %. For digits section 3.8 measures it.
 
@@ -253,7 +253,7 @@ _ = ax.set(xlabel="t", ylabel=r"$q(t\mid x_t)$", ylim=(1e-4, 1)), ax.legend(font
 #
 # The bare number is a poor input: $t = 3$ and $t = 4$ differ by a thousandth of the range, but their noise differs by 16 % in size. A table with a free row for each $t$ (one-hot) has the opposite fault: row 500 learns nothing from row 501. What we need is a vector that is similar for neighbouring $t$, different for distant $t$, and fine enough to tell 3 from 4.
 #
-# DDPM takes the encoding of Vaswani and others (2017): $d/2$ waves of different speeds, from frequency 1 down to nearly $1/10000$. The fast waves tell neighbours apart, the slow ones tell early from late:
+# DDPM takes the encoding of Vaswani and others (2017): $d/2$ waves of different speeds ($d$, in code `d_model`, is the length of $e(t)$), from frequency 1 down to nearly $1/10000$. The fast waves tell neighbours apart, the slow ones tell early from late:
 # $$\begin{aligned} e(t)_{2k} &= \sin(\omega_k t),\qquad e(t)_{2k+1} = \cos(\omega_k t), \\ \omega_k &= 10000^{-k/(d/2)},\qquad k = 0,\dots,\tfrac d2-1 . \end{aligned} \tag{3.2: Vaswani Section 3.5}$$
 #
 # **Exercise 3.1 (one star, 6 minutes).** Write the whole table, (T, d_model), without loops. Sine and cosine alternate.
@@ -563,7 +563,7 @@ for warning in caught:
 #
 # *Question.* A 3x3 convolution sees neighbours. The upper stroke of an 8 and the lower one are far apart, and yet each says something about the other. How can a pixel ask *all* pixels?
 #
-# In a fresh kernel run the next cell, then your cells of exercises 3.3 and 3.4 with their checks; otherwise the course's own block is used.
+# In a fresh kernel run the set-up cell and the next one, then your cells of exercises 3.3 and 3.4 with their checks; otherwise the course's own block is used.
 
 # %% tags=["start", "folded"]
 import json
@@ -919,7 +919,7 @@ for i, steps in enumerate((30, 100, 300)):
 # - No attention: nowhere, not in the middle either. No start at 0: the last layer of each branch, and of the network, starts at ordinary size.
 #
 # > **Predict.** Which network has the largest loss after 800 steps, and which draws the worst digits?
-# > <details><summary>Then look</summary>Without skips the loss is the largest, without time it is nearly as large. Both draw badly, in two ways: without time some images stay covered with noise, for the network cannot tell how much is left; without skips the digits look clean, but what a classifier computes from them is as far from real digits. Without attention nothing changes.</details>
+# > <details><summary>Then look</summary>Without skips the loss is the largest, without time it is nearly as large. Both draw badly, in two ways: without time some images stay covered with noise, for the network cannot tell how much is left; without skips the digits look clean, but the features that a classifier computes from them are as far from those of real digits. Without attention nothing changes.</details>
 #
 # The trainings, three seeds each, take a quarter of an hour: `data/records/unet_ablations_long.py` has made them.
 
@@ -969,7 +969,7 @@ print(f"digits not seen in training:          nearest digit {real['nearest']:.2f
 # ("Nearest digit": root mean square distance of a sample from the training digit most like it, mean of 192 samples; noise makes it large. "Fréchet": distance between mean and covariance of a classifier's features, of samples and of training digits, as in FID, section 2.8.) Three lessons:
 #
 # - **The length matters.** After 60 steps the numbers say how fast a network learns: without skips +62 %, without the start at 0 +16 %, without time +9 %. After 200 steps they are +22 %, +11 % and +15 %. After 800 steps they are +19 %, +5 % and +16 %. The losses of "no skips" and "no time" come closer to each other; where they end is not measured.
-# - **The measure matters.** After 800 steps, by the nearest digit, which sees noise, no time is worst (0.46 to 0.41 of no skips). By the Fréchet distance of features the two are equal (6.4 and 6.3; full 3.2).
+# - **The measure matters.** After 800 steps, by the nearest-digit distance, which is sensitive to noise, "no time" is worst (0.46; "no skips" has 0.41). By the Fréchet distance of features the two are equal (6.4 and 6.3; full 3.2).
 # - **No difference is a result, too**, for this network and these images: without attention the loss does not change by more than 1 %. On 8x8 pixels the convolutions see the whole image anyway.
 #
 # **Exercise 3.9 (design, 7 minutes).** You may spend 60,000 parameters, a third of the network above. Choose `ch`, `ch_mult`, `attn` and `num_res_blocks` (the controls in section 3.6 count for you). Write down your prediction first: by how many per cent is its held-out loss larger after 300 steps? Then measure, here with one seed.
@@ -1009,9 +1009,9 @@ _ = plots.image_grid(drawn, ncols=8, ax=axes[1])
 #
 # *Capstone, 34 minutes.*
 #
-# You have the parts; now assemble them. The layers that change the resolution, and the time embedding around your table, are the course's.
+# You have the parts; now assemble them. The layers that change the resolution, and the time embedding with its table, are the course's.
 #
-# In a fresh kernel run the next cell, then your cells of exercises 3.3, 3.4, 3.6, 3.7 and 3.8 with their checks; otherwise the course's own parts are used.
+# In a fresh kernel run the set-up cell and the next one, then your cells of exercises 3.3, 3.4, 3.6, 3.7 and 3.8 with their checks; otherwise the course's own parts are used.
 
 # %% tags=["start", "folded"]
 import math
