@@ -199,6 +199,8 @@ def has_a_deeper_part(notebook, name):
         title = form.heading(cell)
         if "deeper" in tags(cell) and (not title or not re.search("Going deeper|equation by equation", title[1])):
             yield f"what is collapsed must say so in its heading, 'Going deeper': {cell.source[:80]!r}"
+        elif "deeper" in tags(cell) and "\n" in cell.source:
+            yield f"a collapsed heading hides the cells below it: it stands alone in its own, not so {title[1]!r}"
     if not any("deeper" in tags(cell) for cell in notebook.cells):
         yield "what the core path does not need must be collapsed, tagged `deeper`"
 
@@ -372,7 +374,7 @@ def example():
         new_markdown_cell(
             "**Exercise 1.1 (on paper, 3 minutes).** Halve.\n\n**Exercise 1.2 (design, 4 minutes).** Choose."
         ),
-        new_markdown_cell("### Going deeper: quarters\n\nMore.", metadata={"tags": ["deeper"]}),
+        new_markdown_cell("### Going deeper: quarters", metadata={"tags": ["deeper"]}),
         new_markdown_cell("## 1.3 A capstone", metadata={"tags": ["sitting", "capstone"]}),
         new_markdown_cell("**Exercise 1.3 (capstone, 20 minutes).** Build."),
         new_code_cell("x = 1", metadata={"tags": ["start"]}),
@@ -454,6 +456,7 @@ BREACHES = [
     (says_its_minutes, replace(2, "minutes.*", "minutes, or so.*")),
     (has_a_deeper_part, lambda notebook: notebook.cells[11].metadata.update(tags=[])),
     (has_a_deeper_part, replace(11, "Going deeper", "More")),
+    (has_a_deeper_part, replace(11, "quarters", "quarters\n\nMore.")),
     (describes_its_figures, replace(4, "<!-- alt: Two clusters of points. -->", "")),
     (has_every_kind_of_exercise, replace(10, "(on paper, ", "(one star, ")),
     (has_every_kind_of_exercise, replace(10, "(design, 4 minutes)", "(design)")),

@@ -104,7 +104,8 @@ _ = plots.chain(rows, [20 * state.i for state in shown])
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: can you start, and what do others call it?
-#
+
+# %% [markdown]
 # Three questions. If one of them is new to you, follow its pointer first; it takes an hour at most.
 #
 # 1. $X$ and $Y$ are independent with variances 4 and 9. What is the variance of $2X - Y$? <details><summary>Answer</summary>$2^2\cdot 4 + (-1)^2\cdot 9 = 25$. Factors come out squared, and variances of independent variables add, also under a minus sign. Pointer: any chapter on "variance of a sum of random variables".</details>
@@ -180,7 +181,8 @@ print(f"standard deviation after 1000 steps: {right**0.5:.2f}, without the root 
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: variance other than 1, the wrong kind of noise, float64 too late
-#
+
+# %% [markdown]
 # *What if the data do not have variance 1?* Subtract 1 from both sides of the variance rule: $\operatorname{Var}(x_t) - 1 = (1-\beta_t)\,(\operatorname{Var}(x_{t-1}) - 1)$. The distance to 1 shrinks at every step. For the digits (variance over all pixels of all digits), with and without the shrinking of the image:
 
 # %%
@@ -271,7 +273,8 @@ print(f"sum of the first 259 betas: {betas[:259].sum():.2f}, log 2: {math.log(2)
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: the formula without its roots
-#
+
+# %% [markdown]
 # **What goes wrong: roots that were lost.** The post prints (1.2) more than once, and some of the copies have lost their roots. $\bar\alpha_t\,x_0 + (1-\bar\alpha_t)\,\epsilon$ gives $x_t$ the variance $\bar\alpha_t^2 + (1-\bar\alpha_t)^2$ for data of variance 1. It drops to one half where image and noise are equal, and comes back: a network would meet inputs of changing scale.
 
 # %%
@@ -379,7 +382,8 @@ _ = ipywidgets.interact(show, t=(0, 999, 10))
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: why `extract` keeps its dtype
-#
+
+# %% [markdown]
 # **What goes wrong: `.float()` inside.** The post's `extract` looks up in float64 and casts to float32. A look-up is the wrong place to choose a precision. If you work in float64 to test a formula, you get coefficients with the errors of float32. If you work in half precision, you get float32 images, which a half-precision network refuses:
 
 # %%
@@ -437,7 +441,7 @@ digits, labels = data.digits()[:]
 # All three are needed. A chain could jump to the middle in its first step, or into noise in its last, and still spend nearly all other steps in the middle.
 #
 # **The cosine schedule** (Nichol and Dhariwal 2021) chooses the curve first and computes the betas from it. With $u = t/T$,
-# $$\begin{aligned} f(u) &= \cos^2\!\Big(\frac{u+s}{1+s}\cdot\frac{\pi}{2}\Big),\qquad \bar\alpha(u) = \frac{f(u)}{f(0)}, \\ \beta_t &= \min\Big(1 - \frac{\bar\alpha(t/T)}{\bar\alpha((t-1)/T)},\ 0.999\Big). \end{aligned} \tag{1.4: Improved DDPM Eq. 17}$$
+# $$\begin{aligned} f(u) &= \cos^2\!\Big(\frac{u+s}{1+s}\cdot\frac{\pi}{2}\Big), \\ \bar\alpha(u) &= \frac{f(u)}{f(0)}, \\ \beta_t &= \min\Big(1 - \frac{\bar\alpha(t/T)}{\bar\alpha((t-1)/T)},\ 0.999\Big). \end{aligned} \tag{1.4: Improved DDPM Eq. 17}$$
 # The offset $s = 0.008$ keeps the first betas from being tiny: with $s = 0$ the curve starts out flat. The cap is needed at the end, where $\bar\alpha$ reaches 0 and $\beta$ would be 1: such a step keeps nothing of the image.
 #
 # **Exercise 1.5 (two stars, 7 minutes).** Return the $T$ betas of (1.4) as float64.
@@ -516,7 +520,8 @@ for name in ("linear", "cosine"):
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: bits that are left, and betas that grow exponentially
-#
+
+# %% [markdown]
 # **How many bits of the image are left?** (It needs entropy.) The mutual information $I(x_0; x_t)$ says how many bits $x_t$ tells about $x_0$: the entropy $h$ of $x_t$ less the entropy that remains when $x_0$ is known. For a pixel of variance 1 that is itself Gaussian, $x_t$ is Gaussian with variance 1, and given $x_0$ its variance is $1-\bar\alpha_t$. The entropy of a Gaussian with variance $v$ is $\tfrac12\log_2(2\pi e\,v)$, so
 # $$I(x_0; x_t) = h(x_t) - h(x_t\mid x_0) = -\tfrac12\log_2(1-\bar\alpha_t) \tag{1.5}$$
 # which is $\tfrac12\log_2(1+\operatorname{SNR})$, because $1/(1-\bar\alpha_t) = 1+\operatorname{SNR}$. Among all distributions of the same variance the Gaussian has the largest entropy of $x_t$, so (1.5) is an upper bound for any pixel of variance 1 or less. A digit's pixel never holds more than its own entropy either, and the true information lies below both bounds. We compute it on a grid, for all pixels of all digits pooled:
@@ -617,7 +622,8 @@ for name, chain in (three | {"cosine": checks.carried("cosine_betas")(100)}).ite
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: where published chains end, and a repair with a limit
-#
+
+# %% [markdown]
 # | published code | T | betas | where it ends |
 # |---|---|---|---|
 # | DDPM, and the repository behind the post | 1000 | 0.0001 … 0.02 | in noise |
@@ -785,7 +791,8 @@ for t in (0, 1, 10, 500):
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: a logarithm that is minus infinity
-#
+
+# %% [markdown]
 # At `t = 0` the posterior is a point, because we know $x_0$. Its variance is 0, and the logarithm, which code prefers to store, is minus infinity:
 
 # %%
@@ -860,7 +867,8 @@ _ = plots.chain(torch.stack([x, estimate]), t, names=("$x_t$", "estimate"))
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: which way back to $x_0$ can be trusted
-#
+
+# %% [markdown]
 # A network could also predict the mean of $x_{t-1}$. Solve (1.6) for $x_0$:
 # $$x_0 = \frac{\tilde\mu_t - \text{coef2}\cdot x_t}{\text{coef1}} . \tag{1.8}$$
 # Both ways are linear, so an error in what the network predicts is multiplied by a fixed factor: $\sqrt{1/\bar\alpha_t - 1}$ for the noise, $1/\text{coef1}$ for the mean of $x_{t-1}$.
@@ -1127,7 +1135,8 @@ plots.animate(draw_film, frames, alt="an image turns into noise and comes back",
 
 # %% [markdown] tags=["deeper"]
 # ## 1.13 Going deeper: skipping steps
-#
+
+# %% [markdown]
 # *Question.* Training used 1000 steps. Must sampling visit all of them? (Notebook 4 goes on from here.)
 #
 # *Derive.* Choose some steps $\tau_1 < \tau_2 < \dots < \tau_S$. Nothing in (1.2) changes: $x_{\tau_i}$ still has $\bar\alpha_{\tau_i}$. The chain that visits only these steps is a chain like any other: by section 1.3 the skipped steps between two visited ones merge into a single Gaussian step, whose noise is independent of what came before. Its betas must lead from one to the next. From $\bar\alpha_{\tau_i} = (1-\beta_i')\,\bar\alpha_{\tau_{i-1}}$,

@@ -363,7 +363,8 @@ print(f"loss of tanh(3 x_t): {total:.4f} = error of f {of_f:.4f} + irreducible {
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: an absolute error instead of a square
-#
+
+# %% [markdown]
 # "L1" is an option in published training code. But the number $c$ that minimises $\mathbb E|c - x_0|$ is the *median*, not the mean: if more than half of the $x_0$ lie above $c$, moving $c$ up lowers more distances than it raises. The posterior mean (1.6) needs the mean. How far off is the median? The average over all $x_t$ must be the mean of the data:
 
 # %%
@@ -458,7 +459,7 @@ for ax, t in zip(axes, (20, 100, 400), strict=True):
 # $L$ is the **variational bound** (变分下界; $-L$ is a *lower* bound of $\log p_\theta$, hence the name ELBO). This is the only line that is not an equality. What is lost, the gap, is itself a divergence: between $q$'s distribution of paths and the model's own distribution of paths that end in $x_0$.
 #
 # Both chains are products of steps, so the logarithm is a sum. Bayes' rule, with $x_0$ given, turns each forward step round, so that it can be compared with a step of the model: $q(x_t\mid x_{t-1}) = q(x_{t-1}\mid x_t,x_0)\;q(x_t\mid x_0)/q(x_{t-1}\mid x_0)$. Along the chain the extra factors cancel, each against that of the next step, and only $q(x_T\mid x_0)$ is left (line by line in section 2.10). The result:
-# $$\begin{aligned} L = {}&\underbrace{\operatorname{KL}\big(q(x_T\mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t\ge 2}\underbrace{\mathbb E_q\operatorname{KL}\big(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t)\big)}_{L_{t-1}} \\ &\underbrace{-\,\mathbb E_q\log p_\theta(x_0\mid x_1)}_{L_0} . \end{aligned} \tag{2.10: DDPM Eq. 5}$$
+# $$\begin{aligned} L = {}&\underbrace{\operatorname{KL}\big(q(x_T\mid x_0)\,\|\,p(x_T)\big)}_{L_T} \\ &+ \sum_{t\ge 2}\underbrace{\mathbb E_q\operatorname{KL}\big(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t)\big)}_{L_{t-1}} \\ &\underbrace{-\,\mathbb E_q\log p_\theta(x_0\mid x_1)}_{L_0} . \end{aligned} \tag{2.10: DDPM Eq. 5}$$
 # Read it as: does the chain end in noise ($L_T$); does every step of the model agree with the posterior, which knows $x_0$ ($L_{t-1}$); does the last step hit $x_0$ ($L_0$). Each term needs *one* $x_t$, which one jump delivers. So training can pick one $t$ at a time.
 #
 # Every term but the last is a divergence of two Gaussians, and that has a formula (derived in section 2.11):
@@ -745,7 +746,8 @@ _ = plots.image_grid(found.view(-1, 8, 8), ncols=10)
 
 # %% [markdown] tags=["deeper"]
 # ## 2.10 Going deeper: the bound, line by line
-#
+
+# %% [markdown]
 # *Question.* Section 2.6 gave the bound and its terms. Where do the terms come from?
 #
 # Carry $-\log p_\theta(x_0)$ through every line of algebra, **on paper and on a grid at the same time**. Take $T = 3$ steps, one dimension, one fixed $x_0 = 0.8$. The data are the two clusters of section 2.4; the model is the poor one of section 2.6: its network believes that the data are $\mathcal N(-0.4,\ 0.3^2)$. Three numbers $x_1, x_2, x_3$ make a path, so all paths fit on a grid of $121^3$ points.
@@ -1043,7 +1045,8 @@ print(f"on average over the data it is {q_fine @ lower:.2f}, and log q is {q_fin
 
 # %% [markdown] tags=["deeper"]
 # ## 2.11 Going deeper: one term, derived
-#
+
+# %% [markdown]
 # *Question.* $L_{t-1}$ is a divergence between two Gaussians. What must the network do to make it small?
 #
 # *Derive, the divergence.* Let $p_1 = \mathcal N(\mu_1, v_1)$ and $p_2 = \mathcal N(\mu_2, v_2)$ in one dimension. The term $\log 2\pi$ cancels in the difference of the logarithms:
@@ -1119,7 +1122,8 @@ for t in (1, 10, 100, 999):
 
 # %% [markdown] tags=["deeper"]
 # ## 2.12 Going deeper: five losses, one network
-#
+
+# %% [markdown]
 # *Question.* A network may predict the noise, or $x_0$, or the mean of $x_{t-1}$, or $v$ (a mixture of image and noise), or the score. Which is right?
 #
 # *Derive.* $x_t$ is known to the network. Once it is given, each of the five is a linear function of $x_0$. So an error $e = \hat x_0 - x_0$ in the image means an error in each of the others, by a factor that is the slope:
@@ -1231,7 +1235,8 @@ print("through x_0_from_eps: off by less than 1e-9; through x_0_from_x_prev: by 
 
 # %% [markdown] tags=["deeper"]
 # ## 2.13 Going deeper: the two ends, and bits per dimension
-#
+
+# %% [markdown]
 # *Question.* $L_{t-1}$ is done. What are $L_T$ and $L_0$ for an image, and what does the whole bound mean in a unit that one can picture?
 #
 # *Derive, $L_T$.* By (1.2) the chain ends in $\mathcal N(\sqrt{\bar\alpha_T}\,x_0,\ (1-\bar\alpha_T)I)$; the prior is $\mathcal N(0, I)$. Put both into (2.11), with $v_1 = 1-\bar\alpha_T$, $v_2 = 1$:
@@ -1357,7 +1362,8 @@ print(f"1e-20 without the floor, off by 0.0074: above 1e12 bits: {interior_bits(
 
 # %% [markdown] tags=["deeper"]
 # ## 2.14 Going deeper: which variance?
-#
+
+# %% [markdown]
 # *Question.* $\sigma_t^2$ was "chosen by hand". DDPM offers two choices, $\beta_t$ (*fixedlarge*) and $\tilde\beta_t$ (*fixedsmall*), and says that each is optimal for some data. For which?
 #
 # *Derive.* Take the mean of $L_{t-1}$ over the data. With (2.11), per coordinate, and $d_t = \mathbb E(\tilde\mu_t-\mu_\theta)^2$:
@@ -1427,7 +1433,8 @@ _ = ax.set(xlabel="t + 1", ylabel="0: fixedsmall, 1: fixedlarge", ylim=(-0.05, 1
 
 # %% [markdown] tags=["deeper"]
 # ## 2.15 Going deeper: the weightings in one picture
-#
+
+# %% [markdown]
 # *Question.* Every loss so far is a weight times the squared error of the noise. How do they compare?
 #
 # *Derive.* By (2.14) a weight for one target is a weight for every other. Write all as weights of the *noise* error, and plot them over $\log\operatorname{SNR}$ instead of $t$: then the curves that are functions of SNR do not depend on the schedule; those of the bound do (here linear, $T = 1000$).
@@ -1477,7 +1484,8 @@ min_snr_weights = checks.min_snr_weights(min_snr_weights)
 
 # %% [markdown] tags=["deeper"]
 # ## 2.16 Going deeper: memorisation
-#
+
+# %% [markdown]
 # *Question.* We have 1415 training digits. By (2.4) the loss is smallest for $\mathbb E[x_0\mid x_t]$, averaged over *these 1415*. What does the perfect minimiser sample?
 #
 # *Derive.* Over a finite set, $q(x_0)$ gives each $x^{(n)}$ the probability $1/N$. By Bayes,
@@ -1592,7 +1600,8 @@ _ = ax.set(xlabel="t + 1", ylabel="bits/dim of all terms up to t", ylim=(0, None
 
 # %% [markdown] tags=["deeper"]
 # ## 2.17 Going deeper: which t?
-#
+
+# %% [markdown]
 # *Question.* A batch draws its $t$ at random, so its gradient is random. Can the $t$ be drawn better?
 #
 # *Derive.* We want $\frac1T\sum_t g_t$, the mean gradient. Draw $t$ with probabilities $p_t$ and weigh by $1/(T p_t)$; the mean stays what it was:
@@ -1662,7 +1671,8 @@ print("LossSecondMoment against Uniform, variance of the gradient: smaller for t
 
 # %% [markdown] tags=["deeper"]
 # ## 2.18 Going deeper: what goes wrong, the rest
-#
+
+# %% [markdown]
 # **The forgotten factor T.** The bound is a *sum* over $t$, a training step sees *one* $t$. So the term of a random $t$ is, on average, a $T$-th of the bound. For $\mathcal N(0,1)$ data, from section 2.14:
 
 # %%
@@ -1756,7 +1766,8 @@ print("and afterwards the network is back in training mode:", noisy_net.training
 
 # %% [markdown] tags=["deeper"]
 # ## 2.19 Going deeper: equation by equation
-#
+
+# %% [markdown]
 # Every name in the table can be imported, and in a checkout every test can be run. Your own functions, checked above, compute the same.
 
 # %% [markdown] tags=["equations"]

@@ -91,7 +91,8 @@ _ = plots.image_grid(images, ncols=20, ax=axes[0]), plots.unet_map(small, 8, ax=
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: can you start?
-#
+
+# %% [markdown]
 # Three questions. If one of them is new to you, follow its pointer first.
 #
 # 1. A 3x3 convolution takes 16 channels to 32. How many weights does it have, biases included? <details><summary>Answer</summary>$32\cdot 16\cdot 9 + 32 = 4640$. Pointer: "convolutional layer, number of parameters".</details>
@@ -162,7 +163,8 @@ def show(step=300):
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: the price of not being told t
-#
+
+# %% [markdown]
 # *Verify* (3.1) where everything is known: two clusters, 70 % of the points around −1, 30 % around +1.
 
 # %%
@@ -295,7 +297,8 @@ print("tau for two images:", tuple(embedding(torch.tensor([0, 900])).shape))
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: inner products, layouts, and another network's encoding
-#
+
+# %% [markdown]
 # *Derive what the waves are good for.* Take the inner product of two rows and use $\cos a\cos b+\sin a\sin b = \cos(a-b)$ for every $k$:
 # $$\begin{aligned} e(t)\cdot e(s) &= \sum_k\big(\sin\omega_k t\,\sin\omega_k s+\cos\omega_k t\,\cos\omega_k s\big) \\ &= \sum_k\cos\big(\omega_k(t-s)\big) . \end{aligned} \tag{3.3}$$
 # It depends on the *distance* of $t$ and $s$ alone, and it is largest at distance 0 (there it is $d/2$, so all rows have the same length). The sum mixes fast and slow cosines, so it falls steeply, then varies, and nowhere returns to that value. *Verify*, with the slow form of (3.2):
@@ -379,7 +382,8 @@ for ax, groups, name in ((axes[1], channel, "BatchNorm"), (axes[2], 2 * image + 
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: group norm by hand
-#
+
+# %% [markdown]
 # The slow form of (3.4), on features so small that the $10^{-5}$ counts:
 
 # %%
@@ -513,7 +517,8 @@ assert changes[-1] < 1e-5 < 0.01 < changes[3]
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: the block by hand, and a whole network that ignores t
-#
+
+# %% [markdown]
 # *Verify* all of (3.5) against the package's `ResBlock`, line by line as it stands above:
 
 # %%
@@ -671,7 +676,8 @@ AttnBlock = checks.AttnBlock(AttnBlock)
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: the scale, four ways to write it, widths, and positions
-#
+
+# %% [markdown]
 # > **Predict.** 64 pixels, 128 channels, random queries and keys. How much of the weight does the best of the 64 pixels get, with the division by $\sqrt C$ and without? An equal share would be 1/64 = 0.016.
 # > <details><summary>Then look</summary>With it 0.11, without it 0.86.</details>
 
@@ -810,7 +816,8 @@ print("channels into the blocks on the way up:", skip_channels(128, [1, 2, 2, 2]
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: a list of all shapes
-#
+
+# %% [markdown]
 # Let a hook write down what goes into each block and what comes out. A hook is a function that PyTorch calls after a module has run, with the module, its inputs and its output.
 
 # %%
@@ -1117,7 +1124,8 @@ _ = plots.image_grid(draw(net, 48), ncols=16, ax=ax)
 
 # %% [markdown] tags=["deeper"]
 # ## 3.10 Going deeper: down and up
-#
+
+# %% [markdown]
 # Sections 3.10 to 3.16 need nothing from above but the set-up cell and the two that follow. Section 3.13 also needs the functions of 3.12 (`trained_for` and what stands above it).
 
 # %% tags=["folded"]
@@ -1240,7 +1248,8 @@ for std in (1.0, 0.01):
 
 # %% [markdown] tags=["deeper"]
 # ## 3.11 Going deeper: how far it sees, how many parameters it has, what it costs
-#
+
+# %% [markdown]
 # **How far does it see?** The receptive field of a feature is the part of the image that it depends on. Ask the gradient: which pixels of the input have one that is not 0? Norms and attention look at everything, so take them out; and set all weights to one positive number, so that nothing cancels. A long strip instead of a square saves time.
 
 # %%
@@ -1377,7 +1386,8 @@ _ = ax.set(xticks=range(4), xticklabels=[f"{s}x{s}" for s in sides], ylabel="sha
 
 # %% [markdown] tags=["deeper"]
 # ## 3.12 Going deeper: how it starts
-#
+
+# %% [markdown]
 # *Question.* Before the first step of training a network answers something. What should it be?
 #
 # *Derive.* A layer $y = Wx$ with $n$ inputs of mean 0 and variance $v$ and independent weights of mean 0 and variance $s^2$ gives outputs of variance $n s^2 v$: each is a sum of $n$ products, every product has mean 0 and variance $s^2 v$, and since the weights are independent these variances add. To keep the variance going forward one wants $s^2 = 1/n_\text{in}$, to keep the gradient's going backward $s^2 = 1/n_\text{out}$. (In a $k\times k$ convolution an output has $n_\text{in} = C k^2$ inputs, and an input goes to $n_\text{out} = C' k^2$ outputs.) Xavier initialisation (Glorot and Bengio 2010) takes the compromise, times a *gain*: a factor on the standard deviation of the weights, 1 for an ordinary layer, nearly 0 for one that should start near zero:
@@ -1561,7 +1571,8 @@ assert (curves["attention overwritten"][:, 5:20].mean(1) > curves["as intended"]
 
 # %% [markdown] tags=["deeper"]
 # ## 3.13 Going deeper: what 60 steps show, and what they do not
-#
+
+# %% [markdown]
 # Section 3.8 shows two lengths of training on purpose. After 60 steps an ablation measures *how fast a network learns*, not what it will be worth. Here are 20 seeds of such short trainings, written by `data/records/unet_ablations.py` (last weights, no averages):
 
 # %%
@@ -1650,7 +1661,8 @@ assert (share > 0.5).all() and abs(near_0 - 1) < 0.1
 
 # %% [markdown] tags=["deeper"]
 # ## 3.14 Going deeper: what guided-diffusion changed
-#
+
+# %% [markdown]
 # *Question.* A year after DDPM, Dhariwal and Nichol (2021) asked the same question at scale, on ImageNet at 128x128. What did they change?
 #
 # | change | what it is | here | what they measured (FID, lower is better: a distance between statistics of real and of generated images, section 2.8) |
@@ -1705,7 +1717,8 @@ assert torch.allclose(h + two.proj(joined), two(h), atol=1e-5)
 
 # %% [markdown] tags=["deeper"]
 # ## 3.15 Going deeper: how to make it fast
-#
+
+# %% [markdown]
 # *Question.* Training calls the network a hundred thousand times, sampling a thousand times for each batch. What makes a call faster? Measure on *your* machine; the numbers below are those of the machine that built this page. On another machine, or a busy one, the order can be another: read your own numbers. What is worth trying:
 #
 # - **Memory format.** `channels_last` keeps the channels of a pixel side by side, which many convolution routines prefer.
@@ -1760,7 +1773,8 @@ assert torch.allclose(plain, fast, atol=1e-4) and torch.allclose(plain, one_by_o
 
 # %% [markdown] tags=["deeper"]
 # ## 3.16 Going deeper: what else goes wrong
-#
+
+# %% [markdown]
 # **Sides that cannot be halved.** With four levels the side is halved three times. 28, the side of MNIST, gives 14, 7 and then: 4. On the way back 4 becomes 8, and a skip of side 7 is waiting. In the post this ends in PyTorch's error about `torch.cat`, from deep inside:
 
 # %%
@@ -1834,12 +1848,14 @@ except ValueError as error:
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: read on
-#
+
+# %% [markdown]
 # Ho, Jain and Abbeel 2020 (arXiv 2006.11239), Appendix B: half a page, and you can now read every word of it. Dhariwal and Nichol 2021 (arXiv 2105.05233), section 3, with the ablations quoted above. Ronneberger and others 2015 (arXiv 1505.04597) for the U-Net, Zagoruyko and Komodakis 2016 (arXiv 1605.07146) for the residual blocks, Wu and He 2018 (arXiv 1803.08494) for GroupNorm, Vaswani and others 2017 (arXiv 1706.03762) for attention and sines. Odena and others 2016, *Deconvolution and Checkerboard Artifacts*, has pictures to play with. Sun and others 2025, *Is Noise Conditioning Necessary for Denoising Generative Models?* (arXiv 2502.13129), asks the question of section 3.1 at scale. Peebles and Xie 2023 (arXiv 2212.09748) replace the U-Net by a transformer, and there positions do have to be encoded.
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: equation by equation
-#
+
+# %% [markdown]
 # Every name in the table can be imported, and in a checkout every test can be run. Your own functions, checked above, compute the same.
 
 # %% [markdown] tags=["equations"]
