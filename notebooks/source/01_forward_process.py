@@ -223,7 +223,7 @@ print(f"largest relative error of float32 first: {error:.0e}")
 # A sum of independent Gaussians is a Gaussian, and the variances add: $\alpha_t(1-\alpha_{t-1}) + (1-\alpha_t) = 1-\alpha_t\alpha_{t-1}$. Two steps have the form of one step, with the product $\alpha_t\alpha_{t-1}$ instead of $\alpha_t$. The same computation adds a third step to these two, and so on up to $t$. With $\bar\alpha_t = \alpha_1\alpha_2\cdots\alpha_t$,
 # $$\begin{aligned} x_t &= \sqrt{\bar\alpha_t}\;x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \\ q(x_t\mid x_0) &= \mathcal N\big(x_t;\ \sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t) I\big). \end{aligned} \tag{1.2: DDPM Eq. 4}$$
 #
-# *See*, with pixels instead of images: 2000 pixels that are 1 or −1 take your walk. The colours behind them are the density that (1.2) gives, the average over both values of $x_0$.
+# *See*, with pixels instead of images: 2000 pixels that are 1 or −1 take your walk. The grey behind them is the density that (1.2) gives, the average over both values of $x_0$.
 
 # %%
 pixels = torch.tensor([[1.0], [-1.0]]).repeat(1000, 1)  # (2000, 1)
@@ -473,7 +473,7 @@ for ax in axes:  # sigmoid: wide, behind the cosine
     _ = ax.legend()
 
 # %% [markdown]
-# *Figure 1.7.* Left: the share of the image's variance that is left. Right: log SNR; in the grey band image and noise are comparable. The constant schedule falls through it at once. Linear and quadratic leave it earlier than the last two. Cosine and sigmoid (the wide line behind it) nearly coincide and stay in it for more than half of the steps. <!-- alt: Two line plots over t of five schedules. The constant one falls first, then linear and quadratic, and cosine and sigmoid fall evenly over all steps. A grey band marks log SNR between -2 and 2. -->
+# *Figure 1.7.* Left: the share of the image's variance that is left. Right: log SNR; in the grey band image and noise are comparable. The constant schedule falls through it at once. Linear and quadratic leave it earlier than cosine and sigmoid. Cosine and sigmoid (the wide line behind it) nearly coincide and stay in it for more than half of the steps. <!-- alt: Two line plots over t of five schedules. The constant one falls first, then linear and quadratic, and cosine and sigmoid fall evenly over all steps. A grey band marks log SNR between -2 and 2. -->
 
 # %%
 def comparable(betas):
@@ -707,7 +707,7 @@ for ax, t in zip(axes, (1, 5, 9), strict=True):
 _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 # %% [markdown]
-# *Figure 1.12.* Likelihood of the observed $x_t$, prior from $x_0$, and their product, the posterior; all as functions of $x_{t-1}$, each scaled to height 1. Early, the prior is narrow and pulls the posterior towards $x_0$. In the middle both count. At the last step $x_t$ says almost nothing, and the posterior is the prior. <!-- alt: Three panels with three bell curves each. On the left the orange-red prior is narrow, and the green product lies between it and the likelihood, nearer to it; in the middle the product lies between prior and likelihood; on the right the likelihood is flat and the product equals the prior. -->
+# *Figure 1.12.* Likelihood of the observed $x_t$, prior from $x_0$, and their product, the posterior; all as functions of $x_{t-1}$, each scaled to height 1 (at t = 9 the likelihood's top lies outside). Early, the prior is narrow and pulls the posterior towards $x_0$. In the middle both count. At the last step $x_t$ says almost nothing, and the posterior is the prior. <!-- alt: Three panels with three bell curves each. On the left the orange-red prior is narrow, and the green product lies between it and the likelihood, nearer to it; in the middle the product lies between prior and likelihood; on the right the likelihood is flat and the product equals the prior. -->
 #
 # Once $x_0$ is given, all pixels are independent, so one is enough. Write $x$ for $x_{t-1}$. The exponent of the product is, up to a constant,
 # $$-\frac12\left[\frac{(x_t-\sqrt{\alpha_t}\,x)^2}{\beta_t} + \frac{(x-\sqrt{\bar\alpha_{t-1}}\,x_0)^2}{1-\bar\alpha_{t-1}}\right] ,$$
@@ -987,7 +987,7 @@ print(f"beta = 0.5: {share:.0%} of the step back from 0.2 lies left of 0")
 # $$q(x_{t-1}\mid x_t) = \int q(x_{t-1}\mid x_t, x_0)\;q(x_0\mid x_t)\,dx_0 .$$
 # The mean of an average is the average of the means, and by (1.6) the posterior's mean is linear in $x_0$. So
 # $$\mathbb E[x_{t-1}\mid x_t] = \text{coef1}\cdot\mathbb E[x_0\mid x_t] + \text{coef2}\cdot x_t . \tag{1.9}$$
-# This is why an *estimate* of $x_0$ is enough: a network that knows the average $x_0$ behind $x_t$ has the mean of the step back exactly. The variance of the model's step must be chosen. The posterior's is too small wherever $x_0$ is uncertain: the true one is larger by $\text{coef1}^2\operatorname{Var}(x_0\mid x_t)$. Notebook 2 says for which data which choice is right.
+# This is why an *estimate* of $x_0$ is enough: a network that knows the average $x_0$ behind $x_t$ has the mean of the step back exactly. The variance of the model's step must be chosen. The posterior's variance is too small wherever $x_0$ is uncertain: that of the true step is larger by $\text{coef1}^2\operatorname{Var}(x_0\mid x_t)$. Notebook 2 says for which data which choice is right.
 
 # %% tags=["folded"]
 beta, bar = 0.5, 0.95 * (1 - 0.5)

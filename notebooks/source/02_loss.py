@@ -139,7 +139,7 @@ def train(model, optimizer, x_0, steps, generator):
 # The data are eight clusters in a ring; the network is a small multilayer perceptron that is told $t$.
 #
 # > **Predict.** The loss starts near 1. Why 1? And after 2000 steps: will it be near 0?
-# > <details><summary>Then look</summary>An untrained network answers about 0, and the noise has variance 1. The loss falls quickly, and then stays between 0.2 and 0.25. Whether that is good or bad, the curve alone cannot say.</details>
+# > <details><summary>Then look</summary>An untrained network answers about 0, and the noise has variance 1. The loss falls quickly, and its running mean then stays between 0.2 and 0.25. Whether that is good or bad, the curve alone cannot say.</details>
 
 # %%
 torch.manual_seed(0)
@@ -445,7 +445,7 @@ for ax, t in zip(axes, (20, 100, 400), strict=True):
     _ = ax.set(title=f"t = {t}", xlim=(-2.8, 2.8), ylim=(-2.8, 2.8))
 
 # %% [markdown]
-# *Figure 2.8.* Points $x_t$ and the direction of the exact score (bright: strong, each panel with its own scale). At t = 20 every arrow points to the nearest cluster. At t = 100 all arrows lead to the ring; along the ring they are weak (dark), because neighbouring clusters pull against each other. (The score is 0 in the exact centre, between the arrows.) At t = 400 one broad cluster is left, and all arrows point to its middle. This is the function that your network had not yet learned near t = 50 at step 2000. <!-- alt: Three panels. At t = 20 arrows lead to eight clusters; at t = 100 they lead to a ring, and are weak along it; at t = 400 they lead to the centre of one broad cloud. -->
+# *Figure 2.8.* Points $x_t$ and the direction of the exact score (bright: strong, each panel with its own scale). At t = 20 every arrow points to the nearest cluster. At t = 100 all arrows lead to the ring; along the ring they are weak (dark), because neighbouring clusters pull against each other. (The score is 0 in the exact centre, between the arrows.) At t = 400 one broad cluster is left, and all arrows point to its middle. Between the first two panels, near t = 50, lies the function that your network had not yet learned at step 2000. <!-- alt: Three panels. At t = 20 arrows lead to eight clusters; at t = 100 they lead to a ring, and are weak along it; at t = 400 they lead to the centre of one broad cloud. -->
 
 # %% [markdown]
 # ## 2.6 How likely are the data? The bound
@@ -610,7 +610,7 @@ _ = ax.set(xlabel="t", ylabel="weight, scaled to mean 1"), ax.legend(fontsize="s
 # - min-SNR: `(5 / process.snr).clamp(max=1)`.
 #
 # Only the shape of $w$ counts: it is scaled to mean 1.
-# <details><summary>What we found</summary>In 1000 steps none clearly beats $L_\text{simple}$. The bound's weight does worse everywhere, even in the bands of the smallest t. $1/\operatorname{SNR}$ is worse by far, for the opposite reason: it spends it on large t. Min-SNR is about equal. More weight below t = 200 helps there only after about 3000 steps (`trained(w, 3000)`), and only a little, and at large t it costs. The steep answers at small t need more steps, not only more weight.</details>
+# <details><summary>What we found</summary>In 1000 steps none clearly beats $L_\text{simple}$. The bound's weight does worse everywhere, even in the bands of the smallest t. $1/\operatorname{SNR}$ is worse by far, it spends nearly all of its weight on large t, where there is little to learn. Min-SNR is about equal. More weight below t = 200 helps there only after about 3000 steps (`trained(w, 3000)`), and only a little, and at large t it costs. The steep answers at small t need more steps, not only more weight.</details>
 
 # %%
 w = vlb_weight(process.betas, process.betas)  # yours: any positive tensor of 1000 numbers
@@ -720,7 +720,7 @@ ax = plots.loss_curve(history, smooth=100)
 _ = ax.set(ylim=(0, 1.1))
 
 # %% [markdown]
-# *Figure 2.12.* The loss on digits. For *new* digits nobody knows the best possible loss. For these training digits it is known (2.16), and reaching it would mean copying them. So compare with held-out digits. <!-- alt: The loss falls from 1 to about 0.2 and goes on falling slowly. -->
+# *Figure 2.12.* The loss on digits. For *new* digits nobody knows the best possible loss. For these training digits it is known (section 2.16), and reaching it would mean copying them. So compare with held-out digits. <!-- alt: The loss falls from 1 to about 0.2 and goes on falling slowly. -->
 
 # %% tags=["capstone"]
 @torch.no_grad()

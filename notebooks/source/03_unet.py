@@ -144,7 +144,7 @@ _ = axes[1].set(xlabel="t that the network is told", ylabel="squared error", yli
 
 # %% [markdown]
 # *Figure 3.2.* One noisy digit, told seven different t. Told the true t = 300, the network removes the noise. Told a smaller t, it expects little noise and leaves some of it; told a larger one, it removes too much and spoils the digit. A little wrong costs little: told 250 or 350, it does nearly the same. Below: the squared error of the estimated noise.
-# <!-- alt: A clean zero, the same with noise, and seven attempts to clean it. With t = 300 it is clean, with 20 spots remain, with 900 it is grey. The error curve below has its minimum near 300. -->
+# <!-- alt: A clean zero, the same with noise, and seven attempts to clean it. With t = 300 it is clean, with 20 spots remain, with 900 it is smeared and hard to read. The error curve below has its minimum near 300. -->
 
 # %%
 # NBVAL_IGNORE_OUTPUT
@@ -159,7 +159,7 @@ def show(step=300):
 # $$\begin{aligned} f^*(x) &= \mathbb E[\epsilon\mid x] = \sum_t q(t\mid x)\;\mathbb E[\epsilon\mid x_t = x,\ t], \\ q(t\mid x) &= \frac{q_t(x)}{\sum_s q_s(x)} . \end{aligned} \tag{3.1}$$
 # The first expectation is conditioned on $x$ alone, not on $t$: here $t$ is random, too. $q_t$ is the density of $x_t$, and the second line is Bayes' rule with all $t$ equally likely before. The price follows from the law of total variance, for each pixel:
 # $$\operatorname{Var}(\epsilon\mid x) = \underbrace{\textstyle\sum_t q(t\mid x)\operatorname{Var}(\epsilon\mid x,t)}_{\text{remains, even if } t \text{ is told}} + \underbrace{\operatorname{Var}_{t\mid x}\big(\mathbb E[\epsilon\mid x,t]\big)}_{\text{the price of not being told}}$$
-# An image of many pixels reveals most of its noise level (how rough is it?), so the price is smaller than for a single number. For the single number of the next, optional section the smallest loss rises from 0.186 to 0.311, +67 %. For digits section 3.8 measures it.
+# An image of many pixels reveals most of its noise level (how rough is it?), so the price is smaller than for a single number. For a single number (the example of the next section, which is optional) the smallest loss rises from 0.186 to 0.311, +67 %. For digits section 3.8 measures it.
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: the price of not being told t
@@ -284,7 +284,7 @@ _ = axes[1].set(xlabel="s", ylabel=r"$e(t)\cdot e(s)$", ylim=(0, 85))
 _ = axes[1].legend(ncols=3, fontsize="x-small", handlelength=1, columnspacing=1)
 
 # %% [markdown]
-# *Figure 3.5.* Your table. Left: its sines, fast waves above, slow ones below. (The arcs at middle height are an artefact of the picture: neighbouring rows there differ by about one full turn, so they look alike.) Right: the inner product of three rows with all rows: a sharp peak at s = t on a broad hill. Near steps are similar, distant ones less so.
+# *Figure 3.5.* Your table. Left: its sines, fast waves above, slow ones below. (The arcs in the upper half are an artefact of the picture: neighbouring rows there differ by about one full turn, so they look alike.) Right: the inner product of three rows with all rows: a sharp peak at s = t on a broad hill. Near steps are similar, distant ones less so.
 # <!-- alt: Left, stripes that are narrow at the top and wide at the bottom. Right, three curves, each with a sharp peak of 64 at its own t and lower values elsewhere. -->
 #
 # In the network two linear layers follow the table, so that it can form what it needs from the waves. They make $\tau$, the *time embedding*. With your table:
@@ -926,7 +926,7 @@ for i, steps in enumerate((30, 100, 300)):
 # - No attention: nowhere, not in the middle either. No start at 0: the last layer of each branch, and of the network, starts at ordinary size.
 #
 # > **Predict.** Which network has the largest loss after 800 steps, and which draws the worst digits?
-# > <details><summary>Then look</summary>Without skips the loss is the largest, without time it is nearly as large. Both draw badly, in two ways: without time some images stay covered with noise, for the network cannot tell how much is left; without skips the digits look clean, but the features that a classifier computes from them are as far from those of real digits. Without attention nothing changes.</details>
+# > <details><summary>Then look</summary>Without skips the loss is the largest, without time it is nearly as large. Both draw badly, in two ways: without time some images stay covered with noise, for the network cannot tell how much is left; without skips the digits look clean, but the features that a classifier computes from them are as far from those of real digits as without time. Without attention nothing changes.</details>
 #
 # The trainings, three seeds each, take a quarter of an hour: `data/records/unet_ablations_long.py` has made them.
 
@@ -975,7 +975,7 @@ print(f"digits not seen in training:          nearest digit {real['nearest']:.2f
 # %% [markdown]
 # ("Nearest digit": root mean square distance of a sample from the training digit most like it, mean of 192 samples; noise makes it large. "Fréchet": distance between mean and covariance of a classifier's features, of samples and of training digits, as in FID, section 2.8.) Three lessons:
 #
-# - **The length matters.** After 60 steps the numbers say how fast a network learns: without skips +62 %, without the start at 0 +16 %, without time +9 %. After 200 steps they are +22 %, +11 % and +15 %. After 800 steps they are +19 %, +5 % and +16 %. The losses of "no skips" and "no time" come closer to each other; where they end is not measured.
+# - **The length matters.** After 60 steps the numbers say how fast a network learns: without skips +62 %, without the start at 0 +16 %, without time +9 %. After 200 steps they are +22 %, +11 % and +15 %. After 800 steps they are +19 %, +5 % and +16 %. "No skips" and "no time" come closer; where they end is not measured.
 # - **The measure matters.** After 800 steps, by the nearest-digit distance, which is sensitive to noise, "no time" is worst (0.46; "no skips" has 0.41). By the Fréchet distance of features the two are equal (6.4 and 6.3; full 3.2).
 # - **No difference is a result, too**, for this network and these images: without attention the loss does not change by more than 1 %. On 8x8 pixels the convolutions see the whole image anyway.
 #
