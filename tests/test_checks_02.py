@@ -41,6 +41,52 @@ def by_scheduler(model, average, batches, loss, lr, warmup, clip_norm, decay):
         yield value.item()
 
 
+def by_hand(model, average, batches, loss, lr, warmup, clip_norm, decay):
+    """The norm, the clipping and the average without PyTorch's helpers; a fresh optimiser's state for each weight."""
+    weights = list(model.parameters())
+    optimizer = torch.optim.Adam(weights, lr=lr)
+    for k, batch in enumerate(batches):
+        optimizer.param_groups[0]["lr"] = lr * min((k + 1) / warmup, 1.0)
+        optimizer.zero_grad(set_to_none=False)
+        mean = loss(model, *batch).mean()
+        mean.backward()
+        norm = sum((w.grad**2).sum() for w in weights).sqrt()
+        for w in weights:
+            w.grad *= torch.clamp(clip_norm / (norm + 1e-6), max=1.0)
+        optimizer.step()
+        for held, w in zip(average.parameters(), weights, strict=True):
+            held.data = decay * held.data + (1 - decay) * w.data
+        yield mean.item()
+
+
+def by_functions(model, average, batches, loss, lr, warmup, clip_norm, decay):
+    """Small functions inside, and the whole state averaged by name."""
+
+    def step(k, batch):
+        rate = lr if k >= warmup else lr * k / warmup
+        for group in optimizer.param_groups:
+            group.update(lr=rate)
+        value = torch.mean(loss(model, *batch))
+        model.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=clip_norm)
+        optimizer.step()
+        return value.detach()
+
+    optimizer, k = torch.optim.Adam(model.parameters()), 0
+    names = dict(average.named_parameters())
+    for batch in batches:
+        k += 1
+        value = step(k, batch)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                names[name].mul_(decay).add_(weight, alpha=1 - decay)
+        yield value.item()
+
+
+VARIANTS = {"training_loop": [by_scheduler, by_hand, by_functions]}
+
+
 def test_a_loop_in_other_words_passes():
     assert checks.training_loop.diagnose(by_scheduler)[0] == "yes"
 

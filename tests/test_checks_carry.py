@@ -73,7 +73,7 @@ def test_a_cell_that_is_run_twice_says_the_same_twice(capsys):
 
 def test_a_finished_one_of_another_exercise_is_an_answer_like_any_other(capsys):
     given, text = said(checks.carried("x_0_from_eps"), capsys)
-    assert text.startswith("1.3 q_sample: no. ") and given.__name__ == "q_sample"
+    assert text.startswith("1.4 q_sample: no. ") and given.__name__ == "q_sample"
 
 
 def test_a_mended_answer_comes_back(capsys):
@@ -235,11 +235,11 @@ def test_a_right_answer_is_run_on_the_accelerator_too(monkeypatch, capsys):
 
     monkeypatch.setattr(_accelerator, "available", lambda: "cuda")
     monkeypatch.setattr(_accelerator, "moved", lambda value, kind: value)
-    assert said(careless, capsys)[1].startswith("1.3 q_sample: yes")
+    assert said(careless, capsys)[1].startswith("1.4 q_sample: yes")
     half = lambda value, kind: value.half() if torch.is_tensor(value) and value.dtype == torch.float32 else value  # noqa: E731
     monkeypatch.setattr(_accelerator, "moved", half)
     given, text = said(careless, capsys)
-    assert text.startswith("1.3 q_sample: no. It is right on the CPU, but not on cuda, for x_0 of shape (4, 1, 8, 8)")
+    assert text.startswith("1.4 q_sample: no. It is right on the CPU, but not on cuda, for x_0 of shape (4, 1, 8, 8)")
     assert "your function raised RuntimeError: Expected all tensors to be on the same device" in text
     assert given is not careless
 

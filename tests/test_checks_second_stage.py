@@ -280,7 +280,7 @@ FACTORS = [  # one factor is wrong
     (
         "mean_from_eps",
         mean(lambda x, e, b, a, ab: (x - b * (1 - ab).sqrt() * e) / a.sqrt()),
-        "of eps is the right one times (1 - alpha_bar)",
+        "You multiplied by sqrt(1 - alpha_bar) in the factor of eps. Divide by it.",
     ),
     (
         "vlb_weight",
