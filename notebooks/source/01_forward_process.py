@@ -441,7 +441,7 @@ digits, labels = data.digits()[:]
 # All three are needed. A chain could jump to the middle in its first step, or into noise in its last, and still spend nearly all other steps in the middle.
 #
 # **The cosine schedule** (Nichol and Dhariwal 2021) chooses the curve first and computes the betas from it. With $u = t/T$,
-# $$\begin{aligned} f(u) &= \cos^2\!\Big(\frac{u+s}{1+s}\cdot\frac{\pi}{2}\Big), \\ \bar\alpha(u) &= \frac{f(u)}{f(0)}, \\ \beta_t &= \min\Big(1 - \frac{\bar\alpha(t/T)}{\bar\alpha((t-1)/T)},\ 0.999\Big). \end{aligned} \tag{1.4: Improved DDPM Eq. 17}$$
+# $$\begin{aligned} f(u) &= \cos^2\!\Big(\frac{u+s}{1+s}\cdot\frac{\pi}{2}\Big), \\ \bar\alpha(u) &= \frac{f(u)}{f(0)}, \\ \beta_t &= \min\Big(1 - \tfrac{\bar\alpha(t/T)}{\bar\alpha((t-1)/T)},\ 0.999\Big). \end{aligned} \tag{1.4: Improved DDPM Eq. 17}$$
 # The offset $s = 0.008$ keeps the first betas from being tiny: with $s = 0$ the curve starts out flat. The cap is needed at the end, where $\bar\alpha$ reaches 0 and $\beta$ would be 1: such a step keeps nothing of the image.
 #
 # **Exercise 1.5 (two stars, 7 minutes).** Return the $T$ betas of (1.4) as float64.

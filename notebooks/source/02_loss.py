@@ -1240,11 +1240,11 @@ print("through x_0_from_eps: off by less than 1e-9; through x_0_from_x_prev: by 
 # *Question.* $L_{t-1}$ is done. What are $L_T$ and $L_0$ for an image, and what does the whole bound mean in a unit that one can picture?
 #
 # *Derive, $L_T$.* By (1.2) the chain ends in $\mathcal N(\sqrt{\bar\alpha_T}\,x_0,\ (1-\bar\alpha_T)I)$; the prior is $\mathcal N(0, I)$. Put both into (2.11), with $v_1 = 1-\bar\alpha_T$, $v_2 = 1$:
-# $$L_T = \frac12\sum_{\text{pixels}}\Big[(1-\bar\alpha_T)-1-\log(1-\bar\alpha_T)+\bar\alpha_T\,x_0^2\Big] = \frac12\sum_{\text{pixels}}\Big[\bar\alpha_T\,(x_0^2-1)-\log(1-\bar\alpha_T)\Big] . \tag{2.15}$$
+# $$\begin{aligned} L_T &= \frac12\sum_{\text{pixels}}\Big[(1-\bar\alpha_T)-1-\log(1-\bar\alpha_T)+\bar\alpha_T\,x_0^2\Big] \\ &= \frac12\sum_{\text{pixels}}\Big[\bar\alpha_T\,(x_0^2-1)-\log(1-\bar\alpha_T)\Big] . \end{aligned} \tag{2.15}$$
 # No network in it: $L_T$ only says whether the chain is long enough.
 #
 # *Derive, $L_0$.* Pixels are not real numbers. They take `levels` values, equally spaced from −1 to 1: 256 in a photograph, **17 in our digits**. So the last step should give a *probability* to each level. DDPM takes the Gaussian $\mathcal N(\mu, \sigma^2)$ of the last step and cuts the line into bins, one around each level, half a level to both sides. The outer bins are open, so that nothing is lost:
-# $$P(x_0) = \int_{\delta_-(x_0)}^{\delta_+(x_0)}\mathcal N(x;\mu,\sigma^2)\,dx,\qquad \delta_\pm(x_0) = x_0\pm\tfrac{1}{\text{levels}-1},\quad \delta_+(1) = \infty,\quad \delta_-(-1) = -\infty . \tag{2.16: DDPM Eq. 13}$$
+# $$\begin{aligned} P(x_0) &= \int_{\delta_-(x_0)}^{\delta_+(x_0)}\mathcal N(x;\mu,\sigma^2)\,dx, \\ \delta_\pm(x_0) &= x_0\pm\tfrac{1}{\text{levels}-1}, \\ \delta_+(1) &= \infty,\quad \delta_-(-1) = -\infty . \end{aligned} \tag{2.16: DDPM Eq. 13}$$
 #
 # *By brute force:* sum the density over each bin. (The exercise below wants the closed form.)
 
@@ -1444,7 +1444,7 @@ _ = ax.set(xlabel="t + 1", ylabel="0: fixedsmall, 1: fixedlarge", ylim=(-0.05, 1
 # - the plain error of $x_0$: $1/\operatorname{SNR}$; of $v$: $(\operatorname{SNR}+1)/\operatorname{SNR}$;
 # - P2 (Choi and others 2022): $1/(1+\operatorname{SNR})$, which takes weight from small t;
 # - min-SNR-$\gamma$ (Hang and others 2023). Its authors ask for a weight $\min(\operatorname{SNR},\gamma)$ on the error of $x_0$. Divide by the factors of (2.14) to get it for the noise and for $v$:
-# $$w_{x_0} = \min(\operatorname{SNR},\gamma),\qquad w_\epsilon = \frac{\min(\operatorname{SNR},\gamma)}{\operatorname{SNR}} = \min\Big(1,\frac\gamma{\operatorname{SNR}}\Big),\qquad w_v = \frac{\min(\operatorname{SNR},\gamma)}{\operatorname{SNR}+1} . \tag{2.18: Min-SNR Section 3.4}$$
+# $$\begin{aligned} w_{x_0} &= \min(\operatorname{SNR},\gamma), \\ w_\epsilon &= \frac{\min(\operatorname{SNR},\gamma)}{\operatorname{SNR}} = \min\Big(1,\frac\gamma{\operatorname{SNR}}\Big), \\ w_v &= \frac{\min(\operatorname{SNR},\gamma)}{\operatorname{SNR}+1} . \end{aligned} \tag{2.18: Min-SNR Section 3.4}$$
 #
 # > **Predict.** Above which SNR does min-SNR with γ = 5 differ from $L_\text{simple}$, and is its weight larger or smaller there?
 # > <details><summary>Then look</summary>Above 5, and smaller. At these steps the little noise left looks like fine detail; the weight keeps these steps from dominating.</details>
@@ -1605,7 +1605,7 @@ _ = ax.set(xlabel="t + 1", ylabel="bits/dim of all terms up to t", ylim=(0, None
 # *Question.* A batch draws its $t$ at random, so its gradient is random. Can the $t$ be drawn better?
 #
 # *Derive.* We want $\frac1T\sum_t g_t$, the mean gradient. Draw $t$ with probabilities $p_t$ and weigh by $1/(T p_t)$; the mean stays what it was:
-# $$\mathbb E_{t\sim p}\Big[\frac{g_t}{T\,p_t}\Big] = \sum_t p_t\,\frac{g_t}{T\,p_t} = \frac1T\sum_t g_t . \tag{2.20: Improved DDPM Section 3.3}$$
+# $$\begin{aligned} \mathbb E_{t\sim p}\Big[\frac{g_t}{T\,p_t}\Big] &= \sum_t p_t\,\frac{g_t}{T\,p_t} \\ &= \frac1T\sum_t g_t . \end{aligned} \tag{2.20: Improved DDPM Section 3.3}$$
 # The variance does change. A variance is the mean square less the square of the mean; the mean stays, and the mean square is $\sum_t p_t\,\mathbb E\|g_t/(Tp_t)\|^2 = \sum_t\mathbb E\|g_t\|^2/(T^2p_t)$. It is smallest for $p_t\propto\sqrt{\mathbb E\|g_t\|^2}$ (the inequality of Cauchy and Schwarz). Gradients for every $t$ are expensive, so Improved DDPM takes the size of the *loss*, $p_t\propto\sqrt{\mathbb E\,L_t^2}$, from the last ten losses of every $t$. Three samplers:
 #
 # - `Uniform`: Algorithm 1;
