@@ -142,8 +142,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def _sampling(options: argparse.Namespace, usual: Sampling) -> Sampling:
     """How to draw: what the options say, else the usual; another sampler takes over no option of the usual one."""
-    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Sampling)}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = _given(options, Sampling)
     sampler = given.get("sampler", usual.sampler)
     for name, value in given.items():
         check_option(sampler, name, value)  # also of a value that would change nothing
@@ -169,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--tensorboard", action="store_true", help="also write a log for TensorBoard")
     fields = command.add_argument_group("the recipe", "Defaults in brackets are those without a preset.")
     for field in dataclasses.fields(Recipe):
-        _add_field(fields, field)
+        _add_field(fields, field, field.default)
 
     command = _command(commands, "sample", sample, "Draw images from a network.")
     _add_drawing(command, "64", Sampling())
@@ -202,33 +201,32 @@ def _command(
 
 
 def _add_drawing(command: argparse.ArgumentParser, n: str, usual: Sampling | None) -> None:
-    """The options of how to draw, None where nothing is given; usual: what that means, None for as it was recorded."""
+    """The options of how to draw.  usual: what holds where nothing is given, None for as it was recorded."""
     words = "a network that ships with the course, a file weights.safetensors, or the folder of a run"
     command.add_argument("--weights", default="digits_ddpm", metavar="NAME", help=f"{words}; default: digits_ddpm")
     command.add_argument("--n", type=_positive, metavar="N", help=f"number of images [{n}]")
     for field in dataclasses.fields(Sampling):
-        default = getattr(usual, field.name) if usual else "as recorded"
-        options: dict[str, Any] = {"default": None, "help": f"{field.metadata['help']} [{default}]"}
-        if field.type is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        elif field.name == "sampler":
-            options["choices"] = SAMPLERS
-        else:
-            options |= {"type": field.type, "metavar": field.metadata["metavar"]}
-        command.add_argument(f"--{field.name.replace('_', '-')}", **options)
+        _add_field(command, field, getattr(usual, field.name) if usual else "as recorded")
 
 
-def _add_field(group: Any, field: dataclasses.Field) -> None:
-    name, choices = f"--{field.name.replace('_', '-')}", field.metadata["choices"]
-    words = f"{field.metadata['help']} [{field.default}]".replace("%", "%%")
-    options = {"dest": f"field_{field.name}", "default": argparse.SUPPRESS, "help": words}
+def _add_field(group: Any, field: dataclasses.Field, default: object) -> None:
+    """An option for a field of `Recipe` or `Sampling`, read by `_given`.  default: what its help says of leaving it out."""
+    options: dict[str, Any]
     if field.type is bool:
-        group.add_argument(name, action=argparse.BooleanOptionalAction, **options)
+        options = {"action": argparse.BooleanOptionalAction}
     elif field.type == tuple[int, ...]:
-        group.add_argument(name, nargs="*", type=int, metavar="N", **options)
+        options = {"type": int, "nargs": "*", "metavar": "N"}
     else:
         kind = next(kind for kind in (int, float, str) if field.type in (kind, kind | None))
-        group.add_argument(name, type=kind, choices=choices, metavar=None if choices else field.name.upper(), **options)
+        choices = SAMPLERS if field.name == "sampler" else field.metadata.get("choices")
+        options = {"type": kind, "choices": choices, "metavar": field.metadata.get("metavar")}
+    words = f"{field.metadata['help']} [{default}]".replace("%", "%%")
+    group.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=words, **options)
+
+
+def _given(options: argparse.Namespace, kind: type[Recipe] | type[Sampling]) -> dict[str, Any]:
+    """The fields that the command line names."""
+    return {f.name: getattr(options, f.name) for f in dataclasses.fields(kind) if hasattr(options, f.name)}
 
 
 def _positive(text: str) -> int:
@@ -242,7 +240,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     if options.preset and options.recipe:
         raise ValueError("give --preset or --recipe, not both")
     options.out = Path(options.out or f"runs/{options.preset or 'own'}")
-    given = {name.removeprefix("field_"): v for name, v in vars(options).items() if name.startswith("field_")}
+    given = _given(options, Recipe)
     source = Path(options.recipe) if options.recipe else options.out / "recipe.json"
     if options.preset:
         recipe = PRESETS[options.preset]
@@ -310,8 +308,7 @@ def _preview(run: Run) -> None:
 def _grid(images: torch.Tensor) -> bytes:
     from ddpm_lesson.plots import image_grid
 
-    side = math.ceil(math.sqrt(len(images)))
-    return _png(lambda ax: image_grid(images, ncols=side, ax=ax), (0.6 * side, 0.6 * side))
+    return _png(lambda ax: image_grid(images, ax=ax), _size(len(images)))
 
 
 def _animation(images: list[torch.Tensor]) -> bytes:
@@ -319,11 +316,14 @@ def _animation(images: list[torch.Tensor]) -> bytes:
     from ddpm_lesson.plots import animate, image_grid
 
     chosen = sorted({round(i * (len(images) - 1) / 40) for i in range(41)})
-    side = math.ceil(math.sqrt(len(images[0])))
-    size = 0.6 * side, 0.6 * side
-    frames = [images[i] for i in chosen]
-    draw = lambda figure, x_t: image_grid(x_t, ncols=side, ax=figure.add_subplot())  # noqa: E731
-    return animate(draw, frames, alt="Images come out of the noise.", size=size).png
+    draw = lambda figure, i: image_grid(images[i], ax=figure.add_subplot())  # noqa: E731
+    return animate(draw, chosen, alt="Images come out of the noise.", size=_size(len(images[0]))).png
+
+
+def _size(n: int) -> tuple[float, float]:
+    """Of a square grid of n images, in inches."""
+    side = math.ceil(math.sqrt(n))
+    return 0.6 * side, 0.6 * side
 
 
 def _tensorboard(folder: Path) -> Any:

@@ -13,15 +13,16 @@ from torch import Generator, Tensor, nn
 
 from ddpm_lesson._tensors import home, table_dtype
 
+Device = torch.device | str | None
+Draw = tuple[Tensor, Tensor]  # t (B,) and weights (B,)
+
 
 class TimestepSampler(Protocol):
     """What training asks for t: `Uniform`, `Antithetic`, `LossSecondMoment`, or one of your own."""
 
     T: int
 
-    def sample(
-        self, batch_size: int, *, generator: Generator | None = None, device: torch.device | str | None = None
-    ) -> tuple[Tensor, Tensor]: ...
+    def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device = None) -> Draw: ...
 
     def update(self, t: Tensor, losses: Tensor) -> None: ...
 
@@ -36,9 +37,7 @@ class Uniform(nn.Module):
         super().__init__()
         self.T = _positive(T=T)
 
-    def sample(
-        self, batch_size: int, *, generator: Generator | None = None, device: torch.device | str | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device = None) -> Draw:
         """t, (B,), and weights, (B,): see the head of this file."""
         t = torch.randint(self.T, (batch_size,), generator=generator, device=home(generator))
         return t.to(device), torch.ones(batch_size, device=device)
@@ -47,27 +46,18 @@ class Uniform(nn.Module):
         """Nothing: what the losses were changes nothing here."""
 
 
-class Antithetic(nn.Module):
+class Antithetic(Uniform):
     """t together with T - 1 - t: a small loss comes with a large one, and their mean varies less.
 
     T: number of steps. Raises ValueError unless it is positive. In an odd batch the last t has no partner.
     Each t alone is uniform. DDIM's code draws t so (Song et al. 2021).
     """
 
-    def __init__(self, T: int):
-        super().__init__()
-        self.T = _positive(T=T)
-
-    def sample(
-        self, batch_size: int, *, generator: Generator | None = None, device: torch.device | str | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device = None) -> Draw:
         """t, (B,), and weights, (B,): see the head of this file."""
         half = torch.randint(self.T, (batch_size // 2 + batch_size % 2,), generator=generator, device=home(generator))
         t = torch.stack([half, self.T - 1 - half], 1).flatten()[:batch_size]
         return t.to(device), torch.ones(batch_size, device=device)
-
-    def update(self, t: Tensor, losses: Tensor) -> None:
-        """Nothing: what the losses were changes nothing here."""
 
 
 class LossSecondMoment(nn.Module):
@@ -97,9 +87,7 @@ class LossSecondMoment(nn.Module):
             return torch.full_like(root, 1 / self.T)
         return (1 - self.uniform_prob) * root / root.sum() + self.uniform_prob / self.T
 
-    def sample(
-        self, batch_size: int, *, generator: Generator | None = None, device: torch.device | str | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device = None) -> Draw:
         """t, (B,), and weights, (B,): see the head of this file."""
         p = self.probabilities().to(home(generator), table_dtype(home(generator)))
         t = torch.multinomial(p, batch_size, replacement=True, generator=generator)

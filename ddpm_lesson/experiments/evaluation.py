@@ -127,17 +127,9 @@ def scores(
 def bits_of(trained: PretrainedDiffusion, x_0: Tensor, y: Tensor, *, seed: int = 0, progress: bool = False) -> Bits:
     """The bound of a trained network on images (B, C, H, W) and, if it knows labels, on their labels (B,)."""
     conditions: dict[str, Any] = {"y": y.to(trained.device)} if trained.recipe.conditional else {}
-    return bits_per_dim(
-        trained.model,
-        trained.process,
-        trained.mean_type,
-        trained.variance,
-        x_0.to(trained.device),
-        decoder=discretized(trained.levels),
-        generator=Generator().manual_seed(seed),
-        progress=progress,
-        **conditions,
-    )
+    options = {"decoder": discretized(trained.levels), "generator": Generator().manual_seed(seed), "progress": progress}
+    chain = trained.model, trained.process, trained.mean_type, trained.variance
+    return bits_per_dim(*chain, x_0.to(trained.device), **options, **conditions)
 
 
 def anchor(space: Space, n: int, *, seed: int = 0) -> dict[str, Score]:

@@ -114,10 +114,9 @@ class PretrainedDiffusion:
         if y is not None and y.shape != (n,):
             raise ValueError(f"y must be ({n},), a label for each image, got {tuple(y.shape)}")
         generator, images = Generator().manual_seed(sampling.seed), []
-        for first in range(0, n, batch_size):
-            rows = slice(first, min(first + batch_size, n))
+        for rows in torch.arange(n).split(batch_size):
             labels = None if y is None else y[rows].to(self.device)
-            images.append(last(self.states(rows.stop - first, sampling, y=labels, generator=generator)).cpu())
+            images.append(last(self.states(len(rows), sampling, y=labels, generator=generator)).cpu())
         return torch.cat(images)
 
     def save(self, path: Path | str) -> None:
