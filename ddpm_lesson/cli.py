@@ -210,7 +210,7 @@ def _add_drawing(command: argparse.ArgumentParser, n: str, usual: Sampling | Non
 
 
 def _add_field(group: Any, field: dataclasses.Field, default: object) -> None:
-    """An option for a field of `Recipe` or `Sampling`, read by `_given`.  default: what its help says of leaving it out."""
+    """An option for a field of `Recipe` or `Sampling`, read by `_given`.  default: what its help names."""
     options: dict[str, Any]
     if field.type is bool:
         options = {"action": argparse.BooleanOptionalAction}

@@ -18,7 +18,6 @@ from ddpm_lesson.coefficients import extract
 from ddpm_lesson.predictions import MeanType, Variance, epsilon, learned_range, p_from_output, split
 from ddpm_lesson.process import GaussianDiffusion, Noised
 
-
 Elementwise = Callable[[Tensor], Tensor]
 
 

@@ -70,9 +70,8 @@ def _options(state: Mapping[str, Tensor]) -> dict:
     try:
         T, ch = state[TABLE].shape
         in_ch, out_ch = state["head.weight"].shape[1], state["tail.2.weight"].shape[0]
-        levels: list[list[tuple[int, bool]]] = [
-            []
-        ]  # of each residual block on the way down: its channels, and whether it has attention
+        # Of each residual block on the way down: its channels, and whether it has attention.
+        levels: list[list[tuple[int, bool]]] = [[]]
         for n in sorted({int(name.split(".")[1]) for name in state if name.startswith("downblocks.")}):
             if f"downblocks.{n}.main.weight" in state:
                 levels.append([])

@@ -14,20 +14,19 @@ def load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     taken for each other. Raises ValueError for missing or unexpected names, for other shapes, and for another dtype
     than the module's, which a copy would round without a word.
     """
-    dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
-    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    missing, unexpected = shapes.keys() - weights.keys(), weights.keys() - shapes.keys()
+    held = module.state_dict()
+    missing, unexpected = held.keys() - weights.keys(), weights.keys() - held.keys()
     if missing or unexpected:
         raise ValueError(
-            f"expected the {len(shapes)} weights of this {type(module).__name__}, got {len(weights)}: "
+            f"expected the {len(held)} weights of this {type(module).__name__}, got {len(weights)}: "
             f"missing {some(missing)}; unexpected {some(unexpected)}"
         )
-    for name, shape in shapes.items():
-        if _without_ones(weights[name].shape) != _without_ones(shape):
-            raise ValueError(f"expected {name} to be {tuple(shape)}, got {tuple(weights[name].shape)}")
-        if weights[name].dtype != dtypes[name]:
-            raise ValueError(f"expected {name} to be {dtypes[name]} as the others, got {weights[name].dtype}")
-    module.load_state_dict({name: weights[name].reshape(shape) for name, shape in shapes.items()})
+    for name, old in held.items():
+        if _without_ones(weights[name].shape) != _without_ones(old.shape):
+            raise ValueError(f"expected {name} to be {tuple(old.shape)}, got {tuple(weights[name].shape)}")
+        if weights[name].dtype != old.dtype:
+            raise ValueError(f"expected {name} to be {old.dtype} as the others, got {weights[name].dtype}")
+    module.load_state_dict({name: weights[name].reshape(old.shape) for name, old in held.items()})
 
 
 def some(names: Iterable) -> str:
