@@ -14,21 +14,16 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 
+from ddpm_lesson.experiments import pretrained
 from ddpm_lesson.experiments.build import load_images
 from ddpm_lesson.experiments.checkpoints import write_whole
-from ddpm_lesson.experiments.pretrained import (
-    PretrainedClassifier,
-    PretrainedDiffusion,
-    about_shipped,
-    load_pretrained,
-    load_weights,
-)
 from ddpm_lesson.experiments.recipes import PRESETS, Recipe
 from ddpm_lesson.experiments.runs import Run
 from ddpm_lesson.experiments.sampling import SAMPLERS, Sampling, check_option, takers
 from ddpm_lesson.samplers import last
 
 T = TypeVar("T")
+Command = Callable[[argparse.Namespace], int]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -95,7 +90,7 @@ def sample(options: argparse.Namespace) -> int:
     out = Path(options.out)
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, got {out}")
-    trained = _loaded(options.weights, options.device, PretrainedDiffusion)
+    trained = _loaded(options.weights, options.device, pretrained.PretrainedDiffusion)
     sampling = _sampling(options, Sampling())
     labels = trained.labels(options.n, options.label)
     states = tqdm(trained.states(options.n, sampling, y=labels), unit=" steps")
@@ -111,18 +106,18 @@ def evaluate(options: argparse.Namespace) -> int:
     from ddpm_lesson.experiments.evaluation import Space, anchor, reference_of, scores
 
     # What the options leave open is as it was for the recorded scores, if the network ships.
-    recorded = {} if Path(options.weights).suffix or Path(options.weights).is_dir() else about_shipped(options.weights)
-    unknown: dict = {"n": 1000, "sampling": {}, "classifier": None}
-    scoring = recorded.get("scoring", unknown)
+    is_file = Path(options.weights).suffix or Path(options.weights).is_dir()
+    recorded: dict = {} if is_file else pretrained.about_shipped(options.weights)
+    scoring = recorded.get("scoring", {"n": 1000, "sampling": {}, "classifier": None})
     usual = Sampling(**scoring["sampling"])
-    trained, sampling = _loaded(options.weights, options.device, PretrainedDiffusion), _sampling(options, usual)
+    trained = _loaded(options.weights, options.device, pretrained.PretrainedDiffusion)
+    sampling = _sampling(options, usual)
     held_out = load_images(trained.recipe, options.root, train=False)
     n = min(scoring["n"] if options.n is None else options.n, len(held_out))
-    features = options.classifier or scoring["classifier"] or f"{trained.recipe.data}_classifier"
-    classifier = _loaded(features, options.device, PretrainedClassifier).model
-    print(
-        f"Samples of {options.weights}, {sampling}, against the training images of {trained.recipe.data}:", flush=True
-    )
+    name = trained.recipe.data
+    features = options.classifier or scoring["classifier"] or f"{name}_classifier"
+    classifier = _loaded(features, options.device, pretrained.PretrainedClassifier).model
+    print(f"Samples of {options.weights}, {sampling}, against the training images of {name}:", flush=True)
     real = load_images(trained.recipe, options.root).x_0.to(_device(options.device))
     space = Space(classifier, Path(features).stem, reference_of(real, classifier), held_out)  # minutes for MNIST
     same = recorded and (n, sampling, features) == (scoring["n"], usual, scoring["classifier"])
@@ -134,7 +129,7 @@ def evaluate(options: argparse.Namespace) -> int:
         print(f"  {score}{beside}")
     if "Bits/dim" in known and not options.bits:
         print(f"  Bits/dim was recorded too: --bits {known['Bits/dim']['n']} finds it again, which takes longer")
-    print(f"As many images of {trained.recipe.data} that were held out:")
+    print(f"As many images of {name} that were held out:")
     for score in anchor(space, n, seed=sampling.seed).values():
         print(" ", score)
     return 0
@@ -156,21 +151,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="train | sample | evaluate")
 
     words = "Train a network, or go on with a run that was stopped: the same command again goes on."
-    command = _command(commands, "train", train, words)
+    command = _command(commands, train, words)
     command.add_argument("--preset", choices=PRESETS, help="a recipe to start from; the options below change it")
     command.add_argument("--recipe", metavar="FILE", help="a recipe.json to start from, such as a run has saved")
     command.add_argument("--out", metavar="FOLDER", help="folder of the run; default: runs/ and the preset's name")
-    command.add_argument(
-        "--save-every", type=_positive, default=500, metavar="N", help="steps between saved states (500)"
-    )
-    words = "steps between preview pictures (500)"
-    command.add_argument("--preview-every", type=_positive, default=500, metavar="N", help=words)
+    for what in ("save", "preview"):
+        words = f"steps between {what}s (500)"
+        command.add_argument(f"--{what}-every", type=_positive, default=500, metavar="N", help=words)
     command.add_argument("--tensorboard", action="store_true", help="also write a log for TensorBoard")
     fields = command.add_argument_group("the recipe", "Defaults in brackets are those without a preset.")
     for field in dataclasses.fields(Recipe):
         _add_field(fields, field, field.default)
 
-    command = _command(commands, "sample", sample, "Draw images from a network.")
+    command = _command(commands, sample, "Draw images from a network.")
     _add_drawing(command, "64", Sampling())
     command.set_defaults(n=64)
     command.add_argument("--label", metavar="CLASS", help="a class, by name; default: every class in turn")
@@ -179,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
 
     words = "Print the scores of a network, and of real images."
     more = f"What is left open is as it was for the recorded scores. For a network of your own: n 1000, {Sampling()}."
-    command = _command(commands, "evaluate", evaluate, words, more)
+    command = _command(commands, evaluate, words, more)
     _add_drawing(command, "as recorded", None)
     words = "clean classifier whose features and classes are used; default: the one that ships for the data"
     command.add_argument("--classifier", metavar="NAME", help=words)
@@ -189,10 +182,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(
-    commands: Any, name: str, function: Callable[[argparse.Namespace], int], words: str, more: str = ""
-) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, description=f"{words} {more}", help=words)
+def _command(commands: Any, function: Command, words: str, more: str = "") -> argparse.ArgumentParser:
+    command = commands.add_parser(function.__name__, description=f"{words} {more}", help=words)
     command.set_defaults(command=function)
     command.add_argument("--device", metavar="NAME", help="cpu, cuda, mps; default: a GPU if there is one")
     command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads; default: PyTorch's choice")
@@ -258,7 +249,7 @@ def _loaded(name: str, device: str | None, kind: type[T]) -> T:
     path = Path(name)
     path = path / "weights.safetensors" if path.is_dir() else path
     at = _device(device)
-    trained = load_weights(path, device=at) if path.suffix else load_pretrained(name, device=at)
+    trained = pretrained.load_weights(path, device=at) if path.suffix else pretrained.load_pretrained(name, device=at)
     if not isinstance(trained, kind):
         raise ValueError(f"{name} must be a {kind.__name__}, got a {type(trained).__name__}")
     return trained

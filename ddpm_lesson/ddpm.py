@@ -74,11 +74,8 @@ class GaussianDiffusionTrainer(nn.Module):
         if x_0.ndim > 2 and largest > 1.5:
             unscaled = bool(x_0.detach().min() >= 0)
             cause = "unscaled pixels (8 bits: x / 127.5 - 1)" if unscaled else "a mean and std normalisation"
-            warnings.warn(
-                f"images should lie in [-1, 1], got values up to {largest:.3g} in size; likely cause: {cause}",
-                ImageRangeWarning,
-                stacklevel=5,
-            )
+            told = f"images should lie in [-1, 1], got values up to {largest:.3g} in size; likely cause: {cause}"
+            warnings.warn(told, ImageRangeWarning, stacklevel=5)
 
 
 class GaussianDiffusionSampler(nn.Module):

@@ -47,8 +47,7 @@ def image_grid(
     Not (C, H, W): three dimensions are N grey images, never one colour image.
     """
     pixels = _pixels(images)
-    if titles is not None and len(titles) != len(pixels):
-        raise ValueError(f"titles must be {len(pixels)}, one for each image, got {len(titles)}")
+    _check_count("titles", titles, len(pixels), "image")
     ncols = ncols or math.ceil(math.sqrt(len(pixels)))
     nrows = math.ceil(len(pixels) / ncols)
     height, gap = pixels.shape[1] / pixels.shape[2], GAP if titles is None else TITLE_GAP
@@ -76,10 +75,8 @@ def chain(
     if images.ndim != 5:
         raise ValueError(f"images must be (R, T, C, H, W), got {tuple(images.shape)}")
     columns = [f"$t = {int(t)}$" for t in timesteps]
-    if len(columns) != images.shape[1]:
-        raise ValueError(f"timesteps must be {images.shape[1]}, one for each column, got {len(columns)}")
-    if names is not None and len(names) != len(images):
-        raise ValueError(f"names must be {len(images)}, one for each row, got {len(names)}")
+    _check_count("timesteps", columns, images.shape[1], "column")
+    _check_count("names", names, len(images), "row")
     ax = image_grid(images.flatten(0, 1), ncols=len(columns), ax=ax)
     height = images.shape[3] / images.shape[4]
     for i, text in enumerate(columns):
@@ -97,8 +94,7 @@ def forward_and_reverse(images: Tensor, steps: Sequence[int], *, ax: Axes | None
     Raises ValueError for another shape, and for a number of steps other than N.
     """
     pixels = _pixels(images)
-    if len(steps) != len(pixels):
-        raise ValueError(f"steps must be {len(pixels)}, one for each image, got {len(steps)}")
+    _check_count("steps", steps, len(pixels), "image")
     height, pitch = pixels.shape[1] / pixels.shape[2], 1.7
     ax = ax or _new_axes(1.1 * pitch * len(pixels), 1.9 * height)
     for i, (image, step) in enumerate(zip(pixels, steps, strict=True)):
@@ -245,8 +241,9 @@ def unet_map(unet: UNet, side: int, *, highlight: Sequence[str] = (), ax: Axes |
     count = 2 + len(unet.downblocks) + len(unet.middleblocks) + len(unet.upblocks)
     ax = unet_diagram(unet, ax=ax or _new_axes(max(8, 0.36 * count), 0.9 * len(unet.options["ch_mult"]) + 1.2))
     shown = [KINDS[name].lower() for name in highlight if name in KINDS]
-    before = ax.patches[0].get_y()
-    for patch in ax.patches:
+    boxes = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+    before = boxes[0].get_y()
+    for patch in boxes:
         x, y = patch.get_xy()
         patch.set_alpha(0.1 if highlight and to_hex(patch.get_facecolor()) not in shown else 0.45)
         if y != before:
@@ -380,6 +377,11 @@ def _pixels(images):
     if batch.shape[1] == 1:
         return _numpy(batch[:, 0])
     return _numpy((batch.permute(0, 2, 3, 1) + 1) / 2).clip(0, 1)
+
+
+def _check_count(name: str, values: Sequence | None, n: int, what: str) -> None:
+    if values is not None and len(values) != n:
+        raise ValueError(f"{name} must be {n}, one for each {what}, got {len(values)}")
 
 
 def _show(ax: Axes, image: np.ndarray, x: float, y: float, height: float) -> None:

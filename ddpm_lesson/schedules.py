@@ -30,9 +30,9 @@ def linear_scaled(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
     """
     scale = 1000 / _steps(T)
     if beta_T * scale >= 1:
+        advice = f"take T > {1000 * beta_T:g}, or the vp or cosine schedule for very short chains"
         raise ValueError(
-            f"linear_scaled needs 1000 / T * beta_T below 1, got {beta_T * scale:.4g} at T = {T}; "
-            f"take T > {1000 * beta_T:g}, or the vp or cosine schedule for very short chains"
+            f"linear_scaled needs 1000 / T * beta_T below 1, got {beta_T * scale:.4g} at T = {T}; {advice}"
         )
     return linear(T, beta_1 * scale, beta_T * scale)
 

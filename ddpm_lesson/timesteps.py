@@ -11,9 +11,8 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from ddpm_lesson._tensors import home, table_dtype
+from ddpm_lesson._tensors import Device, home, table_dtype
 
-Device = torch.device | str | None
 Draw = tuple[Tensor, Tensor]  # t (B,) and weights (B,)
 
 
@@ -22,7 +21,7 @@ class TimestepSampler(Protocol):
 
     T: int
 
-    def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device = None) -> Draw: ...
+    def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device | None = None) -> Draw: ...
 
     def update(self, t: Tensor, losses: Tensor) -> None: ...
 
@@ -35,9 +34,9 @@ class Uniform(nn.Module):
 
     def __init__(self, T: int):
         super().__init__()
-        self.T = _positive(T=T)
+        self.T = _positive("T", T)
 
-    def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device = None) -> Draw:
+    def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device | None = None) -> Draw:
         """t, (B,), and weights, (B,): see the head of this file."""
         t = torch.randint(self.T, (batch_size,), generator=generator, device=home(generator))
         return t.to(device), torch.ones(batch_size, device=device)
@@ -53,7 +52,7 @@ class Antithetic(Uniform):
     Each t alone is uniform. DDIM's code draws t so (Song et al. 2021).
     """
 
-    def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device = None) -> Draw:
+    def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device | None = None) -> Draw:
         """t, (B,), and weights, (B,): see the head of this file."""
         half = torch.randint(self.T, (batch_size // 2 + batch_size % 2,), generator=generator, device=home(generator))
         t = torch.stack([half, self.T - 1 - half], 1).flatten()[:batch_size]
@@ -76,7 +75,7 @@ class LossSecondMoment(nn.Module):
         super().__init__()
         if not 0 < uniform_prob <= 1:
             raise ValueError(f"uniform_prob must lie in (0, 1], got {uniform_prob}")
-        self.T, self.history, self.uniform_prob = _positive(T=T), _positive(history=history), uniform_prob
+        self.T, self.history, self.uniform_prob = _positive("T", T), _positive("history", history), uniform_prob
         self.register_buffer("losses", torch.zeros(T, history, dtype=torch.float64, device="cpu"))
         self.register_buffer("counts", torch.zeros(T, dtype=torch.int64, device="cpu"))
 
@@ -87,7 +86,7 @@ class LossSecondMoment(nn.Module):
             return torch.full_like(root, 1 / self.T)
         return (1 - self.uniform_prob) * root / root.sum() + self.uniform_prob / self.T
 
-    def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device = None) -> Draw:
+    def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device | None = None) -> Draw:
         """t, (B,), and weights, (B,): see the head of this file."""
         p = self.probabilities().to(home(generator), table_dtype(home(generator)))
         t = torch.multinomial(p, batch_size, replacement=True, generator=generator)
@@ -105,8 +104,7 @@ class LossSecondMoment(nn.Module):
             self.counts[step] += 1
 
 
-def _positive(**values: int) -> int:
-    ((name, value),) = values.items()
+def _positive(name: str, value: int) -> int:
     if value < 1:
         raise ValueError(f"{name} must be positive, got {value}")
     return value

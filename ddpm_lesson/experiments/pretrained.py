@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from ddpm_lesson._tensors import randn_like
+from ddpm_lesson._tensors import Device, randn_like
 from ddpm_lesson.data import bundled
 from ddpm_lesson.denoisers import Denoiser, clipped, make_denoiser
 from ddpm_lesson.experiments.build import make_process
@@ -154,7 +154,7 @@ class PretrainedNoisyClassifier(PretrainedClassifier):
 Pretrained = PretrainedDiffusion | PretrainedClassifier
 
 
-def load_weights(path: Path | str, *, device: torch.device | str = "cpu") -> Pretrained:
+def load_weights(path: Path | str, *, device: Device = "cpu") -> Pretrained:
     """The network in a file that a run or the course's recipes have written, such as runs/digits/weights.safetensors.
 
     Raises FileNotFoundError, or CheckpointError if the file is damaged or of something else.
@@ -178,7 +178,7 @@ def load_weights(path: Path | str, *, device: torch.device | str = "cpu") -> Pre
         raise CheckpointError(f"{path} does not say what its network is ({error}): get it again") from error
 
 
-def load_pretrained(name: str, *, device: torch.device | str = "cpu") -> Pretrained:
+def load_pretrained(name: str, *, device: Device = "cpu") -> Pretrained:
     """A network that ships with the course, such as "digits_ddpm". data/weights/README.md says how good it is.
 
     Raises ValueError that lists what ships for another name, CheckpointError if the file is not the one that its
@@ -187,9 +187,8 @@ def load_pretrained(name: str, *, device: torch.device | str = "cpu") -> Pretrai
     expected = about_shipped(name)["made"]["sha256"]
     path = bundled(f"weights/{name}.safetensors")
     if (got := sha256(path)) != expected:
-        raise CheckpointError(
-            f"{path} is damaged: expected the SHA-256 {expected}, got {got}. Install the course again"
-        )
+        told = f"expected the SHA-256 {expected}, got {got}"
+        raise CheckpointError(f"{path} is damaged: {told}. Install the course again")
     return load_weights(path, device=device)
 
 

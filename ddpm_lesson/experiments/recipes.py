@@ -79,7 +79,7 @@ class Recipe:
     schedule: str = _field("linear", "how the noise grows", SCHEDULES)
     mean_type: str = _field("epsilon", "what the network predicts", MEAN_TYPES)
     var_type: str = _field(
-        "fixedlarge", "variance of the reverse step; a learned one needs loss hybrid or kl", VARIANCES
+        "fixedlarge", "variance of the reverse step; if learned, loss must be hybrid or kl", VARIANCES
     )
     loss: str = _field("simple", "simple: squared error; hybrid: with the bound, for a learned variance", LOSSES)
     weighting: str = _field("simple", "weight of each t, as a weight of the error in eps", WEIGHTINGS)
@@ -122,9 +122,8 @@ class Recipe:
             expected = f"{' and '.join(LEARNED)} need the loss hybrid or kl, and hybrid needs one of them"
             raise ValueError(f"{expected}; got {got}")
         if self.weighting != "simple" and self.loss in ("hybrid", "kl"):
-            raise ValueError(
-                f"the loss {self.loss} has its own weights: weighting must be simple, got {self.weighting}"
-            )
+            expected = f"the loss {self.loss} has its own weights: weighting must be simple"
+            raise ValueError(f"{expected}, got {self.weighting}")
         if self.weight_decay and self.optimizer != "adamw":
             raise ValueError(f"weight_decay = {self.weight_decay} needs optimizer adamw, got {self.optimizer}")
         if self.ema_decay == 1 or self.clip_norm == 0:
@@ -157,20 +156,12 @@ class Recipe:
         return Recipe(**values)
 
 
-# What the two networks that ship have in common: labels, guidance, and a learned variance.
-_SHIPPED = Recipe(conditional=True, schedule="cosine", loss="hybrid", var_type="learned_range", lr=1e-3, rate="cosine")
+_COSINE = Recipe(schedule="cosine", rate="cosine", ema_decay=0.999)
+_SHIPPED = replace(_COSINE, conditional=True, loss="hybrid", var_type="learned_range", lr=1e-3)
 PRESETS = {
     "digits": replace(_SHIPPED, ch_mult=(1, 2), steps=1300, warmup=100, ema_decay=0.995),
     "mnist": replace(
-        _SHIPPED,
-        data="mnist",
-        ch=16,
-        ch_mult=(1, 2, 4),
-        attn=(2,),
-        steps=13_000,
-        batch_size=32,
-        warmup=200,
-        ema_decay=0.999,
+        _SHIPPED, data="mnist", ch=16, ch_mult=(1, 2, 4), attn=(2,), steps=13_000, batch_size=32, warmup=200
     ),
     "cifar10": Recipe(  # Ho et al. 2020, Appendix B
         data="cifar10",
@@ -184,18 +175,8 @@ PRESETS = {
         batch_size=128,
         warmup=5000,
     ),
-    "folder": Recipe(
-        data="folder",
-        size=32,
-        schedule="cosine",
-        ch=64,
-        attn=(2,),
-        num_res_blocks=2,
-        steps=50_000,
-        lr=5e-4,
-        warmup=500,
-        rate="cosine",
-        ema_decay=0.999,
+    "folder": replace(
+        _COSINE, data="folder", size=32, ch=64, attn=(2,), num_res_blocks=2, steps=50_000, lr=5e-4, warmup=500
     ),
 }
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ddpm_lesson import training
-from ddpm_lesson._tensors import seed_of, seeded
+from ddpm_lesson._tensors import Device, seed_of, seeded
 from ddpm_lesson.batches import mirrored, ordered, without_labels
 from ddpm_lesson.data import Images
 from ddpm_lesson.experiments import checkpoints
@@ -37,7 +37,7 @@ class Run:
     recipe (`root` may change, and `steps` may grow), of other images, or other files.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path | str, images: Images, *, device: torch.device | str = "cpu"):
+    def __init__(self, recipe: Recipe, folder: Path | str, images: Images, *, device: Device = "cpu"):
         self.recipe, self.folder, self.images = recipe, Path(folder), images
         self.fingerprint = images.fingerprint()
         self.process = make_process(recipe).to(device)
@@ -118,10 +118,8 @@ class Run:
     def _check(self):
         """Before the folder is made, not in the first step: else it would hold a recipe that cannot be carried out."""
         if self.recipe.mean_type == "epsilon" and self.process.alphas_bar[-1] == 0:
-            told = f"schedule {self.recipe.schedule} ends at alphas_bar = 0"
-            raise ValueError(
-                f"{told}, where eps says nothing of x_0: mean_type must be xstart, xprev or v, got epsilon"
-            )
+            told = f"schedule {self.recipe.schedule} ends at alphas_bar = 0, where eps says nothing of x_0"
+            raise ValueError(f"{told}: mean_type must be xstart, xprev or v, got epsilon")
         if any(side % self.model.divisor for side in self.sides):
             sides, levels = " x ".join(map(str, self.sides)), len(self.recipe.ch_mult)
             raise ValueError(f"ch_mult of {levels} levels needs sides divisible by {self.model.divisor}, got {sides}")

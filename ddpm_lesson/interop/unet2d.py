@@ -6,8 +6,7 @@ from inspect import Parameter
 import torch
 from torch import Tensor
 
-from ddpm_lesson.interop.weights import TABLE
-from ddpm_lesson.networks.unet import UNet
+from ddpm_lesson.networks.unet import TABLE, UNet
 
 # A layer's name here and there: those that stand alone, then those inside of a block.
 LAYERS = {

@@ -56,8 +56,7 @@ class Classifier(nn.Module):
             group_norm(now_ch, num_groups, 1e-5), Swish(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout)
         )
         self.tail = nn.Linear(now_ch, num_classes)
-        for layer in (self.head, self.tail):
-            xavier(layer)
+        xavier(self.head, self.tail)
 
     def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
         return self.tail(self.features(x, t))

@@ -1,7 +1,7 @@
 """The U-Net of DDPM: down, middle and up, with skips across, and the time in every residual block."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ddpm_lesson._tensors import check_range
 from ddpm_lesson.networks.blocks import DownSample, ResBlock, Swish, TimeEmbedding, UpSample, group_norm, xavier
+
+TABLE = "time_embedding.timembedding.0.weight"  # the sines and cosines, (T, ch): held, not trained
 
 
 class SingleChannelGroupWarning(UserWarning):
@@ -75,7 +77,7 @@ class UNet(nn.Module):
         tdim, levels = 4 * ch, range(len(ch_mult))
         self.divisor = 2 ** levels[-1]
         shared = "dropout num_groups num_heads num_head_channels norm_eps zero_init scale_shift_norm".split()
-        block = partial(ResBlock, tdim=tdim, **{name: self.options[name] for name in shared})
+        block: Callable[..., ResBlock] = partial(ResBlock, tdim=tdim, **{name: self.options[name] for name in shared})
         if num_groups in [ch * mult for mult in ch_mult] and not scale_shift_norm:
             warn_of_single_channels(num_groups)
 
