@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
+from tqdm.auto import tqdm
 
 from ddpm_lesson.experiments import pretrained
 from ddpm_lesson.experiments.build import load_images
@@ -53,8 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Carry out a recipe in a folder, or go on with the one that lies there."""
-    from tqdm.auto import tqdm
-
     recipe = _recipe(options)
     run = Run(recipe, options.out, load_images(recipe), device=_device(options.device))
     board = _tensorboard(run.folder) if options.tensorboard else None
@@ -85,8 +84,6 @@ def train(options: argparse.Namespace) -> int:
 
 def sample(options: argparse.Namespace) -> int:
     """Draw images and write them as a PNG grid, or as an animated PNG that shows them coming out of the noise."""
-    from tqdm.auto import tqdm
-
     out = Path(options.out)
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, got {out}")
@@ -114,10 +111,10 @@ def evaluate(options: argparse.Namespace) -> int:
     sampling = _sampling(options, usual)
     held_out = load_images(trained.recipe, options.root, train=False)
     n = min(scoring["n"] if options.n is None else options.n, len(held_out))
-    name = trained.recipe.data
-    features = options.classifier or scoring["classifier"] or f"{name}_classifier"
+    data = trained.recipe.data
+    features = options.classifier or scoring["classifier"] or f"{data}_classifier"
     classifier = _loaded(features, options.device, pretrained.PretrainedClassifier).model
-    print(f"Samples of {options.weights}, {sampling}, against the training images of {name}:", flush=True)
+    print(f"Samples of {options.weights}, {sampling}, against the training images of {data}:", flush=True)
     real = load_images(trained.recipe, options.root).x_0.to(_device(options.device))
     space = Space(classifier, Path(features).stem, reference_of(real, classifier), held_out)  # minutes for MNIST
     same = recorded and (n, sampling, features) == (scoring["n"], usual, scoring["classifier"])
@@ -129,7 +126,7 @@ def evaluate(options: argparse.Namespace) -> int:
         print(f"  {score}{beside}")
     if "Bits/dim" in known and not options.bits:
         print(f"  Bits/dim was recorded too: --bits {known['Bits/dim']['n']} finds it again, which takes longer")
-    print(f"As many images of {name} that were held out:")
+    print(f"As many images of {data} that were held out:")
     for score in anchor(space, n, seed=sampling.seed).values():
         print(" ", score)
     return 0

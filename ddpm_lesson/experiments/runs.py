@@ -46,7 +46,7 @@ class Run:
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.ema = EMA(self.model, recipe.ema_decay)
         self.timesteps = TIMESTEPS[recipe.timesteps](recipe.T)
-        self._modules = {"model": self.model, "ema": self.ema.model, "timesteps": self.timesteps}
+        self._parts = {"model": self.model, "ema": self.ema.model, "timesteps": self.timesteps}
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = OPTIMIZERS[recipe.optimizer](trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.step = 0
@@ -88,7 +88,7 @@ class Run:
 
         Not the state first: a run cut off between the two at its last step would be done, and its weights old.
         """
-        parts = {part: module.state_dict() for part, module in self._modules.items()}
+        parts = {part: module.state_dict() for part, module in self._parts.items()}
         parts["optimizer"] = checkpoints.optimizer_tensors(self.optimizer)
         state = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
         about = {"step": self.step, "updates": self.ema.updates, "images": self.fingerprint}
@@ -145,7 +145,7 @@ class Run:
             raise checkpoints.CheckpointError(f"{path} is not the state of a run: it may be weights only")
         if about["images"] != self.fingerprint:
             raise ValueError(f"the images are not those that the run in {self.folder} began with: name another folder")
-        for part, module in self._modules.items():
+        for part, module in self._parts.items():
             checkpoints.fill(module, checkpoints.group(tensors, part), path)
         checkpoints.fill_optimizer(self.optimizer, checkpoints.group(tensors, "optimizer"))
         self.step, self.ema.updates = about["step"], about["updates"]

@@ -170,9 +170,9 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Identity() if in_ch == out_ch else nn.Conv2d(in_ch, out_ch, 1)
         xavier(self.block1[-1], self.temb_proj[-1], self.shortcut)
         xavier(self.block2[-1], gain=0.0 if zero_init else 1e-5)
-        attend = partial(AttnBlock, out_ch, num_groups=num_groups, norm_eps=norm_eps, zero_init=zero_init)
         self.attn: nn.Module = nn.Identity()
         if attn:
+            attend = partial(AttnBlock, out_ch, num_groups=num_groups, norm_eps=norm_eps, zero_init=zero_init)
             self.attn = attend(num_heads=num_heads, num_head_channels=num_head_channels)
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
