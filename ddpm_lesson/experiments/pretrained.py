@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from ddpm_lesson._tensors import Device, randn_like
+from ddpm_lesson._tensors import randn_like
 from ddpm_lesson.data import bundled
 from ddpm_lesson.denoisers import Denoiser, clipped, make_denoiser
 from ddpm_lesson.experiments.build import make_process
@@ -114,9 +114,10 @@ class PretrainedDiffusion:
         if y is not None and y.shape != (n,):
             raise ValueError(f"y must be ({n},), a label for each image, got {tuple(y.shape)}")
         generator, images = Generator().manual_seed(sampling.seed), []
-        for rows in torch.arange(n).split(batch_size):
+        for first in range(0, n, batch_size):
+            rows = slice(first, min(first + batch_size, n))
             labels = None if y is None else y[rows].to(self.device)
-            images.append(last(self.states(len(rows), sampling, y=labels, generator=generator)).cpu())
+            images.append(last(self.states(rows.stop - first, sampling, y=labels, generator=generator)).cpu())
         return torch.cat(images)
 
     def save(self, path: Path | str) -> None:
@@ -154,7 +155,7 @@ class PretrainedNoisyClassifier(PretrainedClassifier):
 Pretrained = PretrainedDiffusion | PretrainedClassifier
 
 
-def load_weights(path: Path | str, *, device: Device = "cpu") -> Pretrained:
+def load_weights(path: Path | str, *, device: torch.device | str = "cpu") -> Pretrained:
     """The network in a file that a run or the course's recipes have written, such as runs/digits/weights.safetensors.
 
     Raises FileNotFoundError, or CheckpointError if the file is damaged or of something else.
@@ -178,7 +179,7 @@ def load_weights(path: Path | str, *, device: Device = "cpu") -> Pretrained:
         raise CheckpointError(f"{path} does not say what its network is ({error}): get it again") from error
 
 
-def load_pretrained(name: str, *, device: Device = "cpu") -> Pretrained:
+def load_pretrained(name: str, *, device: torch.device | str = "cpu") -> Pretrained:
     """A network that ships with the course, such as "digits_ddpm". data/weights/README.md says how good it is.
 
     Raises ValueError that lists what ships for another name, CheckpointError if the file is not the one that its
