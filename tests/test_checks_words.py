@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ddpm_lesson import checks
 from ddpm_lesson.checks import _explain
+from ddpm_lesson.checks._misconceptions import ALONE
 from ddpm_lesson.checks._products import as_product
 from ddpm_lesson.checks._unfilled import Unfilled
 
@@ -31,9 +32,12 @@ def look_up(table, t, x):
 
 
 @every_check
-def test_beside_a_second_mistake_one_sentence_is_said(check):
-    briefs = [misconception.brief for misconception in check.misconceptions]
-    assert all(brief.endswith(".") and brief.count(". ") == 0 and len(brief) > 10 for brief in briefs)
+def test_beside_a_second_mistake_whole_sentences_are_said(check):
+    """Without what holds alone; what to do stays."""
+    for mistake in check.mistakes:
+        assert len(mistake.brief) <= len(mistake.sentence) and not ALONE.search(mistake.sentence)
+        assert mistake.brief.endswith(".") and mistake.brief[0] not in " .,:;" and len(mistake.brief) > 10
+        assert not any(odd in mistake.brief for odd in ("  ", " ,", " :", ",.", ":.", ";.")), mistake.brief
 
 
 def test_a_pair_claims_no_effect_that_one_has_alone():
@@ -212,3 +216,20 @@ def test_unfilled_layers_have_shapes_and_tables_have_numbers():
     assert layer.weight.is_meta and layer.weight.shape == (5, 3, 3, 3) and layer.bias.is_meta
     assert table.tolist() == [0.0, 0.5, 1.0, 1.5]
     assert not torch.nn.Conv2d(3, 5, 3).weight.is_meta
+
+
+@pytest.mark.parametrize(
+    ("pad", "words"),  # left, right, above, below
+    [
+        ((0, 1, 1, 1), "Your windows begin one row above x: you padded above, alone or below as well."),
+        ((0, 1, 1, 0), "Your windows begin one row above x: you padded above, alone or below as well."),
+        ((1, 1, 0, 1), "Your windows begin one column to the left of x: you padded there, alone or to the right as"),
+        ((1, 0, 0, 1), "Your windows begin one column to the left of x: you padded there, alone or to the right as"),
+        ((1, 1, 1, 0), "Your windows begin one row above x and one column to its left"),
+        ((0, 0, 1, 1), "You padded above x, alone or below as well, and no column."),
+        ((1, 0, 0, 0), "You padded to the left of x, alone or to the right as well, and no row."),
+    ],
+)
+def test_padding_on_one_side_too_many_is_told_whether_or_not_the_other_is_there(pad, words):
+    """With even sides a row above hides the one below: no output tells whether it was padded."""
+    assert said("down_same", lambda x, weight: F.conv2d(F.pad(x, pad), weight, stride=2)).startswith(words)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 from torch import Tensor
 
@@ -28,7 +29,8 @@ class Check:
     """One exercise: called with a function it prints whether that is right, or which mistake it makes.
 
     specification: slow and obvious; returns a tensor, or a tuple with a tensor for each name in `outputs`.
-    form: a right implementation with choices, of which the misconceptions replace some.
+    form: a right implementation with choices, of which the misconceptions replace some: a table, from the sentence to
+    what is replaced.
     cases: the inputs, nasty ones included; `among` names those in the line that says yes. beyond: inputs of which the
     exercise does not speak: whoever fails there is told so, and is right all the same.
     returns: int or list if it returns an int or a list of ints, which must then be equal and not close.
@@ -51,7 +53,7 @@ class Check:
     specification: Callable
     cases: tuple[Case, ...]
     among: str
-    misconceptions: tuple[Misconception, ...]
+    misconceptions: dict[str, dict[str, Any]]
     form: Callable | None = None
     outputs: tuple[str, ...] = ("out",)
     returns: type = Tensor
@@ -71,10 +73,12 @@ class Check:
     places: Callable | None = None
     clues: tuple[Callable, ...] = ()
     parameters: list[str] = field(init=False)
+    mistakes: list[Misconception] = field(init=False)
 
     def __post_init__(self):
         self.__doc__ = self.specification.__doc__
         self.parameters = list(inspect.signature(self.specification).parameters)
+        self.mistakes = [Misconception(sentence, **edits) for sentence, edits in self.misconceptions.items()]
         if self.script is None:
             self.script = partial(called, outputs=self.outputs, returns=self.returns)
 
@@ -125,11 +129,11 @@ class Check:
 
     @cached_property
     def singles(self) -> list[Wrong]:
-        return [implemented(self.form, misconception) for misconception in self.misconceptions]
+        return [implemented(self.form, misconception) for misconception in self.mistakes]
 
     @cached_property
     def doubles(self) -> list[Wrong]:
-        return list(pairs(self.form, self.misconceptions))
+        return list(pairs(self.form, self.mistakes))
 
     def outcome_of(self, wrong: Wrong, i: int) -> Outcome:
         """A wrong implementation's outcome on case i, computed once."""

@@ -562,7 +562,7 @@ W(
     posterior,
     "the variance is beta (the fixedlarge choice), not the posterior's",
     "table",
-    "Your variance is beta, that of the forward step (with alpha_bar",
+    "Your variance is beta, that of the forward step; with alpha_bar",
 )
 
 
@@ -883,7 +883,7 @@ W(
     respaced_betas,
     "before the first stands itself and not 1: the first beta is 0",
     "edge",
-    "Your first beta is 0. It leads from the clean image, where",
+    "Your first alpha_bar is divided by itself, and the beta is 0.",
 )
 
 
@@ -953,7 +953,7 @@ W(
     respaced_betas,
     "the first beta is 0 since its predecessor is itself, and float32 in between",
     "two",
-    "Your first beta is 0. It leads from the clean image, where",
+    "Your first alpha_bar is divided by itself, and the beta is 0.",
 )
 
 

@@ -770,7 +770,7 @@ W(
     min_snr_weights,
     "0 / 0 for the noise where snr = 0",
     "edge",
-    "At snr = 0 your weight of eps is 0 / 0, and one NaN ends the",
+    "At snr = 0 you divide by 0 in the weight of eps: it is 0 / 0",
 )
 
 

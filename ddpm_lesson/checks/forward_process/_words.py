@@ -5,5 +5,5 @@ ROUNDED_FIRST = (
     "later brings no digit back. Ask for dtype=torch.float64 where the numbers are made."
 )
 UPSIDE_DOWN = (
-    "Your ratio is upside down, and the betas come out negative. alpha_bar falls: the later value goes on top."
+    "Your ratio is upside down<, and the betas come out negative>. alpha_bar falls: the later value goes on top."
 )

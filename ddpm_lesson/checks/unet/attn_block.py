@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import fractions
 from ddpm_lesson.checks._run import read
 from ddpm_lesson.checks.unet._modules import built, nearly_zero, numbered, parameters_of
@@ -94,28 +94,21 @@ AttnBlock = Check(
     steps=True,
     cases=(_case(4, 2, 2, 3, 5), _case(6, 3, 1, 2, 3), _case(2, 1, 3, 4, 1)),
     among="H different from W and as many channels as pixels",
-    misconceptions=(
-        Misconception(
-            "Your block does not start as x: set weight and bias of proj to 0 where you build it, nn.init.zeros_(...).",
-            start=nn.init.ones_,
+    misconceptions={
+        "Your block does not start as x: set weight and bias of proj to 0 where you build it, "
+        "nn.init.zeros_(...).": dict(start=nn.init.ones_),
+        "Queries, keys and values come from x as it is. They come from the normalised x.": dict(
+            norm=lambda block, x: x
         ),
-        Misconception(
-            "Queries, keys and values come from x as it is. They come from the normalised x.", norm=lambda block, x: x
+        "You return the average without x. The block adds to what it got.": dict(join=lambda x, normed, out: out),
+        "You add the average to the normalised x. It is added to x as it came.": dict(
+            join=lambda x, normed, out: normed + out
         ),
-        Misconception(
-            "You return the average without x. The block adds to what it got.", join=lambda x, normed, out: out
-        ),
-        Misconception(
-            "You add the average to the normalised x. It is added to x as it came.",
-            join=lambda x, normed, out: normed + out,
-        ),
-        Misconception("You never use proj. It stands after the average.", project=lambda block, out: out),
-        Misconception(
-            "You exchanged query and key: the pixel that looks has the query.", roles=("proj_k", "proj_q", "proj_v")
-        ),
-        Misconception("You took the keys for the values.", roles=("proj_q", "proj_k", "proj_k")),
-        Misconception("You forgot to divide by sqrt(C).", scale=lambda C: 1),
-        Misconception("You divided by C. Divide by its root.", scale=lambda C: C),
-        Misconception("Your softmax runs over the queries. It runs over the keys, the last axis.", axis=-2),
-    ),
+        "You never use proj. It stands after the average.": dict(project=lambda block, out: out),
+        "You exchanged query and key: the pixel that looks has the query.": dict(roles=("proj_k", "proj_q", "proj_v")),
+        "You took the keys for the values.": dict(roles=("proj_q", "proj_k", "proj_k")),
+        "You forgot to divide by sqrt(C).": dict(scale=lambda C: 1),
+        "You divided by C. Divide by its root.": dict(scale=lambda C: C),
+        "Your softmax runs over the queries. It runs over the keys, the last axis.": dict(axis=-2),
+    },
 )

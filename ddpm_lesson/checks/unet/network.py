@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import fractions
 from ddpm_lesson.checks._run import read
 from ddpm_lesson.checks._unfilled import Unfilled
@@ -190,40 +190,26 @@ UNet = Check(
         Case("the network for CIFAR-10", (CIFAR, ())),
     ),
     among="one level, and the 35,746,307 parameters of CIFAR-10's network",
-    misconceptions=(
-        Misconception(
-            "Your network does not start as the function 0: set weight and bias of the tail's convolution to 0, "
-            "nn.init.zeros_(...).",
-            start=nn.init.ones_,
+    misconceptions={
+        "Your network does not start as the function 0: set weight and bias of the tail's convolution to 0, "
+        "nn.init.zeros_(...).": dict(start=nn.init.ones_),
+        "You join skip and features in the other order: what comes from below goes first, torch.cat([h, skip], "
+        "1).": dict(join=lambda h, skip: torch.cat([skip, h], 1)),
+        "Your blocks on the way up get no skips: half of what they get is 0.": dict(
+            join=lambda h, skip: torch.cat([h, torch.zeros_like(skip)], 1)
         ),
-        Misconception(
-            "You join skip and features in the other order: what comes from below goes first, torch.cat([h, skip], 1).",
-            join=lambda h, skip: torch.cat([skip, h], 1),
+        "Your answer does not depend on t: temb goes to every residual block.": dict(told=torch.zeros_like),
+        "You apply Swish to temb before the blocks. Each block does that itself.": dict(told=F.silu),
+        "You apply Swish after the head. The first block begins with a norm.": dict(begin=F.silu),
+        "You never run the middle.": dict(middle=lambda layers: []),
+        "You run only the first block of the middle. There are two.": dict(middle=lambda layers: layers[:1]),
+        "You run the middle's blocks in reverse order. The one with attention is the first.": dict(
+            middle=lambda layers: list(layers)[::-1]
         ),
-        Misconception(
-            "Your blocks on the way up get no skips: half of what they get is 0.",
-            join=lambda h, skip: torch.cat([h, torch.zeros_like(skip)], 1),
+        "Your tail's norm is left out of the call: norm, Swish, convolution.": dict(
+            end=lambda tail, h: tail[2](tail[1](h))
         ),
-        Misconception("Your answer does not depend on t: temb goes to every residual block.", told=torch.zeros_like),
-        Misconception(
-            "You apply Swish to temb before the blocks. Each block does that itself.",
-            told=F.silu,
-        ),
-        Misconception("You apply Swish after the head. The first block begins with a norm.", begin=F.silu),
-        Misconception("You never run the middle.", middle=lambda layers: []),
-        Misconception("You run only the first block of the middle. There are two.", middle=lambda layers: layers[:1]),
-        Misconception(
-            "You run the middle's blocks in reverse order. The one with attention is the first.",
-            middle=lambda layers: list(layers)[::-1],
-        ),
-        Misconception(
-            "Your tail's norm is left out of the call: norm, Swish, convolution.",
-            end=lambda tail, h: tail[2](tail[1](h)),
-        ),
-        Misconception("Your tail has no Swish between norm and convolution.", end=lambda tail, h: tail[2](tail[0](h))),
-        Misconception(
-            "The dropout that your network is given does not reach its blocks.",
-            rate=lambda dropout: 0.0,
-        ),
-    ),
+        "Your tail has no Swish between norm and convolution.": dict(end=lambda tail, h: tail[2](tail[0](h))),
+        "The dropout that your network is given does not reach its blocks.": dict(rate=lambda dropout: 0.0),
+    },
 )

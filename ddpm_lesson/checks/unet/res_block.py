@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import fractions
 from ddpm_lesson.checks._run import read
 from ddpm_lesson.checks.unet._modules import built, nearly_zero, numbered, parameters_of
@@ -133,52 +133,39 @@ ResBlock = Check(
         _case(4, 4, 4, 1.0, 1, 4, 4, 4),
     ),
     among="equal, growing and shrinking channels",
-    misconceptions=(
-        Misconception(
-            "Your block does not start as its shortcut: set weight and bias of the last convolution to 0 where you "
-            "build it, nn.init.zeros_(...).",
-            start=nn.init.ones_,
+    misconceptions={
+        "Your block does not start as its shortcut: set weight and bias of the last convolution to 0 where you build "
+        "it, nn.init.zeros_(...).": dict(start=nn.init.ones_),
+        "You forgot the Swish between the first norm and its convolution.": dict(swish_1=lambda h: h),
+        "You forgot the Swish after the second norm.": dict(swish_2=lambda h: h),
+        "You took ReLU in block1. Swish is nn.SiLU.": dict(swish_1=F.relu),
+        "You took ReLU in block2. Swish is nn.SiLU.": dict(swish_2=F.relu),
+        "You took ReLU in both halves. Swish is nn.SiLU.": dict(swish_1=F.relu, swish_2=F.relu),
+        "You forgot the Swish before the time's linear layer: temb_proj is Swish, then linear.": dict(
+            of_temb=lambda temb: temb
         ),
-        Misconception("You forgot the Swish between the first norm and its convolution.", swish_1=lambda h: h),
-        Misconception("You forgot the Swish after the second norm.", swish_2=lambda h: h),
-        Misconception("You took ReLU in block1. Swish is nn.SiLU.", swish_1=F.relu),
-        Misconception("You took ReLU in block2. Swish is nn.SiLU.", swish_2=F.relu),
-        Misconception("You took ReLU in both halves. Swish is nn.SiLU.", swish_1=F.relu, swish_2=F.relu),
-        Misconception(
-            "You forgot the Swish before the time's linear layer: temb_proj is Swish, then linear.",
-            of_temb=lambda temb: temb,
+        "Your block never uses temb. It is added after the first convolution.": dict(order=("conv", "norm")),
+        "You add the time after the second norm. It is added before: to the first convolution's result.": dict(
+            order=("conv", "norm", "time")
         ),
-        Misconception("Your block never uses temb. It is added after the first convolution.", order=("conv", "norm")),
-        Misconception(
-            "You add the time after the second norm. It is added before: to the first convolution's result.",
-            order=("conv", "norm", "time"),
+        "You left out the second norm.": dict(order=("conv", "time")),
+        "You add the time along the width. It runs where C happens to be the width. Its axes are (B, C, 1, 1).": dict(
+            place=lambda shift: shift[:, None, None, :]
         ),
-        Misconception("You left out the second norm.", order=("conv", "time")),
-        Misconception(
-            "You add the time along the width. It runs where C happens to be the width. Its axes are (B, C, 1, 1).",
-            place=lambda shift: shift[:, None, None, :],
+        "You add the first image's time to the whole batch.": dict(place=lambda shift: shift[:1, :, None, None]),
+        "Your block drops nothing in training: dropout comes after the second Swish.": dict(drop=lambda h, *_: h),
+        "You forgot the shortcut: the block returns what should be added to x.": dict(shortcut=lambda b, x: 0),
+        "Your shortcut starts at the normalised x. It is x itself, or its 1x1 convolution.": dict(
+            shortcut=lambda block, x: block.shortcut(block.block1[0](x))
         ),
-        Misconception(
-            "You add the first image's time to the whole batch.", place=lambda shift: shift[:1, :, None, None]
+        "Your block never calls self.attn. It is applied last, to the sum.": dict(
+            end=lambda block, h, across: h + across
         ),
-        Misconception(
-            "Your block drops nothing in training: dropout comes after the second Swish.", drop=lambda h, *_: h
+        "You apply self.attn before the shortcut is added. It is applied last, to the sum.": dict(
+            end=lambda block, h, across: block.attn(h) + across
         ),
-        Misconception("You forgot the shortcut: the block returns what should be added to x.", shortcut=lambda b, x: 0),
-        Misconception(
-            "Your shortcut starts at the normalised x. It is x itself, or its 1x1 convolution.",
-            shortcut=lambda block, x: block.shortcut(block.block1[0](x)),
+        "You divide the sum by sqrt(2). DDPM adds the two as they are.": dict(
+            end=lambda block, h, across: block.attn((h + across) / 2**0.5)
         ),
-        Misconception(
-            "Your block never calls self.attn. It is applied last, to the sum.", end=lambda block, h, across: h + across
-        ),
-        Misconception(
-            "You apply self.attn before the shortcut is added. It is applied last, to the sum.",
-            end=lambda block, h, across: block.attn(h) + across,
-        ),
-        Misconception(
-            "You divide the sum by sqrt(2). DDPM adds the two as they are.",
-            end=lambda block, h, across: block.attn((h + across) / 2**0.5),
-        ),
-    ),
+    },
 )
