@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import double
+from ddpm_lesson.checks.forward_process._cosine_betas_clues import rounded_on_the_way, squared_cosine
 from ddpm_lesson.checks.forward_process._words import ROUNDED_FIRST, UPSIDE_DOWN
 
 
@@ -54,40 +55,12 @@ def _from_one(f: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(f[:1]), f[1:]])
 
 
-def _angle(evidence) -> str:
-    """Betas of a squared cosine whose angle begins or ends elsewhere, or of another power of the right cosine."""
-    got, want, case = evidence.got[1], evidence.want[1], evidence.check.cases[1]
-    if got is None or got.shape != want.shape or not got.isfinite().all():
-        return ""
-    use = (got < 0.99) & (want < 0.99)
-    logs = [torch.log1p(-beta[use].double()) for beta in (got, want)]
-    power = (logs[0] / logs[1]).median().item()
-    if torch.allclose(logs[0], logs[1], rtol=1e-5):
-        return ""
-    if len(logs[0]) > 10 and torch.allclose(logs[0], power * logs[1], rtol=1e-5):
-        return f"Your alpha_bar is the right one to the power {power:.3g}. Look at the power of the cosine."
-    u = torch.linspace(0, 1, len(got) + 1, dtype=torch.float64)
-    ends = torch.tensor([0.01, 1.5], dtype=torch.float64)
-    for _ in range(60):  # Newton's method for the two ends of the angle
-
-        def misses(ends):
-            f = torch.cos(ends[0] + (ends[1] - ends[0]) * u).square()
-            return (f[1:].log() - f[:-1].log())[use] - logs[0]
-
-        slope = torch.autograd.functional.jacobian(misses, ends)
-        ends = ends - torch.linalg.lstsq(slope, misses(ends)[:, None]).solution[:, 0].clamp(-0.2, 0.2)
-    if not ends.isfinite().all() or misses(ends).abs().max() > 1e-6 * logs[0].abs().max() + 1e-8:
-        return ""
-    found = f"{abs(ends[0].item()):.4g} to {abs(ends[1].item()):.4g}"
-    return f"Your alpha_bar is a squared cosine, but for {case.words} its angle runs from {found}. Look at the angle."
-
-
 cosine_betas = Check(
     number="1.5",
     name="cosine_betas",
     specification=_cosine_betas,
     form=_by_curve,
-    clues=(_angle,),
+    clues=(rounded_on_the_way, squared_cosine),
     cases=tuple(
         Case(f"T = {T}, s = {s}, max_beta = {max_beta}", (T, s, max_beta), T == 1000)
         for T, s, max_beta in [

@@ -1,5 +1,7 @@
 """Exercise 2.9: min-SNR weights of three errors."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -63,6 +65,12 @@ def _places(snr, gamma):
 def _both_least(function):
     """Another `least`, divided by snr for eps as it comes."""
     return {"least": function, "eps": _plain}
+
+
+def _unbracketed(effect, at_0):
+    """A row of the table: w / snr + 1 for v, with this quotient at snr = 0."""
+    sentence = f"Python divides before it adds<: w / snr + 1 {effect}>. Put brackets around snr + 1."
+    return {sentence: dict(v=lambda snr, least, gamma: torch.where(snr > 0, least / snr, at_0) + 1)}
 
 
 def _uncapped(evidence) -> str:
@@ -134,12 +142,12 @@ min_snr_weights = Check(
         "You divided the weight of v by snr. The squared error in v is snr + 1 times the one in x_0.": dict(
             v=lambda snr, least, gamma: torch.where(snr > 0, least / snr, 1.0)
         ),
-        "Python divides before it adds<: w / snr + 1 is the weight of eps plus 1>. Put brackets around snr + 1.": dict(
-            v=lambda snr, least, gamma: torch.where(snr > 0, least / snr, 1.0) + 1
-        ),
-        "Python divides before it adds<: w / snr + 1 is NaN at snr = 0>. Put brackets around snr + 1.": dict(
-            v=lambda snr, least, gamma: least / snr + 1
-        ),
+        **_unbracketed("is NaN at snr = 0", math.nan),
+        **_unbracketed("is the weight of eps plus 1", 1.0),
+        **_unbracketed("is the weight of eps plus 1, and 1 at snr = 0 as you made it", 0.0),
+        **_unbracketed("is the weight of eps plus 1, and 0 at snr = 0 as you made it", -1.0),
+        "Your weight of v is that of eps, divided by snr, plus 1. It is that of x_0, and Python divides before it "
+        "adds: put brackets around snr + 1.": dict(v=lambda snr, least, gamma: (gamma / snr).clamp(max=1) / snr + 1),
         "You divided the weight of eps by snr + 1 for v. v's is that of x_0, divided by snr + 1.": dict(
             v=lambda snr, least, gamma: torch.where(snr > 0, least / snr, 1.0) / (snr + 1)
         ),

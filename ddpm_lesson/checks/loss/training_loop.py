@@ -97,6 +97,7 @@ def _looped(
     rate=lambda k, warmup: min(1.0, k / warmup),
     reduce=torch.mean,
     clear=lambda optimizer: optimizer.zero_grad(),
+    clear_late=lambda optimizer: None,
     clip=nn.utils.clip_grad_norm_,
     order=_one_step_each,
     blend=_blended,
@@ -111,6 +112,7 @@ def _looped(
         value = loss(model, x_0, t, noise)
         clear(optimizer)
         reduce(value).backward()
+        clear_late(optimizer)
         clip(weights, clip_norm)
         order(optimizer.step, partial(blend, average, model, decay, k))
         yield told(value.mean(), lambda now=(x_0, t, noise): loss(model, *now).mean().item())
@@ -157,6 +159,10 @@ training_loop = Check(
     misconceptions={
         "You did not clear the gradients: backward adds to what is there, and each step walks along the sum of all "
         "before it. optimizer.zero_grad() comes before backward.": dict(clear=lambda optimizer: None),
+        "Your model does not move: its gradients are cleared between backward and step, or step() is never called. "
+        "optimizer.zero_grad() comes before backward, step() after clipping.": dict(
+            clear=lambda optimizer: None, clear_late=lambda optimizer: optimizer.zero_grad()
+        ),
         "You sent the sum backward. The gradient then grows with the batch and the image, and clip_norm means "
         "something else for each size: take the mean.": dict(reduce=torch.sum),
         "You do not clip, or you clip before backward has made the gradient. clip_grad_norm_ stands between backward "
