@@ -4,31 +4,17 @@ import math
 
 import pytest
 import torch
+from diagnosed import look_up, said
 from einops import einsum
 from torch.nn import functional as F
 
 from ddpm_lesson import checks
-from ddpm_lesson.checks import _explain
 from ddpm_lesson.checks._misconceptions import ALONE
 from ddpm_lesson.checks._products import as_product
 from ddpm_lesson.checks._unfilled import Unfilled
 
+pytestmark = pytest.mark.usefixtures("strict")
 every_check = pytest.mark.parametrize("check", checks.registry.values(), ids=list(checks.registry))
-
-
-@pytest.fixture(autouse=True)
-def strict(monkeypatch):
-    monkeypatch.setattr(_explain, "STRICT", True)
-
-
-def said(name, answer):
-    verdict, detail = checks.registry[name].diagnose(answer)
-    assert verdict == "no"
-    return detail.removeprefix(". ")
-
-
-def look_up(table, t, x):
-    return table[t].view(-1, *[1] * (x.ndim - 1))
 
 
 @every_check

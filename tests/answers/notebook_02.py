@@ -522,7 +522,7 @@ W(
     "no roots in x_t, and the prediction is detached",
     "two",
     "No gradient reaches the network's weights: you",
-    "Both roots are missing in x_t: images and noise are",
+    "Both square roots are missing in x_t.",
 )
 
 

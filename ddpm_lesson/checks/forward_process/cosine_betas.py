@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import double
+from ddpm_lesson.checks._rows import UPSIDE_DOWN, in_float32
 from ddpm_lesson.checks.forward_process._cosine_betas_clues import rounded_on_the_way, squared_cosine
-from ddpm_lesson.checks.forward_process._words import ROUNDED_FIRST, UPSIDE_DOWN
 
 
 def _cosine_betas(T, s=0.008, max_beta=0.999):
@@ -76,9 +76,7 @@ cosine_betas = Check(
     among="T = 1, T = 1000, another s and another cap",
     exact_dtype=True,
     misconceptions={
-        "You return float32, torch's default. 1 minus a ratio near 1 leaves few of its digits, and a long product of "
-        "them fewer: ask for dtype=torch.float64 where the numbers are made.": dict(dtype=lambda betas: betas.float()),
-        ROUNDED_FIRST: dict(dtype=lambda betas: betas.float().double()),
+        **in_float32("1 minus a ratio near 1 leaves few of its digits, and a long product of them fewer"),
         "You left out s. Without the offset the first betas of a long chain are almost 0, and so little noise is hard "
         "to tell from none.": dict(offset=lambda s: 0.0),
         "You wrote 0.008 into the formula. The offset is the argument s.": dict(offset=lambda s: 0.008),
@@ -90,8 +88,8 @@ cosine_betas = Check(
         "You lift small betas to max_beta. The cap is an upper bound: the smaller of beta and max_beta.": dict(
             cap=lambda betas, max_beta: betas.clamp(min=max_beta)
         ),
-        "You also cut the betas off from below, at 1e-4. Long chains have smaller ones: the only bound is "
-        "max_beta.": dict(cap=lambda betas, max_beta: betas.clamp(1e-4, max_beta)),
+        "You also cut the betas off from below, at 1e-4. Long chains have smaller ones: the "
+        "only bound is max_beta.": dict(cap=lambda betas, max_beta: betas.clamp(1e-4, max_beta)),
         "You left out the square. alpha_bar is the squared cosine; the cosine itself is sqrt(alpha_bar), the factor in "
         "front of x_0.": dict(power=lambda f: f),
         "You return 1 - alpha_bar, capped: that is all the noise up to step i. beta is the noise of one step: 1 minus "
@@ -152,8 +150,8 @@ cosine_betas = Check(
         ),
         "You left out pi / 2<. The angle then ends at 1 instead of a right angle, and nearly a third of alpha_bar is "
         "left at the end>.": dict(angle=lambda u, s: (u + s) / (1 + s)),
-        "Your angle runs to pi and not to pi / 2<. The squared cosine is back at 1 there: the image would "
-        "return>.": dict(angle=lambda u, s: (u + s) / (1 + s) * math.pi),
+        "Your angle runs to pi and not to pi / 2<. The squared cosine is back at 1 there: "
+        "the image would return>.": dict(angle=lambda u, s: (u + s) / (1 + s) * math.pi),
         "You took the sine. It rises from 0 to 1, and alpha_bar has to fall from 1 to 0: that is the cosine.": dict(
             wave=torch.sin
         ),

@@ -68,10 +68,10 @@ extract = Check(
         "an axis of length 1 for each further axis of x_shape.": dict(axes=lambda x_shape: [-1]),
         "You always return (B, 1, 1, 1): that is right for images only. Points are (B, 2) and videos have five axes: "
         "count the axes of x_shape.": dict(axes=lambda x_shape: [-1, 1, 1, 1]),
-        "You always return (B, 1): right for points, but images line it up with their rows. Count x_shape's "
-        "axes.": dict(axes=lambda x_shape: [-1, 1]),
-        "You add one axis too many: the batch itself is the first axis of x_shape, so len(x_shape) - 1 ones "
-        "follow it.": dict(axes=lambda x_shape: [-1] + [1] * len(x_shape)),
+        "You always return (B, 1): right for points, but images line it up with their "
+        "rows. Count x_shape's axes.": dict(axes=lambda x_shape: [-1, 1]),
+        "You add one axis too many: the batch itself is the first axis of x_shape, so "
+        "len(x_shape) - 1 ones follow it.": dict(axes=lambda x_shape: [-1] + [1] * len(x_shape)),
         "You add one axis too few: len(x_shape) - 1 ones follow the batch axis.": dict(
             axes=lambda x_shape: [-1] + [1] * (len(x_shape) - 2)
         ),
@@ -90,8 +90,8 @@ extract = Check(
         "You return a single number, the one at the first image's t. Every image has its own t.": dict(
             instead=lambda v, t, x_shape: v[t[0]]
         ),
-        "You used the first image's t for the whole batch: your first axis is 1, not B. Each image has its own "
-        "t.": dict(steps=lambda t: t[:1]),
+        "You used the first image's t for the whole batch: your first axis is 1, not B. "
+        "Each image has its own t.": dict(steps=lambda t: t[:1]),
         "You used the first image's t for the whole batch. Each image has its own t.": dict(
             steps=lambda t: t[:1].expand(len(t))
         ),

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import double
-from ddpm_lesson.checks.forward_process._words import ROUNDED_FIRST
+from ddpm_lesson.checks._rows import in_float32
 
 
 def _linear_betas(beta_1, beta_T, T):
@@ -78,9 +78,7 @@ linear_betas = Check(
         ),
         "You multiplied both ends by 1000 / T, as published code does for short chains. Here the ends stay as they are "
         "given.": dict(ends=lambda beta_1, beta_T, T: (1000 / T * beta_1, 1000 / T * beta_T)),
-        ROUNDED_FIRST: dict(dtype=lambda betas: betas.float().double()),
-        "You return float32. The product of 1000 factors near 1 piles up rounding errors: ask for dtype=torch.float64 "
-        "where the numbers are made.": dict(dtype=lambda betas: betas.float()),
+        **in_float32("The product of 1000 factors near 1 piles up rounding errors"),
         "You put the square roots of beta on a line: that is the quadratic schedule. Here beta itself is linear.": dict(
             into=math.sqrt, back=torch.square
         ),

@@ -1,12 +1,14 @@
 """Exercise 1.8: the posterior q(x_{t-1} | x_t, x_0)."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import BETAS, IMAGES, LONG, Step, at, double, fractions, products, tables_of_betas
+from ddpm_lesson.checks._rows import COLUMNS
 from ddpm_lesson.checks._values import same
 
 
@@ -48,6 +50,10 @@ def _var(c: Step) -> Tensor:
 def _late(coefficient):
     """The coefficient with alpha_bar instead of alpha_bar_prev."""
     return lambda c: coefficient(c._replace(a_bar_prev=c.a_bar))
+
+
+def _shifted_back(end, first, alphas_bar):
+    return torch.cat([alphas_bar[1:], end(first, alphas_bar[-1:])])
 
 
 def _undivided(coefficient):
@@ -185,28 +191,25 @@ posterior = Check(
         "and it is 0 at t = 0.": dict(var=lambda c: _var(c).clamp(min=1e-20).log()),
         "At t = 0 you return the variance of index 1. Code that needs a finite logarithm puts it there, but the "
         "posterior at t = 0 is a point: its variance is 0.": dict(instead=_clipped),
-        "Your coefficients have shape (B,), and broadcasting lines that up with the last axis, the columns of an "
-        "image. It runs where B happens to be the width, and is wrong there: extract adds the axes that they "
-        "lack.": dict(look_up=lambda table, t, x: table[t]),
+        COLUMNS: dict(look_up=lambda table, t, x: table[t]),
         "Your variance has shape (B,). Whoever multiplies it with images scales their columns: give it the axes that "
         "the coefficients of the mean have.": dict(var_shape=lambda var, mean: var.flatten()),
         "Your variance has the shape of the images. An image's pixels share one number: return (B, 1, ..., 1).": dict(
             var_shape=lambda var, mean: var.expand_as(mean)
         ),
         "You return the variance first. The order is (mean, var).": dict(give=lambda mean, var: (var, mean)),
-        "Your table for alpha_bar_prev is shifted the wrong way: at t it holds alphas_bar[t + 1], and 0 at the end. It "
-        "holds alphas_bar[t - 1], and 1 at t = 0.": dict(
-            prev=lambda first, alphas_bar: torch.cat([alphas_bar[1:], torch.zeros_like(first)])
+        **{
+            f"Your table for alpha_bar_prev is shifted the wrong way: at t it holds alphas_bar[t + 1], and {words}. It "
+            "holds alphas_bar[t - 1], and 1 at t = 0.": dict(prev=partial(_shifted_back, end))
+            for words, end in {
+                "0 at the end": lambda first, last: torch.zeros_like(last),
+                "its last entry twice": lambda first, last: last,
+                "1 at the end": lambda first, last: first,
+            }.items()
+        },
+        "You took the root of 1 - alpha_bar below the line of the mean. Bayes' rule divides "
+        "by the variance itself.": dict(
+            at_0=lambda c: (1 - c.a_bar).sqrt() * _at_0(c), at_t=lambda c: (1 - c.a_bar).sqrt() * _at_t(c)
         ),
-        "Your table for alpha_bar_prev is shifted the wrong way: at t it holds alphas_bar[t + 1], and its last entry "
-        "twice. It holds alphas_bar[t - 1], and 1 at t = 0.": dict(
-            prev=lambda first, alphas_bar: torch.cat([alphas_bar[1:], alphas_bar[-1:]])
-        ),
-        "Your table for alpha_bar_prev is shifted the wrong way: at t it holds alphas_bar[t + 1], and 1 at the end. It "
-        "holds alphas_bar[t - 1], and 1 at t = 0.": dict(
-            prev=lambda first, alphas_bar: torch.cat([alphas_bar[1:], first])
-        ),
-        "You took the root of 1 - alpha_bar below the line of the mean. Bayes' rule divides by the variance "
-        "itself.": dict(at_0=lambda c: (1 - c.a_bar).sqrt() * _at_0(c), at_t=lambda c: (1 - c.a_bar).sqrt() * _at_t(c)),
     },
 )

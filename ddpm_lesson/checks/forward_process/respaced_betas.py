@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, LONG_BAR, STEEP_BAR, double
-from ddpm_lesson.checks.forward_process._words import UPSIDE_DOWN
+from ddpm_lesson.checks._rows import UPSIDE_DOWN
 
 
 def _respaced_betas(alphas_bar, timesteps):
@@ -143,9 +143,9 @@ respaced_betas = Check(
                 _long_betas(alphas_bar)[timesteps] * torch.cat([timesteps[:1] + 1, timesteps.diff()])
             )
         ),
-        "You took minus the logarithm of the ratio. That is near beta for small betas only: beta is 1 minus "
-        "the ratio.": dict(rule=lambda a_bar, prev: -(a_bar / prev).log()),
-        "You took the roots of alphas_bar. The ratio of two alpha_bar themselves is what the steps between "
-        "them keep.": dict(rule=lambda a_bar, prev: 1 - (a_bar / prev).sqrt()),
+        "You took minus the logarithm of the ratio. That is near beta for small betas only: "
+        "beta is 1 minus the ratio.": dict(rule=lambda a_bar, prev: -(a_bar / prev).log()),
+        "You took the roots of alphas_bar. The ratio of two alpha_bar themselves is what the "
+        "steps between them keep.": dict(rule=lambda a_bar, prev: 1 - (a_bar / prev).sqrt()),
     },
 )

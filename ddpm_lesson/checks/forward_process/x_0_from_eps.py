@@ -7,14 +7,8 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Check
 from ddpm_lesson.checks._inputs import at, double, tables_of_bar
-from ddpm_lesson.checks.forward_process._jump import (
-    LONG_CHAIN,
-    SHORT_CHAIN,
-    STEEP_CHAIN,
-    alphas_of,
-    jump_cases,
-    shifted,
-)
+from ddpm_lesson.checks._rows import looked_up
+from ddpm_lesson.checks.forward_process._jump import LONG_CHAIN, SHORT_CHAIN, STEEP_CHAIN, jump_cases
 from ddpm_lesson.checks.forward_process._x_0_from_eps_clues import least_divisor, thresholded
 
 
@@ -79,8 +73,8 @@ x_0_from_eps = Check(
             scale=torch.ones_like
         ),
         "You multiplied by sqrt(alpha_bar). It is in x_t already: divide by it.": dict(scale=torch.rsqrt),
-        "You added a small number where you divide. Where alpha_bar is tiny it is not small: divide by the "
-        "root alone.": dict(scale=lambda a_bar: a_bar.sqrt() + 1e-8),
+        "You added a small number where you divide. Where alpha_bar is tiny it is not small: "
+        "divide by the root alone.": dict(scale=lambda a_bar: a_bar.sqrt() + 1e-8),
         "You added the noise once more. It is in x_t already: subtract it.": dict(
             spread=lambda a_bar: -(1 - a_bar).sqrt()
         ),
@@ -94,16 +88,7 @@ x_0_from_eps = Check(
         "deviations.": dict(spread=lambda a_bar: (1 / a_bar - 1) * a_bar.sqrt()),
         "You clipped the estimate to [-1, 1]. That is a sampler's choice: here it hides how far a wrong eps leads "
         "astray, and x_t can no longer be mixed again from x_0 and eps.": dict(give=lambda x_0: x_0.clamp(-1, 1)),
-        "You read alphas_bar at t - 1. x_t was mixed with the entry at t, and at t = 0 index -1 wraps around to the "
-        "noisiest step.": dict(table=lambda alphas_bar: alphas_bar.roll(1)),
-        "You took alpha_bar_prev, the table one step late. x_t was mixed with the entry at t.": dict(table=shifted),
-        "You used the alpha of the single step t. x_t holds the noise of all steps up to t: alpha_bar.": dict(
-            table=alphas_of
-        ),
-        "alphas_bar[t] has shape (B,), and broadcasting lines that up with the last axis, the columns of an image. It "
-        "runs where B happens to be the width, and is wrong there: extract adds the axes that it lacks.": dict(
-            look_up=lambda table, t, x: table[t]
-        ),
+        **looked_up(),
         "That is the way back from v: sqrt(alpha_bar) * x_t - sqrt(1 - alpha_bar) * v. Given is eps: subtract the "
         "noise, then divide.": dict(image=torch.sqrt, scale=torch.ones_like),
         "That is the way back from the score, (x_t + (1 - alpha_bar) * score) / sqrt(alpha_bar). Given is eps, which "

@@ -1,15 +1,11 @@
-"""Sentences that several exercises of notebook 02 share."""
+"""Rows that several exercises of notebook 02 share."""
 
 import torch
 
-COLUMNS = (
-    "Your coefficients have shape (B,), and broadcasting lines that up with the last axis, the columns of an image. It "
-    "runs where B happens to be the width, and is wrong there: extract adds the axes that they lack."
-)
-FIRST_T = "You used the first image's t for the whole batch. Every image has its own t."
+from ddpm_lesson.checks._rows import Rows
 
 
-def reduced(why: str) -> dict[str, dict]:
+def reduced(why: str) -> Rows:
     """Rows of a table: the right values, summed or averaged where each was asked for, and why each was."""
     one = "You return one number for each image, the {} over its coordinates."
     return {

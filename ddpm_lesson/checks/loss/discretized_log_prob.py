@@ -127,15 +127,15 @@ discretized_log_prob = Check(
     misconceptions={
         "You wrote 255 into the formula. Half a bin is 1 / (levels - 1): the 8x8 digits have 17 levels, and with 256 "
         "they would be charged for values that they never take.": _both(half=lambda levels: 1 / 255),
-        "Half of your bin is 1 / levels. There are levels - 1 gaps, each of 2 / (levels - 1)<: yours leave "
-        "holes>.": _both(half=lambda levels: 1 / levels),
+        "Half of your bin is 1 / levels. There are levels - 1 gaps, each of 2 / (levels - "
+        "1)<: yours leave holes>.": _both(half=lambda levels: 1 / levels),
         "Half of your bin is 1 / (levels + 1). There are levels - 1 gaps, each of 2 / (levels - 1).": _both(
             half=lambda levels: 1 / (levels + 1)
         ),
         "Your bin goes a whole gap to either side<, so that bins overlap>. A bin ends half way: 1 / (levels - 1) from "
         "x.": _both(half=lambda levels: 2 / (levels - 1)),
-        "Your bins are half as wide as the gaps. From -1 to 1, not 0 to 1, neighbours are 2 / (levels - 1) "
-        "apart.": _both(half=lambda levels: 0.5 / (levels - 1)),
+        "Your bins are half as wide as the gaps. From -1 to 1, not 0 to 1, neighbours are "
+        "2 / (levels - 1) apart.": _both(half=lambda levels: 0.5 / (levels - 1)),
         "Your bins begin at x. x stands in the middle of its bin: half a bin to either side.": dict(
             lower=lambda levels: 0.0, upper=lambda levels: 2 / (levels - 1)
         ),
@@ -203,7 +203,7 @@ discretized_log_prob = Check(
                 last=lambda y, half: x > 1 - half,
             )
         ),
-        "You cut the Gaussian off at the ends and divided by what is left. Nothing is divided: the outer bins "
-        "are open.": dict(instead=_renormalised),
+        "You cut the Gaussian off at the ends and divided by what is left. Nothing is divided: "
+        "the outer bins are open.": dict(instead=_renormalised),
     },
 )

@@ -103,10 +103,10 @@ gaussian_kl = Check(
         ),
         "You put variances into the formula for log-variances, which exponentiates them. Divide by var, and take its "
         "logarithm.": dict(as_var=torch.exp),
-        "The logarithm has the wrong sign: it is log(var_2 / var_1)<. With yours too large a variance is "
-        "rewarded>.": dict(logarithm=lambda v_1, v_2: (v_1 / v_2).log()),
-        "Your logarithm counts twice. Textbooks write log(sigma_2 / sigma_1), which is half of log(var_2 / "
-        "var_1).": dict(logarithm=lambda v_1, v_2: 2 * (v_2 / v_1).log()),
+        "The logarithm has the wrong sign: it is log(var_2 / var_1)<. With yours too large a "
+        "variance is rewarded>.": dict(logarithm=lambda v_1, v_2: (v_1 / v_2).log()),
+        "Your logarithm counts twice. Textbooks write log(sigma_2 / sigma_1), which is half "
+        "of log(var_2 / var_1).": dict(logarithm=lambda v_1, v_2: 2 * (v_2 / v_1).log()),
         "Your ratio of variances is upside down: var_1 / var_2, the first's spread in units of the second's.": dict(
             ratio=lambda v_1, v_2: v_2 / v_1
         ),
@@ -119,8 +119,8 @@ gaussian_kl = Check(
         "You divided the squared distance by var_1. How far is far is said by the second's width: var_2.": dict(
             distance=lambda d, v_1, v_2: d**2 / v_1
         ),
-        "You did not divide the squared distance of the means. How far is far is said by the second's width: "
-        "var_2.": dict(distance=lambda d, v_1, v_2: d**2),
+        "You did not divide the squared distance of the means. How far is far is said by the "
+        "second's width: var_2.": dict(distance=lambda d, v_1, v_2: d**2),
         "You divided the squared distance by the square of var_2. var is sigma^2 already.": dict(
             distance=lambda d, v_1, v_2: d**2 / v_2**2
         ),

@@ -18,7 +18,7 @@ from ddpm_lesson.checks._inputs import (
     products,
     tables_of_betas,
 )
-from ddpm_lesson.checks.loss._words import COLUMNS, FIRST_T
+from ddpm_lesson.checks._rows import COLUMNS, FIRST_T
 
 
 def _mean_from_eps(x_t, t, eps, betas):
@@ -99,23 +99,23 @@ mean_from_eps = Check(
     ),
     among="t = 0, mixed t, T = 1 and T = 1000",
     misconceptions={
-        "You divided by 1 - alpha_bar, a variance. eps counts in standard deviations of the noise: take the "
-        "root.": dict(below=lambda c: 1 - c.a_bar),
-        "You wrote sqrt(beta) for beta. A step holds the share beta / (1 - alpha_bar) of the noise<: yours is "
-        "more>.": dict(above=lambda c: c.beta.sqrt()),
+        "You divided by 1 - alpha_bar, a variance. eps counts in standard deviations of "
+        "the noise: take the root.": dict(below=lambda c: 1 - c.a_bar),
+        "You wrote sqrt(beta) for beta. A step holds the share beta / (1 - alpha_bar) of the "
+        "noise<: yours is more>.": dict(above=lambda c: c.beta.sqrt()),
         "You wrote alpha where beta belongs. What a step added is taken off again, and that is beta.": dict(
             above=lambda c: c.alpha
         ),
         "Under the root you have 1 - alpha, the noise of one step. x_t holds that of all so far: 1 - alpha_bar.": dict(
             below=lambda c: (1 - c.alpha).sqrt()
         ),
-        "You took alpha_bar_prev. eps is the noise in x_t, so alpha_bar at t itself<; yours divides by 0 at t "
-        "= 0>.": dict(below=lambda c: (1 - c.a_bar_prev).sqrt()),
+        "You took alpha_bar_prev. eps is the noise in x_t, so alpha_bar at t itself<; yours "
+        "divides by 0 at t = 0>.": dict(below=lambda c: (1 - c.a_bar_prev).sqrt()),
         "You subtracted all the noise. One step back takes a share of it only, beta / sqrt(1 - alpha_bar) * eps.": dict(
             above=lambda c: (1 - c.a_bar).sqrt(), below=lambda c: torch.ones_like(c.beta)
         ),
-        "You divided by sqrt(alpha_bar)<, which undoes the fading of all steps>. One step is undone: "
-        "sqrt(alpha).": dict(divisor=lambda c: c.a_bar.sqrt()),
+        "You divided by sqrt(alpha_bar)<, which undoes the fading of all steps>. One step "
+        "is undone: sqrt(alpha).": dict(divisor=lambda c: c.a_bar.sqrt()),
         "You divided by alpha. The forward step multiplied x_{t-1} by its root: divide by sqrt(alpha).": dict(
             divisor=lambda c: c.alpha
         ),

@@ -115,8 +115,8 @@ min_snr_weights = Check(
         "loss, under which the steps with little noise count for far less.": dict(
             give=lambda eps, x_0, v: (eps, eps, eps)
         ),
-        "You took the larger of snr and gamma<. Steps with little noise keep their huge weight>: take "
-        "the smaller.": _both_least(lambda snr, gamma: snr.clamp(min=gamma)),
+        "You took the larger of snr and gamma<. Steps with little noise keep their huge "
+        "weight>: take the smaller.": _both_least(lambda snr, gamma: snr.clamp(min=gamma)),
         "You clamped snr from below, at 1, as Salimans and Ho do. Min-SNR clamps it from above, at gamma.": _both_least(
             lambda snr, gamma: snr.clamp(min=1)
         ),

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, IMAGES, LONG_BAR, at, before, double, fractions
+from ddpm_lesson.checks._rows import looked_up, mixed
 from ddpm_lesson.checks._run import called, read
 from ddpm_lesson.checks.loss._simple_loss_clues import Model, of_prediction_and_noise, what_is_given, what_is_told
-from ddpm_lesson.checks.loss._words import COLUMNS, FIRST_T, reduced
+from ddpm_lesson.checks.loss._words import reduced
 
 
 def _simple_loss(model, x_0, t, noise, alphas_bar):
@@ -40,10 +41,6 @@ def _with_gradient(function, model, *args):
     yield "gradient", torch.zeros(()) if gradient is None else read(gradient) * scale
 
 
-def _mixed(a_bar: Tensor, x_0: Tensor, noise: Tensor) -> Tensor:
-    return a_bar.sqrt() * x_0 + (1 - a_bar).sqrt() * noise
-
-
 def _squared_error(
     model: nn.Module,
     x_0: Tensor,
@@ -53,7 +50,8 @@ def _squared_error(
     *,
     table=lambda alphas_bar: alphas_bar,
     look_up=at,
-    mix=_mixed,
+    signal=torch.sqrt,  # both functions of alpha_bar_t
+    spread=lambda a_bar: (1 - a_bar).sqrt(),
     given=lambda x_0, x_t, noise: x_t,  # to the network, with
     told=lambda t, T: (t,),
     use=lambda prediction: prediction,
@@ -62,7 +60,8 @@ def _squared_error(
     weight=torch.ones_like,  # of the table alphas_bar
 ) -> Tensor:
     a_bar = look_up(table(alphas_bar), t, x_0)
-    prediction = use(model(given(x_0, mix(a_bar, x_0, noise), noise), *told(t, len(alphas_bar))))
+    x_t = signal(a_bar) * x_0 + spread(a_bar) * noise
+    prediction = use(model(given(x_0, x_t, noise), *told(t, len(alphas_bar))))
     return look_up(weight(alphas_bar), t, x_0) * error(target(x_0, noise, a_bar) - prediction)
 
 
@@ -104,10 +103,10 @@ simple_loss = Check(
             target=lambda x_0, noise, a_bar: (1 - a_bar).sqrt() * noise
         ),
         "Your target is x_t, what the network was given. It predicts the noise alone.": dict(
-            target=lambda x_0, noise, a_bar: _mixed(a_bar, x_0, noise)
+            target=lambda x_0, noise, a_bar: a_bar.sqrt() * x_0 + (1 - a_bar).sqrt() * noise
         ),
-        "You added noise and prediction, or your target is -noise. The error is the difference from the noise "
-        "itself.": dict(use=torch.neg),
+        "You added noise and prediction, or your target is -noise. The error is the difference "
+        "from the noise itself.": dict(use=torch.neg),
         "Your network sees x_0<, in which there is no noise to find>. It is given x_t.": dict(
             given=lambda x_0, x_t, noise: x_0
         ),
@@ -122,40 +121,15 @@ simple_loss = Check(
         **reduced(
             "The error of each coordinate is asked for, (B, *D): the caller averages, and may first weigh each t."
         ),
-        "You return the absolute error. Its best prediction is a median, and sampling needs the conditional "
-        "mean.": dict(error=torch.abs),
+        "You return the absolute error. Its best prediction is a median, and sampling "
+        "needs the conditional mean.": dict(error=torch.abs),
         "You return the error itself, with its sign. It is squared.": dict(error=lambda error: error),
         "You halved the squared error. The loss has no factor.": dict(error=lambda error: error**2 / 2),
         "You used the smooth L1 (Huber) loss. The squared error is asked for.": dict(
             error=lambda error: torch.where(error.abs() < 1, error**2 / 2, error.abs() - 0.5)
         ),
-        "You scaled the noise in x_t by 1 - alpha_bar, a variance<: the network sees too little>. Take the root.": dict(
-            mix=lambda a_bar, x_0, noise: a_bar.sqrt() * x_0 + (1 - a_bar) * noise
-        ),
-        "You scaled x_0 in x_t by alpha_bar. The image fades with its root.": dict(
-            mix=lambda a_bar, x_0, noise: a_bar * x_0 + (1 - a_bar).sqrt() * noise
-        ),
-        "Both roots are missing in x_t: images and noise are multiplied by standard deviations.": dict(
-            mix=lambda a_bar, x_0, noise: a_bar * x_0 + (1 - a_bar) * noise
-        ),
-        "The factors of x_0 and noise in x_t are swapped. The image fades with sqrt(alpha_bar).": dict(
-            mix=lambda a_bar, x_0, noise: (1 - a_bar).sqrt() * x_0 + a_bar.sqrt() * noise
-        ),
-        "You added the noise to a faded x_0 without scaling it. In x_t it has the factor sqrt(1 - alpha_bar).": dict(
-            mix=lambda a_bar, x_0, noise: a_bar.sqrt() * x_0 + noise
-        ),
-        "You subtracted the noise in x_t. It is added<, and the network learns its sign>.": dict(
-            mix=lambda a_bar, x_0, noise: a_bar.sqrt() * x_0 - (1 - a_bar).sqrt() * noise
-        ),
-        "You read alphas_bar at t - 1. x_t has the noise of step t, and index -1 wraps around: read it at t.": dict(
-            table=lambda alphas_bar: alphas_bar.roll(1)
-        ),
-        "You took alpha_bar_prev, the table one step late. x_t has the noise of step t.": dict(table=before),
-        "You took the running product of alphas_bar, which is one already.": dict(
-            table=lambda alphas_bar: alphas_bar.cumprod(0)
-        ),
-        COLUMNS: dict(look_up=lambda table, t, x: table[t]),
-        FIRST_T: dict(look_up=lambda table, t, x: table[t[0]]),
+        **mixed(" in x_t"),
+        **looked_up(),
         "You called model(x_t). One network serves all noise levels and must be told which: model(x_t, t).": dict(
             told=lambda t, T: ()
         ),

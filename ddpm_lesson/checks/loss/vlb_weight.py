@@ -73,19 +73,19 @@ vlb_weight = Check(
         "You kept the root over alpha. In the mean it is a root; the weight is its square.": dict(
             step=lambda c: c.alpha.sqrt()
         ),
-        "You have 1 - alpha where 1 - alpha_bar belongs, all the noise in x_t<: late steps come out far too "
-        "heavy>.": dict(noise=lambda c: 1 - c.alpha),
+        "You have 1 - alpha where 1 - alpha_bar belongs, all the noise in x_t<: late steps "
+        "come out far too heavy>.": dict(noise=lambda c: 1 - c.alpha),
         "You have alpha_bar where 1 - alpha_bar belongs, the noise in x_t.": dict(noise=lambda c: c.a_bar),
         "You kept the root over 1 - alpha_bar. In the mean it is a root; the weight is its square.": dict(
             noise=lambda c: (1 - c.a_bar).sqrt()
         ),
-        "You divided by the standard deviation of p. The KL divides by its variance, which is var itself: no "
-        "root.": dict(variance=lambda c, var: var.sqrt()),
+        "You divided by the standard deviation of p. The KL divides by its variance, which "
+        "is var itself: no root.": dict(variance=lambda c, var: var.sqrt()),
         "You squared var. The paper's sigma^2 is the variance, and var is that already.": dict(
             variance=lambda c, var: var**2
         ),
-        "You put beta where var belongs<, and one beta cancelled>. The variance of p is a choice, and an "
-        "argument.": dict(variance=lambda c, var: c.beta),
+        "You put beta where var belongs<, and one beta cancelled>. The variance of p is a "
+        "choice, and an argument.": dict(variance=lambda c, var: c.beta),
         "You put the posterior's variance where var belongs. The variance of p is a choice, and an argument.": dict(
             variance=lambda c, var: c.beta * (1 - c.a_bar_prev) / (1 - c.a_bar)
         ),
@@ -105,8 +105,8 @@ vlb_weight = Check(
                 before(torch.cumprod(1 - betas, 0)) * betas**2 / (2 * var * (1 - torch.cumprod(1 - betas, 0)) ** 2)
             )
         ),
-        "You took alpha_bar_prev. eps is the noise in x_t, so alpha_bar at t itself<; yours divides by 0 at t "
-        "= 0>.": dict(noise=lambda c: 1 - c.a_bar_prev),
+        "You took alpha_bar_prev. eps is the noise in x_t, so alpha_bar at t itself<; yours "
+        "divides by 0 at t = 0>.": dict(noise=lambda c: 1 - c.a_bar_prev),
         "Your running product is one of betas. alpha_bar is the product of the alphas, 1 - beta.": dict(
             bar=lambda alphas: torch.cumprod(1 - alphas, 0)
         ),

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import fractions
+from ddpm_lesson.checks.unet._rows import placed
 
 
 def _add_time(h, temb, weight, bias):
@@ -35,7 +36,6 @@ def _projected(
     weight: Tensor,
     bias: Tensor,
     *,
-    rows=_same,  # of temb
     before=F.silu,
     product=lambda temb, weight: temb @ weight.T,
     shift=lambda time, bias: time + bias,
@@ -43,7 +43,7 @@ def _projected(
     shape=lambda time: time[:, :, None, None],
     join=torch.add,
 ) -> Tensor:
-    return join(h, shape(after(shift(product(before(rows(temb)), weight), bias))))
+    return join(h, shape(after(shift(product(before(temb), weight), bias))))
 
 
 ACTIVATIONS = {
@@ -108,8 +108,8 @@ add_time = Check(
         "You forgot Swish. temb comes out of a linear layer, and two of them in a row are no more than one.": dict(
             before=_same
         ),
-        "You applied Swish after the linear layer. It comes before<: after it, nothing below -0.28 could be "
-        "added>.": dict(before=_same, after=F.silu),
+        "You applied Swish after the linear layer. It comes before<: after it, nothing below "
+        "-0.28 could be added>.": dict(before=_same, after=F.silu),
         "You applied Swish twice, before and after the linear layer. It comes before only.": dict(
             before=F.silu, after=F.silu
         ),
@@ -125,19 +125,7 @@ add_time = Check(
         "You multiplied by weight as it is. It is (C, tdim), one row for each channel: swish(temb) @ weight.T.": dict(
             product=lambda temb, weight: temb @ weight
         ),
-        "You used the first image's temb for the whole batch. Every image has its own.": dict(
-            rows=lambda temb: temb[:1]
-        ),
-        "You added the time along the width<: column j got channel j's number. It runs where C happens to be the "
-        "width>. The new axes come last, (B, C, 1, 1).": dict(shape=lambda time: time[:, None, None, :]),
-        "You added the time along the height<: row i got channel i's number. It runs where C happens to be the "
-        "height>. The new axes come last, (B, C, 1, 1).": dict(shape=lambda time: time[:, None, :, None]),
-        "You added (B, C) as it is<, and broadcasting lines that up with height and width. It runs where the numbers "
-        "happen to agree>. Add two axes at the end, (B, C, 1, 1).": dict(shape=_same),
-        "You added (B, C, 1)<, and broadcasting lines that up with channels, height and width. It runs where the "
-        "numbers happen to agree>. Two axes are missing, (B, C, 1, 1).": dict(shape=lambda time: time[:, :, None]),
-        "You added (C, B, 1, 1), batch and channels exchanged<. It runs where B happens to be C, and gives images the "
-        "time of others>.": dict(shape=lambda time: time.T[:, :, None, None]),
+        **placed("shape"),
         "You multiplied. The time is added here.": dict(join=torch.mul),
         "You subtracted the time. It is added.": dict(join=torch.sub),
         "You scaled h by 1 + the time, as AdaGN does. Here the time is added.": dict(

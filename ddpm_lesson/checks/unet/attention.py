@@ -130,8 +130,8 @@ attention = Check(
         "is no average>: take the axis of the keys.": dict(softmax=lambda scores: scores.softmax(-2)),
         "Your softmax runs over the images of the batch, its first axis. Weights (B, query, key) must add up to 1 over "
         "the keys, the last.": dict(softmax=lambda scores: scores.softmax(0)),
-        "Your softmax runs over all pairs of pixels at once. For each query the weights of the keys must add "
-        "up to 1.": dict(softmax=lambda scores: scores.flatten(1).softmax(-1).view_as(scores)),
+        "Your softmax runs over all pairs of pixels at once. For each query the weights of the "
+        "keys must add up to 1.": dict(softmax=lambda scores: scores.flatten(1).softmax(-1).view_as(scores)),
         "You forgot the softmax. Its weights are positive and add up to 1; q . k / sqrt(C) are not.": dict(
             softmax=lambda scores: scores
         ),
@@ -142,8 +142,8 @@ attention = Check(
         "You took log_softmax. The weights themselves are needed, and they add up to 1.": dict(
             softmax=lambda scores: scores.log_softmax(-1)
         ),
-        "You divided the scores by their sum, without exp. They may be negative, and so may your weights: "
-        "softmax.": dict(softmax=lambda scores: scores / scores.sum(-1, keepdim=True)),
+        "You divided the scores by their sum, without exp. They may be negative, and so may "
+        "your weights: softmax.": dict(softmax=lambda scores: scores / scores.sum(-1, keepdim=True)),
         "Your scores have the wrong sign<: alike pixels get the smallest weight>.": dict(scores=lambda q, k: -q @ k.mT),
         "q and k are exchanged. The pixel that receives the average asks with its q, and is answered by k.": dict(
             parts=lambda q, k, v: (k, q, v)
@@ -189,8 +189,8 @@ attention = Check(
         "Your scores are minus the squared distances of q and k. They are inner products, q . k.": dict(
             scores=lambda q, k: -((q[:, :, None] - k[:, None]) ** 2).sum(3)
         ),
-        "You masked the later pixels: each sees only itself and those before it. Every pixel looks at all "
-        "pixels.": dict(
+        "You masked the later pixels: each sees only itself and those before it. Every "
+        "pixel looks at all pixels.": dict(
             softmax=lambda scores: (scores + scores.new_full(scores.shape[-2:], -math.inf).triu(1)).softmax(-1)
         ),
         "Each pixel looks at the pixels of its own row only. It looks at all pixels of the image.": dict(

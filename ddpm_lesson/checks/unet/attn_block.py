@@ -10,6 +10,8 @@ from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import fractions
 from ddpm_lesson.checks.unet._modules import script, trained
 
+ROLES = ("proj_q", "proj_k", "proj_v")
+
 
 class _AttnBlock(nn.Module):
     """Exercise 3.7: attention over the pixels, added to the features.  Ho et al. 2020, App. B.
@@ -49,7 +51,7 @@ class _Built(_AttnBlock):
         groups=lambda num_groups: num_groups,
         start=nn.init.zeros_,
         norm=lambda block, x: block.group_norm(x),
-        roles=("proj_q", "proj_k", "proj_v"),
+        roles=ROLES,
         scale=math.sqrt,
         axis=-1,
         weights=torch.softmax,
@@ -103,8 +105,8 @@ AttnBlock = Check(
     cases=(_case(4, 2, 2, 3, 5), _case(6, 3, 1, 2, 3), _case(2, 1, 3, 4, 1)),
     among="H different from W and as many channels as pixels",
     misconceptions={
-        "Your block does not start as x: set weight and bias of proj to 0 where you build it, "
-        "nn.init.zeros_(...).": dict(start=nn.init.ones_),
+        "Your block does not start as x: set weight and bias of proj to 0 where you build "
+        "it, nn.init.zeros_(...).": dict(start=nn.init.ones_),
         "Queries, keys and values come from x as it is. They come from the normalised x.": dict(
             norm=lambda block, x: x
         ),
@@ -116,15 +118,12 @@ AttnBlock = Check(
         "Your norm has 32 groups, whatever num_groups is: pass num_groups to nn.GroupNorm.": dict(
             groups=lambda num_groups: 32
         ),
-        "Your queries are not projected: you never call proj_q. They are proj_q of the normalised x.": dict(
-            roles=("normed", "proj_k", "proj_v")
-        ),
-        "Your keys are not projected: you never call proj_k. They are proj_k of the normalised x.": dict(
-            roles=("proj_q", "normed", "proj_v")
-        ),
-        "Your values are not projected: you never call proj_v. They are proj_v of the normalised x.": dict(
-            roles=("proj_q", "proj_k", "normed")
-        ),
+        **{
+            f"Your {what} are not projected: you never call {role}. They are {role} of the normalised x.": dict(
+                roles=tuple("normed" if other == role else other for other in ROLES)
+            )
+            for what, role in zip(("queries", "keys", "values"), ROLES, strict=True)
+        },
         "Your values are x itself: you never call proj_v. They are proj_v of the normalised x.": dict(
             roles=("proj_q", "proj_k", "x")
         ),

@@ -126,8 +126,8 @@ down_same = Check(
         "You padded with a mirror image. TensorFlow's padding is zeros.": dict(mode="reflect"),
         "You padded with what lies at the other side. TensorFlow's padding is zeros.": dict(mode="circular"),
         "You padded with ones. TensorFlow's padding is zeros.": dict(value=1.0),
-        "Your kernel is flipped in both directions, as in a mathematician's convolution. conv2d wants it as it "
-        "is.": dict(kernel=lambda weight: weight.flip(2, 3)),
+        "Your kernel is flipped in both directions, as in a mathematician's convolution. "
+        "conv2d wants it as it is.": dict(kernel=lambda weight: weight.flip(2, 3)),
         "Your kernel is transposed: its rows lie along the width.": dict(kernel=lambda weight: weight.mT),
         "You exchanged the input and output channels of weight. It is (C', C, 3, 3), as conv2d wants it.": dict(
             kernel=lambda weight: weight.transpose(0, 1)
@@ -141,7 +141,7 @@ down_same = Check(
         "You averaged over 2x2 pixels and then convolved. The convolution itself has stride 2.": dict(
             instead=lambda x, weight: F.conv2d(F.avg_pool2d(x, 2), weight, padding=1)
         ),
-        "You kept every second pixel and then convolved. The convolution itself has stride 2, and sees all "
-        "pixels.": dict(instead=lambda x, weight: F.conv2d(x[:, :, ::2, ::2], weight, padding=1)),
+        "You kept every second pixel and then convolved. The convolution itself has stride "
+        "2, and sees all pixels.": dict(instead=lambda x, weight: F.conv2d(x[:, :, ::2, ::2], weight, padding=1)),
     },
 )

@@ -113,8 +113,8 @@ group_norm = Check(
         "You took all channels as one group. Asked for are num_groups, each with its own mean and variance.": dict(
             groups=lambda num_groups, C: 1
         ),
-        "You took num_groups for the size of a group. It is the number of groups; each has C / num_groups "
-        "channels.": dict(groups=lambda num_groups, C: C // num_groups),
+        "You took num_groups for the size of a group. It is the number of groups; each has C "
+        "/ num_groups channels.": dict(groups=lambda num_groups, C: C // num_groups),
         "You divided by n - 1, as var does by default. The norm wants the plain mean of squares: unbiased=False.": dict(
             correction=1
         ),
@@ -124,8 +124,8 @@ group_norm = Check(
         "You multiplied by the standard deviation. Divide by it: the values then have variance 1.": dict(
             scale=lambda var: (var + 1e-5).rsqrt()
         ),
-        "eps is missing: 1e-5 is added to the variance, under the root. A constant group would else become 0 / "
-        "0.": dict(scale=torch.sqrt),
+        "eps is missing: 1e-5 is added to the variance, under the root. A constant group "
+        "would else become 0 / 0.": dict(scale=torch.sqrt),
         "Your eps is 1e-6, as in DDPM's own code. Here it is 1e-5, PyTorch's and the post's.": dict(
             scale=lambda var: (var + 1e-6).sqrt()
         ),
@@ -166,8 +166,8 @@ group_norm = Check(
             split=lambda x, groups: x.unflatten(1, (-1, groups)).transpose(1, 2),
             merge=lambda h: h.transpose(1, 2).flatten(1, 2),
         ),
-        "You grouped neighbouring channels, but put them back interleaved. Undo the split in the order it was "
-        "made.": dict(merge=lambda h: h.transpose(1, 2).flatten(1, 2)),
+        "You grouped neighbouring channels, but put them back interleaved. Undo the split in "
+        "the order it was made.": dict(merge=lambda h: h.transpose(1, 2).flatten(1, 2)),
         "You clamped the variance at 1e-5. eps is added to it: sqrt(var + 1e-5).": dict(
             scale=lambda var: var.clamp(min=1e-5).sqrt()
         ),

@@ -171,8 +171,8 @@ UNet = Check(
     misconceptions={
         "Your network does not start as the function 0: set weight and bias of the tail's convolution to 0, "
         "nn.init.zeros_(...).": dict(start=nn.init.ones_),
-        "You join skip and features in the other order: what comes from below goes first, torch.cat([h, skip], "
-        "1).": dict(join=lambda h, skip: torch.cat([skip, h], 1)),
+        "You join skip and features in the other order: what comes from below goes first, "
+        "torch.cat([h, skip], 1).": dict(join=lambda h, skip: torch.cat([skip, h], 1)),
         "Your blocks on the way up get no skips: half of what they get is 0.": dict(
             join=lambda h, skip: torch.cat([h, torch.zeros_like(skip)], 1)
         ),

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import fractions
 from ddpm_lesson.checks.unet._modules import script, trained
+from ddpm_lesson.checks.unet._rows import placed
 
 
 class _ResBlock(nn.Module):
@@ -175,16 +176,13 @@ ResBlock = Check(
         "You add the time after the second norm. It is added before: to the first convolution's result.": dict(
             order=("conv", "norm", "time")
         ),
-        "You add the time to what comes out of block2. It is added before its norm, to the first convolution's "
-        "result.": dict(order=("conv", "norm", "end")),
+        "You add the time to what comes out of block2. It is added before its norm, to the "
+        "first convolution's result.": dict(order=("conv", "norm", "end")),
         "You apply Swish to temb twice. temb_proj holds it already: temb_proj(temb), or Swish and temb_proj[1].": dict(
             of_temb=lambda temb: F.silu(F.silu(temb))
         ),
         "You left out the second norm.": dict(order=("conv", "time")),
-        "You add the time along the width. It runs where C happens to be the width. Its axes are (B, C, 1, 1).": dict(
-            place=lambda shift: shift[:, None, None, :]
-        ),
-        "You add the first image's time to the whole batch.": dict(place=lambda shift: shift[:1, :, None, None]),
+        **placed("place"),
         "Your block drops nothing in training: dropout comes after the second Swish.": dict(drop=lambda h, *_: h),
         "You forgot the shortcut: the block returns what should be added to x.": dict(shortcut=lambda b, x: 0),
         "Your shortcut starts at the normalised x. It is x itself, or its 1x1 convolution.": dict(

@@ -145,8 +145,8 @@ res_block_parameters = Check(
             norm=lambda channels: channels
         ),
         "You forgot the norms. Each has a weight and a bias for each of its channels.": dict(norm=lambda channels: 0),
-        "You counted four numbers for each channel of a norm. Mean and variance are not trained: two, weight "
-        "and bias.": dict(norm=lambda channels: 4 * channels),
+        "You counted four numbers for each channel of a norm. Mean and variance are not "
+        "trained: two, weight and bias.": dict(norm=lambda channels: 4 * channels),
         "You counted one norm only, that of out_ch. A first one stands before the first convolution.": dict(
             norms=lambda i, o: (o,)
         ),

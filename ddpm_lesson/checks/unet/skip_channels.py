@@ -134,8 +134,8 @@ skip_channels = Check(
         "way up there is one more: it takes the skip that the level began with.": dict(extra=0),
         "<Your list of skips runs empty. >The head's output is the first of the skips<, every down-sampler's is one "
         "too>.": dict(head=lambda ch: []),
-        "<Your list of skips runs empty as soon as there are two levels. >The down-samplers' outputs are skips "
-        "too.": dict(down=lambda level, last: 0),
+        "<Your list of skips runs empty as soon as there are two levels. >The down-samplers' "
+        "outputs are skips too.": dict(down=lambda level, last: 0),
         "The last block of each of your levels has no skip. It takes the output of the down-sampler before the level, "
         "and in the finest level that of the head.": dict(
             entry=lambda now, skip, width, is_last: now + (0 if is_last else skip)
@@ -171,8 +171,8 @@ skip_channels = Check(
         ),
         "The first block of a level gets what the coarser level put out, and you counted the level's own channels. And "
         "every level has one block more than on the way down, num_res_blocks + 1.": dict(instead=_early_and_short),
-        "The blocks of your levels add up: each puts out its input's channels. It puts out the level's, ch * "
-        "mult.": dict(after=lambda now, width: now),
+        "The blocks of your levels add up: each puts out its input's channels. It puts out "
+        "the level's, ch * mult.": dict(after=lambda now, width: now),
         "You return the channels of the skips alone. A block's input also holds what comes from below: torch.cat joins "
         "the two, and their channels add up.": dict(entry=lambda now, skip, width, is_last: skip),
         "You return what comes from below alone. torch.cat joins it with a skip, and their channels add up.": dict(
@@ -187,8 +187,8 @@ skip_channels = Check(
         "You multiplied the entries of ch_mult with one another. Each is a multiple of ch itself.": dict(
             widths=_multiplied
         ),
-        "You multiplied the entries of ch_mult with one another on the way down. Each is a multiple of ch "
-        "itself.": dict(
+        "You multiplied the entries of ch_mult with one another on the way down. Each is a "
+        "multiple of ch itself.": dict(
             instead=lambda ch, ch_mult, n: _stacked(
                 ch, ch_mult, n, widths=_multiplied, rising=lambda widths: [ch * mult for mult in ch_mult]
             )
@@ -208,8 +208,8 @@ skip_channels = Check(
         ),
         "The input of a block grows from block to block in yours: you took each for what the block puts out. It puts "
         "out ch * mult.": dict(instead=carried_on),
-        "What comes from below changes at the end of each level in yours. It changes after the level's first "
-        "block.": dict(instead=late),
+        "What comes from below changes at the end of each level in yours. It changes after "
+        "the level's first block.": dict(instead=late),
         "Only the first block of each of your levels has a skip. Every block on the way up takes one.": dict(
             instead=first_only
         ),
