@@ -39,6 +39,31 @@ def test_a_pair_claims_no_effect_that_one_has_alone():
     assert "stride is 1" in text and "one row above x" in text and "shape" not in text and "large" not in text
 
 
+def test_a_pair_is_told_what_to_do_about_each():
+    def q_sample(x_0, t, noise, alphas_bar):
+        return x_0 - look_up((1 - alphas_bar).sqrt(), t, x_0) * noise
+
+    text = said("q_sample", q_sample)
+    assert "You did not shrink x_0: multiply x_0 by sqrt(alpha_bar). " in text and "variance grows" not in text
+    assert "You subtracted the noise: the noise is added." in text
+
+    def attention(q, k, v):
+        Q, K, V = (x.flatten(2).mT for x in (q, k, v))
+        return ((Q @ K.mT).softmax(-1) @ V / math.sqrt(q.shape[1])).mT.flip(1).reshape(v.shape)
+
+    assert "single pixel" not in said("attention", attention)
+
+
+@pytest.mark.parametrize("pi", [3.14, 3.1416, 3.14159])
+def test_a_coarse_pi_is_not_told_as_float32(pi):
+    def cosine_betas(T, s=0.008, max_beta=0.999):
+        f = torch.cos((torch.arange(T + 1).double() / T + s) / (1 + s) * pi / 2) ** 2
+        return (1 - f[1:] / f[:-1]).clamp(max=max_beta)
+
+    text = said("cosine_betas", cosine_betas)
+    assert "float32" not in text and "Look at the angle." in text
+
+
 def test_the_way_back_from_other_targets_is_named():
     def from_v(x_t, t, v, alphas_bar):
         a = look_up(alphas_bar, t, x_t)

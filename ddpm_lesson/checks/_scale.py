@@ -10,8 +10,9 @@ from ddpm_lesson.checks._evidence import ENOUGH, Evidence
 
 def times_or_plus(evidence: Evidence, originals: list[Tensor | None]) -> str:
     """A constant factor, or one that is a size of the input; a constant that is added."""
-    found = [(i, g, x) for i, (g, x) in enumerate(zip(evidence.got, originals, strict=True)) if g is not None]
-    if not found or any(x is None or g.shape != x.shape for _, g, x in found):
+    given = [(i, g, x) for i, (g, x) in enumerate(zip(evidence.got, originals, strict=True)) if g is not None]
+    found = [(i, g, x) for i, g, x in given if x is not None and g.shape == x.shape]
+    if not found or len(found) < len(given):
         return ""
     factors, numbers = {}, 0
     for i, g, x in found:
