@@ -184,8 +184,14 @@ def test_the_part_that_gets_no_gradient_is_named():
             h = self.block1(x) + F.linear(F.silu(temb), time, self.temb_proj[1].bias)[:, :, None, None]
             return self.attn(self.block2(h) + self.shortcut(x))
 
-    text = checks.ResBlock.diagnose(Loose)[1]
-    assert text.startswith(". Every value is right, but no gradient reaches temb_proj.1.weight: detach()")
+    class Half(solution.ResBlock):
+        def forward(self, x, temb):
+            h = self.block1(x).detach() + self.temb_proj(temb)[:, :, None, None]
+            return self.attn(self.block2(h) + self.shortcut(x))
+
+    for answer, part in [(Loose, "temb_proj.1.weight"), (Half, "the parameters of block1")]:
+        text = checks.ResBlock.diagnose(answer)[1]
+        assert text.startswith(f". Every value is right, but no gradient reaches {part}: detach()")
 
 
 def test_a_network_in_other_words_passes():
