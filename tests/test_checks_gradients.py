@@ -99,9 +99,10 @@ def test_gradients_of_a_module_are_asked_for(name):
     """Of its inputs that are no steps and of every trained parameter."""
     check = checks.registry[name]
     assert check.gradients == MODULES[name]
-    options, inputs = check.cases[0].args
-    _, leaves = check.trained(check.form, {"options": options, "inputs": inputs}, check.gradients)
-    trained = [key for key, parameter in check.form(*options).named_parameters() if parameter.requires_grad]
+    _, leaves = check.trained(check, check.form, check.cases[0].args)
+    trained = [
+        key for key, parameter in check.form(*check.cases[0].args[0]).named_parameters() if parameter.requires_grad
+    ]
     assert list(leaves) == [*MODULES[name], *trained] and len(trained) >= 10
 
 

@@ -42,7 +42,8 @@ class Check:
     steps of one computation, and the first wrong one is named.
     changes: the arguments that an answer is meant to change, as training changes a network.
     gradients: the arguments that a gradient must reach, in a part of a network; it is compared with that of the form.
-    trained: gives result and leaves of an answer that is more than a function. cuts: a table of what cuts a gradient.
+    trained: (check, answer, args) -> the result and what gradients must reach, of an answer that is no plain function.
+    cuts: a table like that of the misconceptions, of what cuts a gradient and leaves every value right.
     images: the arguments of which the result is a sum of one factor for each image; batch: those with one entry for
     each image. random: the argument that holds the noise.
     tables, terms, places, clues: what the second stage knows of the exercise, see `_explain`.

@@ -44,9 +44,10 @@ def _known(check, function, modes):
     return ""
 
 
-def of_arguments(function: Callable, named: dict[str, Any], gradients: tuple[str, ...]) -> tuple[Any, dict]:
+def of_arguments(check, function: Callable, args: tuple) -> tuple[Any, dict[str, Tensor]]:
     """The result of a plain function, and those of its arguments that a gradient must reach, by name."""
-    leaves = {name: named[name].clone().requires_grad_() for name in gradients}
+    named = dict(zip(check.parameters, args, strict=True))
+    leaves = {name: named[name].clone().requires_grad_() for name in check.gradients}
     through = {name: leaf.view_as(leaf) for name, leaf in leaves.items()}
     return function(*(through.get(name, arg) for name, arg in named.items())), leaves
 
@@ -56,8 +57,7 @@ def _gradients(check, function, args, modes) -> dict[str, Tensor]:
     engine = Modes.now()
     try:
         modes._replace(grad=True).restore()
-        named = dict(zip(check.parameters if not check.steps else ("options", "inputs"), args, strict=True))
-        out, leaves = check.trained(function, named, check.gradients)
+        out, leaves = check.trained(check, function, args)
         if out is None or not out.requires_grad:
             return {}
         total = (out.cpu().double() * fractions(*out.shape, start=7).double()).sum()

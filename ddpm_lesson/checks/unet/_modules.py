@@ -56,13 +56,13 @@ def script(specification: Callable, starts_as: str, change: Callable, further: d
 def trained(specification: Callable) -> Callable:
     """For `Check.trained`: the module's result, with numbers in it, and what gradients must reach, by name."""
 
-    def leaves(cls: Callable, named: dict, wanted_of: tuple[str, ...]) -> tuple[Tensor | None, dict[str, Tensor]]:
-        options, inputs = named.values()
+    def leaves(check, cls: Callable, args: tuple) -> tuple[Tensor | None, dict[str, Tensor]]:
+        options, inputs = args
         if not inputs:
             return None, {}
         module = _built(cls, options).to(inputs[0]).eval()
         _load(module, _wanted(specification, options, True), inputs[0])
-        found = {name: x.clone().requires_grad_() for name, x in zip(wanted_of, inputs, strict=False)}
+        found = {name: x.clone().requires_grad_() for name, x in zip(check.gradients, inputs, strict=False)}
         passed = [x.view_as(x) for x in found.values()] + list(inputs[len(found) :])
         found |= {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
         return module(*passed), found
