@@ -24,7 +24,7 @@ def ancestral_chain(model, betas, x_T, noise):
         yield x
 
 
-W(ancestral_chain, "noise is added at the last step too", "edge")
+W(ancestral_chain, "noise is added at the last step too", "edge", "You add noise at step 0 too.")
 
 
 def ancestral_chain(model, betas, x_T, noise):
@@ -37,7 +37,7 @@ def ancestral_chain(model, betas, x_T, noise):
         yield x
 
 
-W(ancestral_chain, "the noise times the variance", "square-root")
+W(ancestral_chain, "the noise times the variance", "square-root", "You scaled the noise by beta")
 
 
 def ancestral_chain(model, betas, x_T, noise):
@@ -50,7 +50,12 @@ def ancestral_chain(model, betas, x_T, noise):
         yield x
 
 
-W(ancestral_chain, "1 - alpha where 1 - alpha_bar belongs", "table")
+W(
+    ancestral_chain,
+    "1 - alpha where 1 - alpha_bar belongs",
+    "table",
+    "You divided by sqrt(1 - alpha), with the alpha of the single step",
+)
 
 
 def ancestral_chain(model, betas, x_T, noise):
@@ -63,7 +68,7 @@ def ancestral_chain(model, betas, x_T, noise):
         yield x
 
 
-W(ancestral_chain, "runs from t = 0 upwards", "order")
+W(ancestral_chain, "runs from t = 0 upwards", "order", "Your steps run from t = 0 upwards.")
 
 
 def ancestral_chain(model, betas, x_T, noise):
@@ -77,7 +82,7 @@ def ancestral_chain(model, betas, x_T, noise):
         yield x
 
 
-W(ancestral_chain, "x_T is among the states", "count")
+W(ancestral_chain, "x_T is among the states", "count", "You yield x_T too.")
 
 
 def ancestral_chain(model, betas, x_T, noise):
@@ -92,7 +97,7 @@ def ancestral_chain(model, betas, x_T, noise):
         yield x
 
 
-W(ancestral_chain, "the posterior's variance instead of beta", "table")
+W(ancestral_chain, "the posterior's variance instead of beta", "table", "Your noise has the posterior's variance.")
 
 
 def ancestral_chain(model, betas, x_T, noise):
@@ -105,7 +110,7 @@ def ancestral_chain(model, betas, x_T, noise):
         yield x
 
 
-W(ancestral_chain, "the network gets the papers' t, one more", "table")
+W(ancestral_chain, "the network gets the papers' t, one more", "table", "You tell the network t + 1.")
 
 
 def ancestral_chain(model, betas, x_T, noise):
@@ -118,7 +123,7 @@ def ancestral_chain(model, betas, x_T, noise):
         yield x
 
 
-W(ancestral_chain, "draws its own noise", "random")
+W(ancestral_chain, "draws its own noise", "random", "Two calls with the same input gave two results")
 
 
 def ancestral_chain(model, betas, x_T, noise):
@@ -131,7 +136,12 @@ def ancestral_chain(model, betas, x_T, noise):
         yield x
 
 
-W(ancestral_chain, "only eps is divided by the root of alpha: a bracket is missing", "brackets")
+W(
+    ancestral_chain,
+    "only eps is divided by the root of alpha: a bracket is missing",
+    "brackets",
+    "Only eps is divided by sqrt(alpha).",
+)
 
 
 def ancestral_chain(model, betas, x_T, noise):
@@ -144,7 +154,13 @@ def ancestral_chain(model, betas, x_T, noise):
         yield x
 
 
-W(ancestral_chain, "no root over 1 - alpha_bar, and noise at the last step", "two")
+W(
+    ancestral_chain,
+    "no root over 1 - alpha_bar, and noise at the last step",
+    "two",
+    "You add noise at step 0 too.",
+    "The root over 1 - alpha_bar is missing.",
+)
 
 
 def ancestral_chain(model, betas, x_T, noise):
@@ -221,7 +237,7 @@ def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
         yield x
 
 
-W(inpaint, "the mask the wrong way round", "swap")
+W(inpaint, "the mask the wrong way round", "swap", "Your mask is the wrong way round")
 
 
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
@@ -238,7 +254,7 @@ def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
         yield x
 
 
-W(inpaint, "the known part is noised to t, not to t - 1", "table")
+W(inpaint, "the known part is noised to t, not to t - 1", "table", "Your known part is noised to t.")
 
 
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
@@ -252,7 +268,7 @@ def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
         yield x
 
 
-W(inpaint, "the known part stays without noise", "factor")
+W(inpaint, "the known part stays without noise", "factor", "Your known part has no noise.")
 
 
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
@@ -268,7 +284,7 @@ def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
         yield x
 
 
-W(inpaint, "goes back by alpha_bar, as if x_{t-1} were x_0", "table")
+W(inpaint, "goes back by alpha_bar, as if x_{t-1} were x_0", "table", "You step back with 1 - alpha_bar_t")
 
 
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
@@ -284,7 +300,13 @@ def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
         yield x_prev
 
 
-W(inpaint, "goes back after the last repeat too", "edge")
+W(
+    inpaint,
+    "goes back after the last repeat too, at t = 0 from x_0",
+    "two",
+    "You go back after the last repeat, too.",
+    "At t = 0 your repeats give x_0 to p_step again.",
+)
 
 
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
@@ -301,7 +323,12 @@ def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
         yield x
 
 
-W(inpaint, "at t = 0 alphas_bar[-1] wraps around: the known part becomes noise", "edge")
+W(
+    inpaint,
+    "at t = 0 alphas_bar[-1] wraps around: the known part becomes noise",
+    "edge",
+    "At t = 0 you read alphas_bar[-1], which wraps around",
+)
 
 
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
@@ -317,7 +344,7 @@ def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
         yield x
 
 
-W(inpaint, "mixes before the step instead of after it", "order")
+W(inpaint, "mixes before the step instead of after it", "order", "You mix before the step")
 
 
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
@@ -333,7 +360,7 @@ def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
         yield x
 
 
-W(inpaint, "goes back with the beta of t - 1", "table")
+W(inpaint, "goes back with the beta of t - 1", "table", "You step back with betas[t - 1].")
 
 
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
@@ -348,7 +375,7 @@ def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
         x = x_prev
 
 
-W(inpaint, "yields after every repeat", "count")
+W(inpaint, "yields after every repeat", "count", "You yield after every repeat.")
 
 
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
@@ -365,7 +392,7 @@ def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
         yield x
 
 
-W(inpaint, "one noise for the known part, drawn before the loop", "random")
+W(inpaint, "one noise for the known part, drawn before the loop", "random", "you drew it before the loop")
 
 
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
@@ -384,7 +411,13 @@ def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
         yield x
 
 
-W(inpaint, "variances for standard deviations, in the known part and on the way back", "two")
+W(
+    inpaint,
+    "variances for standard deviations, in the known part and on the way back",
+    "two",
+    "In the known part the noise is scaled by 1 - alpha_bar",
+    "On the step back the noise is scaled by beta",
+)
 
 
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
@@ -399,7 +432,12 @@ def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
         yield x
 
 
-W(inpaint, "draws the noise of the way back from torch's generator", "random")
+W(
+    inpaint,
+    "draws the noise of the way back from torch's generator",
+    "random",
+    "Two calls with the same input gave two results",
+)
 
 
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
@@ -413,7 +451,12 @@ def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
         yield x
 
 
-W(inpaint, "one name for x_t and x_{t-1}: at t = 0 the repeats step from x_0", "edge")
+W(
+    inpaint,
+    "one name for x_t and x_{t-1}: at t = 0 the repeats step from x_0",
+    "edge",
+    "At t = 0 your repeats give x_0 to p_step again.",
+)
 
 
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):

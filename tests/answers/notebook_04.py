@@ -24,7 +24,12 @@ def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
     return a_prev.sqrt() * x_0 + (1 - a_prev - sigma**2).sqrt() * eps + sigma * noise
 
 
-W(ddim_step, "t_prev = -1 reads the last entry of alphas_bar", "edge")
+W(
+    ddim_step,
+    "t_prev = -1 reads the last entry of alphas_bar",
+    "edge",
+    "At t_prev = -1 you read alphas_bar[-1], which wraps around",
+)
 
 
 def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
@@ -35,7 +40,12 @@ def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
     return a_prev.sqrt() * x_0 + (1 - a_prev - sigma**2).sqrt() * eps + sigma * noise
 
 
-W(ddim_step, "always steps to t - 1, whatever t_prev is", "ignored-argument")
+W(
+    ddim_step,
+    "always steps to t - 1, whatever t_prev is",
+    "ignored-argument",
+    "You step to t - 1. The chain that skips steps goes from t to t_prev",
+)
 
 
 def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
@@ -46,7 +56,12 @@ def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
     return a_prev.sqrt() * x_0 + (1 - a_prev).sqrt() * eps + sigma * noise
 
 
-W(ddim_step, "sigma^2 is not taken off the direction: too much noise in all", "factor")
+W(
+    ddim_step,
+    "sigma^2 is not taken off the direction: too much noise in all",
+    "factor",
+    "Your direction to x_t does not leave room for the noise",
+)
 
 
 def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
@@ -57,7 +72,12 @@ def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
     return a_prev.sqrt() * x_0 + (1 - a_prev - sigma).sqrt() * eps + sigma * noise
 
 
-W(ddim_step, "sigma instead of sigma^2 under the direction's root", "square-root")
+W(
+    ddim_step,
+    "sigma instead of sigma^2 under the direction's root",
+    "square-root",
+    "Under the root of the direction you subtract sigma.",
+)
 
 
 def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
@@ -68,7 +88,12 @@ def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
     return a_prev.sqrt() * x_0 + (1 - a_prev - sigma**2).sqrt() * eps + sigma * noise
 
 
-W(ddim_step, "the second root of Eq. 16 is missing", "square-root")
+W(
+    ddim_step,
+    "the second root of Eq. 16 is missing",
+    "square-root",
+    "In sigma the root over 1 - alpha_bar_t / alpha_bar_prev is missing",
+)
 
 
 def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
@@ -80,7 +105,12 @@ def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
     return a_prev.sqrt() * x_0 + (1 - a_prev - sigma**2).sqrt() * eps + sigma * noise
 
 
-W(ddim_step, "beta of the single step t inside sigma, where the step skips", "table")
+W(
+    ddim_step,
+    "beta of the single step t inside sigma, where the step skips",
+    "table",
+    "Your sigma has the beta of the single step t.",
+)
 
 
 def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
@@ -92,7 +122,13 @@ def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
     return a_prev.sqrt() * x_0 + (1 - a_prev).sqrt() * eps
 
 
-W(ddim_step, "DDIM's alpha taken for DDPM's, and no noise for any eta", "two")
+W(
+    ddim_step,
+    "DDIM's alpha taken for DDPM's, and no noise for any eta",
+    "two",
+    "You took DDIM's alpha for the alpha of a single step.",
+    "eta has no effect",
+)
 
 
 def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
@@ -103,7 +139,7 @@ def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
     return a_prev.sqrt() * x_0 + (1 - a_prev - eta * var).sqrt() * eps + (eta * var).sqrt() * noise
 
 
-W(ddim_step, "eta times the variance: eta stands under the root", "square-root")
+W(ddim_step, "eta times the variance: eta stands under the root", "square-root", "eta stands under your root.")
 
 
 def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
@@ -114,7 +150,7 @@ def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
     return a_prev.sqrt() * x_0 + (1 - a_prev - sigma**2).sqrt() * eps + sigma * noise
 
 
-W(ddim_step, "x_0 is clipped, eps is not derived again", "transform")
+W(ddim_step, "x_0 is clipped, eps is not derived again", "transform", "You clipped the estimated x_0 and kept eps")
 
 
 def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
@@ -125,7 +161,7 @@ def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
     return a_prev.sqrt() * x_0 + (1 - a_prev - eta**2 * var).sqrt() * eps + eta**2 * var * noise
 
 
-W(ddim_step, "the noise is scaled by sigma^2", "square-root")
+W(ddim_step, "the noise is scaled by sigma^2", "square-root", "You scaled the noise by sigma^2")
 
 
 def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
@@ -136,7 +172,7 @@ def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
     return a_prev.sqrt() * x_0 + (1 - a_prev - sigma**2).sqrt() * eps + sigma * torch.randn_like(x_t)
 
 
-W(ddim_step, "draws its own noise", "random")
+W(ddim_step, "draws its own noise", "random", "Two calls with the same input gave two results")
 
 
 def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
@@ -147,7 +183,12 @@ def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
     return a_prev.sqrt() * x_0 + (1 - a_prev - sigma**2).sqrt() * eps + sigma * noise
 
 
-W(ddim_step, "only eps is divided by the root of alpha_bar: a bracket is missing", "brackets")
+W(
+    ddim_step,
+    "only eps is divided by the root of alpha_bar: a bracket is missing",
+    "brackets",
+    "In your x_0 only eps is divided by sqrt(alpha_bar_t)",
+)
 
 
 def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
@@ -158,7 +199,7 @@ def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
     return a_prev.sqrt() * x_0 + (1 - a_prev - sigma**2).sqrt() * eps + sigma * noise
 
 
-W(ddim_step, "t_prev = -1 is taken for 0: the last alpha_bar is not 1", "edge")
+W(ddim_step, "t_prev = -1 is taken for 0: the last alpha_bar is not 1", "edge", "At t_prev = -1 you take alphas_bar[0]")
 
 
 def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
@@ -170,7 +211,12 @@ def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
     return a_prev.sqrt() * x_0 + rest.sqrt() * eps + sigma * noise
 
 
-W(ddim_step, "sigma^2 is beta, and the negative number under the root is clamped", "two")
+W(
+    ddim_step,
+    "sigma^2 is beta, and the negative number under the root is clamped",
+    "two",
+    "Your sigma^2 is beta, and a clamp hides",
+)
 
 
 def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
@@ -214,7 +260,7 @@ def slerp(a, b, share):
     return (1 - share) * a + share * b
 
 
-W(slerp, "a straight line", "transform")
+W(slerp, "a straight line", "transform", "You went along the straight line.")
 
 
 def slerp(a, b, share):
@@ -223,7 +269,7 @@ def slerp(a, b, share):
     return torch.sin((1 - share) * omega) / torch.sin(omega) * a + torch.sin(share * omega) / torch.sin(omega) * b
 
 
-W(slerp, "one angle for the whole batch", "layout")
+W(slerp, "one angle for the whole batch", "layout", "You took one angle for the whole batch")
 
 
 def slerp(a, b, share):
@@ -232,7 +278,7 @@ def slerp(a, b, share):
     return torch.sin((1 - share) * omega) / torch.sin(omega) * a + torch.sin(share * omega) / torch.sin(omega) * b
 
 
-W(slerp, "an angle for each row of pixels", "layout")
+W(slerp, "an angle for each row of pixels", "layout", "You took an angle for each row")
 
 
 def slerp(a, b, share):
@@ -241,7 +287,12 @@ def slerp(a, b, share):
     return torch.sin((1 - share) * omega) / torch.sin(omega) * a + torch.sin(share * omega) / torch.sin(omega) * b
 
 
-W(slerp, "the vectors are not normalised before the angle", "factor")
+W(
+    slerp,
+    "the vectors are not normalised before the angle",
+    "factor",
+    "The cosine is not divided by the two norms, and a clamp",
+)
 
 
 def slerp(a, b, share):
@@ -251,7 +302,7 @@ def slerp(a, b, share):
     return torch.sin(share * omega) / torch.sin(omega) * a + torch.sin((1 - share) * omega) / torch.sin(omega) * b
 
 
-W(slerp, "share and 1 - share exchanged", "swap")
+W(slerp, "share and 1 - share exchanged", "swap", "share and 1 - share are exchanged")
 
 
 def slerp(a, b, share):
@@ -261,7 +312,7 @@ def slerp(a, b, share):
     return torch.sin((1 - share) * omega) * a + torch.sin(share * omega) * b
 
 
-W(slerp, "not divided by sin(omega)", "factor")
+W(slerp, "not divided by sin(omega)", "factor", "You did not divide by sin(angle)")
 
 
 def slerp(a, b, share):
@@ -272,14 +323,24 @@ def slerp(a, b, share):
     return torch.sin((1 - share) * omega) / torch.sin(omega) * a + torch.sin(share * omega) / torch.sin(omega) * b
 
 
-W(slerp, "normalises a and b themselves: the result has length 1", "factor")
+W(
+    slerp,
+    "normalises a and b themselves: the result has length 1",
+    "factor",
+    "You divided a and b themselves by their norms",
+)
 
 
 def slerp(a, b, share):
     return math.sqrt(1 - share) * a + math.sqrt(share) * b
 
 
-W(slerp, "keeps the variance of independent noises, but is no slerp", "transform")
+W(
+    slerp,
+    "keeps the variance of independent noises, but is no slerp",
+    "transform",
+    "Your weights are sqrt(1 - share) and sqrt(share)",
+)
 
 
 def slerp(a, b, share):
@@ -290,7 +351,7 @@ def slerp(a, b, share):
     return torch.sin((1 - share) * omega) / torch.sin(omega) * a + torch.sin(share * omega) / torch.sin(omega) * b
 
 
-W(slerp, "the angles have shape (B,): broadcast against the columns", "layout")
+W(slerp, "the angles have shape (B,): broadcast against the columns", "layout", "Your angles have shape (B,)")
 
 
 def slerp(a, b, share):
@@ -300,7 +361,7 @@ def slerp(a, b, share):
     return torch.sin((1 - share) * omega) / torch.sin(omega) * a + torch.sin(share * omega) / torch.sin(omega) * b
 
 
-W(slerp, "the absolute value of the cosine", "transform")
+W(slerp, "the absolute value of the cosine", "transform", "You took the absolute value of the cosine")
 
 
 def slerp(a, b, share):
@@ -310,7 +371,7 @@ def slerp(a, b, share):
     return torch.sin((1 - share) * omega) / torch.sin(omega) * a + torch.sin(share * omega) / torch.sin(omega) * b
 
 
-W(slerp, "the arc cosine is forgotten", "transform")
+W(slerp, "the arc cosine is forgotten", "transform", "acos is missing")
 
 
 def slerp(a, b, share):
@@ -370,7 +431,7 @@ def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
     return ((1 - p) / (1 - a)).sqrt() * x_t - p.sqrt() * torch.expm1(-h) * D
 
 
-W(dpmpp_2m_step, "r upside down: h / h_last", "swap")
+W(dpmpp_2m_step, "r upside down: h / h_last", "swap", "r is upside down")
 
 
 def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
@@ -385,7 +446,12 @@ def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
     return ((1 - p) / (1 - a)).sqrt() * x_t - p.sqrt() * torch.expm1(-h) * D
 
 
-W(dpmpp_2m_step, "interpolates towards the estimate before instead of extrapolating", "sign")
+W(
+    dpmpp_2m_step,
+    "interpolates towards the estimate before instead of extrapolating",
+    "sign",
+    "Your extrapolation has the wrong sign",
+)
 
 
 def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
@@ -400,7 +466,7 @@ def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
     return ((1 - p) / (1 - a)).sqrt() * x_t - p.sqrt() * torch.expm1(-h) * D
 
 
-W(dpmpp_2m_step, "the 1/2 of the extrapolation is missing", "factor")
+W(dpmpp_2m_step, "the 1/2 of the extrapolation is missing", "factor", "The half is missing from your extrapolation")
 
 
 def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
@@ -416,7 +482,7 @@ def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
     return ((1 - p) / (1 - a)).sqrt() * x_t - p.sqrt() * torch.expm1(-h) * D
 
 
-W(dpmpp_2m_step, "lambda is the log SNR, without its half", "factor")
+W(dpmpp_2m_step, "lambda is the log SNR, without its half", "factor", "Your lambda is the log of the SNR")
 
 
 def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
@@ -429,7 +495,12 @@ def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
     return ((1 - p) / (1 - a)).sqrt() * x_t - p.sqrt() * torch.expm1(-h) * D
 
 
-W(dpmpp_2m_step, "t_prev = -1 is not treated: index -1 wraps around", "edge")
+W(
+    dpmpp_2m_step,
+    "t_prev = -1 is not treated: index -1 wraps around",
+    "edge",
+    "At t_prev = -1 you read alphas_bar[-1], which wraps around",
+)
 
 
 def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
@@ -440,7 +511,7 @@ def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
     return ((1 - p) / (1 - a)).sqrt() * x_t - p.sqrt() * torch.expm1(-h) * x_0
 
 
-W(dpmpp_2m_step, "always of first order", "ignored-argument")
+W(dpmpp_2m_step, "always of first order", "ignored-argument", "You do not use x_0_before")
 
 
 def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
@@ -455,7 +526,7 @@ def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
     return ((1 - p) / (1 - a)).sqrt() * x_t - p.sqrt() * torch.expm1(-h) * D
 
 
-W(dpmpp_2m_step, "the ratio of the steps is measured in t, not in lambda", "table")
+W(dpmpp_2m_step, "the ratio of the steps is measured in t, not in lambda", "table", "You measure the steps in t.")
 
 
 def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
@@ -470,7 +541,7 @@ def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
     return ((1 - p) / (1 - a)).sqrt() * x_t + p.sqrt() * torch.expm1(-h) * D
 
 
-W(dpmpp_2m_step, "the minus before expm1 is lost", "sign")
+W(dpmpp_2m_step, "the minus before expm1 is lost", "sign", "The minus sign in front of sqrt(alpha_bar_prev) is missing")
 
 
 def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
@@ -485,7 +556,12 @@ def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
     return (1 - p) / (1 - a) * x_t - p.sqrt() * torch.expm1(-h) * D
 
 
-W(dpmpp_2m_step, "variances instead of standard deviations before x_t", "square-root")
+W(
+    dpmpp_2m_step,
+    "variances instead of standard deviations before x_t",
+    "square-root",
+    "The factor of x_t is a ratio of variances",
+)
 
 
 def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
@@ -500,7 +576,7 @@ def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
     return ((1 - p) / (1 - a)).sqrt() * x_t - p.sqrt() * torch.expm1(-h) * D
 
 
-W(dpmpp_2m_step, "1 / 2 * r for 1 / (2 r)", "brackets")
+W(dpmpp_2m_step, "1 / 2 * r for 1 / (2 r)", "brackets", "1 / 2 * r lacks its brackets")
 
 
 def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
@@ -515,7 +591,12 @@ def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
     return (p / a).sqrt() * x_t - p.sqrt() * torch.expm1(-h) * D
 
 
-W(dpmpp_2m_step, "the first factor is that of the eps form, a ratio of signals", "factor")
+W(
+    dpmpp_2m_step,
+    "the first factor is that of the eps form, a ratio of signals",
+    "factor",
+    "The factor of x_t is a ratio of signals",
+)
 
 
 def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
@@ -530,7 +611,13 @@ def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
     return ((1 - p) / (1 - a)).sqrt() * x_t - p * torch.expm1(-h) * D
 
 
-W(dpmpp_2m_step, "r upside down, and alpha_bar without its root before D", "two")
+W(
+    dpmpp_2m_step,
+    "r upside down, and alpha_bar without its root before D",
+    "two",
+    "Your 1 / (2 r) is r / 2.",
+    "The factor of D has alpha_bar_prev: its root is missing.",
+)
 
 
 def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
