@@ -51,4 +51,7 @@ def _words(got: Table, want: Table, tables: Table) -> str:
     if not wrong or not right and not all(found.values()):
         return ""
     start = f"Your factor of {' and of '.join(right)} is right. " if right else ""
-    return start + " ".join(f"Your factor of {name} {words or 'is wrong.'}" for name, words in found.items())
+    alike: dict[str, list[str]] = {}
+    for name, words in found.items():
+        alike.setdefault(words or "is wrong.", []).append(name)
+    return start + " ".join(f"Your factor of {' and of '.join(names)} {words}" for words, names in alike.items())

@@ -92,8 +92,9 @@ def _only_last(states, x_T):
 
 def _bent(x_t: Tensor, t: Tensor) -> Tensor:
     """A network for the inputs: no multiple of x_t, and different at every t."""
-    if t.shape != x_t.shape[:1] or t.dtype != torch.int64:
-        raise TypeError(f"model expects t of shape ({len(x_t)},) and dtype int64, got {tuple(t.shape)} and {t.dtype}")
+    if not isinstance(t, Tensor) or t.shape != x_t.shape[:1] or t.dtype != torch.int64:
+        got = f"{tuple(t.shape)} and {t.dtype}" if isinstance(t, Tensor) else type(t).__name__
+        raise TypeError(f"model expects t of shape ({len(x_t)},) and dtype torch.int64, got {got}")
     return x_t / 2 + x_t**2 / 8 - (t + 1).reshape(-1, *[1] * (x_t.ndim - 1)) / 16
 
 
@@ -129,6 +130,10 @@ ancestral_chain = Check(
             "You leave out the noise of the first step, T - 1, and not that of step 0. t runs downwards: the last step "
             "that is made is t = 0.",
             quiet=lambda t, T: t == T - 1,
+        ),
+        Misconception(
+            "You leave out the noise of step 1, too. The papers' t > 1 is t > 0 in code, where t = 0 is the last step.",
+            quiet=lambda t, T: t <= 1,
         ),
         Misconception(
             "You add no noise at all. Each state is drawn from p(x_{t-1} | x_t): the mean plus sqrt(beta_t) noise[t].",
@@ -167,6 +172,10 @@ ancestral_chain = Check(
         Misconception(
             "The root over 1 - alpha_bar is missing. eps has the weight beta / sqrt(1 - alpha_bar).",
             weight=lambda beta, a_bar: beta / (1 - a_bar),
+        ),
+        Misconception(
+            "In the weight of eps your root covers beta, too: it is beta / sqrt(1 - alpha_bar).",
+            weight=lambda beta, a_bar: (beta / (1 - a_bar)).sqrt(),
         ),
         Misconception(
             "You subtract beta eps. eps has the weight beta / sqrt(1 - alpha_bar).", weight=lambda beta, a_bar: beta

@@ -115,6 +115,7 @@ ddim_step = Check(
             ((4, 1, 8, 8), 9, 6, 0.5, ALPHAS_BAR),
             ((4, 3, 4, 4), 7, 2, 1.0, ALPHAS_BAR),
             ((3, 2), 5, 4, 0.0, ALPHAS_BAR),
+            ((4, 2), 4, 0, 0.5, ALPHAS_BAR),
             ((3, 2), 6, 5, 0.75, ALPHAS_BAR),
             ((2, 3, 2, 4, 4), 4, -1, 0.5, ALPHAS_BAR),
             ((2, 5), 0, -1, 1.0, ALPHAS_BAR),
@@ -134,6 +135,11 @@ ddim_step = Check(
             "At t_prev = -1 you take alphas_bar[0]: one step of noise stays in the sample. The clean image has "
             "alpha_bar = 1.",
             at_prev=lambda table, t, t_prev: table[max(t_prev, 0)],
+        ),
+        Misconception(
+            "At t_prev = 0 your alpha_bar is 1. Index 0 is the papers' t = 1, which has one step of noise; the clean "
+            "image is t_prev = -1.",
+            at_prev=lambda table, t, t_prev: table[t_prev] if t_prev > 0 else torch.ones_like(table[0]),
         ),
         Misconception(
             "You step to t - 1. The chain that skips steps goes from t to t_prev: read alphas_bar there.",
@@ -174,18 +180,6 @@ ddim_step = Check(
             direction=lambda prev, sigma: (1 - prev + sigma**2).sqrt(),
         ),
         Misconception(
-            "The factor of eps is sqrt(1 - alpha_bar_prev) - sigma. The variances are subtracted, under one root.",
-            direction=lambda prev, sigma: (1 - prev).sqrt() - sigma,
-        ),
-        Misconception(
-            "The direction to x_t is missing: eps, times sqrt(1 - alpha_bar_prev - sigma^2), leads back up from x_0.",
-            direction=lambda prev, sigma: torch.zeros_like(sigma),
-        ),
-        Misconception(
-            "You subtract the direction to x_t. It is added: x at t_prev lies between x_0 and x_t.",
-            direction=lambda prev, sigma: -(1 - prev - sigma**2).sqrt(),
-        ),
-        Misconception(
             "You scaled the noise by sigma^2: that is the variance. Noise is multiplied by a standard deviation, "
             "sigma.",
             loud=lambda sigma: sigma**2,
@@ -193,7 +187,6 @@ ddim_step = Check(
         Misconception(
             "You add no noise, but the direction leaves room for it. Add sigma noise.", loud=torch.zeros_like
         ),
-        Misconception("You subtracted the noise. It is added.", loud=torch.neg),
         Misconception(
             "You squared eta. sigma is eta times a root: Eq. 16 has it to the power 1.", share=lambda eta: eta**2
         ),
@@ -246,15 +239,7 @@ ddim_step = Check(
             kept=lambda a, prev, table, t: prev / a,
         ),
         Misconception(
-            "You do not scale the estimated x_0. At t_prev the image has the factor sqrt(alpha_bar_prev).",
-            signal=lambda prev, a: torch.ones_like(prev),
-        ),
-        Misconception(
             "You scale the estimated x_0 by alpha_bar_prev: the root is missing.", signal=lambda prev, a: prev
-        ),
-        Misconception(
-            "You scale the estimated x_0 by sqrt(alpha_bar_t). The step leads to t_prev: sqrt(alpha_bar_prev).",
-            signal=lambda prev, a: a.sqrt(),
         ),
         Misconception(
             "Your x_0 is x_t - sqrt(1 - alpha_bar_t) eps: it still has to be divided by sqrt(alpha_bar_t).",

@@ -10,7 +10,7 @@ from ddpm_lesson.checks._inputs import double, fractions
 
 
 def _slerp(a, b, share):
-    """Exercise 4.4: the point between a and b on an arc, spherical interpolation.  Song et al. 2021, Appendix D.5.
+    """Exercise 4.4: the point between a and b on an arc, spherical interpolation.  Song et al. 2021, Section 5.3.
 
     a, b: (B, *D).  share: a float in 0..1; 0 gives a, 1 gives b.  The angle is that between an image of a and its
     partner of b, each taken whole, as one vector.  Returns (B, *D).
@@ -67,6 +67,19 @@ def _shorter_way(a, b, share):
     """b turned round where the angle is wide, as for rotations."""
     wide = (a.double() * b.double()).sum(_of_images(a), keepdim=True) < 0
     return _on_an_arc(a, torch.where(wide, -b.double(), b.double()), share)
+
+
+def _by_directions(a, b, share):
+    """An arc of directions, times a norm between the two."""
+    x, y = a.double(), b.double()
+    (first, second), axes = _norms_of(x, y), _of_images(x)
+    angle = ((x * y).sum(axes, keepdim=True) / (first * second)).acos()
+    weights = _sines(angle, share)
+    return ((1 - share) * first + share * second) * (weights[0] * x / first + weights[1] * y / second)
+
+
+def _norms_of(*images: Tensor) -> list[Tensor]:
+    return [(x**2).sum(_of_images(x), keepdim=True).sqrt() for x in images]
 
 
 def _centred(x: Tensor) -> Tensor:
@@ -206,6 +219,11 @@ slerp = Check(
             "itself.",
             brief="Your result is divided by its norm.",
             finish=_unit,
+        ),
+        Misconception(
+            "You turned the directions of a and b, and went along a straight line between their norms. The weights "
+            "belong to a and b themselves.",
+            instead=_by_directions,
         ),
         Misconception(
             "You took the mean off a and b before the angle: that is a correlation. The vectors are taken as they are.",
