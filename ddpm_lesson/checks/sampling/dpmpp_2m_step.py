@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check, Misconception
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, LONG_BAR, before, double, fractions
-from ddpm_lesson.checks.sampling._step_factors import Probe, wrong_factor_of_a_step
+from ddpm_lesson.checks.sampling._step_factors import Probe, at_one_place, vague_factor, wrong_factor
 
 
 def _dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
@@ -103,13 +103,21 @@ def _probes(pattern: Tensor) -> Iterator[Probe]:
         )
 
 
+def _places(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar) -> Iterator[tuple[str, Tensor]]:
+    yield "at the clean image, t_prev = -1", torch.tensor(t_prev == -1)
+    yield "at t_prev = 0", torch.tensor(t_prev == 0)
+    yield "at the first step, where x_0_before is None", torch.tensor(t_before is None and t_prev >= 0)
+    yield "where x_0_before is given", torch.tensor(t_before is not None and t_prev >= 0)
+
+
 dpmpp_2m_step = Check(
     number="4.5",
     name="dpmpp_2m_step",
     specification=_dpmpp_2m_step,
     form=_two_steps,
     batch=("x_t", "x_0", "x_0_before"),
-    clues=(wrong_factor_of_a_step(_probes),),
+    places=_places,
+    clues=(wrong_factor(_probes), at_one_place, vague_factor(_probes)),
     cases=tuple(
         Case(
             f"x_t of shape {shape}, t = {t}, t_prev = {t_prev}, t_before = {t_before}{remark}",
@@ -199,6 +207,11 @@ dpmpp_2m_step = Check(
             lam=lambda a_bar: (a_bar / (1 - a_bar)).log() / 4,
         ),
         Misconception(
+            "Your lambda is the log of sqrt(alpha_bar) over 1 - alpha_bar: the noise is a variance there. It needs its "
+            "root, too.",
+            lam=lambda a_bar: (a_bar.sqrt() / (1 - a_bar)).log(),
+        ),
+        Misconception(
             "Your lambda is the log of the signal alone. It is that of signal over noise, "
             "sqrt(alpha_bar / (1 - alpha_bar)).",
             lam=lambda a_bar: a_bar.log() / 2,
@@ -266,6 +279,12 @@ dpmpp_2m_step = Check(
             "At t_prev = 0 you return x_0. Index 0 is the papers' t = 1, which has one step of noise; the clean image "
             "is t_prev = -1.",
             ends=lambda t_prev: t_prev <= 0,
+        ),
+        Misconception(
+            "At t_prev = -1 you return D. lambda is infinite there, and does not say how far to extrapolate: the step "
+            "ends in x_0 itself.",
+            brief="At t_prev = -1 you return D.",
+            clean=lambda x_0, D: D,
         ),
         Misconception(
             "At t_prev = -1 your alpha_bar is 1, lambda is infinite and infinities meet. Return x_0 there, before "

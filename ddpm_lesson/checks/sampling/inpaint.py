@@ -200,6 +200,11 @@ inpaint = Check(
             back=lambda x, beta, noise: (1 - beta) * x + beta * noise,
         ),
         Misconception(
+            "On the step back the two factors are exchanged: sqrt(1 - beta) belongs to the image, sqrt(beta) to the "
+            "noise.",
+            back=lambda x, beta, noise: beta.sqrt() * x + (1 - beta).sqrt() * noise,
+        ),
+        Misconception(
             "On the step back the image is not shrunk: it has the factor sqrt(1 - beta_t).",
             back=lambda x, beta, noise: x + beta.sqrt() * noise,
         ),
@@ -261,6 +266,12 @@ inpaint = Check(
         Misconception(
             "You yield after every repeat. One state for each t is asked for: the yield belongs behind the repeats.",
             keep=every_repeat,
+        ),
+        Misconception(
+            "You yield in every repeat, after the step back. One state for each t is asked for, x_{t-1} of the last "
+            "repeat.",
+            keep=every_repeat,
+            shown=lambda mixed, state: state,
         ),
         Misconception("You yield x_T too. T states are asked for, the first after step T - 1.", keep=with_x_T),
         Misconception(
