@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ddpm_lesson import oracle, spacing
+from ddpm_lesson import oracle
 from ddpm_lesson.denoisers import dynamic_threshold, on_x_0
 from ddpm_lesson.predictions import Prediction, fixedlarge, fixedsmall
 from ddpm_lesson.process import GaussianDiffusion
@@ -24,19 +24,20 @@ def clusters(base):
 
 
 def round_trip(S, x_0):
-    base = GaussianDiffusion(linear(1000))
-    chain, denoise = base.respaced(spacing.trailing(1000, S)), clusters(base)
+    """The error of an image that goes up S steps, even in log-SNR from sigma = 0.05 to 157, and comes down again."""
+    sigma = torch.linspace(math.log(0.05), math.log(157), S, dtype=torch.float64).exp()
+    chain = GaussianDiffusion.from_alphas_bar(1 / (1 + sigma**2))
+    denoise = clusters(chain)
     x_T = last(ddim_inversion(chain, denoise, x_0))
-    for state in ddim(chain, denoise, x_T):
-        if state.i == 1:  # the level at which inversion began
-            return (state.x_t - x_0).abs().max().item()
+    back = next(state.x_t for state in ddim(chain, denoise, x_T) if state.i == 1)  # the level at which it began
+    return (back - x_0).abs().max().item()
 
 
 def test_inversion_and_ddim_bring_an_image_back_the_better_the_more_steps():
-    x_0 = torch.tensor([[0.7, 0.1], [-0.5, -0.3], [0.0, 0.0]], dtype=torch.float64)
-    errors = [round_trip(S, x_0) for S in (50, 100, 200, 400)]
-    assert all(0.4 < after / before < 0.62 for before, after in itertools.pairwise(errors))  # first order: halved
-    assert errors[-1] < 0.05
+    x_0 = torch.tensor([[0.7, 0.1], [-0.5, -0.3]], dtype=torch.float64)
+    errors = [round_trip(S, x_0) for S in (200, 400, 800)]
+    assert all(before / after == pytest.approx(2, rel=0.05) for before, after in itertools.pairwise(errors))
+    assert errors[-1] < 0.005
 
 
 def test_inversion_is_the_published_step():
@@ -110,12 +111,12 @@ def test_slerp_keeps_the_norm_and_divides_the_angle():
 
     def angle(x, y):
         x, y = x.flatten(1), y.flatten(1)
-        return ((x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1))).acos()
+        return ((x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1))).clamp(-1, 1).acos()
 
     for share in (0.0, 0.25, 0.5, 1.0):
         mixed = slerp(a, b, share)
         torch.testing.assert_close(mixed.flatten(1).norm(dim=1), a.flatten(1).norm(dim=1), rtol=1e-10, atol=0)
-        torch.testing.assert_close(angle(a, mixed), share * angle(a, b), rtol=0, atol=1e-7)
+        torch.testing.assert_close(angle(a, mixed), share * angle(a, b), rtol=0, atol=1e-6)
     torch.testing.assert_close(slerp(a, b, 0.0), a, rtol=0, atol=1e-12)
     torch.testing.assert_close(slerp(a, b, 1.0), b, rtol=0, atol=1e-12)
     straight = 0.5 * (a + b)
@@ -202,29 +203,31 @@ def test_known_pixels_are_those_of_the_forward_process_and_at_the_end_of_the_ima
     for i in (9, 4, 1):
         step, plain = mixed(x_t, i).p, p(x_t, i).p
         torch.testing.assert_close(step.mean[:, 0], (a[i - 1].sqrt() * 0.5).expand(4), rtol=0, atol=1e-12)
-        torch.testing.assert_close(step.log_var.exp()[:, 0], (1 - a[i - 1]).expand(4), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            step.log_var.exp()[:, 0], (1 - a[i - 1]).expand(len(step.log_var)), rtol=0, atol=1e-12
+        )
         assert torch.equal(step.mean[:, 1], plain.mean[:, 1])
-        assert torch.equal(step.log_var[:, 1], plain.log_var.expand(4, 2)[:, 1])
+        assert (step.log_var[:, 1] == plain.log_var[0, 0]).all()
     drawn = last(ancestral(base, mixed, torch.randn(4, 2, dtype=torch.float64)))
     assert torch.equal(drawn[:, 0], torch.full((4,), 0.5, dtype=torch.float64))
 
 
 def test_jumping_back_makes_the_rest_agree_with_what_is_known():
-    # x = (y, z): clusters at (1, 1) and (-1, -1), y = 1 is known. Then z is near 1; mixing alone leaves many at -1.
+    # x = (y, z): clusters at (0.3, 0.3) and (-0.3, -0.3), y = 0.3 is known. Then z is near 0.3: the other cluster has a
+    # posterior weight of e^-18. Mixing alone leaves some z at -0.3.
     base = GaussianDiffusion(linear(50, 1e-3, 0.3))
-    means = torch.tensor([[1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
+    means = torch.tensor([[0.3, 0.3], [-0.3, -0.3]], dtype=torch.float64)
     denoise = oracle.Mixture(base, torch.ones(2), means, torch.full((2,), 0.1, dtype=torch.float64))
     p = inpainting(base, reverse(base, denoise, fixedsmall), means[:1], torch.tensor([[True, False]]))
     generator = torch.Generator().manual_seed(0)
-    x_T = torch.randn(1000, 2, dtype=torch.float64, generator=generator)
-    wrong = [
-        (last(repaint(base, p, x_T, jump_length=5, jump_n_sample=n, generator=generator))[:, 1] < 0)
-        .double()
-        .mean()
-        .item()
-        for n in (1, 5)
-    ]
-    assert wrong[0] > 0.05 and wrong[1] < wrong[0] / 3
+    x_T = torch.randn(2000, 2, dtype=torch.float64, generator=generator)
+
+    def share_in_the_wrong_cluster(walks):
+        drawn = last(repaint(base, p, x_T, jump_length=5, jump_n_sample=walks, generator=generator))
+        return (drawn[:, 1] < 0).double().mean().item()
+
+    once = share_in_the_wrong_cluster(1)
+    assert once > 0.05 and share_in_the_wrong_cluster(5) < once / 3
 
 
 def test_a_mask_of_numbers_is_refused():
