@@ -21,11 +21,12 @@ TWINS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def twin(sampler: str, ddpm: Any) -> Any:
+def twin(sampler: str, ddpm: Any, **changes: Any) -> Any:
     """diffusers' scheduler that steps as the sampler of that name.
 
     sampler: a name in `TWINS`. ddpm: the DDPMScheduler that `to_diffusers` gives; its betas, meaning, variance and
-    clipping are taken over, as far as the other scheduler knows them.
+    clipping are taken over, as far as the other scheduler knows them. changes: of its configuration; DDIM and PNDM
+    choose their steps themselves, and go by timestep_spacing="trailing" unless told otherwise.
     Raises ValueError for another name: dpmpp_3m has no twin (see there), and for plms with clipping, which PNDM cannot.
     """
     import diffusers
@@ -44,7 +45,7 @@ def twin(sampler: str, ddpm: Any) -> Any:
         shared |= {"thresholding": True, "sample_max_value": 1.0}
     if sampler == "ancestral":
         shared |= {key: ddpm.config[key] for key in ("variance_type", "timestep_spacing")}
-    return cls(**shared, **options)
+    return cls(**shared | options | changes)
 
 
 @torch.no_grad()

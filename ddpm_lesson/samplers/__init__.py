@@ -4,12 +4,12 @@ They know nothing of networks, clipping or guidance: a denoiser brings those. Th
 either: a respaced process is a process. All coefficients are plain numbers, so a chain never waits for a GPU.
 """
 
-from ddpm_lesson.samplers.ancestral import Reverse, Step, ancestral, reverse
-from ddpm_lesson.samplers.ddim import ddim, ddim_inversion
+from ddpm_lesson.samplers.implicit import ddim, ddim_inversion
+from ddpm_lesson.samplers.jumping import repaint
 from ddpm_lesson.samplers.levels import State, last
 from ddpm_lesson.samplers.middle import slerp, start_at
 from ddpm_lesson.samplers.multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, plms
-from ddpm_lesson.samplers.repaint import repaint
+from ddpm_lesson.samplers.reverse_chain import Reverse, Step, ancestral, reverse
 from ddpm_lesson.samplers.singlestep import dpmpp_2s, heun
 
 __all__ = [

@@ -35,8 +35,9 @@ def heun(
     x_t, prediction = x_T, None
     yield State(process.T, x_t, None)
     for i in reversed(range(process.T)):
-        here, there, t = base[raised[i] + 1], level[i], raised[i]
-        if here != level[i + 1]:
+        here, there, t = level[i + 1], level[i], raised[i]
+        if t > process.row(i).timestep_map:
+            here = base[t + 1]
             x_t = _noisier(x_t, level[i + 1], here, randn_like(x_t, generator))
         prediction = denoise(x_t, t, prediction)
         x_next = along(x_t, prediction.eps, here, there)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ddpm_lesson._tensors import randn_like
 from ddpm_lesson.process import GaussianDiffusion
-from ddpm_lesson.samplers.ancestral import Reverse
 from ddpm_lesson.samplers.levels import State
+from ddpm_lesson.samplers.reverse_chain import Reverse
 
 
 def repaint(
