@@ -47,8 +47,9 @@ weights: $(STAMP) ## train and score the shipped weights that are missing (WEIGH
 records: $(STAMP) ## record what the shipped weights reach by sampler, steps and guidance
 	$(BIN)/python data/records/make_records.py $(WEIGHTS)
 
-bench: $(STAMP) ## time a training step of the U-Net beside that of diffusers
+bench: $(STAMP) ## time a training step and the samplers beside those of diffusers
 	$(BIN)/python benchmarks/unet.py --write
+	$(BIN)/python benchmarks/samplers.py --write
 
 # The stamp is written last: an interrupted installation is resumed by the next call. Building without isolation
 # lets a reinstallation after a change of pyproject.toml work offline, in seconds.

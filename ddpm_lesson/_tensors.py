@@ -1,7 +1,7 @@
 """Small helpers that many modules need: noise, dtypes, ranges, seeds, and a network put to rest for a call."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -17,11 +17,10 @@ def randn_like(x: Tensor, generator: Generator | None = None) -> Tensor:
     seed means the same noise on a CPU and on a GPU. Half precision is drawn in float32 and rounded.
     A generator that lives on the GPU draws there: faster, and other numbers.
     """
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    if isinstance(generator, Share):
-        whole = torch.randn(generator.n, *x.shape[1:], dtype=dtype, device=home(generator), generator=generator)
-        return whole[generator.rows].to(x.device, x.dtype)
-    return torch.randn(x.shape, dtype=dtype, device=home(generator), generator=generator).to(x.device, x.dtype)
+    dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.promote_types(x.dtype, torch.float32)
+    shape = (generator.n, *x.shape[1:]) if isinstance(generator, Share) else x.shape
+    noise = torch.randn(shape, dtype=dtype, device=home(generator), generator=generator)
+    return (noise[generator.rows] if isinstance(generator, Share) else noise).to(x.device, x.dtype)
 
 
 class Share(Generator):
@@ -90,14 +89,18 @@ def seeded(seed: int, device: Device = "cpu") -> Iterator[None]:
         yield
 
 
-@contextmanager
-def frozen(model: object) -> Iterator[None]:
+def frozen(model: object) -> AbstractContextManager[None]:
     """Eval mode and no gradients inside; every submodule's own mode comes back, also after an error.
 
     model: a network, or `list(network.modules())`, which is faster where the same network is asked often.
     """
     modules = model if isinstance(model, list) else model.modules() if isinstance(model, nn.Module) else []
     training = [module for module in modules if module.training]
+    return _evaluating(training) if training else torch.no_grad()
+
+
+@contextmanager
+def _evaluating(training: list[nn.Module]) -> Iterator[None]:
     for module in training:
         module.training = False
     try:

@@ -43,26 +43,28 @@ def combine(*terms: tuple[float | Tensor, Tensor]) -> Tensor:
     arithmetic is in float32 at least, in float64 for float64 images; the result has the images' own dtype.
     Raises ValueError if shapes or devices differ, TypeError if an image is not floating point.
     """
-    shape, device, dtype = terms[0][1].shape, terms[0][1].device, terms[0][1].dtype
-    plain = dtype in (torch.float32, torch.float64)
+    _, first = terms[0]
+    alike = first.dtype in (torch.float32, torch.float64)
     for c, x in terms:
-        if x.shape != shape:
-            raise ValueError(f"images must have one shape, got {tuple(shape)} and {tuple(x.shape)}")
-        if x.device != device or isinstance(c, Tensor) and c.device != device:
-            of_t = c.device if isinstance(c, Tensor) else device
-            raise ValueError(f"t and the images must be on one device, got t on {of_t} and images on {x.device}")
-        plain = plain and x.dtype == dtype and not isinstance(c, Tensor)
-    return reduce(torch.add, [c * x for c, x in terms]) if plain else _combine(terms)
+        alike = alike and type(c) is float and x.dtype == first.dtype and x.shape == first.shape
+    return reduce(torch.add, [c * x for c, x in terms]) if alike else _combine(terms)
 
 
 def _combine(terms: Sequence[tuple[float | Tensor, Tensor]]) -> Tensor:
-    """`combine` for coefficients of each image, and for dtypes that have to be promoted."""
-    dtype = terms[0][1].dtype
-    for _, x in terms:
+    """`combine` for coefficients of each image, for dtypes that have to be promoted, and for what does not fit."""
+    images = [x for _, x in terms]
+    if any(x.shape != images[0].shape for x in images):
+        raise ValueError(f"images must have one shape, got {' and '.join(str(tuple(x.shape)) for x in images)}")
+    t_device = next((c.device for c, _ in terms if isinstance(c, Tensor)), images[0].device)
+    if any(x.device != t_device for x in images):
+        devices = " and ".join(str(x.device) for x in images)
+        raise ValueError(f"t and the images must be on one device, got t on {t_device} and images on {devices}")
+    dtype = images[0].dtype
+    for x in images:
         if not x.is_floating_point():
             raise TypeError(f"images must be floating point in [-1, 1], got {x.dtype}")
         dtype = torch.promote_types(dtype, x.dtype)
-    return reduce(torch.add, [_factor(c, x) * float32_at_least(x) for c, x in terms]).to(dtype)
+    return reduce(torch.add, (_factor(c, x) * float32_at_least(x) for c, x in terms)).to(dtype)
 
 
 def spread(c: float | Tensor, x: Tensor) -> Tensor:

@@ -199,7 +199,7 @@ def p_from_prediction(
     process: the one that steps. prediction: of the base's step timestep_map[i]. x_t: (B, *D). i: (B,).
     Returns Gaussian with mean (B, *D) and log_var (B, 1, ...), or (B, *D) for a learned variance.
     """
-    return Gaussian(process.q_posterior(prediction.x_0, x_t, i).mean, variance(process, i, prediction, x_t))
+    return Gaussian(process.x_prev_from_x_0(x_t, i, prediction.x_0), variance(process, i, prediction, x_t))
 
 
 def p_from_output(

@@ -159,9 +159,7 @@ class GaussianDiffusion(Coefficients):
         Returns Gaussian with mean (B, *D) and log_var (B, 1, ...); -inf at t = 0, where the posterior is a point.
         Not p(x_{t-1} | x_t): that has the network's estimate instead of x_0.
         """
-        c = self.row(t)
-        mean = combine((c.posterior_mean_coef1, x_0), (c.posterior_mean_coef2, x_t))
-        return Gaussian(mean, spread(c.posterior_log_var, x_t))
+        return Gaussian(self.x_prev_from_x_0(x_t, t, x_0), spread(self.row(t).posterior_log_var, x_t))
 
     def q_posterior_ddim(self, x_0: Tensor, eps: Tensor, t: Steps, eta: float) -> Gaussian:
         """DDIM's q_sigma(x_{t-1} | x_t, x_0) with sigma = eta * sqrt(posterior_var).  Song et al. 2021, Eq. 7, 12, 16.
@@ -212,7 +210,8 @@ class GaussianDiffusion(Coefficients):
 
     def x_prev_from_x_0(self, x_t: Tensor, t: Steps, x_0: Tensor) -> Tensor:
         """The posterior mean of x_{t-1}.  DDPM Eq. 7.  Not a sample: `q_posterior` also has the variance."""
-        return self.q_posterior(x_0, x_t, t).mean
+        c = self.row(t)
+        return combine((c.posterior_mean_coef1, x_0), (c.posterior_mean_coef2, x_t))
 
     def velocity(self, x_0: Tensor, t: Steps, noise: Tensor) -> Tensor:
         """v = sqrt(alphas_bar) noise - sqrt(1 - alphas_bar) x_0.  Salimans & Ho 2022, Section 4."""

@@ -43,10 +43,10 @@ def test_every_scheduler_with_a_twin_draws_the_same_images(trained, sampler):
     assert (theirs - other).abs().max() > 0.5
 
 
-@pytest.mark.parametrize("sampler", [name for name in TWINS if name != "plms"])
+@pytest.mark.parametrize("sampler", [name for name in TWINS if name not in ("plms", "heun")])
 def test_from_pure_noise_the_rounding_of_eps_is_left_in_few_pixels(trained, sampler):
     # At the last step of the cosine schedule x_0 is (x_t - eps) * 20,000, so that the 1e-7 of float32 become 2e-3 of a
-    # pixel that the clip does not hold.
+    # pixel that the clip does not hold. Not Heun: its mean of two eps has no x_0 that is clipped.
     theirs, ours = both(trained, Sampling(sampler, STEPS.get(sampler, "trailing20"), seed=3))
     error = (theirs - ours).abs()
     assert (error > 1e-4).double().mean() < 0.01 and error.max() < 2e-3

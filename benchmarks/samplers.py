@@ -1,0 +1,106 @@
+"""Time of a sampler's step outside of the network, beside diffusers' schedulers: a network that costs nothing.
+
+    python benchmarks/samplers.py [--write]
+
+One image of side 28 on one thread, 1000 steps, the estimated x_0 clipped, noise from a generator. The samplers take
+turns, and each number is the fastest of eight rounds: what is left of other work on the machine is in all of them.
+`--write` puts the table between the markers of benchmarks/README.md. It fails if a step of ancestral or ddim takes longer
+than that of diffusers. A step of heun is two questions to the network, on both sides.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import diffusers
+import torch
+
+from ddpm_lesson import GaussianDiffusion, samplers
+from ddpm_lesson.denoisers import clipped, make_denoiser
+from ddpm_lesson.predictions import epsilon, fixedlarge
+from ddpm_lesson.schedules import linear
+
+README = Path(__file__).parent / "README.md"
+MARKERS = "<!-- table of samplers.py -->\n", "<!-- end of the table of samplers.py -->\n"
+STEPS, ROUNDS = 1000, 8
+
+
+def network(x_t, t):
+    return x_t
+
+
+def ours():
+    """A function for each sampler, which draws one image."""
+    base = GaussianDiffusion(linear(STEPS))
+    denoise = clipped(make_denoiser(network, base, epsilon), base)
+    p = samplers.reverse(base, denoise, fixedlarge)
+    x_T, generator = torch.randn(1, 1, 28, 28), torch.Generator()
+    chains = {"ancestral": lambda: samplers.ancestral(base, p, x_T, generator=generator)}
+    for name in ("ddim", "dpmpp_2m", "heun"):
+        chains[name] = lambda sample=getattr(samplers, name): sample(base, denoise, x_T)
+    return {name: lambda chain=chain: samplers.last(chain()) for name, chain in chains.items()}
+
+
+def theirs():
+    """The same of diffusers, by the names of ours."""
+    shared = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+    solver = {"thresholding": True, "sample_max_value": 1.0, "final_sigmas_type": "zero"}
+    schedulers = {
+        "ancestral": diffusers.DDPMScheduler(**shared),
+        "ddim": diffusers.DDIMScheduler(**shared),
+        "dpmpp_2m": diffusers.DPMSolverMultistepScheduler(**shared, **solver),
+        "heun": diffusers.HeunDiscreteScheduler(**shared, clip_sample=True),
+    }
+    return {name: lambda scheduler=scheduler: draw(scheduler) for name, scheduler in schedulers.items()}
+
+
+def draw(scheduler):
+    scheduler.set_timesteps(STEPS)
+    x_t, generator = torch.randn(1, 1, 28, 28) * scheduler.init_noise_sigma, torch.Generator()
+    noisy = {"generator": generator} if isinstance(scheduler, diffusers.DDPMScheduler) else {}
+    for t in scheduler.timesteps:
+        x_t = scheduler.step(network(scheduler.scale_model_input(x_t, t), t), t, x_t, **noisy).prev_sample
+
+
+def seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def measure():
+    """{sampler: (ours, diffusers'), microseconds per step}"""
+    a, b = ours(), theirs()
+    best = {name: [float("inf")] * 2 for name in a}
+    for _ in range(ROUNDS):
+        for name in a:
+            for side, functions in enumerate((a, b)):
+                best[name][side] = min(best[name][side], seconds(functions[name]) / STEPS * 1e6)
+    return best
+
+
+def table(best):
+    rows = [f"| {name} | {mine:.0f} | {other:.0f} | **{other / mine:.2f}** |" for name, (mine, other) in best.items()]
+    about = f"One thread; torch {torch.__version__}, diffusers {diffusers.__version__}; fastest of {ROUNDS} rounds."
+    head = ["| sampler | ours, microseconds per step | diffusers | theirs / ours |", "|---|---|---|---|"]
+    return "\n".join([about, "", *head, *rows, ""])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write the table into README.md")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    best = measure()
+    print(text := table(best))
+    if args.write:
+        before, rest = README.read_text(encoding="utf-8").split(MARKERS[0])
+        after = rest.split(MARKERS[1])[1]
+        README.write_text(before + MARKERS[0] + text + MARKERS[1] + after, encoding="utf-8")
+    slower = [name for name in ("ancestral", "ddim") if best[name][0] > best[name][1]]
+    if slower:
+        raise SystemExit(f"slower than diffusers: {', '.join(slower)}")
+
+
+if __name__ == "__main__":
+    main()
