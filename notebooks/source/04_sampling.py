@@ -1,0 +1,450 @@
+# %% [markdown]
+# # 4. Sampling: from noise to images, and how few steps it takes
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ddpm_lesson/blob/main/notebooks/04_sampling.ipynb)
+#
+# **You will be able to**
+# - write DDPM's sampler, DDIM's, and one of second order, and draw digits with each;
+# - tell an error of the sampler from an error of the network, and say which variance is right for which data;
+# - explain why the same latent gives the same digit, and walk from one digit to another;
+# - choose sampler and steps for a given number of network evaluations, and say why.
+#
+# **You need** notebooks 1 and 2 (the posterior, the noise as prediction), and what a differential equation is. All cells together run in about two minutes on two CPU cores.
+#
+# *The course:* 1 forward process → 2 loss → 3 U-Net → **4 sampling** → 5 variants
+
+# %% [markdown] tags=["sittings"]
+# **The core path takes 50 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own.
+#
+# | sitting | sections | minutes |
+# |---|---|---|
+# | 1 | 4.1 What you will have at the end … 4.3 Whose error is it? | 27 |
+# | 2 | 4.4 DDIM: other chains with the same marginals … 4.6 The latent is a place to walk in | 23 |
+#
+# Sections called *Going deeper* are collapsed (1 minutes in all); the path does not need them, and they need the cells above them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+
+# %% [markdown]
+# The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
+
+# %% tags=["setup", "nbval-ignore-output"]
+# Set-up, the same in every notebook: uses the installed ddpm_lesson, else the checkout
+# around this notebook, else fetches it. torch and numpy stay as they are.
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+REPOSITORY = "OWNER/ddpm_lesson"
+specs = {m: importlib.util.find_spec(m) for m in ("ddpm_lesson", "einops", "safetensors", "tqdm")}
+missing = [module for module, spec in specs.items() if spec is None or spec.origin is None]
+if "ddpm_lesson" in missing:
+    marks = "pyproject.toml", "ddpm_lesson/__init__.py"
+    folders = [Path.cwd(), *Path.cwd().parents]
+    checkouts = [str(f) for f in folders if all((f / mark).exists() for mark in marks)]
+    if checkouts:
+        sys.path.insert(0, checkouts[0])
+    else:
+        missing[0] = f"https://github.com/{REPOSITORY}/archive/refs/heads/main.zip"
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        subprocess.run([*pip, *missing], check=True)
+        importlib.invalidate_caches()
+on_gpu, on_mac = torch.cuda.is_available(), torch.backends.mps.is_available()
+device = torch.device("cuda" if on_gpu else "mps" if on_mac else "cpu")
+plt.rcParams.update({"figure.dpi": 120, "figure.facecolor": "white"})  # opaque on a dark page
+
+# %% [markdown] tags=["sitting"]
+# ## 4.1 What you will have at the end
+#
+# *Sitting 1 of 2, 27 minutes.*
+
+# %% tags=["start"]
+import math
+
+import torch
+
+from ddpm_lesson import GaussianDiffusion, Sampling, checks, load_pretrained
+from ddpm_lesson import oracle, plots, plots_sampling, schedules, spacing
+
+torch.set_num_threads(1)  # images as small as here gain nothing from more threads
+mnist, digits = (load_pretrained(name, device=device) for name in ("mnist_ddpm", "digits_ddpm"))
+process = GaussianDiffusion(schedules.linear(1000))
+
+# %%
+states = list(mnist.states(30, Sampling(steps="trailing20", seed=1), y=mnist.labels(30)))
+_ = plots.image_grid(states[-1].x_t, ncols=10)
+
+# %% [markdown]
+# *Figure 4.1.* Thirty images, drawn from noise while this cell ran, by a network of the course that was told which digit to draw. It was trained with 1000 steps of noise. Here it made 20. <!-- alt: Three rows of ten handwritten digits, 0 to 9 in each row; nearly all are clear. -->
+
+# %%
+# NBVAL_IGNORE_OUTPUT
+def draw(figure, state):
+    left, right = figure.subplots(1, 2)
+    plots.image_grid(state.x_t[3:4], ax=left), left.set(title=f"{state.i} steps to go")
+    if state.prediction is not None:
+        plots.image_grid(state.prediction.x_0[3:4], ax=right)
+    right.set(title="estimate of $x_0$"), right.axis("off")
+
+
+plots.animate(draw, states, alt="noise becomes a three", fps=4)
+
+# %% [markdown]
+# *Figure 4.2.* One of them on its way. Left: the state, which loses its noise step by step. Right: what the network takes for the clean image at each step. The estimate is blurred first, and decides on a shape within a few steps. <!-- alt: An animation. Left, random grey pixels turn into a three; right, a blurred shape becomes a sharp three. -->
+#
+# Training (notebooks 2 and 3) gave us one function: the noise in $x_t$. This notebook asks what to *do* with it. There are many ways to walk from noise to an image, all with the same network. They differ in how many network evaluations they need, and in whether chance plays a part.
+#
+# **Symbols.** Those of notebooks 1 and 2, and these. Formulas count $t$ from 1, code from 0.
+#
+# | symbol | in code | what it is | 中文 |
+# |---|---|---|---|
+# | $\hat x_0$ | `x_0` | the estimate of the clean image that follows from the network's noise | 原图估计 |
+# | $\sigma_t$ | `var`, its square | standard deviation of the noise that a step back adds | 反向噪声标准差 |
+# | $\eta$ | `eta` | DDIM's choice of $\sigma_t$: 0 is none, 1 is DDPM's | 随机性系数 |
+# | $x_T$ | `x_T` | the noise where sampling starts; the *latent* of an image | 隐变量 |
+# | $S$ | `S` | steps of a shorter chain that visits only some of the $T$ steps | 采样步数 |
+
+# %% [markdown]
+# ## 4.2 Algorithm 2
+#
+# *Question.* The network looks at $x_t$ and says: this is the noise, $\epsilon_\theta$. How is $x_{t-1}$ drawn?
+#
+# *Derive.* If $x_0$ were known, the step back would be the posterior (1.6). So put the estimate in its place; (1.7) gives it. In exercise 2.2 you collected the terms:
+# $$\hat x_0 = \frac{x_t-\sqrt{1-\bar\alpha_t}\;\epsilon_\theta}{\sqrt{\bar\alpha_t}},\qquad \mu_\theta = \text{coef1}\cdot\hat x_0+\text{coef2}\cdot x_t = \frac1{\sqrt{\alpha_t}}\Big(x_t-\frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,\epsilon_\theta\Big) . \tag{4.1: DDPM Eq. 11}$$
+# Two formulas, one number: the left is how the course's code computes it, the right is how the paper prints it.
+
+# %% tags=["folded"]
+x_t, eps = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+for i in (0, 1, 500, 999):
+    t = torch.full((5,), i)
+    by_posterior = process.q_posterior(process.x_0_from_eps(x_t, t, eps), x_t, t).mean
+    beta, a_bar = process.betas[i], process.alphas_bar[i]
+    by_eq_11 = (x_t - beta / (1 - a_bar).sqrt() * eps) / (1 - beta).sqrt()
+    assert torch.allclose(by_posterior, by_eq_11, rtol=1e-10, atol=1e-10)
+print("posterior of the estimated x_0 and Eq. 11 agree to 1e-10, at the first, a middle and the last step")
+
+# %% [markdown]
+# A step back is a *draw*, so noise is added: $x_{t-1} = \mu_\theta+\sigma_t z$. How much? Take a case in which everything is known.
+#
+# **Exercise 4.1 (on paper, 7 minutes).** The data are $\mathcal N(0, 1)$, one pixel. (a) Which noise does a perfect network answer? You may use: for two normal variables of mean 0 and variance 1, $\mathbb E[\epsilon\mid x_t] = \operatorname{Cov}(\epsilon, x_t)\;x_t$. (b) Put it into (4.1). (c) $x_t$ has variance 1. Which $\sigma_t^2$ gives $x_{t-1}$ variance 1 again? (d) Now all data are one point. Which $\sigma_t^2$ is right then? (No computation is needed.)
+# <details><summary>Hint</summary>By (1.2) the covariance of $\epsilon$ and $x_t$ is the factor in front of $\epsilon$.</details>
+# <details><summary>Solution</summary>(a) $\sqrt{1-\bar\alpha_t}\;x_t$. (b) The root cancels: $\mu = \frac1{\sqrt{\alpha_t}}(x_t-\beta_t x_t) = \sqrt{\alpha_t}\,x_t$, since $1-\beta_t = \alpha_t$. (c) The variance is $\alpha_t\cdot 1+\sigma_t^2$, so $\sigma_t^2 = 1-\alpha_t = \beta_t$. (d) $x_0$ is known, so the step back is the posterior itself, and its variance is $\tilde\beta_t$.</details>
+
+# %% [markdown]
+# The two answers have names:
+# $$\sigma_t^2 = \beta_t\ \ \text{(fixedlarge)},\qquad \sigma_t^2 = \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t\ \ \text{(fixedsmall)} . \tag{4.2: DDPM Section 3.2}$$
+# Images are neither. Section 4.3 measures what the choice costs.
+#
+# **Exercise 4.2 (two stars, 8 minutes).** Algorithm 2 as a generator, with $\mu_\theta$ by Eq. 11 and $\sigma_t^2 = \beta_t$. `model(x, t)` returns the noise, and wants `t` as (B,) int64. `noise` is (T, \*x_T.shape): `noise[t]` is added at step `t`, and **nothing at step 0**: the last state is the image, and noise on it would only be seen. Yield the T states $x_{T-1}, \dots, x_0$ (not `x_T`).
+# <details><summary>Hint 1</summary>for t in reversed(range(len(betas))): x is replaced by the next state, and yielded.</details>
+# <details><summary>Hint 2</summary>Three tables: betas, 1 - betas, and its cumulative product. torch.full((len(x),), t) makes t for the batch. beta is a variance; the noise is multiplied by its root.</details>
+
+# %%
+def ancestral_chain(model, betas, x_T, noise):
+    ...
+
+# %%
+ancestral_chain = checks.ancestral_chain(ancestral_chain)
+
+# %% [markdown]
+# *Draw digits.* A thousand steps take a quarter of a minute on these small images. But by section 1.3 many small steps are one large step, so a chain may visit only some of the 1000, here 100. It is a chain like any other, with larger betas (`process.respaced` makes them; exercise 4.6 derives them). Only one thing needs care: the chain has its own index, and the *network* must be told the step that it was trained on.
+
+# %%
+_ = plots_sampling.indices(spacing.trailing(20, 5), 20)
+
+# %% [markdown]
+# *Figure 4.3.* Five of twenty steps. The chain's loop runs over `i` = 4, 3, 2, 1, 0 (orange-red). The network is told `timestep_map[i]`, a step of the base (blue). Where a paper writes $t$ for this chain, it counts from 1 (green). <!-- alt: A row of circles numbered 0 to 19; 3, 7, 11, 15 and 19 are filled in blue. Arrows lead from them to loop indices 0 to 4 below, and below these stand 1 to 5. -->
+
+# %%
+def told(network, chain, y=None, clip=True):
+    """model(x, i) -> eps for the loop index i of a chain: the network hears the base's step."""
+    denoise = network.denoiser(y, clip=clip)
+    return lambda x, i: denoise(x, chain.timestep_map[i]).eps
+
+
+def random(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device)
+
+# %%
+chain, y = digits.process.respaced(spacing.trailing(1000, 100)), digits.labels(20)
+x_T, noise = random(20, 1, 8, 8, seed=0), random(100, 20, 1, 8, 8, seed=1)
+*_, x = ancestral_chain(told(digits, chain, y), chain.betas.float(), x_T, noise)
+_ = plots.image_grid(x, ncols=10)
+
+# %% [markdown]
+# *Figure 4.4.* Twenty digits from noise, by your loop, in 100 steps. <!-- alt: Two rows of ten small grey images, each a readable digit from 0 to 9. -->
+#
+# **Why one clips.** `told` did one more thing: `clip=True`. The estimate $\hat x_0$ is cut to [−1, 1], where all images lie, and the noise is computed again from it, so that $x_t = \sqrt{\bar\alpha_t}\,\hat x_0+\sqrt{1-\bar\alpha_t}\,\epsilon$ still holds. Your loop did not notice.
+#
+# > **Predict.** The same digits in 20 steps, without clipping. At the first step, $\hat x_0$ magnifies an error of the noise 20,000 times on this chain. Do the images become a little grainy, too bright, or unrecognisable?
+# > <details><summary>Then look</summary>Unrecognisable: values of several hundred, where an image has at most 1. Nothing later brings them back, because the network was never trained on such inputs.</details>
+
+# %%
+short, rows = digits.process.respaced(spacing.trailing(1000, 20)), []
+for clip in (False, True):
+    model = told(digits, short, y[:10], clip)
+    *_, x = ancestral_chain(model, short.betas.float(), x_T[:10], noise[:20, :10])
+    rows.append(x)
+print("without clipping, root mean square above 50:", bool(rows[0].square().mean().sqrt() > 50))
+print("with clipping, below 1.1:", bool(rows[1].square().mean().sqrt() < 1.1))
+_ = plots.image_grid(torch.cat(rows), ncols=10)
+
+# %% [markdown]
+# *Figure 4.5.* Twenty large steps from the same noise. Above, without clipping: every pixel is far outside of what can be shown. Below, with clipping. <!-- alt: Upper row: ten images of black and white squares without a digit. Lower row: ten readable digits. -->
+
+# %% [markdown] tags=["deeper"]
+# ### Going deeper: where the clip must stand
+
+# %% [markdown]
+# **What goes wrong: a clip that does nothing.** The post computes the mean, and clips $\hat x_0$ *afterwards*; the clipped value is never used. With a good network one does not see it. Take the worst one, which always answers 0, with the 1000 linear steps. Then $\hat x_0 = x_t/\sqrt{\bar\alpha_t}$, the mean is $x_t/\sqrt{\alpha_t}$, and every step divides by a number below 1: the variance ends at $1/\bar\alpha_T+\sum_t \beta_t/\bar\alpha_{t-1}$.
+
+# %%
+a_bar_prev = process.alphas_bar_prev
+print(f"clip after the mean: rms {(1 / process.alphas_bar[-1] + (process.betas / a_bar_prev)[1:].sum()).sqrt():.1f}")
+
+
+def silent(x, t):
+    """eps of a network that answers 0, with x_0 clipped before anything is made of it."""
+    x_0 = process.x_0_from_eps(x, t, torch.zeros_like(x)).clamp(-1, 1)
+    return process.eps_from_x_0(x, t, x_0)
+
+
+draws = torch.randn(1001, 2000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+*_, x = ancestral_chain(silent, process.betas, draws[-1], draws[:-1])
+assert abs(x.square().mean().sqrt() - 0.7746) < 0.06  # 0.7746 by quadrature; 6 standard errors of 2000 draws
+print("clip before the mean: rms 0.77")
+
+# %% [markdown]
+# **What goes wrong: DDIM without the second half of the clip.** Ancestral sampling uses $\hat x_0$ alone. DDIM (section 4.4) uses $\hat x_0$ *and* $\epsilon_\theta$. Clip the first and keep the second, and the two no longer describe the same $x_t$. A pixel at $x_t = 1.5$, where $\bar\alpha_t = 1/2$ and the network says $\epsilon = -0.3$, one step to $\bar\alpha = 0.9$:
+
+# %%
+a, b, x_t, eps = 0.5, 0.9, 1.5, -0.3
+x_0 = min((x_t - math.sqrt(1 - a) * eps) / math.sqrt(a), 1.0)
+again = (x_t - math.sqrt(a) * x_0) / math.sqrt(1 - a)
+for name, e in (("kept", eps), ("derived again", again)):
+    print(f"eps {name}: {e:.2f}; x_t would be {math.sqrt(a) * x_0 + math.sqrt(1 - a) * e:.2f} instead of 1.50; "
+          f"next state {math.sqrt(b) * x_0 + math.sqrt(1 - b) * e:.2f}")
+
+# %% [markdown]
+# ## 4.3 Whose error is it?
+#
+# *Question.* A drawn image looks wrong. Is the sampler to blame, or the network?
+#
+# With a trained network nobody can say. So take data for which the best possible answer is known: two clusters of pixels, 30 % at −1.4 and 70 % at 0.6. `oracle.Mixture` answers the exact average noise by Bayes' rule. Whatever is wrong *now* is the sampler's.
+
+# %%
+parts = [torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.7], [[-1.4], [0.6]], [0.2, 0.2])]
+two = oracle.Mixture(process, *parts)
+draws = torch.randn(1001, 4000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+*_, x = ancestral_chain(lambda x, t: two(x, t).eps, process.betas, draws[-1], draws[:-1])
+
+# %% tags=["folded"]
+mean, var, share = 0.0, 0.3 * 1.4**2 + 0.7 * 0.6**2 + 0.2**2, 0.3  # of the data, exactly
+found = x.mean(), x.var(), (x < -0.4).double().mean()
+fourth = ((x - x.mean()) ** 4).mean()
+errors = math.sqrt(var / 4000), ((fourth - var**2) / 4000).sqrt(), math.sqrt(0.3 * 0.7 / 4000)
+for name, value, exact, error in zip(("mean", "variance", "left cluster"), found, (mean, var, share), errors):
+    assert abs(value - exact) < 4 * error
+    print(f"{name:12}: exact {exact:.2f}, your 4000 draws within 4 standard errors (of {error:.3f})")
+
+# %%
+ax = plt.subplots(figsize=(6, 2.6), layout="constrained")[1]
+_ = ax.hist(x.flatten(), bins=80, density=True, color=plots.SKY, label="your draws")
+grid = torch.linspace(-2.5, 2, 400, dtype=torch.float64)
+bells = [w * torch.distributions.Normal(m, s).log_prob(grid).exp() for w, m, s in zip(*parts)]
+_ = ax.plot(grid, sum(bells), color="black", label="the data"), ax.legend(), ax.set(xlabel="$x_0$", ylabel="density")
+
+# %% [markdown]
+# *Figure 4.6.* Your loop with the exact denoiser, 1000 steps, beside the density of the data. Both clusters have the right place, width and share: the loop is right. What is wrong in a figure like 4.4 is due to the network, or to having too few steps. <!-- alt: A histogram with a low peak at minus 1.4 and a high one at 0.6; a black curve follows it. -->
+#
+# *Which variance?* Exercise 4.1 can be carried through a whole chain by arithmetic. For data $\mathcal N(0, s^2)$ the exact mean of a step is a factor $m_t$ times $x_t$, so the variance of the state obeys $v_{t-1} = m_t^2 v_t+\sigma_t^2$. It should be that of the forward process, $\bar\alpha_t s^2+1-\bar\alpha_t$.
+#
+# > **Predict.** Twenty steps, fixedsmall, data $\mathcal N(0, 1)$: are the states too spread out or too concentrated?
+# > <details><summary>Then look</summary>Too concentrated: every step adds less noise than it should. For a single point it is fixedlarge that errs, and its states are too spread out.</details>
+
+# %%
+def spread(chain, s, var):
+    """Variance of each state of a chain with the exact denoiser for N(0, s^2) data, over the right one."""
+    v, found, right = 1.0, [], chain.alphas_bar * s**2 + 1 - chain.alphas_bar
+    for i in reversed(range(1, chain.T)):
+        m = (1 - chain.betas[i] / right[i]) / (1 - chain.betas[i]).sqrt()
+        v = m**2 * v + var[i]
+        found.append((v / right[i - 1]).item())
+    return found
+
+# %%
+short = process.respaced(spacing.trailing(1000, 20))
+fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True, layout="constrained")
+for ax, s, name in zip(axes, (1, 0), (r"data $\mathcal{N}(0, 1)$", "data in one point")):
+    for var, style, color, label in (
+        (short.betas, "-", plots.BLUE, "fixedlarge"),
+        (short.posterior_var, "--", plots.VERMILION, "fixedsmall"),
+    ):
+        ax.plot(range(19, 0, -1), spread(short, s, var), style, color=color, label=label)
+    _ = ax.set(xlabel="steps to go", title=name), ax.invert_xaxis(), ax.axhline(1, color="0.8", zorder=0)
+_ = axes[0].set(ylabel="variance / right variance"), axes[0].legend()
+
+# %% [markdown]
+# *Figure 4.7.* Is the state's variance right on the way (read from left to right)? For $\mathcal N(0, 1)$ data fixedlarge is exactly right and fixedsmall too concentrated; for a point fixedsmall is exactly right and fixedlarge too spread out. <!-- alt: Two panels over the steps to go. Left, a flat line at 1 for fixedlarge and one that sinks below 1 for fixedsmall. Right, a flat line at 1 for fixedsmall and one that rises above 1 for fixedlarge. -->
+
+# %%
+for S in (1000, 100, 20):
+    c = process.respaced(spacing.trailing(1000, S))
+    small, large = spread(c, 1, c.posterior_var)[-1], spread(c, 0, c.betas)[-1]
+    print(f"{S:4} steps, one to go: fixedsmall on N(0, 1) {small:.3f}; fixedlarge on a point {large:.3f}")
+
+# %% [markdown]
+# Read it twice. With 1000 steps the choice hardly matters, except in the last few. With 20 it matters a lot, and images, which lie between the two cases, would like something in between: that is why Improved DDPM lets the network learn the variance. `mnist_ddpm` did (figure 4.1 used it).
+
+# %% [markdown] tags=["sitting"]
+# ## 4.4 DDIM: other chains with the same marginals
+#
+# *Sitting 2 of 2, 23 minutes.*
+
+# %% tags=["start"]
+import math
+
+import torch
+
+from ddpm_lesson import GaussianDiffusion, checks, load_pretrained
+from ddpm_lesson import plots, plots_sampling, schedules, spacing
+from ddpm_lesson.samplers import ancestral, ddim, last, reverse
+
+torch.set_num_threads(1)
+mnist, digits = (load_pretrained(name, device=device) for name in ("mnist_ddpm", "digits_ddpm"))
+process = GaussianDiffusion(schedules.linear(1000))
+
+
+def random(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device)
+
+# %% [markdown]
+# *Question.* Every step of Algorithm 2 throws away a little noise and adds fresh noise. Must it?
+#
+# The loss (2.1) looks at one $x_t$ at a time. It never sees two states of the same chain. So the network depends on the *marginals* $q(x_t\mid x_0)$ alone, and every chain with these marginals can use it.
+#
+# *Derive.* Given $x_0$, the state is $x_t = \sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\epsilon$. We look for $x_{t-1} = \sqrt{\bar\alpha_{t-1}}\,x_0+$ noise of variance $1-\bar\alpha_{t-1}$. The noise may be the old one, or fresh, or a mixture: a part $c\,\epsilon$ and a part $\sigma_t z$. Variances add, so $c^2+\sigma_t^2 = 1-\bar\alpha_{t-1}$, and with $\epsilon = (x_t-\sqrt{\bar\alpha_t}\,x_0)/\sqrt{1-\bar\alpha_t}$
+# $$q_\sigma(x_{t-1}\mid x_t,x_0) = \mathcal N\Big(\sqrt{\bar\alpha_{t-1}}\,x_0+\sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\frac{x_t-\sqrt{\bar\alpha_t}\,x_0}{\sqrt{1-\bar\alpha_t}},\ \sigma_t^2 I\Big) . \tag{4.3: DDIM Eq. 7}$$
+# Any $\sigma_t^2$ from 0 to $1-\bar\alpha_{t-1}$ will do: a whole family, one network. *See* three members, for one pixel with $x_0 = 0.5$, from $\bar\alpha_t = 0.3$ to $\bar\alpha_{t-1} = 0.6$:
+
+# %%
+a, a_prev, x_0 = 0.3, 0.6, 0.5
+eps, z = torch.randn(2, 800, generator=torch.Generator().manual_seed(0))
+x_t, beta_tilde = math.sqrt(a) * x_0 + math.sqrt(1 - a) * eps, (1 - a_prev) / (1 - a) * (1 - a / a_prev)
+fig, axes = plt.subplots(1, 3, figsize=(9, 3), sharey=True, layout="constrained")
+for ax, var, name in zip(axes, (0, beta_tilde, 1 - a_prev), ("0", r"$\tilde\beta_t$", r"$1-\bar\alpha_{t-1}$")):
+    x_prev = math.sqrt(a_prev) * x_0 + math.sqrt(1 - a_prev - var) * eps + math.sqrt(var) * z
+    ax.scatter(x_t, x_prev, s=4, color=plots.BLUE, alpha=0.6)
+    _ = ax.set(xlabel="$x_t$", title=rf"$\sigma_t^2$ = {name}")
+_ = axes[0].set(ylabel="$x_{t-1}$")
+
+# %% [markdown]
+# *Figure 4.8.* 800 pairs $(x_t, x_{t-1})$ given $x_0$, for three $\sigma_t$. Project a panel on one axis: the spread is the same in all three. What differs is how much $x_t$ tells about $x_{t-1}$: everything, something (this is DDPM's posterior), or nothing. <!-- alt: Three scatter plots of equal width and height. Left all points lie on a rising line; in the middle they form a tilted ellipse; on the right an upright one. -->
+
+# %% tags=["folded"]
+for var in (0, beta_tilde, 1 - a_prev):
+    slope = math.sqrt(1 - a_prev - var) / math.sqrt(1 - a)
+    mean = math.sqrt(a_prev) * x_0 + slope * (math.sqrt(a) * x_0 - math.sqrt(a) * x_0)
+    variance = slope**2 * (1 - a) + var
+    print(f"sigma^2 = {var:.3f}: x_(t-1) has mean {mean:.4f} and variance {variance:.4f}")
+coef2 = math.sqrt(a / a_prev) * (1 - a_prev) / (1 - a)
+assert abs(coef2 - math.sqrt(1 - a_prev - beta_tilde) / math.sqrt(1 - a)) < 1e-12
+print(f"for sigma^2 = {beta_tilde:.3f} the weight of x_t is the posterior's coef2, {coef2:.4f}")
+
+# %% [markdown]
+# The sampler puts the estimate in the place of $x_0$, as Algorithm 2 does:
+# $$x_{t-1} = \sqrt{\bar\alpha_{t-1}}\;\hat x_0+\sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\epsilon_\theta+\sigma_t\,z . \tag{4.4: DDIM Eq. 12}$$
+# Read it: *go to the estimate, then add noise again, as much as belongs to $t-1$*. One number sets the share of fresh noise:
+# $$\sigma_t = \eta\,\sqrt{\tilde\beta_t},\qquad \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\Big(1-\frac{\bar\alpha_t}{\bar\alpha_{t-1}}\Big) . \tag{4.5: DDIM Eq. 16}$$
+# $\eta = 1$ is Algorithm 2 with fixedsmall. $\eta = 0$ adds nothing: after $x_T$ is drawn, all is determined. That is DDIM.
+#
+# Nothing in (4.4) needs $t-1$ to be the *neighbour* of $t$. Only the two $\bar\alpha$ appear. So steps can be left out, without new betas.
+#
+# **Exercise 4.3 (two stars, 8 minutes).** One step of (4.4) from `t` to `t_prev`, both ints, with (4.5). `t_prev = -1` means the clean image, where $\bar\alpha = 1$. `eps` is the network's noise at `t`; `x_t`, `eps`, `noise` are (B, \*D), `alphas_bar` is (T,).
+# <details><summary>Hint 1</summary>First x_0 by (1.7). Then the three terms of (4.4).</details>
+# <details><summary>Hint 2</summary>alphas_bar[-1] is the last entry of the table and not 1: treat t_prev = -1 on its own.</details>
+
+# %%
+def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
+    ...
+
+# %%
+ddim_step = checks.ddim_step(ddim_step)
+
+# %% [markdown]
+# ## 4.5 Fewer steps, and the same digit
+#
+# Your step in a loop over the visited steps. (`spacing.trailing(1000, 5)` is 199, 399, 599, 799, 999: it ends at 999, where the noise is.)
+
+# %%
+def walk(network, S, x_T, y=None, eta=0.0):
+    """x_0 from x_T in S steps, by your ddim_step; the fresh noise is always the same."""
+    x, denoise, steps = x_T, network.denoiser(y), [-1, *spacing.trailing(1000, S)]
+    for k in range(S, 0, -1):
+        eps = denoise(x, torch.full((len(x),), steps[k], device=device)).eps
+        x = ddim_step(x, eps, steps[k], steps[k - 1], network.process.alphas_bar.float(), eta, random(*x.shape, seed=k))
+    return x
+
+# %% [markdown]
+# > **Predict.** The same eight latents $x_T$, $\eta = 0$, with 5, 10 and 50 steps. Three times the same digits, three times other ones, or only the classes agree? And with $\eta = 1$?
+# > <details><summary>Then look</summary>With η = 0 the same digits, drawn more cleanly with more steps: the latent decides, and the steps only compute more accurately what it decides. With η = 1 the fresh noise decides as well, and every number of steps gives other digits.</details>
+
+# %%
+x_T, y = random(8, 1, 28, 28, seed=3), mnist.labels(8)
+rows = [walk(mnist, S, x_T, y) for S in (5, 10, 50)] + [walk(mnist, S, x_T, y, eta=1.0) for S in (10, 50)]
+names = [f"$\\eta=0$, {S}" for S in (5, 10, 50)] + [f"$\\eta=1$, {S}" for S in (10, 50)]
+
+# %%
+ax = plots.image_grid(torch.cat(rows), ncols=8)
+for k, name in enumerate(names):
+    _ = ax.text(-0.1, k * 1.06 + 0.5, name, ha="right", va="center", fontsize="small")
+
+# %% [markdown]
+# *Figure 4.9.* Eight latents, one in each column, walked with different numbers of steps. With η = 0 the columns agree: the same digit, with the same slant. With η = 1 they do not. (And for this network the rows with η = 1 are *better* digits. With η = 0 an error made early is never corrected; fresh noise lets later steps correct it. Section 4.21 measures this.) <!-- alt: Five rows of eight digits. The first three rows show the same digits column by column, some of them ugly; the last two rows show clear digits that differ from those above and from each other. -->
+
+# %% tags=["folded"]
+def apart(a, b):
+    return (a - b).square().mean((1, 2, 3)).sqrt().mean()
+
+
+assert 2 * apart(rows[1], rows[2]) < apart(rows[3], rows[4])
+print("10 and 50 steps: with eta = 0 the images lie less than half as far apart as with eta = 1")
+
+# %% [markdown]
+# ## 4.6 The latent is a place to walk in
+#
+# *Question.* With $\eta = 0$ the image is a function of $x_T$. Is it a smooth function? Then between two latents there should be images between two images.
+#
+# Which path leads from $a$ to $b$? On the straight line, the middle $(a+b)/2$ has variance $\tfrac14+\tfrac14 = \tfrac12$. But the network expects a latent of variance 1. In 784 dimensions nearly all normal vectors have a length near $\sqrt{784} = 28$: they lie on a sphere. So walk on the sphere, by *spherical* interpolation:
+# $$\operatorname{slerp}(a,b,s) = \frac{\sin((1-s)\,\theta)}{\sin\theta}\,a+\frac{\sin(s\,\theta)}{\sin\theta}\,b,\qquad \cos\theta = \frac{\langle a,b\rangle}{\|a\|\,\|b\|} . \tag{4.6: DDIM Appendix D.5}$$
+#
+# **Exercise 4.4 (one star, 5 minutes).** `a` and `b` are (B, \*D), `share` is a float from 0 to 1. Every pair of *whole images* has its own angle.
+# <details><summary>Hint 1</summary>flatten(1) makes vectors of images; one angle for each of the B pairs.</details>
+# <details><summary>Hint 2</summary>The angles, (B,), need as many axes as a before they multiply it: your extract of notebook 1 did the same.</details>
+
+# %%
+def slerp(a, b, share):
+    ...
+
+# %%
+slerp = checks.slerp(slerp)
+
+# %%
+a, b = random(1, 1, 28, 28, seed=10), random(1, 1, 28, 28, seed=20)
+shares = torch.linspace(0, 1, 9).tolist()
+sphere = torch.cat([slerp(a, b, s) for s in shares])
+straight = torch.cat([(1 - s) * a + s * b for s in shares])
+three = torch.full((18,), 3, device=device)
+x = walk(mnist, 20, torch.cat([sphere, straight]), three)
+
+# %%
+print("length of the middle latent / length of the ends:", end=" ")
+print(f"sphere {sphere[4].norm() / a.norm():.1f}, straight line {straight[4].norm() / a.norm():.1f}")
+ax = plots.image_grid(x, ncols=9)
+for k, name in enumerate(("sphere", "straight")):
+    _ = ax.text(-0.1, k * 1.06 + 0.5, name, ha="right", va="center", fontsize="small")
+
+# %% [markdown]
+# *Figure 4.10.* From one three to another, over nine latents. Above, on the sphere: one handwriting turns into the other. Below, on the straight line: the latents in the middle are too short, and the strokes get thin or break. <!-- alt: Two rows of nine images of threes. Ends are equal in both rows. The upper row changes gradually; in the lower row the middle images are fainter or broken. -->
