@@ -14,12 +14,14 @@
 # *The course:* 1 forward process → 2 loss → 3 U-Net → **4 sampling** → 5 variants
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 50 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own.
+# **The core path takes 80 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
 # | 1 | 4.1 What you will have at the end … 4.3 Whose error is it? | 27 |
 # | 2 | 4.4 DDIM: other chains with the same marginals … 4.6 The latent is a place to walk in | 23 |
+# | 3 | 4.7 A differential equation behind the steps … 4.10 What you now have | 30 |
+# | capstone | 4.11 Capstone: fill in what is missing | 34 |
 #
 # Sections called *Going deeper* are collapsed (1 minutes in all); the path does not need them, and they need the cells above them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
@@ -58,7 +60,7 @@ plt.rcParams.update({"figure.dpi": 120, "figure.facecolor": "white"})  # opaque 
 # %% [markdown] tags=["sitting"]
 # ## 4.1 What you will have at the end
 #
-# *Sitting 1 of 2, 27 minutes.*
+# *Sitting 1 of 3, 27 minutes.*
 
 # %% tags=["start"]
 import math
@@ -178,8 +180,8 @@ _ = plots.image_grid(x, ncols=10)
 #
 # **Why one clips.** `told` did one more thing: `clip=True`. The estimate $\hat x_0$ is cut to [−1, 1], where all images lie, and the noise is computed again from it, so that $x_t = \sqrt{\bar\alpha_t}\,\hat x_0+\sqrt{1-\bar\alpha_t}\,\epsilon$ still holds. Your loop did not notice.
 #
-# > **Predict.** The same digits in 20 steps, without clipping. At the first step, $\hat x_0$ magnifies an error of the noise 20,000 times on this chain. Do the images become a little grainy, too bright, or unrecognisable?
-# > <details><summary>Then look</summary>Unrecognisable: values of several hundred, where an image has at most 1. Nothing later brings them back, because the network was never trained on such inputs.</details>
+# > **Predict.** The same digits in 20 steps, without clipping. At the first step, $\hat x_0$ magnifies an error of the noise 20,000 times on this chain. Do the images become a little grainy, somewhat too bright, or hundreds of times too large?
+# > <details><summary>Then look</summary>Hundreds of times too large: an image has at most 1. Nothing later brings them back, because the network was never trained on such inputs.</details>
 
 # %%
 short, rows = digits.process.respaced(spacing.trailing(1000, 20)), []
@@ -192,7 +194,7 @@ print("with clipping, below 1.1:", bool(rows[1].square().mean().sqrt() < 1.1))
 _ = plots.image_grid(torch.cat(rows), ncols=10)
 
 # %% [markdown]
-# *Figure 4.5.* Twenty large steps from the same noise. Above, without clipping: every pixel is far outside of what can be shown. Below, with clipping. <!-- alt: Upper row: ten images of black and white squares without a digit. Lower row: ten readable digits. -->
+# *Figure 4.5.* Twenty large steps from the same noise. Above, without clipping: every pixel is far outside of what can be shown. Below, with clipping. <!-- alt: Upper row: ten patterns of pure black and white blocks. Lower row: ten readable digits. -->
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: where the clip must stand
@@ -283,7 +285,7 @@ for ax, s, name in zip(axes, (1, 0), (r"data $\mathcal{N}(0, 1)$", "data in one 
         (short.posterior_var, "--", plots.VERMILION, "fixedsmall"),
     ):
         ax.plot(range(19, 0, -1), spread(short, s, var), style, color=color, label=label)
-    _ = ax.set(xlabel="steps to go", title=name), ax.invert_xaxis(), ax.axhline(1, color="0.8", zorder=0)
+    _ = ax.set(xlabel="steps to go", title=name, xlim=(20, 0)), ax.axhline(1, color="0.8", zorder=0)
 _ = axes[0].set(ylabel="variance / right variance"), axes[0].legend()
 
 # %% [markdown]
@@ -301,7 +303,7 @@ for S in (1000, 100, 20):
 # %% [markdown] tags=["sitting"]
 # ## 4.4 DDIM: other chains with the same marginals
 #
-# *Sitting 2 of 2, 23 minutes.*
+# *Sitting 2 of 3, 23 minutes.*
 
 # %% tags=["start"]
 import math
@@ -346,9 +348,7 @@ _ = axes[0].set(ylabel="$x_{t-1}$")
 # %% tags=["folded"]
 for var in (0, beta_tilde, 1 - a_prev):
     slope = math.sqrt(1 - a_prev - var) / math.sqrt(1 - a)
-    mean = math.sqrt(a_prev) * x_0 + slope * (math.sqrt(a) * x_0 - math.sqrt(a) * x_0)
-    variance = slope**2 * (1 - a) + var
-    print(f"sigma^2 = {var:.3f}: x_(t-1) has mean {mean:.4f} and variance {variance:.4f}")
+    print(f"sigma^2 = {var:.3f}: variance of x_(t-1) {slope**2 * (1 - a) + var:.4f}, by the jump {1 - a_prev:.4f}")
 coef2 = math.sqrt(a / a_prev) * (1 - a_prev) / (1 - a)
 assert abs(coef2 - math.sqrt(1 - a_prev - beta_tilde) / math.sqrt(1 - a)) < 1e-12
 print(f"for sigma^2 = {beta_tilde:.3f} the weight of x_t is the posterior's coef2, {coef2:.4f}")
@@ -384,7 +384,7 @@ def walk(network, S, x_T, y=None, eta=0.0):
     x, denoise, steps = x_T, network.denoiser(y), [-1, *spacing.trailing(1000, S)]
     for k in range(S, 0, -1):
         eps = denoise(x, torch.full((len(x),), steps[k], device=device)).eps
-        x = ddim_step(x, eps, steps[k], steps[k - 1], network.process.alphas_bar.float(), eta, random(*x.shape, seed=k))
+        x = ddim_step(x, eps, steps[k], steps[k - 1], network.process.alphas_bar.float(), eta, random(*x.shape, seed=100 + k))
     return x
 
 # %% [markdown]
@@ -432,12 +432,12 @@ def slerp(a, b, share):
 slerp = checks.slerp(slerp)
 
 # %%
-a, b = random(1, 1, 28, 28, seed=10), random(1, 1, 28, 28, seed=20)
+a, b = random(1, 1, 28, 28, seed=1), random(1, 1, 28, 28, seed=5)
 shares = torch.linspace(0, 1, 9).tolist()
 sphere = torch.cat([slerp(a, b, s) for s in shares])
 straight = torch.cat([(1 - s) * a + s * b for s in shares])
-three = torch.full((18,), 3, device=device)
-x = walk(mnist, 20, torch.cat([sphere, straight]), three)
+two = torch.full((18,), 2, device=device)
+x = walk(mnist, 20, torch.cat([sphere, straight]), two)
 
 # %%
 print("length of the middle latent / length of the ends:", end=" ")
@@ -447,4 +447,328 @@ for k, name in enumerate(("sphere", "straight")):
     _ = ax.text(-0.1, k * 1.06 + 0.5, name, ha="right", va="center", fontsize="small")
 
 # %% [markdown]
-# *Figure 4.10.* From one three to another, over nine latents. Above, on the sphere: one handwriting turns into the other. Below, on the straight line: the latents in the middle are too short, and the strokes get thin or break. <!-- alt: Two rows of nine images of threes. Ends are equal in both rows. The upper row changes gradually; in the lower row the middle images are fainter or broken. -->
+# *Figure 4.10.* From one two to another, over nine latents. Above, on the sphere: one handwriting turns into the other, stroke by stroke. Below, on the straight line: the latents in the middle are too short, and the images there get plainer, with thinner strokes. <!-- alt: Two rows of nine images of twos. The ends are equal in both rows. The upper row changes gradually and keeps its thick strokes; in the lower row the strokes in the middle are thinner. -->
+
+# %% [markdown] tags=["sitting"]
+# ## 4.7 A differential equation behind the steps
+#
+# *Sitting 3 of 3, 30 minutes.*
+
+# %% tags=["start"]
+import math
+
+import torch
+
+from ddpm_lesson import GaussianDiffusion, Sampling, checks, data, load_pretrained
+from ddpm_lesson import oracle, plots, plots_sampling, samplers, schedules, spacing
+from ddpm_lesson.predictions import fixedsmall
+
+torch.set_num_threads(1)
+mnist = load_pretrained("mnist_ddpm", device=device)
+ddim_step = checks.carried("ddim_step")
+parts = [torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.7], [[-1.4], [0.6]], [0.2, 0.2])]  # two clusters
+
+# %% [markdown]
+# *Question.* More steps of DDIM compute the same digit more accurately. What is the exact result, and can one get near it with fewer evaluations?
+#
+# *Derive.* Take (4.4) with $\sigma_t = 0$, write the noise as $(x_t-\sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$, and divide by $\sqrt{1-\bar\alpha_{t-1}}$:
+# $$\frac{x_{t-1}}{\sqrt{1-\bar\alpha_{t-1}}} = \frac{x_t}{\sqrt{1-\bar\alpha_t}}+\big(r_{t-1}-r_t\big)\,\hat x_0,\qquad r_t = \sqrt{\frac{\bar\alpha_t}{1-\bar\alpha_t}} = \sqrt{\operatorname{SNR}(t)} . \tag{4.7}$$
+# With $y = x/\sqrt{1-\bar\alpha}$ this reads: *change of y = change of r, times the estimate*. Let the steps get small:
+# $$\frac{dy}{dr} = \hat x_0 . \tag{4.8: DDIM Eq. 14}$$
+# An ordinary differential equation (ODE). DDIM is Euler's method for it: take the slope at the start of a step, and keep it for the whole step. (DDIM's paper writes it with $\epsilon$. In this form it is also the *probability flow ODE* of score-based models.)
+
+# %% tags=["folded"]
+alphas_bar = schedules.cosine(1000).neg().add(1).cumprod(0)
+x_t, eps = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+for t, t_prev in ((900, 700), (500, 499), (20, 3)):
+    a, a_prev = alphas_bar[t], alphas_bar[t_prev]
+    x_0 = (x_t - (1 - a).sqrt() * eps) / a.sqrt()
+    y = x_t / (1 - a).sqrt() + ((a_prev / (1 - a_prev)).sqrt() - (a / (1 - a)).sqrt()) * x_0
+    by_step = ddim_step(x_t, eps, t, t_prev, alphas_bar, 0.0, torch.zeros_like(eps))
+    assert torch.allclose(by_step, y * (1 - a_prev).sqrt(), rtol=1e-9, atol=1e-9)
+print("ddim_step and (4.7) agree to 1e-9, for long and for short steps")
+
+# %% [markdown]
+# Where is the error made? *See* the estimate along an exact path, for the two clusters of section 4.3 and their exact denoiser, over $\lambda = \log r$, half of log SNR.
+
+# %%
+def chain_of(S):
+    """S + 1 levels, even in log SNR, from noise 157 times the image to 1/20 of it."""
+    log_snr = torch.linspace(2 * math.log(20), -2 * math.log(157), S + 1, dtype=torch.float64)
+    return GaussianDiffusion.from_alphas_bar(log_snr.sigmoid())
+
+
+fine, start = chain_of(400), torch.tensor([[0.4]], dtype=torch.float64)
+path = list(samplers.heun(fine, oracle.Mixture(fine, *parts), start))[1:-1]
+level = torch.logit(fine.alphas_bar).flip(0)[1:] / 2
+estimate = torch.cat([state.prediction.x_0 for state in path]).flatten()
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True, layout="constrained")
+for ax, middle in zip(axes, (False, True)):
+    ax.plot(level, estimate, color="0.6", linewidth=3)
+    for k in range(25, 400, 25):
+        used = estimate[k] + (estimate[k] - estimate[k - 25]) / 2 if middle else estimate[k]
+        ax.plot([level[k], level[min(k + 25, 399)]], [used, used], color=plots.VERMILION if middle else plots.BLUE, linewidth=1.5)
+    _ = ax.set(xlabel=r"$\lambda = \log r$", xlim=(-4, 3), title="second order: 2M" if middle else "Euler: DDIM")
+_ = axes[0].set(ylabel=r"$\hat x_0$")
+
+# %% [markdown]
+# *Figure 4.11.* Grey: the exact estimate along one path. It first wavers between the clusters, then decides. A step uses one number for its whole length (a horizontal bar). Left: DDIM takes the value at the *start* of the step, and is always late. Right: the value that a straight line through the last two evaluations predicts for the *middle* of the step. <!-- alt: Two panels with the same grey curve that leaves 0 and bends to minus 1.4. Left, blue bars begin on the curve and then lie above it; right, orange-red bars cross the curve in their middle, except in the sharpest bend. -->
+
+# %% [markdown]
+# ## 4.8 Second order, at no extra evaluation
+#
+# The estimate for the middle of the step costs nothing: the last evaluation is still in memory. On a straight line in $\lambda$ through the estimate at $t$ and the one before, at $t+1$,
+# $$D = \hat x_0(t)+\frac{\lambda_{t-1}-\lambda_t}{2\,(\lambda_t-\lambda_{t+1})}\big(\hat x_0(t)-\hat x_0(t+1)\big) , \tag{4.9: DPM-Solver++ Algorithm 2}$$
+# half of the coming step, in units of the last one. Then make DDIM's step (4.7) with $D$ instead of $\hat x_0$. This is **DPM-Solver++(2M)**: second order, multistep. Why *two*: the value in the middle is right for every estimate that changes *linearly* during the step; what is left is its curvature.
+#
+# **Exercise 4.5 (two stars, 9 minutes).** One step of 2M from `t` to `t_prev` (ints). `x_0` is the estimate at `t`; `x_0_before` is the one at `t_before`, a larger index, or None at the very first step: then $D = \hat x_0$. At `t_prev = -1` return `x_0`: there $\lambda$ is infinite, and nothing can be extrapolated.
+# <details><summary>Hint 1</summary>torch.logit(alphas_bar) is log SNR, twice λ. In the fraction of (4.9) the factor 2 cancels.</details>
+# <details><summary>Hint 2</summary>(4.7) times sqrt(1 - alphas_bar[t_prev]): a share of x_t, and the rest of D. What is the share? sqrt((1 - alphas_bar[t_prev]) / (1 - alphas_bar[t])).</details>
+
+# %%
+def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
+    ...
+
+# %%
+dpmpp_2m_step = checks.dpmpp_2m_step(dpmpp_2m_step)
+
+# %%
+def multistep(process, denoise, x_T):
+    """Your step in a loop, as a sampler of the course: yields every state."""
+    x, before, t_before, T = x_T, None, None, process.T
+    yield samplers.State(T, x, None)
+    for t in reversed(range(T)):
+        found = denoise(x, process.row(t).timestep_map)
+        x = dpmpp_2m_step(x, found.x_0, before, t, t - 1, t_before, process.alphas_bar)
+        before, t_before = found.x_0, t
+        yield samplers.State(t, x, found)
+
+# %% [markdown]
+# *Measure.* In one dimension the exact solution is known. The ODE moves points, keeps the density that of $x_t$, and cannot let two paths cross. So a point keeps its *quantile*: if 17 % of all points lie left of it at the start, 17 % do at the end. We start 400 points at the quantiles of $x_T$, and compare where they end with the quantiles of the data (after the noise of 1/20 that is left: the very last step, to $\bar\alpha = 1$, is not made).
+
+# %%
+def below(x, a_bar):
+    """Share of x_t that lies below x, for the two clusters."""
+    weights, means, stds = parts
+    bells = torch.distributions.Normal(a_bar.sqrt() * means[:, 0], (a_bar * stds**2 + 1 - a_bar).sqrt())
+    return bells.cdf(x) @ weights[:, None]
+
+
+def quantiles(u, a_bar):
+    """Where the shares u, (N, 1), lie below: by bisection."""
+    low, high = torch.full_like(u, -8), torch.full_like(u, 8)
+    for _ in range(60):
+        middle = (low + high) / 2
+        left = below(middle, a_bar) < u
+        low, high = torch.where(left, middle, low), torch.where(left, high, middle)
+    return low
+
+# %%
+shares = (torch.arange(400, dtype=torch.float64)[:, None] + 0.5) / 400
+x_T, exact = (quantiles(shares, fine.alphas_bar[k]) for k in (-1, 0))
+
+
+def measured(sampler, S):
+    """How often it asks the exact denoiser in S steps, and the mean distance from the exact quantiles."""
+    chain, asked = chain_of(S), []
+    mixture = oracle.Mixture(chain, *parts)
+    denoise = lambda x, t, prev=None: asked.append(t) or mixture(x, t)
+    for state in sampler(chain, denoise, x_T):
+        if state.i == 1:  # stopping early is leaving the loop
+            return len(asked), (state.x_t.sort(0).values - exact).abs().mean().item()
+
+# %%
+def drawn(sampler, *p, **options):
+    """A sampler that draws noise, always the same."""
+    return lambda chain, denoise, x_T: sampler(
+        chain, samplers.reverse(chain, denoise, *p) if p else denoise, x_T,
+        generator=torch.Generator().manual_seed(0), **options)
+
+
+all_samplers = {"DDIM": samplers.ddim, "2M, yours": multistep, "3M": samplers.dpmpp_3m, "Heun": samplers.heun}
+all_samplers |= {"2S": samplers.dpmpp_2s, "PLMS": samplers.plms}
+all_samplers |= {"ancestral": drawn(samplers.ancestral, fixedsmall), "2M SDE": drawn(samplers.dpmpp_2m_sde)}
+
+# %% [markdown]
+# > **Predict.** Twice as many evaluations: by how much does the error of DDIM fall? Of 2M? And of the ancestral sampler, which adds noise?
+# > <details><summary>Then look</summary>DDIM: it halves (first order). 2M: to a quarter (second order). The ancestral sampler has no path to compute; only the distribution of its end can be compared, and 400 random points never have exact quantiles.</details>
+
+# %%
+counts = (5, 10, 20, 40, 80, 160, 320)
+table = {name: list(zip(*(measured(sampler, S) for S in counts))) for name, sampler in all_samplers.items()}
+ax = plots_sampling.error_against_cost(table)
+_ = ax.set(ylabel="mean distance from the exact end"), ax.legend(fontsize="small", ncols=2)
+
+# %% [markdown]
+# *Figure 4.12.* Every sampler with the exact denoiser, from the same start. The slope is the order: DDIM falls with the first power of the evaluations, 2M, Heun, 2S and PLMS with the second, 3M with the third. Heun and 2S ask twice for a step of the same length. The two that draw noise (dashed) stop falling where the chance of 400 points begins. <!-- alt: A plot with logarithmic axes. Two dashed curves flatten near 0.02; DDIM falls slowly; four curves fall twice as steeply and lie close together; 3M falls most steeply. -->
+
+# %%
+for name in ("DDIM", "2M, yours", "Heun", "2S", "PLMS", "3M"):
+    (*_, n1, _, n2), (*_, e1, _, e2) = table[name]
+    order = math.log(e1 / e2) / math.log(n2 / n1)
+    assert abs(order - round(order)) < 0.15
+    print(f"{name:9}: order {round(order)}")
+
+# %% [markdown]
+# *See* the paths. The eight clusters of notebook 2 and their exact denoiser, eight steps, twelve starts (three for samplers that draw noise). Grey: the same starts with 250 steps of Heun.
+
+# %%
+process = GaussianDiffusion(schedules.linear(1000))
+eight = oracle.Mixture(process, *data.eight_gaussians_mixture())
+angle, radius = torch.arange(12) * math.pi / 6 + 0.13, torch.tensor([0.5, 1.8]).repeat(6)
+x_T = (radius * torch.stack([angle.cos(), angle.sin()])).T.double()
+
+
+def states(sampler, S):
+    chain = process.respaced(spacing.trailing(1000, S))
+    return torch.stack([state.x_t for state in sampler(chain, eight, x_T)])
+
+# %%
+shown = {"DDIM": (samplers.ddim, 8), "2M": (multistep, 8), "Heun": (samplers.heun, 4)}
+shown |= {name: (all_samplers[name], 8) for name in ("ancestral", "2M SDE")}
+exact = states(samplers.heun, 250)
+fig, axes = plt.subplots(1, 5, figsize=(13, 3), sharey=True, layout="constrained")
+for ax, (name, (sampler, S)) in zip(axes, shown.items()):
+    _ = ax.plot(*exact.permute(2, 0, 1), color="0.75", linewidth=2), ax.scatter(*eight.means.T, s=90, color="0.85")
+    random = name in ("ancestral", "2M SDE")
+    found, color = states(sampler, S)[:, :: 4 if random else 1], plots.VERMILION if random else plots.BLUE
+    _ = plots_sampling.paths(found, ax=ax, color=color)
+    _ = ax.set(title=f"{name}: {2 * S - 1 if name == 'Heun' else S}", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2))
+
+# %% [markdown]
+# *Figure 4.13.* Paths from noise to a cluster (grey discs; a large dot is the end); in the titles the number of evaluations. Blue: deterministic. They follow the exact paths (grey lines) and end near the right cluster; Heun, which asks twice, could make only four steps. Orange-red: with noise. The path jumps, and the start does not decide where it ends. <!-- alt: Five panels with eight grey discs on a circle. In the first three, short blue paths follow grey lines to the discs; in the last two, three jagged orange-red paths cross the whole panel. -->
+
+# %% [markdown]
+# ## 4.9 Choose a sampler
+#
+# On real networks the best sampler is not always the one of the highest order: the network is wrong, too, and noise can correct an error made early (figure 4.9).
+#
+# **Exercise 4.8 (design, 8 minutes).** You have **ten evaluations** for each digit. Choose a sampler and its steps. *Predict* first: which is nearest to the real digits, and does clean convergence (figure 4.12) decide? Then change the line below, *measure*, and *explain*. To choose from:
+#
+# - `"ancestral"`, `"ddim"` (with `eta=`), `"dpmpp_2m"`, `"dpmpp_3m"`, `"dpmpp_2s"`, `"dpmpp_2m_sde"`, `"heun"` (asks twice: 5 steps), `"plms"`;
+# - `steps="leading10"`, `"trailing10"`, `"logsnr10"` (even in log SNR), `"karras10"`.
+#
+# The measure is the Fréchet distance: how far mean and covariance of 100 drawn MNIST digits are from those of the 60,000 real ones, in the features of a small classifier. Small is good. With so few draws it is too large for every sampler alike, and it scatters: differences of a fifth mean nothing.
+
+# %%
+chosen = Sampling("ddim", steps="leading10", seed=1)  # your choice
+
+# %%
+from ddpm_lesson.experiments.features import classified, load_moments
+from ddpm_lesson.experiments.metrics import frechet_distance
+
+classifier, real = load_pretrained("mnist_classifier").model, load_moments("mnist_classifier")
+
+
+def distance(sampling):
+    """Frechet distance of 100 digits drawn in this way."""
+    return frechet_distance(classified(classifier, mnist.sample(100, sampling, y=mnist.labels(100)))[0], real)
+
+# %%
+compared = {"yours": chosen, "2M, trailing": Sampling("dpmpp_2m", steps="trailing10", seed=1)}
+compared["ancestral, trailing"] = Sampling(steps="trailing10", seed=1)
+ax = plt.subplots(figsize=(7, 1.7), layout="constrained")[1]
+_ = ax.barh(list(compared), [distance(way) for way in compared.values()], color=plots.COLOURS[:3])
+_ = ax.invert_yaxis(), ax.set(xlabel="Fréchet distance of 100 digits")
+
+# %% [markdown]
+# *Figure 4.14.* Your choice and two others, ten evaluations for each digit. <!-- alt: Three horizontal bars. The untouched choice, DDIM with leading steps, and 2M are long; ancestral sampling is less than half as long. -->
+#
+# <details><summary>What we found</summary>FOUND</details>
+
+# %% [markdown]
+# ## 4.10 What you now have
+#
+# 1. Algorithm 2 is the posterior (1.6) with the estimate instead of $x_0$, plus noise; clip the estimate *before* anything is made of it.
+# 2. With the exact denoiser a sampler's error shows without a network's: fixedlarge is exact for $\mathcal N(0, I)$, fixedsmall for a point, and with many steps both are nearly right.
+# 3. The network knows marginals only. So a whole family of chains (4.3) can use it, from fresh noise at every step to none.
+# 4. Without noise the latent decides the image, fewer steps compute the same image less accurately, and latents on a sphere can be mixed.
+# 5. Behind DDIM stands an ODE, $dy/dr = \hat x_0$. A better guess of $\hat x_0$ for the middle of a step gives second order without a further evaluation.
+#
+# **Next**: notebook 5 changes *what* is sampled: guidance, few large steps, and images with a condition.
+
+# %% [markdown] tags=["sitting", "capstone"]
+# ## 4.11 Capstone: fill in what is missing
+#
+# *Capstone, 34 minutes.*
+
+# %% tags=["start"]
+import torch
+
+from ddpm_lesson import checks, data, load_pretrained, plots, spacing
+
+torch.set_num_threads(1)
+digits = load_pretrained("digits_ddpm", device=device)
+held_out, labels = data.digits("test")[:]
+
+# %% [markdown]
+# Half of an image is lost. Can the network that you have fill it in, *without training it for that*? Nobody told it about masks.
+#
+# It can, if it is shown at every step what it already knows. RePaint (Lugmayr and others 2022) does it in two moves.
+#
+# **Mixing.** At every step, draw $x_{t-1}$ from the network as usual. In the *known* region throw the result away, and put the known pixels there, with as much noise as belongs to $t-1$: by (1.2). So the network always sees a state that is right in the known region, and makes the rest fit.
+#
+# **Trying again.** In one step the unknown half can only react to the known half as it looked one step earlier, and the known noise was drawn without regard to it. So go one step *forward* again (1.1), from $x_{t-1}$ to a new $x_t$, and repeat the step back. After some repeats both halves agree.
+#
+# **Exercise 4.7 (capstone, 30 minutes).** Write both as one generator.
+#
+# - `p_step(x_t, t)` draws an $x_{t-1}$ with the network; `t` is an int;
+# - `known` is (B, \*D), `mask` is 1 where it is known and 0 elsewhere; `betas` is (T,);
+# - `draw()` gives standard normal noise of `x_T`'s shape, fresh at every call.
+#
+# For `t` from T − 1 down to 0, `repeats` times: (a) `unknown = p_step(x_t, t)`; (b) the known pixels noised to $t-1$ (at `t = 0`: without noise, `known` itself); (c) mix them by the mask into $x_{t-1}$; (d) unless it is the last repeat, or `t = 0`: one forward step, to a new $x_t$. Yield $x_{t-1}$ once for each `t`.
+# <details><summary>Hint 1</summary>Two nested loops. alphas_bar is the cumulative product of 1 - betas; the noise that belongs to t - 1 is that of alphas_bar[t - 1].</details>
+# <details><summary>Hint 2</summary>The forward step uses betas[t], the same step that was just made backwards: sqrt(1 - beta) x + sqrt(beta) noise.</details>
+# <details><summary>How to find a mistake</summary>At the end the known pixels must be exactly those of known. With mask = 1 everywhere the result is known itself; with mask = 0 and repeats = 1 it is ordinary sampling.</details>
+
+# %%
+def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
+    ...
+
+# %%
+inpaint = checks.inpaint(inpaint)
+
+# %% [markdown]
+# Use it. Six held-out digits lose their lower half. The chain visits 25 of the 1000 steps; the network is not told which digits they are.
+
+# %% tags=["capstone"]
+from ddpm_lesson.predictions import fixedsmall
+from ddpm_lesson.samplers import reverse
+
+generator = torch.Generator().manual_seed(0)
+known, mask = held_out[10:16].to(device), torch.ones(1, 1, 8, 8, device=device)
+mask[..., 4:, :] = 0
+chain = digits.process.respaced(spacing.trailing(1000, 25))
+p = reverse(chain, digits.denoiser(None), fixedsmall)
+
+
+def draw():
+    return torch.randn(known.shape, generator=generator).to(device)
+
+
+def p_step(x_t, t):
+    step = p(x_t, t).p
+    return step.sample(generator=generator) if t > 0 else step.mean
+
+
+def fill(repeats):
+    *_, x = inpaint(p_step, known, mask, chain.betas.float(), draw(), repeats, draw)
+    return x
+
+# %%
+rows = [known, known * mask - (1 - mask), fill(1), fill(1), fill(10), fill(10)]
+ax = plots.image_grid(torch.cat(rows), ncols=6)
+for k, name in enumerate(("the digit", "known", "1 repeat", "1 repeat", "10 repeats", "10 repeats")):
+    _ = ax.text(-0.1, k * 1.06 + 0.5, name, ha="right", va="center", fontsize="small")
+
+# %% [markdown]
+# *Figure 4.15.* Six digits, what is known of them, and four completions. Where the upper half leaves it open, the completions differ. With one repeat some halves do not fit together; with ten the strokes meet. <!-- alt: Six rows of six digits. The second row has only upper halves. The last four rows complete them; in the last two rows the lower halves continue the strokes of the upper ones. -->
+
+# %% tags=["folded"]
+assert all(torch.equal(row[..., :4, :], known[..., :4, :]) for row in rows[2:])
+print("in every completion the known pixels are exactly the known ones")
+
+# %% [markdown]
+# Try: another mask (a stripe, a checkerboard, only the middle known); `digits.denoiser(labels)` to say which digit it is; 3 and 30 repeats. Section 4.20 shows what no number of repeats repairs.
