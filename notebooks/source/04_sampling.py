@@ -514,7 +514,7 @@ for ax, middle in zip(axes, (False, True)):
 _ = axes[0].set(ylabel=r"$\hat x_0$")
 
 # %% [markdown]
-# *Figure 4.11.* Grey: the exact estimate along one path. It first wavers between the clusters, then decides. A step uses one number for its whole length (a horizontal bar). Left: DDIM takes the value at the *start* of the step, and is always late. Right: the value that a straight line through the last two evaluations predicts for the *middle* of the step. <!-- alt: Two panels with the same grey curve that leaves 0 and bends to minus 1.4. Left, blue bars begin on the curve and then lie above it; right, orange-red bars cross the curve in their middle, except in the sharpest bend. -->
+# *Figure 4.11.* Grey: the exact estimate along one path. It begins undecided, at the mean of the data, 0, and ends at the cluster 0.6. A step uses one number for its whole length (a horizontal bar). Left: DDIM takes the value at the *start* of the step, and is late wherever the estimate changes. Right: the value that a straight line through the last two evaluations predicts for the *middle* of the step. It fails only where the line bends sharply. <!-- alt: Two panels with the same grey curve, which rises from 0 to 0.6. Left, blue bars begin on the curve and lie below it; right, orange-red bars cross the curve in their middle, except one that lies above the bend. -->
 
 # %% [markdown]
 # ## 4.8 Second order, at no extra evaluation
@@ -676,7 +676,7 @@ _ = ax.invert_yaxis(), ax.set(xlabel="Fréchet distance of 100 digits")
 # %% [markdown]
 # *Figure 4.14.* Your choice and two others, ten evaluations for each digit. <!-- alt: Three horizontal bars. The untouched choice, DDIM with leading steps, and 2M are long; ancestral sampling is less than half as long. -->
 #
-# <details><summary>What we found</summary>FOUND</details>
+# <details><summary>What we found</summary>(150 digits, two seeds.) With noise: ancestral, DDIM with η = 1 and 2M SDE reach 0.15 to 0.2. Without: DDIM and 2M with trailing steps stay near 0.47, and 3M is no better. So the order does not decide: their error is not that of the steps but that of the network at high noise, which no later step corrects. Steps even in log SNR help 2M (0.21): fewer of them lie where the network is worst. Heun and PLMS fail altogether with trailing steps: they average ε, and on this cosine chain, whose last $\bar\alpha$ is $2\cdot10^{-9}$, the first step magnifies the difference between two ε thousands of times. Second order is decisive where the network is nearly exact and the steps are many; with a small network and ten evaluations, noise is.</details>
 
 # %% [markdown]
 # ## 4.10 What you now have
@@ -772,3 +772,524 @@ print("in every completion the known pixels are exactly the known ones")
 
 # %% [markdown]
 # Try: another mask (a stripe, a checkerboard, only the middle known); `digits.denoiser(labels)` to say which digit it is; 3 and 30 repeats. Section 4.20 shows what no number of repeats repairs.
+
+# %% [markdown] tags=["deeper"]
+# ## 4.12 Going deeper: shorter chains, and where they start
+
+# %% [markdown]
+# *Question.* Training used 1000 steps, and the loops above visited 5 to 100 of them. Which betas has such a chain?
+#
+# *Derive.* Choose some steps $\tau_1 < \tau_2 < \dots < \tau_S$. Nothing in (1.2) changes: $x_{\tau_i}$ still has $\bar\alpha_{\tau_i}$. The chain that visits only these steps is a chain like any other: by section 1.3 the skipped steps between two visited ones merge into a single Gaussian step, whose noise is independent of what came before. Its betas must lead from one to the next. From $\bar\alpha_{\tau_i} = (1-\beta_i')\,\bar\alpha_{\tau_{i-1}}$,
+# $$\beta_i' = 1-\frac{\bar\alpha_{\tau_i}}{\bar\alpha_{\tau_{i-1}}},\qquad \bar\alpha_{\tau_0} = 1 . \tag{4.10: Improved DDPM Eq. 19}$$
+# As a *forward* chain it is exact, and every formula of notebook 1, the posterior too, holds for it with these betas. What suffers is the way back: the betas are large, and section 1.9 says what that means for a Gaussian step.
+#
+# **Exercise 4.6 (one star, 4 minutes).** Equation (4.10): from the table `alphas_bar` (T,) and the chosen `timesteps` (increasing), the betas of the short chain, as float64.
+# <details><summary>Hint 1</summary>Look up alphas_bar at the timesteps, then divide each by the one before.</details>
+# <details><summary>Hint 2</summary>Before the first entry, alpha_bar is 1, not alphas_bar[timesteps[0] - 1].</details>
+
+# %%
+def respaced_betas(alphas_bar, timesteps):
+    ...
+
+# %%
+respaced_betas = checks.respaced_betas(respaced_betas)
+
+# %%
+from ddpm_lesson import GaussianDiffusion, schedules, spacing
+
+process = GaussianDiffusion(schedules.linear(1000))
+betas, visited = process.betas, torch.tensor(spacing.trailing(1000, 10))
+short = respaced_betas(process.alphas_bar, visited)
+assert torch.allclose(short, process.respaced(visited.tolist()).betas, rtol=1e-9)
+print("it visits    ", visited.tolist())
+print("its betas    ", [round(b, 3) for b in short.tolist()])
+print("not these    ", [round(b, 3) for b in betas[visited].tolist()])
+
+# %% [markdown]
+# *Verify.* Carry mean and variance through the hundred single steps from index 300 to 399, and compare with the one step of the short chain that replaces them:
+
+# %%
+mean, var = 1.0, 0.0
+for beta in betas[300:400].tolist():
+    mean, var = math.sqrt(1 - beta) * mean, (1 - beta) * var + beta
+assert abs(mean - math.sqrt(1 - short[3])) < 1e-12 and abs(var - short[3]) < 1e-12
+print(f"variance of the noise: of a hundred steps {var:.4f}, of the one step {short[3]:.4f}")
+
+# %% [markdown]
+# **What goes wrong: the betas of the chosen steps.** `betas[timesteps]` looks right and adds far too little noise:
+
+# %%
+picked, right = (torch.prod(1 - b).item() for b in (betas[visited], short))
+print(f"alphas_bar at the end: right betas {right:.1e}, picked betas {picked:.2f}")
+
+# %% [markdown]
+# **What goes wrong: a chain that starts at 900.** Every hundredth step from 0 (`leading`) is the most common choice in published code. It starts sampling at index 900 and never visits the last 99 steps. At 900 the network expects some image in the noise, and gets none:
+
+# %%
+cosine_bar = torch.cumprod(1 - schedules.cosine(1000), 0)
+for choose in (spacing.leading, spacing.trailing):
+    start = choose(1000, 10)[-1]
+    left = f"{cosine_bar[start].sqrt():.1%} of the amplitude left with cosine, {process.alphas_bar[start].sqrt():.1%} linear"
+    print(f"{choose.__name__:8}: starts at {start}; {left}")
+
+# %% [markdown]
+# What does it cost? Data $\mathcal N(\mu, s^2)$ with the exact denoiser, $\eta = 0$: everything is linear, and the mean of the samples shows what is missing. A dark image has mean −0.7.
+
+# %%
+from ddpm_lesson import oracle
+from ddpm_lesson.samplers import ddim, last
+
+cosine = GaussianDiffusion(schedules.cosine(1000))
+dark = oracle.GaussianData(cosine, torch.tensor([-0.7], dtype=torch.float64), 0.3)
+for choose in (spacing.leading, spacing.trailing):
+    chain = cosine.respaced(choose(1000, 10))
+    x = last(ddim(chain, dark, torch.zeros(1, 1, dtype=torch.float64)))  # the centre of the noise
+    print(f"{choose.__name__:8}: the mean of the samples is {x.item():.2f} instead of -0.70")
+
+# %% [markdown]
+# Samples get brighter, a little in the mean here. **What goes wrong: an S that does not divide T.** Code that takes `range(0, T, T // S)` makes more steps than it was asked for:
+
+# %%
+for S in (10, 300, 501):
+    print(f"S = {S:3}: range(0, 1000, 1000 // S) has {len(range(0, 1000, 1000 // S)):4} steps, "
+          f"spacing.leading {len(spacing.leading(1000, S))}")
+
+# %% [markdown]
+# **What goes wrong: `t - T // S` on uneven steps.** DDIM's step needs the *next visited* step. Code that computes it as $t - T/S$ is right for even steps only. On `spacing.quadratic`, with the two clusters of width 0.2 and their exact denoiser, from 41 quantiles of the noise:
+
+# %%
+linear_two = oracle.Mixture(process, *[torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.7], [[-1.4], [0.6]], [0.2, 0.2])])
+x_T = torch.distributions.Normal(0, 1).icdf((torch.arange(41, dtype=torch.float64) + 0.5) / 41)[:, None]
+steps = spacing.quadratic(1000, 20)
+for name, before in (("next visited", dict(zip(steps[1:], steps)).get), ("t - T // S", lambda t, _: t - 50)):
+    x = x_T
+    for t in reversed(steps):
+        eps = linear_two(x, torch.full((41,), t)).eps
+        x = ddim_step(x, eps, t, max(before(t, -1), -1), process.alphas_bar, 0.0, torch.zeros_like(x))
+    left, right = x[x < -0.4], x[x > -0.4]
+    print(f"{name:12}: width of the two clusters {left.std():.2f} and {right.std():.2f}")
+
+# %% [markdown] tags=["deeper"]
+# ## 4.13 Going deeper: every meaning of the output, with every variance
+
+# %% [markdown]
+# A network may predict the noise, the clean image, the mean of $x_{t-1}$, or $v$. Notebook 2 (section 2.12) showed that the losses differ by a weight. Sampling does not differ at all, if every output is decoded by its own rule: with the exact denoiser, whatever it is asked to say, the same noise gives the same samples.
+
+# %%
+from ddpm_lesson.denoisers import make_denoiser
+from ddpm_lesson.predictions import MEAN_TYPES, epsilon, fixedlarge, fixedsmall, xstart
+from ddpm_lesson.samplers import ancestral, reverse
+
+half = oracle.GaussianData(process, torch.zeros(1, dtype=torch.float64), 0.5)
+x_T = torch.randn(500, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+chain = process.respaced(spacing.trailing(1000, 50))
+
+
+def samples(model, mean_type, variance):
+    p = reverse(chain, make_denoiser(model, process, mean_type), variance)
+    return last(ancestral(chain, p, x_T, generator=torch.Generator().manual_seed(1)))
+
+# %%
+for variance in (fixedlarge, fixedsmall):
+    found = [samples(half.as_model(meaning), meaning, variance) for meaning in MEAN_TYPES.values()]
+    assert all(torch.allclose(x, found[0], rtol=1e-6, atol=1e-6) for x in found)
+    print(f"{variance.__name__}: {', '.join(MEAN_TYPES)} give the same 500 samples to 1e-6")
+
+# %% [markdown]
+# **What goes wrong: the sampler believes another meaning.** The post's trainer always fits the noise, whatever its sampler is told. Take the network that answers the exact noise for data $\mathcal N(0, s^2)$, and read its answer as $x_0$. Everything is linear, so the variance can be carried along (fixedlarge, 1000 linear steps):
+
+# %%
+def misread(s):
+    """Root mean square of the samples if the exact noise is taken for x_0."""
+    v, a = 1.0, process.alphas_bar
+    for i in reversed(range(1000)):
+        answer = (1 - a[i]).sqrt() / (a[i] * s**2 + 1 - a[i])  # E[eps | x_t] / x_t
+        m = process.posterior_mean_coef1[i] * answer + process.posterior_mean_coef2[i]
+        v = m**2 * v + (process.betas[i] if i > 0 else 0)
+    return v.sqrt().item()
+
+
+for s in (0.0, 0.1, 0.25, 0.5):
+    print(f"data of standard deviation {s:4}: samples of {misread(s):.2g}")
+
+# %% [markdown]
+# It explodes or collapses, depending on the data. One `MeanType` object, which training and sampling share, makes this mistake impossible: it knows the target *and* the way back.
+
+# %% [markdown] tags=["deeper"]
+# ## 4.14 Going deeper: no noise at the last step, and its price
+
+# %% [markdown]
+# At the last step the mean is returned, without noise. For $\mathcal N(0, 1)$ data and fixedlarge every step keeps variance 1 (exercise 4.1). So leaving out the last noise costs exactly its variance, the *first* beta of the chain. Of 1000 steps it is 0.0001. Of a short chain it is much larger:
+
+# %%
+for S in (1000, 100, 10, 4):
+    c = process.respaced(spacing.trailing(1000, S))
+    print(f"{S:4} steps: the last one has beta {c.betas[0]:.4f}, so the samples have variance {1 - c.betas[0]:.4f}")
+
+# %% [markdown]
+# Why is it left out nevertheless? Images are not Gaussian: their pixels lie in a smooth, low-dimensional set, and noise on all pixels leaves it. The mean is the better image, and the likelihood of notebook 2 takes the noise as what it is, uncertainty within a grey level. *See* ten steps, with the last noise left out and added:
+
+# %%
+digits = load_pretrained("digits_ddpm", device=device)
+ten, y = digits.process.respaced(spacing.trailing(1000, 10)), digits.labels(10)
+start = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(2)).to(device)
+p = reverse(ten, digits.denoiser(y), fixedlarge)
+*_, near, end = ancestral(ten, p, start, generator=torch.Generator().manual_seed(3))
+z = torch.randn(end.x_t.shape, generator=torch.Generator().manual_seed(4)).to(device)
+_ = plots.image_grid(torch.cat([end.x_t, end.x_t + ten.betas[0].sqrt().float() * z]), ncols=10)
+
+# %% [markdown]
+# *Figure 4.16.* Ten digits in ten steps. Above: the last step returns the mean. Below: with its noise. <!-- alt: Two rows of the same ten digits; the lower row is grainy, also in the black background. -->
+
+# %% [markdown] tags=["deeper"]
+# ## 4.15 Going deeper: DDIM and DDPM on one chain
+
+# %% [markdown]
+# **Theorem.** On any chain, also a respaced one, DDIM with $\eta = 1$ is Algorithm 2 with fixedsmall. *Proof.* (4.3) with $\sigma_t^2 = \tilde\beta_t$ has the variance of the posterior. Its weight of $x_t$ is $\sqrt{1-\bar\alpha_{t-1}-\tilde\beta_t}\,/\sqrt{1-\bar\alpha_t}$. With $\tilde\beta_t = (1-\bar\alpha_{t-1})\,\beta_t/(1-\bar\alpha_t)$,
+# $$1-\bar\alpha_{t-1}-\tilde\beta_t = (1-\bar\alpha_{t-1})\,\frac{1-\bar\alpha_t-\beta_t}{1-\bar\alpha_t} = \frac{\alpha_t\,(1-\bar\alpha_{t-1})^2}{1-\bar\alpha_t} ,$$
+# since $1-\bar\alpha_t-\beta_t = \alpha_t-\bar\alpha_t = \alpha_t(1-\bar\alpha_{t-1})$. The root over $\sqrt{1-\bar\alpha_t}$ is coef2. Both Gaussians have the mean $\sqrt{\bar\alpha_{t-1}}\,x_0$ at $x_t = \sqrt{\bar\alpha_t}\,x_0$, so the weight of $x_0$ agrees, too. It holds with clipping if the noise is derived again.
+#
+# **Corollary.** DDIM's paper has a second stochastic sampler, $\hat\sigma$: the mean of $\eta = 1$, with noise of variance $1-\bar\alpha_t/\bar\alpha_{t-1}$. By (4.10) this is $\beta'$ of the short chain: fixedlarge. (Where the paper finds $\hat\sigma$ good for 1000 steps and very bad for few, it has compared fixedlarge with fixedsmall on CIFAR-10.)
+
+# %%
+from ddpm_lesson.predictions import fixedlarge, fixedsmall
+
+denoise, both = digits.denoiser(y), []
+both.append(last(ddim(ten, denoise, start, eta=1.0, generator=torch.Generator().manual_seed(5))))
+small = reverse(ten, denoise, fixedsmall)
+both.append(last(ancestral(ten, small, start, generator=torch.Generator().manual_seed(5))))
+assert torch.allclose(*both, atol=1e-4)
+print("ten steps of DDIM with eta = 1 and of fixedsmall, same noise: equal to 1e-4")
+
+# %%
+sigma_hat = (1 - ten.alphas_bar / ten.alphas_bar_prev).sqrt()
+assert torch.allclose(sigma_hat, ten.betas.sqrt(), rtol=1e-6)
+print("sigma-hat / sqrt(beta) of the short chain:", [round(r, 4) for r in (sigma_hat / ten.betas.sqrt()).tolist()])
+
+# %% [markdown]
+# **What goes wrong: "DDIM's generation is non-Markovian".** The post says so. It is the *forward* process that is (DDIM Eq. 8): solve (4.3) for $x_t$, and it contains $x_0$ beside $x_{t-1}$. The way back looks at $x_t$ alone (DDIM Eq. 10), as in DDPM. With $\sigma = 0$, from the same $x_{t-1} = 0.3$, for two different $x_0$:
+
+# %%
+a, a_prev, x_prev = 0.3, 0.6, 0.3
+for x_0 in (1.0, -1.0):
+    eps = (x_prev - math.sqrt(a_prev) * x_0) / math.sqrt(1 - a_prev)
+    print(f"x_0 = {x_0:4}: the forward process goes to x_t = {math.sqrt(a) * x_0 + math.sqrt(1 - a) * eps:.3f}")
+
+# %% [markdown] tags=["deeper"]
+# ## 4.16 Going deeper: from an image to its latent
+
+# %% [markdown]
+# If an image is a function of its latent, can the function be inverted? The ODE can be walked in both directions. Upwards, (4.7) takes the estimate at the *lower* end of each step, because the upper end is not known yet: an error of first order. `ddim_inversion` does that, and stops before $\bar\alpha = 0$. First with the two clusters and the exact denoiser, there and back, even in log SNR:
+
+# %%
+from ddpm_lesson.samplers import ddim_inversion
+
+
+def there_and_back(S):
+    """Mean change of a point that is inverted in S steps, and drawn again."""
+    chain = chain_of(S)
+    mixture = oracle.Mixture(chain, *parts)
+    x_0 = torch.cat([torch.linspace(-1.8, -1, 40), torch.linspace(0.2, 1, 40)])[:, None].double()
+    *_, latent = ddim_inversion(chain, mixture, x_0)
+    *_, before, end = ddim(chain, mixture, latent.x_t)
+    return (before.x_t - x_0).abs().mean().item()
+
+# %%
+errors = [there_and_back(S) for S in (40, 160, 320, 640)]
+assert all(1.9 < a / b < 2.2 for a, b in zip(errors[1:], errors[2:]))
+print("change of a point, 40, 160, 320, 640 steps:", [f"{e:.3f}" for e in errors])
+print("in the end twice the steps halve it: first order")
+
+# %% [markdown]
+# Now six held-out digits and the network:
+
+# %%
+held_out, labels = data.digits("test")[:]
+images, label = held_out[10:16].to(device), labels[10:16].to(device)
+rows, denoise = [images], digits.denoiser(label)
+for S in (10, 50):
+    chain = digits.process.respaced(spacing.trailing(1000, S))
+    rows += [last(ddim_inversion(chain, denoise, images))]
+    rows += [last(ddim(chain, denoise, rows[-1]))]
+
+# %%
+ax = plots.image_grid(torch.cat(rows), ncols=6)
+for k, name in enumerate(("image", "latent, 10 steps", "and back", "latent, 50 steps", "and back")):
+    _ = ax.text(-0.1, k * 1.06 + 0.5, name, ha="right", va="center", fontsize="small")
+
+# %% [markdown]
+# *Figure 4.17.* Held-out digits, the latents that inversion finds, and what DDIM makes of these. Ten steps already come close. The latents are not quite noise: where every digit is black there was nothing to encode, and they are grey. <!-- alt: Five rows of six images: digits; noise with flat grey parts; nearly the same digits; noise again; the same digits. -->
+
+# %% [markdown] tags=["deeper"]
+# ## 4.17 Going deeper: what noise forgives, and churn
+
+# %% [markdown]
+# Figure 4.9 and exercise 4.8 suggest that fresh noise corrects errors that were made early. Here is the effect in its purest form. The data are $\mathcal N(0, 1)$, the denoiser is exact, and the *only* mistake is a start with half of the right standard deviation. The ODE keeps it to the end. Ancestral sampling forgets it. EDM's *churn* (Karras and others 2022, Algorithm 2) lies between: before each step of Heun's method it adds a little fresh noise and goes back up to the level that belongs to it.
+
+# %%
+normal = oracle.GaussianData(process, torch.zeros(1, dtype=torch.float64), 1.0)
+wrong = 0.5 * torch.randn(4000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+chain, found = process.respaced(spacing.trailing(1000, 100)), {}
+for churn in (0, 1, 2, 10):
+    generator = torch.Generator().manual_seed(1)
+    found[f"Heun, churn {churn:2}"] = last(samplers.heun(chain, normal, wrong, churn=churn, generator=generator))
+p = reverse(chain, normal, fixedlarge)
+found["ancestral"] = last(ancestral(chain, p, wrong, generator=torch.Generator().manual_seed(1)))
+
+# %%
+for name, x in found.items():
+    print(f"{name:14}: standard deviation {x.std():.1f}")
+
+# %% [markdown]
+# Churn is no free gift: the noise itself must be removed by further steps, and with a good network and few steps it does harm.
+
+# %% [markdown] tags=["deeper"]
+# ## 4.18 Going deeper: what is decided when
+
+# %% [markdown]
+# **Progressive generation** (DDPM Section 4.3). The estimate $\hat x_0$ at each step shows what is already decided:
+
+# %%
+five = torch.full((3,), 5, device=device)
+states = list(mnist.states(3, Sampling(steps="trailing20", seed=8), y=five))
+stops = (19, 17, 15, 13, 11, 9, 6, 3, 0)
+estimates = torch.stack([states[20 - i].prediction.x_0 for i in stops], 1)
+_ = plots.chain(estimates, stops)
+
+# %% [markdown]
+# *Figure 4.18.* Estimates of $x_0$ on the way to three fives; the numbers are the steps to go, of 20. Coarse shape first, then strokes, then edges. <!-- alt: Three rows of nine images. Blurred grey blobs on the left become sharp fives on the right. -->
+#
+# **Shared latents** (DDPM Figure 7). Stop at a step, and go on from the same $x_t$ several times with fresh noise. What the draws share was decided before; where they differ, it was not yet.
+
+# %%
+chain = mnist.process.respaced(spacing.trailing(1000, 20))
+x_T, rows = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(9)).to(device), []
+way = {state.i: state.x_t for state in ancestral(
+    chain, reverse(chain, mnist.denoiser(), mnist.variance), x_T, generator=torch.Generator().manual_seed(1))}
+for i in (20, 15, 10, 5):
+    rest = chain.respaced(range(i))  # the last i steps of the way
+    p = reverse(rest, mnist.denoiser(), mnist.variance)
+    rows.append(last(ancestral(rest, p, way[i].repeat(6, 1, 1, 1), generator=torch.Generator().manual_seed(2))))
+
+# %%
+ax = plots.image_grid(torch.cat([torch.cat([way[i], row]) for i, row in zip((20, 15, 10, 5), rows)]), ncols=7)
+for k, i in enumerate((20, 15, 10, 5)):
+    _ = ax.text(-0.1, k * 1.06 + 0.5, f"{i} to go", ha="right", va="center", fontsize="small")
+
+# %% [markdown]
+# *Figure 4.19.* Left column: one $x_t$. Right of it: six ways to go on from it, each with its own noise. With 20 steps to go everything is open; with 5, only details are. <!-- alt: Four rows of seven images, the first of each is noise. In the first row the six digits are all different, in the last they are nearly the same digit. -->
+#
+# **What goes wrong: noised to $t$, denoised from $t-1$.** Starting in the middle (SDEdit; DDPM's interpolation) noises an image to step $t$ and walks back from there. Some published code noises with `q_sample(x, t)` and begins the loop at `t - 1`. Then the network is told too little noise, and a part of it stays. Data $\mathcal N(0, 0.3^2)$, exact denoiser, $\eta = 0$: all is linear, so one number, the standard deviation of $x_t$, can be sent through the chain:
+
+# %%
+short, narrow = process.respaced(spacing.trailing(1000, 20)), oracle.GaussianData(process, torch.zeros(1).double(), 0.3)
+a_bar = short.alphas_bar[4]
+std = (a_bar * 0.3**2 + 1 - a_bar).sqrt().view(1, 1)
+for name, i in (("from its own step", 5), ("one step too late", 4)):
+    x = last(ddim(short.respaced(range(i)), narrow, std))
+    print(f"{name}: samples of standard deviation {x.item():.2f}, that of the data is 0.30")
+
+# %% [markdown]
+# `samplers.start_at(process, x_0, i)` returns the chain and the state that belong together.
+
+# %% [markdown] tags=["deeper"]
+# ## 4.19 Going deeper: sampling as a code, and bits per dimension
+
+# %% [markdown]
+# The bound of notebook 2 is a number of bits, and DDPM's Algorithms 3 and 4 say for what: a sender could transmit $x_T, x_{T-1}, \dots, x_0$, each step costing its term of the bound, because the receiver holds $p_\theta$. After any step the receiver can stop and look at the estimate $\hat x_0$. So there is a curve: bits spent so far (rate) against the error of the estimate (distortion).
+
+# %%
+from ddpm_lesson import bound
+
+some = torch.arange(0, 382, 13)
+chain = digits.process.respaced(spacing.trailing(1000, 100))
+bits = bound.bits_per_dim(
+    digits.model, chain, digits.mean_type, digits.variance, held_out[some].to(device),
+    decoder=bound.discretized(17), generator=torch.Generator().manual_seed(0), y=labels[some].to(device))
+
+# %%
+rate = bits.priors.mean() + bits.image_terms.mean(1).flip(0).cumsum(0)  # from noise down
+rate = torch.cat([bits.priors.mean()[None], rate[:-1]])  # what is known when the estimate is made
+distortion = bits.image_x_0_mse.mean(1).flip(0).sqrt() * 8  # one grey level is 1/8 of the range
+fig, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
+_ = left.plot(rate, distortion, ".-", color=plots.BLUE), left.set(xlabel="rate, bits/dim", ylabel="error, grey levels")
+_ = right.semilogy(bits.image_terms.mean(1), ".-", color=plots.VERMILION)
+_ = right.set(xlabel="loop index $i$", ylabel="bits/dim of the step")
+
+# %% [markdown]
+# *Figure 4.20.* The shipped digits network on 30 held-out digits, a chain of 100 steps. Left: within a quarter of the bits the error of the estimate falls from seven grey levels (of 17) to about one; the other bits are spent on what nobody sees. Right: what each step costs. The steps just before the last are the most expensive: they decide on single grey levels. <!-- alt: Left, a falling curve, very steep at first. Right, on a logarithmic axis, a curve that rises from index 0 to its maximum at index 1 and then falls by a factor of a thousand. -->
+
+# %%
+first_ten = bits.image_terms[:10].mean(1).sum() / bits.totals.mean()
+assert 1.7 < bits.total < 2.6 and first_ten > 0.4
+print("bits/dim of 30 held-out digits, 100 steps: between 1.7 and 2.6 (equal use of 17 levels: log2(17) = 4.09)")
+print("the last ten steps of sampling cost more than 40% of them")
+
+# %% [markdown]
+# With all 1000 steps the record says 3.08: *more*. The long chain begins with 60 steps whose noise is finer than one grey level. A perfect network would know the level exactly there, and pay nothing. This one does not know that pixels have levels, and pays 2.15 of the 3.08 bits. (Bits, and which $t$ costs them, depend on the schedule's first steps; samples hardly do.)
+
+# %% [markdown] tags=["deeper"]
+# ## 4.20 Going deeper: what repeats cannot repair
+
+# %% [markdown]
+# Does the capstone draw from the true distribution of the missing pixels? Take two pixels with variance 1 and correlation 0.9, of which the first is known to be 1.5. The second then has mean 1.35 and variance 0.19. With the exact denoiser (a matrix) and fixedlarge, mean and covariance of the state can be carried through your algorithm exactly:
+
+# %%
+C, known = torch.tensor([[1, 0.9], [0.9, 1]], dtype=torch.float64), 1.5
+identity = torch.eye(2, dtype=torch.float64)
+steps_of = GaussianDiffusion(schedules.linear_scaled(100))
+
+
+def completed(repeats):
+    """Mean and variance of the second pixel when the first is known: moments of (x1, x2), step by step."""
+    mean, cov = torch.zeros(2).double(), identity
+    for i in reversed(range(100)):
+        row = steps_of.row(i)
+        a, a_prev = row.alphas_bar, row.alphas_bar_prev
+        answer = a**0.5 * C @ torch.linalg.inv(a * C + (1 - a) * identity)
+        M = row.posterior_mean_coef1 * answer + row.posterior_mean_coef2 * identity
+        for repeat in range(repeats if i > 0 else 1):
+            x2, var = (M @ mean)[1], (M @ cov @ M.T)[1, 1] + (row.betas if i > 0 else 0)
+            mean = torch.tensor([a_prev**0.5 * known, x2]).double()
+            cov = torch.diag(torch.tensor([1 - a_prev, var]).double())
+            if repeat < repeats - 1 and i > 0:
+                mean, cov = (1 - row.betas) ** 0.5 * mean, (1 - row.betas) * cov + row.betas * identity
+    return mean[1].item(), cov[1, 1].item()
+
+# %%
+print("true: mean 1.350, variance 0.190")
+for repeats in (1, 10, 100):
+    print("{:3} repeats: mean {:.3f}, variance {:.3f}".format(repeats, *completed(repeats)))
+
+# %% [markdown]
+# One repeat ignores a good part of what is known. Many repeats come close, and stop there (1.345 and 0.193 after 500): in the last repeat, too, known and unknown pixel are drawn *independently* of each other, and the true $x_{t-1}$ has them dependent. It is a bias of the method, not of the network.
+
+# %% [markdown] tags=["deeper"]
+# ## 4.21 Going deeper: DDIM's Table 1, and ours
+
+# %% [markdown]
+# How good are images drawn in few steps? DDIM's Table 1 gives the Fréchet distance for CIFAR-10; the course's records hold it for `mnist_ddpm`, with 95 % intervals, 500 images each.
+
+# %%
+import json
+
+record = json.loads(data.bundled("records/mnist_ddpm.json").read_text("utf-8"))["samplers"]
+paper = {r"$\eta = 0$": (13.36, 6.84, 4.67, 4.16), r"$\eta = 1$": (41.07, 18.36, 8.01, 5.78)}
+paper[r"$\hat\sigma$"] = (367.43, 133.37, 32.72, 9.99)
+
+
+def measured_by(sampler, eta=0.0):
+    """Steps, Frechet distances, and the lengths of their intervals down and up."""
+    rows = [(r["sampling"], r["scores"]["Frechet distance"]) for r in record if r["n"] == 500]
+    rows = [(w["steps"], f) for w, f in rows if w["sampler"] == sampler and w["eta"] == eta and "trailing" in w["steps"]]
+    found = [(int(steps[8:]), f["value"], f["value"] - f["low"], f["high"] - f["value"]) for steps, f in rows]
+    return zip(*sorted(found))
+
+# %%
+fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+for (name, values), color in zip(paper.items(), (plots.BLUE, plots.VERMILION, plots.GREEN)):
+    left.loglog((10, 20, 50, 100), values, "o-", color=color, label=name)
+for sampler, name, color in (
+    ("ddim", r"DDIM, $\eta = 0$", plots.BLUE), ("ancestral", "ancestral, learned variance", plots.VERMILION)
+):
+    steps, value, down, up = measured_by(sampler)
+    right.errorbar(steps, value, (down, up), marker="o", capsize=3, color=color, label=name)
+_ = left.set(xlabel="steps", ylabel="FID", title="CIFAR-10 (DDIM, Table 1)"), left.legend()
+_ = right.set(xlabel="steps", ylabel="Fréchet distance", title="MNIST, this course", xscale="log"), right.legend()
+
+# %% [markdown]
+# *Figure 4.21.* Fréchet distance against steps; small is good. Left, the paper: with few steps no noise is best, and $\hat\sigma$ is useless. Right, ours: ancestral sampling is better at every number of steps, and its quality hardly depends on it from 10 steps on. The numbers of the two panels cannot be compared: other data, other features, other numbers of images. <!-- alt: Two panels. Left, three falling lines on logarithmic axes, eta 0 lowest. Right, two falling lines with error bars, DDIM above ancestral everywhere. -->
+#
+# An honest comparison: *the pattern of the table does not repeat here.* Two differences explain much of it. Our ancestral sampler has a *learned* variance, which lies between $\tilde\beta$ and $\beta$ and was made for short chains; the paper's have the two ends. And our network is small (it trained for minutes): its errors at high noise are large, and DDIM keeps them (section 4.17). *See* it in the brightness of the estimate, along the chain, with $\eta = 0$ and $\eta = 1$:
+
+# %%
+chain, y = mnist.process.respaced(spacing.trailing(1000, 20)), mnist.labels(30)
+x_T = torch.randn(30, 1, 28, 28, generator=torch.Generator().manual_seed(6)).to(device)
+ax = plt.subplots(figsize=(6, 2.6), layout="constrained")[1]
+for eta, color in ((0.0, plots.BLUE), (1.0, plots.VERMILION)):
+    walked = ddim(chain, mnist.denoiser(y), x_T, eta=eta, generator=torch.Generator().manual_seed(7))
+    means = [state.prediction.x_0.mean().item() for state in walked if state.prediction is not None]
+    _ = ax.plot(range(19, -1, -1), means, ".-", color=color, label=rf"$\eta$ = {eta:.0f}")
+_ = ax.set(xlabel="steps to go", ylabel="mean of $\\hat x_0$", xlim=(20, -1)), ax.legend()
+
+# %% [markdown]
+# *Figure 4.22.* Mean pixel of the estimate, 30 digits, from the same noise. The first estimates are the same. Then the two part. <!-- alt: Two lines over the steps to go that start together; later the line of eta 1 lies lower, which is darker. -->
+
+# %% [markdown] tags=["deeper"]
+# ## 4.22 Going deeper: what goes wrong, the rest
+
+# %% [markdown]
+# **"A training and sampling objective".** The post speaks of one. Training has an objective, (2.1). Sampling has none: nothing is optimised, and a sampler that is "better" is one whose samples are nearer to the distribution that the network describes. The Gaussian that is drawn from is $p_\theta(x_{t-1}\mid x_t)$, not "the Gaussian of $x_t$".
+#
+# **An argument that does nothing.** The post's sampler takes `img_size` and never looks at it, so images of any size pass. It also builds the table of log variances anew at each of the 1000 steps. The course's front door holds $x_T$ to the size, and its tables are made once:
+
+# %%
+from ddpm_lesson import GaussianDiffusionSampler
+
+sampler = GaussianDiffusionSampler(digits.model, 1e-4, 0.02, 1000, img_size=32)
+try:
+    sampler(torch.zeros(2, 1, 8, 8))
+except ValueError as error:
+    print("ValueError:", error)
+
+# %% [markdown]
+# **Samples drawn in training mode.** Neither `eval()` nor `no_grad()` stands in the post's sampler. With dropout the network contradicts itself from call to call, so DDIM is not deterministic any more; and every result carries the graph of all its steps.
+
+# %%
+class WithDropout(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.dropout = model, torch.nn.Dropout(0.1)
+
+    def forward(self, x, t):
+        return self.dropout(self.model(x, t)[:, :1])
+
+
+noisy = WithDropout(digits.model).train()
+x, t = torch.zeros(2, 1, 8, 8, device=device, requires_grad=True), torch.full((2,), 500, device=device)
+print("as in the post: equal", torch.equal(noisy(x, t), noisy(x, t)), "| carries a graph", noisy(x, t).requires_grad)
+asked = make_denoiser(noisy, digits.process, epsilon)
+print("make_denoiser:  equal", torch.equal(asked(x.detach(), t).eps, asked(x.detach(), t).eps))
+
+# %% [markdown]
+# **Samples from an average that has not begun.** The weights that one samples with are an exponential average of those that are trained. With decay 0.9999 the *first* weights still count for $0.9999^n$ after $n$ steps. Preview images of an early checkpoint are noise, although the network itself may be good:
+
+# %%
+for n in (100, 1000, 10_000, 50_000):
+    print(f"after {n:6,} steps the untrained weights count for {0.9999**n:.3f} of the average")
+
+# %% [markdown]
+# Repair: a smaller decay at the beginning, $\min(d, (1+n)/(10+n))$. And an average must copy *buffers*, too: what a network keeps beside its parameters, such as the statistics of a batch norm. An average over `parameters()` alone keeps those of the first step:
+
+# %%
+import copy
+
+net = torch.nn.BatchNorm1d(1)
+average = copy.deepcopy(net)
+for _ in range(100):
+    net(5 + torch.randn(64, 1, generator=torch.Generator().manual_seed(0)))
+    for mine, its in zip(average.parameters(), net.parameters()):
+        mine.data.lerp_(its.data, 0.5)
+print(f"running mean: of the network {net.running_mean.item():.0f}, of its average {average.running_mean.item():.0f}")
+
+# %% [markdown]
+# **A root of a logarithm.** The standard deviation is $e^{\frac12\log\sigma^2}$. Published code has `log_var ** 0.5`:
+
+# %%
+log_var = process.betas[500].log()
+print(f"exp(log_var / 2) = {(log_var / 2).exp():.4f}, log_var ** 0.5 = {log_var**0.5}")
+
+# %% [markdown] tags=["deeper"]
+# ## 4.23 Going deeper: where to read on
+
+# %% [markdown]
+# Song, Meng and Ermon 2021, *Denoising Diffusion Implicit Models* (arXiv 2010.02502): sections 3 and 4 are sections 4.4 to 4.7 here. Karras and others 2022, *Elucidating the Design Space* (arXiv 2206.00364), for Heun, churn and the choice of steps. Lu and others 2022, *DPM-Solver++* (arXiv 2211.01095). Liu and others 2022, *Pseudo Numerical Methods* (arXiv 2202.09778), for PLMS. Lin and others 2023 (arXiv 2305.08891) on where chains start. Lugmayr and others 2022, *RePaint* (arXiv 2201.09865). Meng and others 2022, *SDEdit* (arXiv 2108.01073). Salimans and Ho 2022 (arXiv 2202.00512), who teach a network to make two steps at once.
+
+# %% [markdown] tags=["deeper"]
+# ## 4.24 Going deeper: equation by equation
+
+# %% [markdown]
+# Every name in the table can be imported, and in a checkout every test can be run. Your own functions, checked above, compute the same.
+
+# %% [markdown] tags=["equations"]
+# filled in by the build
