@@ -72,8 +72,12 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
 @contextmanager
 def frozen(model: object) -> Iterator[None]:
-    """Eval mode and no gradients inside; every submodule's own mode comes back, also after an error."""
-    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    """Eval mode and no gradients inside; every submodule's own mode comes back, also after an error.
+
+    model: a network, or `list(network.modules())`, which is faster where the same network is asked often.
+    """
+    modules = model if isinstance(model, list) else model.modules() if isinstance(model, nn.Module) else []
+    training = [module for module in modules if module.training]
     for module in training:
         module.training = False
     try:

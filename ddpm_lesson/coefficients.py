@@ -6,11 +6,15 @@ Index t runs over 0..T-1; t = 0 is the papers' t = 1.
 import math
 from collections.abc import Sequence
 from functools import reduce
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ddpm_lesson._tensors import check_range, table_dtype
+from ddpm_lesson._tensors import check_range, float32_at_least, table_dtype
+
+Steps = int | Tensor  # one step for the whole batch, or (B,) int64 with one for each image
 
 
 def extract(v: Tensor, t: Tensor, x_shape: Sequence[int], *, dtype: torch.dtype | None = None) -> Tensor:
@@ -26,41 +30,77 @@ def extract(v: Tensor, t: Tensor, x_shape: Sequence[int], *, dtype: torch.dtype 
     >>> extract(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([2, 0]), x.shape).shape
     torch.Size([2, 1, 1, 1])
     """
-    if t.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"t must hold integer indices (int64), got {t.dtype}")
-    if t.ndim != 1 or len(x_shape) == 0 or t.shape[0] != x_shape[0]:
-        raise ValueError(f"t must be (B,) with the batch size of x {tuple(x_shape)}, got t of shape {tuple(t.shape)}")
-    if t.device != v.device:
-        raise ValueError(f"t and the table must be on one device, got t on {t.device} and the table on {v.device}")
-    check_range("t", t, len(v))
+    _check_steps(t, v)
+    _check_batch(t, x_shape)
     out = v.gather(0, t.long()).view(-1, *[1] * (len(x_shape) - 1))
     return out if dtype is None else out.to(dtype)
 
 
-def combine(t: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
-    """Sum of v[t] * x over the pairs (v, x): how every formula of the process meets images.
+def combine(*terms: tuple[float | Tensor, Tensor]) -> Tensor:
+    """Sum of c * x over the pairs (c, x): how every formula of the process meets images.
 
-    t: (B,). v: (T,). x: (B, *D), all of one shape. The arithmetic is in float32 at least, in float64 for float64
-    images; the result has the images' own dtype.
+    c: a number, or (B,) with one for each image: an entry of `Coefficients.row`. x: (B, *D), all of one shape. The
+    arithmetic is in float32 at least, in float64 for float64 images; the result has the images' own dtype.
     Raises ValueError if shapes or devices differ, TypeError if an image is not floating point.
     """
-    images = [x for _, x in terms]
-    if any(x.shape != images[0].shape for x in images):
-        raise ValueError(f"images must have one shape, got {' and '.join(str(tuple(x.shape)) for x in images)}")
-    if any(x.device != t.device for x in images):
-        devices = " and ".join(str(x.device) for x in images)
-        raise ValueError(f"t and the images must be on one device, got t on {t.device} and images on {devices}")
-    dtype = images[0].dtype
-    for x in images:
+    shape, device, dtype = terms[0][1].shape, terms[0][1].device, terms[0][1].dtype
+    plain = dtype in (torch.float32, torch.float64)
+    for c, x in terms:
+        if x.shape != shape:
+            raise ValueError(f"images must have one shape, got {tuple(shape)} and {tuple(x.shape)}")
+        if x.device != device or isinstance(c, Tensor) and c.device != device:
+            of_t = c.device if isinstance(c, Tensor) else device
+            raise ValueError(f"t and the images must be on one device, got t on {of_t} and images on {x.device}")
+        plain = plain and x.dtype == dtype and not isinstance(c, Tensor)
+    return reduce(torch.add, [c * x for c, x in terms]) if plain else _combine(terms)
+
+
+def _combine(terms: Sequence[tuple[float | Tensor, Tensor]]) -> Tensor:
+    """`combine` for coefficients of each image, and for dtypes that have to be promoted."""
+    dtype = terms[0][1].dtype
+    for _, x in terms:
         if not x.is_floating_point():
             raise TypeError(f"images must be floating point in [-1, 1], got {x.dtype}")
         dtype = torch.promote_types(dtype, x.dtype)
-    return reduce(torch.add, (at(v, t, x) * x for v, x in terms)).to(dtype)
+    return reduce(torch.add, [_factor(c, x) * float32_at_least(x) for c, x in terms]).to(dtype)
 
 
-def at(v: Tensor, t: Tensor, x: Tensor) -> Tensor:
-    """`extract` for arithmetic on x: v[t] as (B, 1, ...) in x's dtype, float32 at least."""
-    return extract(v, t, x.shape, dtype=torch.promote_types(x.dtype, torch.float32))
+def spread(c: float | Tensor, x: Tensor) -> Tensor:
+    """c, a number or (B,), as a tensor that broadcasts against x, (1, 1, ...) or (B, 1, ...), float32 at least."""
+    factor = _factor(c, x)
+    if isinstance(factor, Tensor):
+        return factor
+    return torch.full((1,) * x.ndim, factor, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+
+
+def _factor(c: float | Tensor, x: Tensor) -> float | Tensor:
+    if not isinstance(c, Tensor):
+        return c
+    _check_batch(c, x.shape)
+    return c.view(-1, *[1] * (x.ndim - 1)).to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _check_batch(t: Tensor, x_shape: Sequence[int]) -> None:
+    if t.ndim != 1 or len(x_shape) == 0 or t.shape[0] != x_shape[0]:
+        raise ValueError(f"t must be (B,) with the batch size of x {tuple(x_shape)}, got t of shape {tuple(t.shape)}")
+
+
+def _check_steps(t: Tensor, v: Tensor) -> None:
+    if t.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"t must hold integer indices (int64), got {t.dtype}")
+    if t.device != v.device:
+        raise ValueError(f"t and the table must be on one device, got t on {t.device} and the table on {v.device}")
+    check_range("t", t, len(v))
+
+
+class Rows:
+    """The coefficients of many steps by their names, (B,) each: `rows.alphas_bar`.  Made by `Coefficients.row`."""
+
+    def __init__(self, tables: "Coefficients", t: Tensor):
+        self._tables, self._t = tables, t
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tables, name).gather(0, self._t.long().flatten()).view(self._t.shape)
 
 
 class Coefficients(nn.Module):
@@ -88,6 +128,7 @@ class Coefficients(nn.Module):
     sqrt_recipm1_alphas_bar: Tensor  # sqrt(1 / alphas_bar - 1)
     posterior_var: Tensor  # Eq. 7, 0 at t = 0
     posterior_log_var: Tensor  # -inf at t = 0
+    log_betas: Tensor
     posterior_log_var_clipped: Tensor  # index 0 holds index 1's value: the variance "fixedsmall"
     log_betas_clipped: Tensor  # log betas with that same index 0: the variance "fixedlarge"
     posterior_mean_coef1: Tensor  # of x_0 in Eq. 7
@@ -98,15 +139,34 @@ class Coefficients(nn.Module):
         super().__init__()
         betas = _checked_betas(betas)
         self._cpu_tables = _tables(betas, torch.log1p(-betas) if log_alphas is None else log_alphas)
+        self.T = len(betas)  # number of steps
         self._cpu_tables["timestep_map"] = torch.arange(self.T, device="cpu")
         self.alpha_bar_T = self._cpu_tables["alphas_bar"][-1].item()
+        self._rows: list[SimpleNamespace] = []  # what row() gives for an int; made when it is first asked for
         for name, table in self._cpu_tables.items():
             self.register_buffer(name, table, persistent=False)
 
-    @property
-    def T(self) -> int:
-        """Number of steps."""
-        return len(self._cpu_tables["betas"])
+    def row(self, t: Steps) -> Any:
+        """The coefficients of step t by their names: numbers for an int, (B,) tensors for steps t (B,).
+
+        Numbers are read on the CPU: a loop over steps never waits for a GPU. Raises TypeError for a t that is not
+        integer, ValueError for a t out of range or on another device.
+
+        >>> process = Coefficients(torch.tensor([0.36, 0.5]))
+        >>> process.row(0).sqrt_alphas_bar, process.row(torch.tensor([0, 1, 1])).betas
+        (0.8, tensor([0.3600, 0.5000, 0.5000], dtype=torch.float64))
+        """
+        if isinstance(t, Tensor):
+            _check_steps(t, self.betas)
+            return Rows(self, t)
+        if not isinstance(t, int):
+            raise TypeError(f"t must be an int or hold integer indices (int64), got {t!r}")
+        if not 0 <= t < self.T:
+            raise ValueError(f"t must lie in 0..{self.T - 1}, got {t}")
+        if not self._rows:
+            numbers = zip(*(table.tolist() for table in self._cpu_tables.values()), strict=True)
+            self._rows = [SimpleNamespace(**dict(zip(self._cpu_tables, row, strict=True))) for row in numbers]
+        return self._rows[t]
 
     def extra_repr(self) -> str:
         return f"T={self.T}, alpha_bar_T={self.alpha_bar_T:.4g}"
@@ -165,6 +225,7 @@ def _tables(betas: Tensor, log_alphas: Tensor) -> dict[str, Tensor]:
         "sqrt_recipm1_alphas_bar": (one_minus_alphas_bar / alphas_bar).sqrt(),
         "posterior_var": posterior_var,
         "posterior_log_var": posterior_var.log(),
+        "log_betas": betas.log(),
         "posterior_log_var_clipped": torch.cat([first, posterior_var[1:]]).log(),
         "log_betas_clipped": torch.cat([first, betas[1:]]).log(),
         "posterior_mean_coef1": alphas_bar_prev.sqrt() * betas / one_minus_alphas_bar,

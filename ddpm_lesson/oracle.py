@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddpm_lesson._tensors import table_dtype
-from ddpm_lesson.coefficients import at, extract
+from ddpm_lesson.coefficients import Steps, spread
 from ddpm_lesson.predictions import MeanType, Prediction
 from ddpm_lesson.process import GaussianDiffusion, Noised
 
@@ -49,7 +49,7 @@ class Mixture:
         self.base, self.means, self.stds, self.labels = base, means, stds, labels
         self.log_weights = (weights / weights.sum()).log()
 
-    def __call__(self, x_t: Tensor, t: Tensor, prev: Prediction | None = None) -> Prediction:
+    def __call__(self, x_t: Tensor, t: Steps, prev: Prediction | None = None) -> Prediction:
         """E[x_0 | x_t] and E[eps | x_t], (B, *D) each: the denoiser that samplers take.  x_t: (B, *D). t: (B,)."""
         signal, noise, means, stds, residual = self._components(x_t, t)
         var = (signal * stds) ** 2 + noise**2
@@ -58,19 +58,19 @@ class Mixture:
         eps = noise / var * residual  # E[eps | x_t, k]
         return Prediction(_average(weights, x_0).to(x_t.dtype), _average(weights, eps).to(x_t.dtype))
 
-    def posterior_weights(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def posterior_weights(self, x_t: Tensor, t: Steps) -> Tensor:
         """Probability of each component given x_t, (B, K)."""
         return torch.softmax(self._log_joint(x_t, t), 1)
 
-    def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def log_prob(self, x_t: Tensor, t: Steps) -> Tensor:
         """log q(x_t) of the whole point, (B,), in nats."""
         return torch.logsumexp(self._log_joint(x_t, t), 1)
 
-    def score(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def score(self, x_t: Tensor, t: Steps) -> Tensor:
         """Gradient of log q(x_t) in x_t, (B, *D): -E[eps | x_t] / sqrt(1 - alphas_bar)."""
-        return -self(x_t, t).eps / at(self.base.sqrt_one_minus_alphas_bar, t, x_t)
+        return -self(x_t, t).eps / spread(self.base.row(t).sqrt_one_minus_alphas_bar, x_t)
 
-    def classifier(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def classifier(self, x_t: Tensor, t: Steps) -> Tensor:
         """log p(y | x_t) of every class, (B, Y): what a perfectly trained noisy classifier would say.
 
         Differentiable in x_t. Raises ValueError if the mixture has no labels.
@@ -79,7 +79,7 @@ class Mixture:
         log_weights = torch.log_softmax(self._log_joint(x_t, t), 1)
         return torch.stack([log_weights[:, labels == y].logsumexp(1) for y in range(int(labels.max()) + 1)], 1)
 
-    def conditional(self, y: int | Tensor) -> "Mixture":
+    def conditional(self, y: Steps) -> "Mixture":
         """The same oracle for data of one class y, or of class y[b] for the b-th x_t, y: (B,).
 
         Raises ValueError if the mixture has no labels, or none of its components is of class y.
@@ -101,7 +101,7 @@ class Mixture:
         conditional expectation is the target of the conditional expectations.
         """
 
-        def model(x_t: Tensor, t: Tensor, y: int | Tensor | None = None) -> Tensor:
+        def model(x_t: Tensor, t: Tensor, y: Steps | None = None) -> Tensor:
             prediction = (self if y is None else self.conditional(y))(x_t, t)
             return mean_type.target(self.base, Noised(prediction.x_0, t, prediction.eps, x_t))
 
@@ -117,10 +117,10 @@ class Mixture:
             raise ValueError(f"x_t must be (B, *{tuple(self.means.shape[1:])}), got {tuple(x_t.shape)}")
         return self.means.to(x_t.device, dtype)
 
-    def _components(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _components(self, x_t: Tensor, t: Steps) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """sqrt(a), sqrt(1 - a), means, stds, x_t minus each noised mean; the component axis is the second."""
-        signal = at(self.base.sqrt_alphas_bar, t, x_t).unsqueeze(1)  # (B, 1, 1, ...)
-        noise = at(self.base.sqrt_one_minus_alphas_bar, t, x_t).unsqueeze(1)
+        signal = spread(self.base.row(t).sqrt_alphas_bar, x_t).unsqueeze(1)  # (B, 1, 1, ...)
+        noise = spread(self.base.row(t).sqrt_one_minus_alphas_bar, x_t).unsqueeze(1)
         means = self._means(x_t, signal.dtype).unsqueeze(0)  # (1, K, *D)
         stds = self.stds.to(x_t.device, signal.dtype).view(1, -1, *[1] * (x_t.ndim - 1))
         return signal, noise, means, stds, x_t.unsqueeze(1) - signal * means
@@ -132,7 +132,7 @@ class Mixture:
             raise ValueError(f"expected a class for each x_t, got {len(log_weights)} for a batch of {len(log_prob)}")
         return log_weights + log_prob
 
-    def _log_joint(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def _log_joint(self, x_t: Tensor, t: Steps) -> Tensor:
         signal, noise, _, stds, residual = self._components(x_t, t)
         var = (signal * stds) ** 2 + noise**2
         per_coordinate = -0.5 * (residual**2 / var + (2 * math.pi * var).log())
@@ -163,18 +163,18 @@ class Empirical(Mixture):
         weights = torch.ones(len(points), dtype=torch.float64, device=points.device)
         super().__init__(base, weights, points, torch.zeros_like(weights), labels=labels)
 
-    def __call__(self, x_t: Tensor, t: Tensor, prev: Prediction | None = None) -> Prediction:
+    def __call__(self, x_t: Tensor, t: Steps, prev: Prediction | None = None) -> Prediction:
         """E[x_0 | x_t], a weighted mean of the points, and E[eps | x_t].  As in `Mixture`."""
         weights = self.posterior_weights(x_t, t)
         x_0 = (weights @ self.means.to(weights).flatten(1)).view_as(x_t)
         eps = self.base.eps_from_x_0(x_t.to(x_0.dtype), t, x_0)
         return Prediction(x_0.to(x_t.dtype), eps.to(x_t.dtype))
 
-    def _log_joint(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def _log_joint(self, x_t: Tensor, t: Steps) -> Tensor:
         dtype = table_dtype(x_t.device)
         x, points = x_t.to(dtype).flatten(1), self._means(x_t, dtype).flatten(1)  # (B, D), (N, D)
-        signal = extract(self.base.sqrt_alphas_bar, t, x.shape, dtype=dtype)
-        var = extract(self.base.sqrt_one_minus_alphas_bar, t, x.shape, dtype=dtype) ** 2
+        signal = spread(self.base.row(t).sqrt_alphas_bar, x)
+        var = spread(self.base.row(t).sqrt_one_minus_alphas_bar, x) ** 2
         squared = (x**2).sum(1, keepdim=True) - 2 * signal * x @ points.T + signal**2 * (points**2).sum(1)  # (B, N)
         return self._weighted(-0.5 * (squared / var + x.shape[1] * (2 * math.pi * var).log()))
 

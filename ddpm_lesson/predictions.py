@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from ddpm_lesson._tensors import float32_at_least
-from ddpm_lesson.coefficients import at
+from ddpm_lesson.coefficients import Steps, spread
 from ddpm_lesson.gaussian import Gaussian
 from ddpm_lesson.process import GaussianDiffusion, Noised
 
@@ -35,7 +35,7 @@ class MeanType(Protocol):
 
     def target(self, base: GaussianDiffusion, noised: Noised) -> Tensor: ...
 
-    def decode(self, base: GaussianDiffusion, x_t: Tensor, t: Tensor, output: Tensor) -> Prediction: ...
+    def decode(self, base: GaussianDiffusion, x_t: Tensor, t: Steps, output: Tensor) -> Prediction: ...
 
 
 class Epsilon:
@@ -46,7 +46,7 @@ class Epsilon:
     def target(self, base: GaussianDiffusion, noised: Noised) -> Tensor:
         return noised.noise
 
-    def decode(self, base: GaussianDiffusion, x_t: Tensor, t: Tensor, output: Tensor) -> Prediction:
+    def decode(self, base: GaussianDiffusion, x_t: Tensor, t: Steps, output: Tensor) -> Prediction:
         return Prediction(base.x_0_from_eps(x_t, t, output), output)
 
 
@@ -58,7 +58,7 @@ class XStart:
     def target(self, base: GaussianDiffusion, noised: Noised) -> Tensor:
         return noised.x_0
 
-    def decode(self, base: GaussianDiffusion, x_t: Tensor, t: Tensor, output: Tensor) -> Prediction:
+    def decode(self, base: GaussianDiffusion, x_t: Tensor, t: Steps, output: Tensor) -> Prediction:
         return Prediction(output, base.eps_from_x_0(x_t, t, output))
 
 
@@ -73,7 +73,7 @@ class XPrev:
     def target(self, base: GaussianDiffusion, noised: Noised) -> Tensor:
         return base.x_prev_from_x_0(noised.x_t, noised.t, noised.x_0)
 
-    def decode(self, base: GaussianDiffusion, x_t: Tensor, t: Tensor, output: Tensor) -> Prediction:
+    def decode(self, base: GaussianDiffusion, x_t: Tensor, t: Steps, output: Tensor) -> Prediction:
         x_0 = base.x_0_from_x_prev(x_t, t, output)
         return Prediction(x_0, base.eps_from_x_0(x_t, t, x_0))
 
@@ -86,7 +86,7 @@ class V:
     def target(self, base: GaussianDiffusion, noised: Noised) -> Tensor:
         return base.velocity(noised.x_0, noised.t, noised.noise)
 
-    def decode(self, base: GaussianDiffusion, x_t: Tensor, t: Tensor, output: Tensor) -> Prediction:
+    def decode(self, base: GaussianDiffusion, x_t: Tensor, t: Steps, output: Tensor) -> Prediction:
         x_0 = base.x_0_from_v(x_t, t, output)
         return Prediction(x_0, base.eps_from_x_0(x_t, t, x_0))
 
@@ -110,26 +110,26 @@ class Variance(Protocol):
     process: the one that steps, which may be respaced.
     """
 
-    def __call__(self, process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: Tensor, /) -> Tensor: ...
+    def __call__(self, process: GaussianDiffusion, i: Steps, prediction: Prediction, x_t: Tensor, /) -> Tensor: ...
 
 
-def fixedlarge(process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: Tensor) -> Tensor:
+def fixedlarge(process: GaussianDiffusion, i: Steps, prediction: Prediction, x_t: Tensor) -> Tensor:
     """log beta, with the clipped posterior's value at i = 0.  Ho et al. 2020, Section 3.2: optimal for N(0, I) data.
 
     Arguments as in `Variance`. Returns (B, 1, ...).
     """
-    return at(process.log_betas_clipped, i, x_t)
+    return spread(process.row(i).log_betas_clipped, x_t)
 
 
-def fixedsmall(process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: Tensor) -> Tensor:
+def fixedsmall(process: GaussianDiffusion, i: Steps, prediction: Prediction, x_t: Tensor) -> Tensor:
     """Log of the posterior variance, clipped at i = 0.  Ho et al. 2020, Section 3.2: optimal for a single point.
 
     Arguments as in `Variance`. Returns (B, 1, ...).
     """
-    return at(process.posterior_log_var_clipped, i, x_t)
+    return spread(process.row(i).posterior_log_var_clipped, x_t)
 
 
-def learned(process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: Tensor) -> Tensor:
+def learned(process: GaussianDiffusion, i: Steps, prediction: Prediction, x_t: Tensor) -> Tensor:
     """The second half of the network's output is the log variance itself.  DDPM's code, "learned"; its Table 2.
 
     Arguments as in `Variance`. Returns (B, *D). Raises ValueError if the prediction has no var_frac, and on a respaced
@@ -140,13 +140,14 @@ def learned(process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: 
     return 2 * float32_at_least(_var_frac("learned", prediction)) - 1  # undoes `split`
 
 
-def learned_range(process: GaussianDiffusion, i: Tensor, prediction: Prediction, x_t: Tensor) -> Tensor:
+def learned_range(process: GaussianDiffusion, i: Steps, prediction: Prediction, x_t: Tensor) -> Tensor:
     """var_frac log beta + (1 - var_frac) log posterior_var, clipped at i = 0.  Nichol & Dhariwal 2021, Eq. 15.
 
     Arguments as in `Variance`. Returns (B, *D). Raises ValueError if the prediction has no var_frac.
     At i = 0, var_frac = 1 is log beta itself, not fixedlarge.
     """
-    small, large = at(process.posterior_log_var_clipped, i, x_t), at(process.betas.log(), i, x_t)
+    c = process.row(i)
+    small, large = spread(c.posterior_log_var_clipped, x_t), spread(c.log_betas, x_t)
     return small + _var_frac("learned_range", prediction) * (large - small)
 
 
@@ -180,7 +181,7 @@ def split(output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:
     return output, (v + 1) / 2
 
 
-def decode(base: GaussianDiffusion, mean_type: MeanType, x_t: Tensor, t: Tensor, output: Tensor) -> Prediction:
+def decode(base: GaussianDiffusion, mean_type: MeanType, x_t: Tensor, t: Steps, output: Tensor) -> Prediction:
     """What a network's raw output says of x_t, with gradients.
 
     base: the process it was trained on. x_t: (B, *D). t: (B,). output: (B, *D), or twice the channels, see `split`.
@@ -191,7 +192,7 @@ def decode(base: GaussianDiffusion, mean_type: MeanType, x_t: Tensor, t: Tensor,
 
 
 def p_from_prediction(
-    process: GaussianDiffusion, variance: Variance, prediction: Prediction, x_t: Tensor, i: Tensor
+    process: GaussianDiffusion, variance: Variance, prediction: Prediction, x_t: Tensor, i: Steps
 ) -> Gaussian:
     """p(x_{t-1} | x_t): the posterior with the estimated x_0 instead of x_0.  Ho et al. 2020, Eq. 1, 7, 11.
 

@@ -7,14 +7,14 @@ import copy
 import math
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ddpm_lesson._tensors import randn_like
-from ddpm_lesson.coefficients import Coefficients, at, combine, extract
+from ddpm_lesson.coefficients import Coefficients, Steps, combine, extract, spread
 from ddpm_lesson.gaussian import Gaussian
 from ddpm_lesson.schedules import betas_from_alphas_bar
 
@@ -51,8 +51,9 @@ class GaussianDiffusion(Coefficients):
     """The forward process q, its posterior, and the ways between x_0, eps, x_{t-1}, v and score.  Ho et al. 2020.
 
     betas: (T,) in (0, 1); the last one may be 1. The tables are attributes: see `Coefficients`.
-    In every method x is (B, *D), t is (B,) int64 in 0..T-1, and the result has the images' dtype; arithmetic is in
-    float32 at least. Wrong dtypes raise TypeError; shapes, devices or steps that do not fit raise ValueError.
+    In every method x is (B, *D), t is (B,) int64 in 0..T-1, or an int: one step for the whole batch, as samplers take
+    it. The result has the images' dtype; arithmetic is in float32 at least. A log_var of (B, 1, ...) is (1, 1, ...)
+    for an int. Wrong dtypes raise TypeError; shapes, devices or steps that do not fit raise ValueError.
 
     >>> process = GaussianDiffusion(torch.tensor([0.36, 0.5]))  # alphas_bar = 0.64 and 0.32
     >>> x_0, noise = torch.tensor([[1.0]]), torch.tensor([[-2.0]])
@@ -105,27 +106,30 @@ class GaussianDiffusion(Coefficients):
 
     # The forward process.
 
-    def q_step(self, x_prev: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def q_step(self, x_prev: Tensor, t: Steps, noise: Tensor) -> Tensor:
         """One step, x_t from x_{t-1}: sqrt(1 - beta_t) x_prev + sqrt(beta_t) noise.  Ho et al. 2020, Eq. 2.
 
         t is the step that is made: t = 0 leads from x_0 to the papers' x_1.
         """
-        return combine(t, (self.sqrt_alphas, x_prev), (self.sqrt_betas, noise))
+        c = self.row(t)
+        return combine((c.sqrt_alphas, x_prev), (c.sqrt_betas, noise))
 
-    def q_marginal(self, x_0: Tensor, t: Tensor) -> Gaussian:
+    def q_marginal(self, x_0: Tensor, t: Steps) -> Gaussian:
         """q(x_t | x_0).  Ho et al. 2020, Eq. 4.
 
         Returns Gaussian with mean (B, *D) and log_var (B, 1, ...).
         Not the distribution of x_t over the data set: that is a mixture of these.
         """
-        return Gaussian(combine(t, (self.sqrt_alphas_bar, x_0)), at(self.log_one_minus_alphas_bar, t, x_0))
+        c = self.row(t)
+        return Gaussian(combine((c.sqrt_alphas_bar, x_0)), spread(c.log_one_minus_alphas_bar, x_0))
 
-    def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def q_sample(self, x_0: Tensor, t: Steps, noise: Tensor) -> Tensor:
         """x_t from x_0 in one jump: sqrt(alphas_bar) x_0 + sqrt(1 - alphas_bar) noise.  Ho et al. 2020, Eq. 4.
 
         noise: standard normal, of x_0's shape.
         """
-        return combine(t, (self.sqrt_alphas_bar, x_0), (self.sqrt_one_minus_alphas_bar, noise))
+        c = self.row(t)
+        return combine((c.sqrt_alphas_bar, x_0), (c.sqrt_one_minus_alphas_bar, noise))
 
     def noised(
         self, x_0: Tensor, t: Tensor, noise: Tensor | None = None, *, generator: torch.Generator | None = None
@@ -138,93 +142,109 @@ class GaussianDiffusion(Coefficients):
         return Noised(x_0, t, noise, self.q_sample(x_0, t, noise))
 
     def q_sample_pair(
-        self, x_0: Tensor, t: Tensor, *, generator: torch.Generator | None = None
+        self, x_0: Tensor, t: Steps, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """A joint draw (x_{t-1}, x_t) given x_0: a jump to t - 1, then one step.  At t = 0, x_{t-1} is x_0.
 
         Not two calls of q_sample: those would be independent given x_0.
         """
-        std_prev = pad(self.sqrt_one_minus_alphas_bar[:-1], (1, 0))  # 0 at t = 0
-        x_prev = combine(t, (self.alphas_bar_prev.sqrt(), x_0), (std_prev, randn_like(x_0, generator)))
+        c = self.row(t)
+        std_prev = (c.posterior_var / c.betas) ** 0.5 * c.sqrt_one_minus_alphas_bar  # 0 at t = 0
+        x_prev = combine((c.alphas_bar_prev**0.5, x_0), (std_prev, randn_like(x_0, generator)))
         return x_prev, self.q_step(x_prev, t, randn_like(x_0, generator))
 
-    def q_posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Gaussian:
+    def q_posterior(self, x_0: Tensor, x_t: Tensor, t: Steps) -> Gaussian:
         """Posterior q(x_{t-1} | x_t, x_0).  Ho et al. 2020, Eq. 6-7.
 
         Returns Gaussian with mean (B, *D) and log_var (B, 1, ...); -inf at t = 0, where the posterior is a point.
         Not p(x_{t-1} | x_t): that has the network's estimate instead of x_0.
         """
-        mean = combine(t, (self.posterior_mean_coef1, x_0), (self.posterior_mean_coef2, x_t))
-        return Gaussian(mean, at(self.posterior_log_var, t, x_t))
+        c = self.row(t)
+        mean = combine((c.posterior_mean_coef1, x_0), (c.posterior_mean_coef2, x_t))
+        return Gaussian(mean, spread(c.posterior_log_var, x_t))
 
-    def q_posterior_ddim(self, x_0: Tensor, eps: Tensor, t: Tensor, eta: float) -> Gaussian:
+    def q_posterior_ddim(self, x_0: Tensor, eps: Tensor, t: Steps, eta: float) -> Gaussian:
         """DDIM's q_sigma(x_{t-1} | x_t, x_0) with sigma = eta * sqrt(posterior_var).  Song et al. 2021, Eq. 7, 12, 16.
 
         x_t = sqrt(alphas_bar) x_0 + sqrt(1 - alphas_bar) eps enters through eps. eta in 0..1: 0 gives the
         deterministic sampler (log_var = -inf), 1 gives `q_posterior`.
         Raises ValueError if eta leaves 0..1. DDIM's alpha_t is DDPM's alphas_bar_t.
         """
+        of_x_0, of_eps, log_var = self.ddim_weights(t, eta)
+        return Gaussian(combine((of_x_0, x_0), (of_eps, eps)), spread(log_var, x_0))
+
+    def ddim_weights(self, t: Steps, eta: float) -> tuple[Any, Any, Any]:
+        """The factors of x_0 and eps in the mean of `q_posterior_ddim`, and its log variance: numbers, or (B,) each."""
         if not 0 <= eta <= 1:
             raise ValueError(f"eta must lie in 0..1, got {eta}")
-        # 1 - alphas_bar_prev - sigma^2, without the difference of nearly equal numbers.
-        rest = self.posterior_var * (self.sqrt_one_minus_alphas_bar**2 / self.betas - eta**2)
-        mean = combine(t, (self.alphas_bar_prev.sqrt(), x_0), (rest.clamp(min=0).sqrt(), eps))
-        return Gaussian(mean, at((eta**2 * self.posterior_var).log(), t, x_0))
+        c = self.row(t)
+        # 1 - alphas_bar_prev - sigma^2, without the difference of nearly equal numbers; rounding may leave -1e-17.
+        rest = abs(c.posterior_var * (c.sqrt_one_minus_alphas_bar**2 / c.betas - eta**2))
+        log_eta = math.log(eta) if eta > 0 else -math.inf
+        return c.alphas_bar_prev**0.5, rest**0.5, c.posterior_log_var + 2 * log_eta
 
     # Conversions: every quantity to x_0, and back.
 
-    def x_0_from_eps(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    def x_0_from_eps(self, x_t: Tensor, t: Steps, eps: Tensor) -> Tensor:
         """The x_0 that this noise leads back to: (x_t - sqrt(1 - alphas_bar) eps) / sqrt(alphas_bar).  DDPM Eq. 15.
 
         An error in eps is multiplied by sqrt(1 / alphas_bar - 1): 157.4 at the last of 1000 linear steps.
         Raises ValueError where alphas_bar = 0: there x_t is the noise and says nothing of x_0.
         """
-        self._refuse_pure_noise(x_t, t)
-        return combine(t, (self.sqrt_recip_alphas_bar, x_t), (-self.sqrt_recipm1_alphas_bar, eps))
+        self._refuse_pure_noise(t)
+        c = self.row(t)
+        return combine((c.sqrt_recip_alphas_bar, x_t), (-c.sqrt_recipm1_alphas_bar, eps))
 
-    def eps_from_x_0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
+    def eps_from_x_0(self, x_t: Tensor, t: Steps, x_0: Tensor) -> Tensor:
         """The noise that leads from this x_0 to x_t: (x_t - sqrt(alphas_bar) x_0) / sqrt(1 - alphas_bar)."""
-        std = self.sqrt_one_minus_alphas_bar
-        return combine(t, (1 / std, x_t), (-self.sqrt_alphas_bar / std, x_0))
+        c = self.row(t)
+        std = c.sqrt_one_minus_alphas_bar
+        return combine((1 / std, x_t), (-c.sqrt_alphas_bar / std, x_0))
 
-    def x_0_from_x_prev(self, x_t: Tensor, t: Tensor, x_prev: Tensor) -> Tensor:
+    def x_0_from_x_prev(self, x_t: Tensor, t: Steps, x_prev: Tensor) -> Tensor:
         """The x_0 whose posterior mean is x_prev: DDPM Eq. 7 solved for x_0.
 
         Exact at t = 0, where x_prev is x_0; ill-conditioned late, where errors grow 7791-fold (t = 999, linear).
         """
-        coef1, coef2 = self.posterior_mean_coef1, self.posterior_mean_coef2
-        return combine(t, (1 / coef1, x_prev), (-coef2 / coef1, x_t))
+        c = self.row(t)
+        coef1, coef2 = c.posterior_mean_coef1, c.posterior_mean_coef2
+        return combine((1 / coef1, x_prev), (-coef2 / coef1, x_t))
 
-    def x_prev_from_x_0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
+    def x_prev_from_x_0(self, x_t: Tensor, t: Steps, x_0: Tensor) -> Tensor:
         """The posterior mean of x_{t-1}.  DDPM Eq. 7.  Not a sample: `q_posterior` also has the variance."""
         return self.q_posterior(x_0, x_t, t).mean
 
-    def velocity(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def velocity(self, x_0: Tensor, t: Steps, noise: Tensor) -> Tensor:
         """v = sqrt(alphas_bar) noise - sqrt(1 - alphas_bar) x_0.  Salimans & Ho 2022, Section 4."""
-        return combine(t, (self.sqrt_alphas_bar, noise), (-self.sqrt_one_minus_alphas_bar, x_0))
+        c = self.row(t)
+        return combine((c.sqrt_alphas_bar, noise), (-c.sqrt_one_minus_alphas_bar, x_0))
 
-    def x_0_from_v(self, x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
+    def x_0_from_v(self, x_t: Tensor, t: Steps, v: Tensor) -> Tensor:
         """sqrt(alphas_bar) x_t - sqrt(1 - alphas_bar) v.  Salimans & Ho 2022, Appendix D.  No error grows, at any t."""
-        return combine(t, (self.sqrt_alphas_bar, x_t), (-self.sqrt_one_minus_alphas_bar, v))
+        c = self.row(t)
+        return combine((c.sqrt_alphas_bar, x_t), (-c.sqrt_one_minus_alphas_bar, v))
 
-    def v_from_x_0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
+    def v_from_x_0(self, x_t: Tensor, t: Steps, x_0: Tensor) -> Tensor:
         """(sqrt(alphas_bar) x_t - x_0) / sqrt(1 - alphas_bar): `x_0_from_v` solved for v."""
-        std = self.sqrt_one_minus_alphas_bar
-        return combine(t, (self.sqrt_alphas_bar / std, x_t), (-1 / std, x_0))
+        c = self.row(t)
+        std = c.sqrt_one_minus_alphas_bar
+        return combine((c.sqrt_alphas_bar / std, x_t), (-1 / std, x_0))
 
-    def x_0_from_score(self, x_t: Tensor, t: Tensor, score: Tensor) -> Tensor:
+    def x_0_from_score(self, x_t: Tensor, t: Steps, score: Tensor) -> Tensor:
         """(x_t + (1 - alphas_bar) score) / sqrt(alphas_bar), Tweedie's formula; undefined where `x_0_from_eps` is."""
-        self._refuse_pure_noise(x_t, t)
-        var = self.sqrt_one_minus_alphas_bar**2
-        return combine(t, (self.sqrt_recip_alphas_bar, x_t), (var * self.sqrt_recip_alphas_bar, score))
+        self._refuse_pure_noise(t)
+        c = self.row(t)
+        var = c.sqrt_one_minus_alphas_bar**2
+        return combine((c.sqrt_recip_alphas_bar, x_t), (var * c.sqrt_recip_alphas_bar, score))
 
-    def score_from_x_0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
+    def score_from_x_0(self, x_t: Tensor, t: Steps, x_0: Tensor) -> Tensor:
         """Gradient of log q(x_t | x_0) in x_t: -(x_t - sqrt(alphas_bar) x_0) / (1 - alphas_bar).
 
         With E[x_0 | x_t] instead of x_0 it is the score of q(x_t).
         """
-        var = self.sqrt_one_minus_alphas_bar**2
-        return combine(t, (-1 / var, x_t), (self.sqrt_alphas_bar / var, x_0))
+        c = self.row(t)
+        var = c.sqrt_one_minus_alphas_bar**2
+        return combine((-1 / var, x_t), (c.sqrt_alphas_bar / var, x_0))
 
     def describe(self) -> Description:
         """Where the chain ends: alphas_bar_T, terminal SNR, and L_T in bits per dimension where x_0^2 = 1.
@@ -245,13 +265,14 @@ class GaussianDiffusion(Coefficients):
             )
         return Description(self.T, a, self._cpu_tables["snr"][-1].item(), bits)
 
-    def _refuse_pure_noise(self, x_t: Tensor, t: Tensor) -> None:
+    def _refuse_pure_noise(self, t: Steps) -> None:
         """Only a process that ends at alphas_bar = 0 has to look: elsewhere no value is read back from a GPU."""
-        if self.alpha_bar_T == 0 and bool(
-            (nothing_left := extract(self.alphas_bar, t, x_t.shape).flatten() == 0).any()
-        ):
+        if self.alpha_bar_T > 0:
+            return
+        steps = torch.as_tensor(t).flatten()
+        if len(nothing_left := steps[self.row(steps.to(self.betas.device)).alphas_bar == 0]):
             raise ValueError(
-                f"x_0 cannot be found from eps at t = {t[nothing_left][0].item()}: alphas_bar is 0 there and x_t is "
+                f"x_0 cannot be found from eps at t = {nothing_left[0].item()}: alphas_bar is 0 there and x_t is "
                 "the noise itself; predict v or xstart, or take a schedule with alphas_bar_T > 0"
             )
 

@@ -7,6 +7,9 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import accumulate, repeat
 
+import torch
+from torch import Tensor
+
 
 def leading(T: int, S: int) -> list[int]:
     """0, k, 2k, ... with k = T // S.  Lin et al. 2023, Table 2 ("leading").
@@ -85,23 +88,58 @@ def sections(T: int, counts: Sequence[int]) -> list[int]:
     return steps
 
 
+def log_snr(snr: Tensor, S: int) -> list[int]:
+    """Evenly spaced in the log of the signal-to-noise ratio, from 0 to T - 1.  Lu et al. 2022, Section 5 ("logSNR").
+
+    snr: (T,), `process.snr`, falling. The nearest steps; two that fall on one are taken once, so fewer than S may come
+    back: the first steps of a chain lie far apart in log-SNR. Raises ValueError also for S = 1.
+    """
+    return _nearest(snr.log().neg(), S, 1.0)
+
+
+def karras(snr: Tensor, S: int, rho: float = 7.0) -> list[int]:
+    """Evenly spaced in sigma^(1 / rho), sigma = 1 / sqrt(snr), from 0 to T - 1.  Karras et al. 2022, Eq. 5.
+
+    snr: (T,), `process.snr`, falling. Nearest steps as in `log_snr`; more of them where there is little noise than
+    `trailing` has. Raises ValueError also for S = 1.
+    """
+    return _nearest(snr**-0.5, S, 1 / rho)
+
+
+def _nearest(level: Tensor, S: int, power: float) -> list[int]:
+    """The steps nearest to S levels, the powers of which are evenly spaced.  level: (T,), rising."""
+    level = level[level.isfinite()].cpu().double()
+    _check(len(level), S)
+    if S == 1:
+        raise ValueError("this choice holds both ends and needs S >= 2, got 1; use trailing for a single step")
+    ends = level[[0, -1]] ** power
+    wanted = torch.linspace(ends[0].item(), ends[1].item(), S, dtype=torch.float64) ** (1 / power)
+    return sorted({int((level - each).abs().argmin()) for each in wanted})
+
+
 SPACINGS: dict[str, Callable[[int, int], list[int]]] = {
     f.__name__: f for f in (leading, trailing, linspace, quadratic, ddim)
 }
+BY_LEVEL: dict[str, Callable[[Tensor, int], list[int]]] = {f.__name__: f for f in (log_snr, karras)}
 
 
-def named(text: str, T: int) -> list[int]:
-    """The steps that a short text asks for: "trailing50", "ddim25", or sections "10,15,20".
+def named(text: str, T: int, snr: Tensor | None = None) -> list[int]:
+    """The steps that a short text asks for: "trailing50", "ddim25", "log_snr20", or sections "10,15,20".
 
-    The front door for command lines and forms. Raises ValueError for any other text and lists the forms.
+    The front door for command lines and forms. snr: (T,), what log_snr and karras go by.
+    Raises ValueError for any other text and lists the forms, and for a choice that needs snr and has none.
     """
     if re.fullmatch(r"\d+(,\d+)*", text):
         return sections(T, [int(count) for count in text.split(",")])
-    match = re.fullmatch(r"([a-z]+)(\d+)", text)
-    if match is None or match[1] not in SPACINGS:
-        names = ", ".join(f"{name}N" for name in SPACINGS)
+    match = re.fullmatch(r"([a-z_]+)(\d+)", text)
+    if match is None or match[1] not in SPACINGS | BY_LEVEL:
+        names = ", ".join(f"{name}N" for name in SPACINGS | BY_LEVEL)
         raise ValueError(f"unknown step choice {text!r}; expected {names} with a number N, or counts like 10,15,20")
-    return SPACINGS[match[1]](T, int(match[2]))
+    if match[1] in SPACINGS:
+        return SPACINGS[match[1]](T, int(match[2]))
+    if snr is None:
+        raise ValueError(f"{text} goes by the process's signal-to-noise ratios: give snr, got none")
+    return BY_LEVEL[match[1]](snr, int(match[2]))
 
 
 def _check(T: int, S: int) -> None:

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpm_lesson import schedules
-from ddpm_lesson.coefficients import Coefficients, at, combine, extract
+from ddpm_lesson.coefficients import Coefficients, combine, extract, spread
 
 EPS = torch.finfo(torch.float64).eps
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 TABLES = [name for name, table in Coefficients(schedules.linear(2)).named_buffers() if table.is_floating_point()]
-LOGARITHMS = {"posterior_log_var", "posterior_log_var_clipped", "log_betas_clipped"}
+LOGARITHMS = {"log_betas", "posterior_log_var", "posterior_log_var_clipped", "log_betas_clipped"}
 
 
 def exact_tables(betas):
@@ -43,6 +43,7 @@ def exact_tables(betas):
                     "sqrt_recip_alphas_bar": 1 / mp.sqrt(now) if now else mp.inf,
                     "sqrt_recipm1_alphas_bar": mp.sqrt((1 - now) / now) if now else mp.inf,
                     "posterior_var": var,
+                    "log_betas": mp.log(beta),
                     "posterior_log_var": mp.log(var) if var else -mp.inf,
                     "posterior_mean_coef1": mp.sqrt(before) * beta / (1 - now),
                     "posterior_mean_coef2": mp.sqrt(alpha) * (1 - before) / (1 - now),
@@ -299,9 +300,10 @@ def test_a_compiled_extract_does_not_wrap_negative_steps():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_combine_sums_in_float32_at_least_and_rounds_once(dtype):
     """Three terms of which two cancel: rounding in between would leave an error of the size of the large ones."""
-    v, t = torch.tensor([100.0], dtype=torch.float64), torch.zeros(4, dtype=torch.int64)
+    c = torch.full((4,), 100.0, dtype=torch.float64)
     x, small = torch.randn(4, 3).to(dtype), torch.randn(4, 3).to(dtype)
-    out = combine(t, (v, x), (v / 800, small), (-v, x))
+    out = combine((c, x), (c / 800, small), (-c, x))
+    assert torch.equal(out, combine((100.0, x), (0.125, small), (-100.0, x)))  # one number for all images
     exact = small.double() / 8
     work = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
     bound = torch.finfo(dtype).eps / 2 * exact.abs() + work * 200 * x.double().abs()
@@ -317,34 +319,61 @@ def test_combine_sums_in_float32_at_least_and_rounds_once(dtype):
     ],
 )
 def test_images_of_two_dtypes_are_promoted(a, b, expected):
-    v, t = torch.ones(1, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
-    assert combine(t, (v, torch.ones(2, 3, dtype=a)), (v, torch.ones(2, 3, dtype=b))).dtype == expected
+    for c in (torch.ones(2, dtype=torch.float64), 1.0):
+        assert combine((c, torch.ones(2, 3, dtype=a)), (c, torch.ones(2, 3, dtype=b))).dtype == expected
 
 
-def test_at_reads_half_precision_tables_in_float32():
-    v, t = torch.ones(1, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
-    assert at(v, t, torch.zeros(2, 3, dtype=torch.float16)).dtype == torch.float32
-    assert at(v, t, torch.zeros(2, 3, dtype=torch.float64)).dtype == torch.float64
+@pytest.mark.parametrize("dtype, expected", [(torch.float16, torch.float32), (torch.float64, torch.float64)])
+def test_spread_coefficients_broadcast_in_float32_at_least(dtype, expected):
+    x = torch.zeros(2, 3, 4, dtype=dtype)
+    each, one = spread(torch.tensor([0.1, 0.2], dtype=torch.float64), x), spread(0.1, x)
+    assert each.shape == (2, 1, 1) and one.shape == (1, 1, 1) and each.dtype == one.dtype == expected
+    assert each[0].item() == one.item() == torch.tensor(0.1, dtype=expected).item()
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
 def test_images_must_be_floating_point(dtype):
-    v, t = torch.ones(1), torch.zeros(2, dtype=torch.int64)
-    with pytest.raises(TypeError, match=rf"floating point in \[-1, 1\], got {dtype}"):
-        combine(t, (v, torch.zeros(2, 3)), (v, torch.zeros(2, 3, dtype=dtype)))
+    for c in (torch.ones(2), 1.0):
+        with pytest.raises(TypeError, match=rf"floating point in \[-1, 1\], got {dtype}"):
+            combine((c, torch.zeros(2, 3)), (c, torch.zeros(2, 3, dtype=dtype)))
 
 
 def test_images_must_have_one_shape():
-    v, t = torch.ones(1), torch.zeros(2, dtype=torch.int64)
-    with pytest.raises(ValueError, match=r"one shape, got \(2, 3\) and \(2, 1\)"):
-        combine(t, (v, torch.zeros(2, 3)), (v, torch.zeros(2, 1)))
+    for c in (torch.ones(2), 1.0):
+        with pytest.raises(ValueError, match=r"one shape, got \(2, 3\) and \(2, 1\)"):
+            combine((c, torch.zeros(2, 3)), (c, torch.zeros(2, 1)))
 
 
 @pytest.mark.parametrize("devices", [("meta", "cpu"), ("cpu", "meta"), ("meta", "meta")])
 def test_images_must_lie_on_the_device_of_the_table(devices):
-    v, t = torch.ones(1), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ValueError, match="one device, got .*meta.*cpu|one device, got .*cpu.*meta"):
-        combine(t, *((v, torch.zeros(2, 3, device=device)) for device in devices))
+        combine(*((torch.ones(2), torch.zeros(2, 3, device=device)) for device in devices))
+
+
+# row: the coefficients of one step, or of a step for each image.
+
+
+def test_a_row_holds_every_table_at_its_steps():
+    coefficients = Coefficients(schedules.linear(50))
+    t = torch.tensor([0, 7, 49, 7])
+    rows = coefficients.row(t)
+    for name, table in coefficients.named_buffers():
+        assert torch.equal(getattr(rows, name), table[t])
+        assert [getattr(coefficients.row(i), name) for i in t.tolist()] == table[t].tolist()
+
+
+@pytest.mark.parametrize("t", [-1, 50])
+def test_a_row_outside_of_the_table_is_refused(t):
+    with pytest.raises(ValueError, match=rf"t must lie in 0\.\.49, got {t}"):
+        Coefficients(schedules.linear(50)).row(t)
+    with pytest.raises(ValueError, match=rf"t must lie in 0\.\.49, got values from {t} to {t}"):
+        Coefficients(schedules.linear(50)).row(torch.tensor([t]))
+
+
+@pytest.mark.parametrize("t", [1.0, "1", None, torch.tensor([1.0])])
+def test_a_row_of_what_is_no_integer_is_refused(t):
+    with pytest.raises(TypeError, match="int"):
+        Coefficients(schedules.linear(50)).row(t)
 
 
 # What the post gets wrong.
@@ -384,7 +413,7 @@ def test_erratum_11_half_precision_images_stay_half(dtype):
     post = post_extract(coefficients.sqrt_alphas_bar, t, x_0.shape) * x_0
     with pytest.raises(RuntimeError, match="dtype"):  # a half precision network cannot take it
         torch.nn.Linear(3, 3, dtype=dtype)(post)
-    torch.nn.Linear(3, 3, dtype=dtype)(combine(t, (coefficients.sqrt_alphas_bar, x_0)))
+    torch.nn.Linear(3, 3, dtype=dtype)(combine((coefficients.row(t).sqrt_alphas_bar, x_0)))
 
 
 def test_erratum_13_a_chain_of_one_step_has_whole_tables():

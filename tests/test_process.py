@@ -104,6 +104,15 @@ ALL_METHODS["q_sample_pair"] = lambda p, x, t, y: p.q_sample_pair(x, t)[1]
 ALL_METHODS["noised"] = lambda p, x, t, y: p.noised(x, t, y).x_t
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_one_step_for_the_batch_gives_the_same_bits_as_that_step_for_each_image(name, dtype):
+    process, (x, y) = reaching(20), torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for i in (0, 7, 18):
+        each = FORMULAS[name].call(process, x, torch.full((3,), i), y)
+        assert torch.equal(FORMULAS[name].call(process, x, i, y), each)
+
+
 def terms(formula, process, x, t, y):
     a, b = formula.tables(process)
     return extract(a, t, x.shape) * x.double(), extract(b, t, x.shape) * y.double()

@@ -214,7 +214,8 @@ def test_sampling_and_the_bound_step_with_the_same_p(variance, name, dtype):
     for i, (a, a_prev) in zip(reversed(range(chain.T)), noise_levels(name), strict=True):
         step, at_i = p(x_t, i), torch.full((4,), i)
         again = p_from_prediction(chain, variance, step.prediction, x_t, at_i)
-        assert torch.equal(step.p.mean, again.mean) and torch.equal(step.p.log_var, again.log_var)
+        assert torch.equal(step.p.mean, again.mean)
+        assert torch.equal(step.p.log_var.expand(again.log_var.shape), again.log_var)
         assert step.p.mean.dtype == dtype and step.p.log_var.dtype == torch.promote_types(dtype, torch.float32)
         x_0 = step.prediction.x_0
         if i == 0:
@@ -326,8 +327,7 @@ def test_decoding_with_the_respaced_coefficients_gives_another_sample():
     model = truth.as_model(xprev)
 
     def wrong(x_t, t, prev=None):
-        i = (chain.timestep_map[:, None] == t).long().argmax(0)
-        return xprev.decode(chain, x_t, i, model(x_t, t))
+        return xprev.decode(chain, x_t, chain.timestep_map.tolist().index(t), model(x_t, t))
 
     expected = same_noise(ancestral, chain, reverse(chain, truth, fixedlarge))
     assert (same_noise(ancestral, chain, reverse(chain, wrong, fixedlarge)) - expected).abs().max() > 0.1
@@ -521,10 +521,10 @@ def test_ddim_refuses_an_eta_outside_0_to_1(eta):
 
 
 @both_samplers
-def test_x_T_on_another_device_than_the_process_is_refused(sampler):
+def test_a_chain_runs_where_x_T_is(sampler):
+    # Its coefficients are numbers, and the steps go to the denoiser as numbers: the tables may lie elsewhere.
     sample = samplers_of(GaussianDiffusion(linear(3, 0.1, 0.5)), Counting())[sampler]
-    with pytest.raises(ValueError, match="on one device, got .* on meta and .* on cpu"):
-        last(sample(torch.zeros(2, 1, device="meta")))
+    assert last(sample(torch.zeros(2, 1, device="meta"))).device.type == "meta"
 
 
 def test_reverse_takes_another_variance_and_hands_it_everything():
@@ -532,12 +532,12 @@ def test_reverse_takes_another_variance_and_hands_it_everything():
     seen = []
 
     def variance(process, i, prediction, x_t):
-        seen.append((process, i.tolist(), prediction, x_t))
+        seen.append((process, i, prediction, x_t))
         return torch.zeros(len(x_t), 1)
 
     x_t = torch.randn(2, 1)
     step = reverse(chain, Counting(), variance)(x_t, 3)
-    assert seen == [(chain, [3, 3], step.prediction, x_t)]
+    assert seen == [(chain, 3, step.prediction, x_t)]
     assert torch.equal(step.p.log_var, torch.zeros(2, 1))
 
 

@@ -34,9 +34,10 @@ def extract(v, t, x_shape):
 
 
 def q_sample(x_0, t, noise, alphas_bar):
-    from ddpm_lesson.coefficients import combine
+    from ddpm_lesson.coefficients import combine, extract
 
-    return combine(t, (alphas_bar.sqrt(), x_0), ((1 - alphas_bar).sqrt(), noise))
+    a_bar = extract(alphas_bar, t, t.shape)
+    return combine((a_bar.sqrt(), x_0), ((1 - a_bar).sqrt(), noise))
 
 
 def cosine_betas(T, s=0.008, max_beta=0.999):
@@ -53,9 +54,10 @@ def posterior(x_0, x_t, t, betas):
 
 
 def x_0_from_eps(x_t, t, eps, alphas_bar):
-    from ddpm_lesson.coefficients import combine
+    from ddpm_lesson.coefficients import combine, extract
 
-    return combine(t, (alphas_bar.rsqrt(), x_t), (-(1 / alphas_bar - 1).sqrt(), eps))
+    a_bar = extract(alphas_bar, t, t.shape)
+    return combine((a_bar.rsqrt(), x_t), (-(1 / a_bar - 1).sqrt(), eps))
 
 
 class Forward:
@@ -94,11 +96,11 @@ def gaussian_kl(mean_1, var_1, mean_2, var_2):
 
 
 def mean_from_eps(x_t, t, eps, betas):
-    from ddpm_lesson.coefficients import combine
+    from ddpm_lesson.coefficients import combine, extract
 
     alphas = 1 - betas
     eps_coef = betas / (alphas * (1 - torch.cumprod(alphas, 0))).sqrt()
-    return combine(t, (alphas.rsqrt(), x_t), (-eps_coef, eps))
+    return combine((extract(alphas.rsqrt(), t, t.shape), x_t), (-extract(eps_coef, t, t.shape), eps))
 
 
 def vlb_weight(betas, var):

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Generator, Tensor
 
-from ddpm_lesson import spacing
+from ddpm_lesson import samplers, spacing
 from ddpm_lesson.denoisers import Denoiser
 from ddpm_lesson.predictions import Variance
 from ddpm_lesson.process import GaussianDiffusion
-from ddpm_lesson.samplers import State, ancestral, ddim, reverse
+from ddpm_lesson.samplers import State
 
 
 def _field(default: Any, words: str, metavar: str | None = None) -> Any:
@@ -26,11 +26,11 @@ def _field(default: Any, words: str, metavar: str | None = None) -> Any:
 class Sampling:
     """Everything that a chain depends on, besides the network, the labels and the number of images.
 
-    sampler: a name in `SAMPLERS`. steps: "all", or a choice such as "trailing50", "ddim25" or "10,15,20", see
-    `spacing.named`. eta: of ddim, 0 is deterministic. guidance: the scale of `classifier_free`, 1 for none.
-    clip: the estimated x_0 is clipped to [-1, 1]. seed: of x_T and of all noise.
-    Raises ValueError for a sampler that does not exist, steps that are no text, an eta outside of 0..1, a guidance that
-    is not finite, a seed outside of 0..2^63 - 1, and an option that the sampler has not.
+    sampler: a name in `SAMPLERS`. steps: "all", or a choice such as "trailing50", "log_snr20" or "10,15,20", see
+    `spacing.named`. eta: of ddim, 0 is deterministic. churn: of heun, noise added anew, 0 for none. guidance: the scale
+    of `classifier_free`, 1 for none. clip: the estimated x_0 is clipped to [-1, 1]. seed: of x_T and of all noise.
+    Raises ValueError for a sampler that does not exist, steps that are no text, an eta outside of 0..1, a churn below
+    0, a guidance that is not finite, a seed outside of 0..2^63 - 1, and an option that the sampler has not.
 
     >>> str(Sampling("ddim", steps="ddim25", guidance=1.5))
     'ddim25 steps of ddim, eta 0, guidance 1.5, seed 0'
@@ -39,6 +39,7 @@ class Sampling:
     sampler: str = _field("ancestral", "how to step; ancestral has the variance of the recipe")
     steps: str = _field("all", "steps to take: all, or a choice such as trailing50, ddim25 or 10,15,20", "CHOICE")
     eta: float = _field(0.0, "of ddim, 0 is deterministic")
+    churn: float = _field(0.0, "of heun, noise added anew over the whole chain")
     guidance: float = _field(1.0, "classifier-free guidance towards the labels, 1: none", "SCALE")
     clip: bool = _field(True, "clip the estimated x_0 to [-1, 1]")
     seed: int = _field(0, "seed of the noise")
@@ -50,6 +51,8 @@ class Sampling:
             raise ValueError(f"steps must be 'all' or a choice such as 'trailing50', got {self.steps!r}")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in 0..1, got {self.eta}")
+        if not (self.churn >= 0 and math.isfinite(self.churn)):
+            raise ValueError(f"churn must be a finite number, not negative, got {self.churn}")
         if not math.isfinite(self.guidance):
             raise ValueError(f"guidance must be a finite number, got {self.guidance}")
         if not 0 <= self.seed < 2**63:
@@ -80,7 +83,7 @@ class Sampling:
         Guidance and clipping belong to the denoiser, see `PretrainedDiffusion.denoiser`; the seed to the generator.
         Raises ValueError for steps that do not fit base.
         """
-        process = base if self.steps == "all" else base.respaced(spacing.named(self.steps, base.T))
+        process = base if self.steps == "all" else base.respaced(spacing.named(self.steps, base.T, base.snr))
         return SAMPLERS[self.sampler].walk(self, process, denoise, variance, x_T, generator)
 
 
@@ -107,14 +110,36 @@ class Named(NamedTuple):
 
 
 def _ancestral(sampling, process, denoise, variance, x_T, generator):
-    return ancestral(process, reverse(process, denoise, variance), x_T, generator=generator)
+    return samplers.ancestral(process, samplers.reverse(process, denoise, variance), x_T, generator=generator)
 
 
 def _ddim(sampling, process, denoise, variance, x_T, generator):
-    return ddim(process, denoise, x_T, eta=sampling.eta, generator=generator)
+    return samplers.ddim(process, denoise, x_T, eta=sampling.eta, generator=generator)
 
 
-SAMPLERS = {"ancestral": Named(_ancestral), "ddim": Named(_ddim, takes=("eta",))}
+def _heun(sampling, process, denoise, variance, x_T, generator):
+    return samplers.heun(process, denoise, x_T, churn=sampling.churn, generator=generator)
+
+
+def _sde(sampling, process, denoise, variance, x_T, generator):
+    return samplers.dpmpp_2m_sde(process, denoise, x_T, generator=generator)
+
+
+def _solver(solver):
+    """A deterministic sampler without options."""
+    return lambda sampling, process, denoise, variance, x_T, generator: solver(process, denoise, x_T)
+
+
+SAMPLERS = {
+    "ancestral": Named(_ancestral),
+    "ddim": Named(_ddim, takes=("eta",)),
+    "heun": Named(_heun, takes=("churn",)),
+    "dpmpp_2m": Named(_solver(samplers.dpmpp_2m)),
+    "dpmpp_3m": Named(_solver(samplers.dpmpp_3m)),
+    "dpmpp_2s": Named(_solver(samplers.dpmpp_2s)),
+    "dpmpp_2m_sde": Named(_sde),
+    "plms": Named(_solver(samplers.plms)),
+}
 
 
 def takers(option: str) -> list[str]:

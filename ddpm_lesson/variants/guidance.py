@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from ddpm_lesson.coefficients import Steps
 from ddpm_lesson.denoisers import Denoiser
 from ddpm_lesson.predictions import Prediction
 
@@ -15,7 +16,7 @@ def classifier_free(cond: Denoiser, uncond: Denoiser, scale: float) -> Denoiser:
     Not the paper's w: scale = 1 + w.
     """
 
-    def denoise(x_t: Tensor, t: Tensor, prev: Prediction | None = None) -> Prediction:
+    def denoise(x_t: Tensor, t: Steps, prev: Prediction | None = None) -> Prediction:
         with_label, without = cond(x_t, t, prev), uncond(x_t, t, prev)
         x_0 = without.x_0 + scale * (with_label.x_0 - without.x_0)
         eps = without.eps + scale * (with_label.eps - without.eps)

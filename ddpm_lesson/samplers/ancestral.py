@@ -1,10 +1,5 @@
-"""Samplers: generators that walk a process backwards and yield every state.
+"""Ancestral sampling: the reverse step p(x_{t-1} | x_t), drawn from T down to 1."""
 
-They know nothing of networks, clipping or guidance: a denoiser brings those. They know nothing of skipped steps
-either: a respaced process is a process.
-"""
-
-from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
@@ -15,6 +10,7 @@ from ddpm_lesson.denoisers import Denoiser
 from ddpm_lesson.gaussian import Gaussian
 from ddpm_lesson.predictions import Prediction, Variance, p_from_prediction
 from ddpm_lesson.process import GaussianDiffusion
+from ddpm_lesson.samplers.levels import State
 
 
 class Step(NamedTuple):
@@ -22,17 +18,6 @@ class Step(NamedTuple):
 
     p: Gaussian
     prediction: Prediction
-
-
-class State(NamedTuple):
-    """x_t, (B, *D), with i steps still to go: i = T holds x_T, i = 0 the sample. i is the papers' t of x_t.
-
-    prediction: the one that led here, None at the start.
-    """
-
-    i: int
-    x_t: Tensor
-    prediction: Prediction | None
 
 
 class Reverse(Protocol):
@@ -50,9 +35,8 @@ def reverse(process: GaussianDiffusion, denoise: Denoiser, variance: Variance) -
     """
 
     def p(x_t: Tensor, i: int, prev: Prediction | None = None) -> Step:
-        at_i = _filled(i, x_t)
-        prediction = denoise(x_t, process.timestep_map[at_i], prev)
-        return Step(p_from_prediction(process, variance, prediction, x_t, at_i), prediction)
+        prediction = denoise(x_t, process.row(i).timestep_map, prev)
+        return Step(p_from_prediction(process, variance, prediction, x_t, i), prediction)
 
     return p
 
@@ -79,42 +63,3 @@ def ancestral(
         x_t = step.p.sample(generator=generator) if i > 0 else step.p.mean
         prediction = step.prediction
         yield State(i, x_t, prediction)
-
-
-def ddim(
-    process: GaussianDiffusion,
-    denoise: Denoiser,
-    x_T: Tensor,
-    *,
-    eta: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> Iterator[State]:
-    """Step from x_0 and eps as DDIM does.  Song et al. 2021, Eq. 12 and 16.
-
-    eta = 0 is deterministic and draws no noise; eta = 1 is `ancestral` with fixedsmall. x_T: (B, *D), not changed.
-    Yields T + 1 states, x_T first. Fewer steps: give a respaced process. Raises ValueError if eta leaves 0..1.
-    The paper's sigma-hat is not in this family: it is `ancestral` with fixedlarge.
-
-    >>> from ddpm_lesson import oracle
-    >>> process = GaussianDiffusion(torch.full((100,), 0.1)).respaced([0, 50, 99])
-    >>> denoise = oracle.GaussianData(process.base, torch.tensor([0.5, -0.5]), 0.0)  # all data are this point
-    >>> last(ddim(process, denoise, torch.ones(1, 2)))
-    tensor([[ 0.5000, -0.5000]])
-    """
-    x_t, prediction = x_T, None
-    yield State(process.T, x_t, None)
-    for i in reversed(range(process.T)):
-        at_i = _filled(i, x_t)
-        prediction = denoise(x_t, process.timestep_map[at_i], prediction)
-        q = process.q_posterior_ddim(prediction.x_0, prediction.eps, at_i, eta)
-        x_t = q.sample(generator=generator) if eta > 0 and i > 0 else q.mean
-        yield State(i, x_t, prediction)
-
-
-def last(states: Iterator[State]) -> Tensor:
-    """The x_t of the last state: the sample, (B, *D). Keeps no others in memory."""
-    return deque(states, maxlen=1)[0].x_t
-
-
-def _filled(i: int, x: Tensor) -> Tensor:
-    return torch.full((x.shape[0],), i, dtype=torch.int64, device=x.device)
