@@ -13,7 +13,6 @@ from ddpm_lesson.checks.forward_process import (
     linear_betas,
     posterior,
     q_sample,
-    respaced_betas,
     walk,
     x_0_from_eps,
 )
@@ -25,6 +24,14 @@ from ddpm_lesson.checks.loss import (
     simple_loss,
     training_loop,
     vlb_weight,
+)
+from ddpm_lesson.checks.sampling import (
+    ancestral_chain,
+    ddim_step,
+    dpmpp_2m_step,
+    inpaint,
+    respaced_betas,
+    slerp,
 )
 from ddpm_lesson.checks.unet import (
     AttnBlock,
@@ -40,10 +47,11 @@ from ddpm_lesson.checks.unet import (
 )
 
 _by_number = (
-    *(linear_betas, walk, extract, q_sample, cosine_betas, posterior, x_0_from_eps, Forward, respaced_betas),
+    *(linear_betas, walk, extract, q_sample, cosine_betas, posterior, x_0_from_eps, Forward),
     *(simple_loss, mean_from_eps, gaussian_kl, vlb_weight, training_loop, discretized_log_prob, min_snr_weights),
     *(time_table, group_norm, add_time, ResBlock, attention, AttnBlock),
     *(skip_channels, UNet, down_same, res_block_parameters),
+    *(ancestral_chain, ddim_step, slerp, dpmpp_2m_step, respaced_betas, inpaint),
 )
 registry = {check.name: check for check in _by_number}
 

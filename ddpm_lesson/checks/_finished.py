@@ -83,12 +83,6 @@ class Forward:
         return torch.stack(states)
 
 
-def respaced_betas(alphas_bar, timesteps):
-    from ddpm_lesson.schedules import betas_from_alphas_bar
-
-    return betas_from_alphas_bar(F.pad(alphas_bar[timesteps], (1, 0), value=1.0))
-
-
 def gaussian_kl(mean_1, var_1, mean_2, var_2):
     from ddpm_lesson.gaussian import Gaussian
 
@@ -204,10 +198,74 @@ def res_block_parameters(in_ch, out_ch, tdim):
     return sum(parameter.numel() for parameter in block.parameters() if parameter.requires_grad)
 
 
+def ancestral_chain(model, betas, x_T, noise):
+    from ddpm_lesson.process import GaussianDiffusion
+
+    process, x = GaussianDiffusion(betas).to(x_T.device), x_T
+    for i in reversed(range(process.T)):
+        t = torch.full((len(x),), i, device=x.device)
+        x = process.q_posterior(process.x_0_from_eps(x, t, model(x, t)), x, t).mean
+        if i > 0:
+            x = x + process.sqrt_betas[i] * noise[i]
+        yield x
+
+
+def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
+    from ddpm_lesson.process import GaussianDiffusion
+
+    chain = GaussianDiffusion.from_alphas_bar(alphas_bar).respaced([step for step in (t_prev, t) if step >= 0])
+    last = torch.full((len(x_t),), chain.T - 1, device=x_t.device)
+    chain = chain.to(x_t.device)
+    q = chain.q_posterior_ddim(chain.x_0_from_eps(x_t, last, eps), eps, last, eta)
+    return q.mean + (0.5 * q.log_var).exp() * noise
+
+
+def slerp(a, b, share):
+    axes = tuple(range(1, a.ndim))
+    cos = (a * b).sum(axes, keepdim=True) / ((a**2).sum(axes, keepdim=True) * (b**2).sum(axes, keepdim=True)).sqrt()
+    angle = cos.clamp(-1, 1).acos()
+    arc = (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
+    return torch.where(angle < 1e-3, torch.lerp(a, b, share), arc)
+
+
+def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
+    from ddpm_lesson.process import GaussianDiffusion
+
+    if t_prev < 0:
+        return x_0
+    process = GaussianDiffusion.from_alphas_bar(alphas_bar)
+    half_log_snr, std = 0.5 * process.snr.log(), process.sqrt_one_minus_alphas_bar
+    h, D = half_log_snr[t_prev] - half_log_snr[t], x_0
+    if x_0_before is not None:
+        D = x_0 + h / (half_log_snr[t] - half_log_snr[t_before]) / 2 * (x_0 - x_0_before)
+    return std[t_prev] / std[t] * x_t - process.sqrt_alphas_bar[t_prev] * torch.expm1(-h) * D
+
+
+def respaced_betas(alphas_bar, timesteps):
+    from ddpm_lesson.schedules import betas_from_alphas_bar
+
+    return betas_from_alphas_bar(F.pad(alphas_bar[timesteps], (1, 0), value=1.0))
+
+
+def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
+    from ddpm_lesson.process import GaussianDiffusion
+
+    process, x_t = GaussianDiffusion(betas).to(x_T.device), x_T
+    for i in reversed(range(process.T)):
+        t = torch.full((len(x_t),), i, device=x_t.device)
+        for left in reversed(range(repeats)):
+            unknown = p_step(x_t, i)
+            x_prev = mask * (process.q_sample(known, t - 1, draw()) if i > 0 else known) + (1 - mask) * unknown
+            x_t = process.q_step(x_prev, t, draw()) if left and i > 0 else x_t
+        x_t = x_prev
+        yield x_t
+
+
 FINISHED = {
     f.__name__: f
-    for f in (linear_betas, walk, extract, q_sample, cosine_betas, posterior, x_0_from_eps, Forward, respaced_betas)
+    for f in (linear_betas, walk, extract, q_sample, cosine_betas, posterior, x_0_from_eps, Forward)
     + (simple_loss, mean_from_eps, gaussian_kl, vlb_weight, training_loop, discretized_log_prob, min_snr_weights)
     + (time_table, group_norm, add_time, ResBlock, attention, AttnBlock)
     + (skip_channels, UNet, down_same, res_block_parameters)
+    + (ancestral_chain, ddim_step, slerp, dpmpp_2m_step, respaced_betas, inpaint)
 }

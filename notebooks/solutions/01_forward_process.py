@@ -65,9 +65,3 @@ class Forward:
             mean, var = posterior(x_0, states[-1], torch.full((len(x_0),), step), self.betas)
             states.append(mean + var.sqrt() * noise[step])  # at step 0 the variance is 0: the last state is x_0
         return torch.stack(states)
-
-
-def respaced_betas(alphas_bar, timesteps):
-    kept = alphas_bar[timesteps]
-    before = torch.cat([torch.ones_like(kept[:1]), kept[:-1]])  # the first kept step starts from the clean image
-    return 1 - kept / before

@@ -4,42 +4,39 @@ import torch
 
 
 def ancestral_chain(model, betas, x_T, noise):
-    alphas_bar, x = torch.cumprod(1 - betas, 0), x_T
+    alphas_bar, x_t = torch.cumprod(1 - betas, 0), x_T
     for t in reversed(range(len(betas))):
-        eps = model(x, torch.full((len(x),), t, device=x.device))
-        x = (x - betas[t] / (1 - alphas_bar[t]).sqrt() * eps) / (1 - betas[t]).sqrt()
-        if t > 0:
-            x = x + betas[t].sqrt() * noise[t]  # the root: beta is a variance
-        yield x
+        eps = model(x_t, torch.full((len(x_t),), t, device=x_t.device))
+        mean = (x_t - betas[t] / (1 - alphas_bar[t]).sqrt() * eps) / (1 - betas[t]).sqrt()
+        x_t = mean + betas[t].sqrt() * noise[t] if t > 0 else mean  # nothing would take the last noise out again
+        yield x_t
 
 
 def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
-    a_bar, a_bar_prev = alphas_bar[t], alphas_bar[t_prev] if t_prev >= 0 else torch.ones_like(alphas_bar[t])
+    a_bar = alphas_bar[t]
+    a_bar_prev = alphas_bar[t_prev] if t_prev >= 0 else torch.ones_like(a_bar)  # index -1 would wrap around
+    sigma = eta * ((1 - a_bar_prev) / (1 - a_bar) * (1 - a_bar / a_bar_prev)).sqrt()
     x_0 = (x_t - (1 - a_bar).sqrt() * eps) / a_bar.sqrt()
-    var = eta**2 * (1 - a_bar_prev) / (1 - a_bar) * (1 - a_bar / a_bar_prev)  # 0 at the last step
-    return a_bar_prev.sqrt() * x_0 + (1 - a_bar_prev - var).clamp(min=0).sqrt() * eps + var.sqrt() * noise
+    return a_bar_prev.sqrt() * x_0 + (1 - a_bar_prev - sigma**2).sqrt() * eps + sigma * noise
 
 
 def slerp(a, b, share):
-    flat_a, flat_b = a.flatten(1), b.flatten(1)
-    cosine = (flat_a * flat_b).sum(1) / (flat_a.norm(dim=1) * flat_b.norm(dim=1))
-    angle = cosine.clamp(-1, 1).acos().view(-1, *[1] * (a.ndim - 1))
-    straight = (1 - share) * a + share * b  # for angles of 0, where sin(angle) is no denominator
-    on_the_arc = (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
-    return torch.where(angle.sin() < 1e-6, straight, on_the_arc)
+    axes = tuple(range(1, a.ndim))  # a whole image is one vector
+    norms = ((a**2).sum(axes, keepdim=True) * (b**2).sum(axes, keepdim=True)).sqrt()
+    angle = torch.acos((a * b).sum(axes, keepdim=True) / norms)  # (B, 1, ..., 1)
+    return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
 
 
 def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
     if t_prev < 0:
-        return x_0
-    middle = x_0
+        return x_0  # lambda is infinite at the clean image
+    lam = 0.5 * torch.log(alphas_bar / (1 - alphas_bar))
+    h, D = lam[t_prev] - lam[t], x_0
     if x_0_before is not None:
-        log_snr = torch.logit(alphas_bar)
-        share = (log_snr[t_prev] - log_snr[t]) / (log_snr[t] - log_snr[t_before]) / 2
-        middle = x_0 + share * (x_0 - x_0_before)  # the estimate in the middle of the step, on a straight line
-    a_bar, a_bar_prev = alphas_bar[t], alphas_bar[t_prev]
-    ratio = ((1 - a_bar_prev) / (1 - a_bar)).sqrt()
-    return ratio * x_t + (a_bar_prev.sqrt() - ratio * a_bar.sqrt()) * middle
+        r = (lam[t] - lam[t_before]) / h
+        D = (1 + 1 / (2 * r)) * x_0 - 1 / (2 * r) * x_0_before
+    kept = ((1 - alphas_bar[t_prev]) / (1 - alphas_bar[t])).sqrt()
+    return kept * x_t - alphas_bar[t_prev].sqrt() * torch.expm1(-h) * D
 
 
 def respaced_betas(alphas_bar, timesteps):
@@ -49,14 +46,14 @@ def respaced_betas(alphas_bar, timesteps):
 
 
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
-    alphas_bar, x = torch.cumprod(1 - betas, 0), x_T
+    alphas_bar, x_t = torch.cumprod(1 - betas, 0), x_T
     for t in reversed(range(len(betas))):
-        for repeat in range(repeats):
-            unknown = p_step(x, t)
-            a_bar_prev = alphas_bar[t - 1] if t > 0 else torch.ones_like(alphas_bar[0])
-            noised = a_bar_prev.sqrt() * known + (1 - a_bar_prev).sqrt() * draw() if t > 0 else known
-            x_prev = mask * noised + (1 - mask) * unknown
-            if repeat < repeats - 1 and t > 0:
-                x = (1 - betas[t]).sqrt() * x_prev + betas[t].sqrt() * draw()  # back, for another try
-        x = x_prev
-        yield x
+        for left in reversed(range(repeats)):
+            unknown, known_part = p_step(x_t, t), known
+            if t > 0:  # at t = 0 the known part is known itself
+                known_part = alphas_bar[t - 1].sqrt() * known + (1 - alphas_bar[t - 1]).sqrt() * draw()
+            x_prev = mask * known_part + (1 - mask) * unknown
+            if left and t > 0:
+                x_t = (1 - betas[t]).sqrt() * x_prev + betas[t].sqrt() * draw()  # back, by one step forward
+        x_t = x_prev
+        yield x_t

@@ -1,0 +1,241 @@
+"""Exercise 4.2: ancestral sampling, from noise to an image one drawn step after another."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._inputs import BETAS, before, double, fractions, products
+from ddpm_lesson.checks.sampling._chains import each_step
+
+
+def _ancestral_chain(model, betas, x_T, noise):
+    """Exercise 4.2: a generator of the states from x_T to x_0.  Ho et al. 2020, Algorithm 2, the mean by Eq. 11.
+
+    model: called as model(x_t, t) with t (B,) int64 in 0..T-1; returns its estimate of eps, (B, *D).  betas: (T,).
+    x_T: (B, *D).  noise: (T, B, *D), of which noise[t] belongs to step t; sigma_t^2 = beta_t, and step 0 adds none.
+    Yields T states, (B, *D): the one after step T - 1 first, x_0 last.
+    Not x_T itself, and not the means: each state is drawn, and the next step starts from it.
+    """
+    alphas_bar, state = products(betas.tolist()), x_T.double()
+    for t in reversed(range(len(betas))):
+        beta = betas[t].item()
+        eps = model(state, torch.tensor([t] * len(x_T)))
+        pixels = []
+        for x, e, z in zip(*(v.flatten().tolist() for v in (state, eps, noise[t])), strict=True):
+            mean = (x - beta / math.sqrt(1 - alphas_bar[t]) * e) / math.sqrt(1 - beta)
+            pixels.append(mean + math.sqrt(beta) * z if t > 0 else mean)
+        state = double(pixels).reshape(x_T.shape)
+        yield state
+
+
+def _by_eq_11(
+    model,
+    betas: Tensor,
+    x_T: Tensor,
+    noise: Tensor,
+    *,
+    order=lambda T: reversed(range(T)),
+    table=lambda betas: betas,
+    bar=lambda alphas: alphas.cumprod(0),
+    given=lambda x, x_T: x,  # to the network, with
+    told=lambda t, T: t,
+    weight=lambda beta, a_bar: beta / (1 - a_bar).sqrt(),
+    grow=torch.rsqrt,
+    estimate=lambda mean, x, eps, a_bar: mean,
+    var=lambda betas, alphas_bar: betas,
+    spread=torch.sqrt,
+    quiet=lambda t, T: t == 0,
+    drawn=lambda noise, t: noise[t],
+    carried=lambda mean, state: state,
+    keep=lambda states, x_T: iter(states),
+):
+    def states():
+        T, x = len(betas), x_T.double()
+        used = table(betas)
+        alphas_bar, variances = bar(1 - used), var(used, (1 - used).cumprod(0))
+        for t in order(T):
+            eps = model(given(x, x_T), torch.full((len(x),), told(t, T)))
+            mean = grow(1 - used[t]) * (x - weight(used[t], alphas_bar[t]) * eps)
+            mean = estimate(mean, x, eps, (used[t], alphas_bar[t], before(alphas_bar)[t]))
+            state = mean if quiet(t, T) else mean + spread(variances[t]) * drawn(noise, t)
+            x = carried(mean, state)
+            yield state
+
+    yield from keep(states(), x_T)
+
+
+def _clipped(mean, x, eps, table):
+    """The mean of the posterior whose x_0 is clipped."""
+    beta, a_bar, prev = table
+    x_0 = ((x - (1 - a_bar).sqrt() * eps) / a_bar.sqrt()).clamp(-1, 1)
+    return (prev.sqrt() * beta * x_0 + (1 - beta).sqrt() * (1 - prev) * x) / (1 - a_bar)
+
+
+def _posterior_var(betas: Tensor, alphas_bar: Tensor) -> Tensor:
+    return betas * (1 - before(alphas_bar)) / (1 - alphas_bar)
+
+
+def _with_x_T(states, x_T):
+    yield x_T
+    yield from states
+
+
+def _without_last(states, x_T):
+    yield from list(states)[:-1]
+
+
+def _only_last(states, x_T):
+    yield list(states)[-1]
+
+
+def _bent(x_t: Tensor, t: Tensor) -> Tensor:
+    """A network for the inputs: no multiple of x_t, and different at every t."""
+    if t.shape != x_t.shape[:1] or t.dtype != torch.int64:
+        raise TypeError(f"model expects t of shape ({len(x_t)},) and dtype int64, got {tuple(t.shape)} and {t.dtype}")
+    return x_t / 2 + x_t**2 / 8 - (t + 1).reshape(-1, *[1] * (x_t.ndim - 1)) / 16
+
+
+ancestral_chain = Check(
+    number="4.2",
+    name="ancestral_chain",
+    specification=_ancestral_chain,
+    form=_by_eq_11,
+    script=each_step,
+    steps=True,
+    random="the argument noise",
+    cases=tuple(
+        Case(
+            f"x_T of shape {shape}, T = {len(betas)}",
+            (_bent, double(betas), fractions(*shape), fractions(len(betas), *shape, start=11)),
+        )
+        for shape, betas in [
+            ((2, 1, 4, 4), BETAS[:5]),
+            ((3, 2), BETAS[3:7]),
+            ((4, 3, 4, 4), [0.3, 0.1, 0.2]),
+            ((2, 5), [0.4, 0.2]),
+            ((1, 3, 2, 4, 4), [0.25]),
+        ]
+    ),
+    among="points, a video and T = 1",
+    misconceptions=(
+        Misconception(
+            "You add noise at step 0 too. Its result is the sample itself, and no later step would take the noise out "
+            "again: at t = 0 the mean is the result.",
+            quiet=lambda t, T: False,
+        ),
+        Misconception(
+            "You leave out the noise of the first step, T - 1, and not that of step 0. t runs downwards: the last step "
+            "that is made is t = 0.",
+            quiet=lambda t, T: t == T - 1,
+        ),
+        Misconception(
+            "You add no noise at all. Each state is drawn from p(x_{t-1} | x_t): the mean plus sqrt(beta_t) noise[t].",
+            quiet=lambda t, T: True,
+        ),
+        Misconception(
+            "You scaled the noise by beta: that is the variance of a step. Noise is multiplied by a standard "
+            "deviation, its square root.",
+            spread=lambda var: var,
+        ),
+        Misconception(
+            "Your noise has the posterior's variance. That is the other of DDPM's two choices, fixedsmall; asked for "
+            "is sigma_t^2 = beta_t.",
+            var=_posterior_var,
+        ),
+        Misconception(
+            "Your noise has the variance 1 - alpha_bar, the noise of all steps up to t. One step takes beta_t.",
+            var=lambda betas, alphas_bar: 1 - alphas_bar,
+        ),
+        Misconception(
+            "You take the noise from its end: step t has noise[t], so the first step that is made takes noise[T-1].",
+            drawn=lambda noise, t: noise[len(noise) - 1 - t],
+        ),
+        Misconception(
+            "You use the same noise, noise[0], at every step. Step t has noise[t].", drawn=lambda noise, t: noise[0]
+        ),
+        Misconception(
+            "You divided by sqrt(1 - alpha), with the alpha of the single step. eps is the noise of all steps up to t: "
+            "sqrt(1 - alpha_bar_t).",
+            bar=lambda alphas: alphas,
+        ),
+        Misconception(
+            "You use alpha_bar of the step before. Step t takes alpha_bar_t: in code t = 0 is the papers' t = 1.",
+            bar=before,
+        ),
+        Misconception(
+            "The root over 1 - alpha_bar is missing. eps has the weight beta / sqrt(1 - alpha_bar).",
+            weight=lambda beta, a_bar: beta / (1 - a_bar),
+        ),
+        Misconception(
+            "You subtract beta eps. eps has the weight beta / sqrt(1 - alpha_bar).", weight=lambda beta, a_bar: beta
+        ),
+        Misconception(
+            "You subtract sqrt(1 - alpha_bar) eps, all the noise, as on the way to x_0. One step takes only "
+            "beta / sqrt(1 - alpha_bar) of it.",
+            weight=lambda beta, a_bar: (1 - a_bar).sqrt(),
+        ),
+        Misconception(
+            "You add the network's noise. The step back takes it away.",
+            weight=lambda beta, a_bar: -beta / (1 - a_bar).sqrt(),
+        ),
+        Misconception(
+            "You do not divide by sqrt(alpha). The step forward shrank the image, and the step back makes it larger "
+            "again.",
+            grow=torch.ones_like,
+        ),
+        Misconception(
+            "You multiply by sqrt(alpha). The step forward did that; the step back divides by it.", grow=torch.sqrt
+        ),
+        Misconception("You divide by alpha. The mean is divided by its square root.", grow=torch.reciprocal),
+        Misconception(
+            "Only eps is divided by sqrt(alpha). The whole bracket is: (x_t - ... eps) / sqrt(alpha).",
+            grow=torch.ones_like,
+            weight=lambda beta, a_bar: beta / ((1 - a_bar) * (1 - beta)).sqrt(),
+        ),
+        Misconception(
+            "Your steps run from t = 0 upwards. x_T is the noisiest state: begin with t = T - 1 and end with t = 0.",
+            order=range,
+        ),
+        Misconception(
+            "You take the betas from their end. Step t has betas[t], and t runs downwards already.",
+            table=lambda betas: betas.flip(0),
+        ),
+        Misconception(
+            "You tell the network t + 1. In code t runs from 0 to T - 1, and the network was trained with these.",
+            told=lambda t, T: t + 1,
+        ),
+        Misconception(
+            "You tell the network t - 1, where the step leads. It is asked about x_t, with its t.",
+            told=lambda t, T: t - 1,
+        ),
+        Misconception(
+            "You tell the network T - 1 - t, the number of steps that were made. It knows x_t by its t.",
+            told=lambda t, T: T - 1 - t,
+        ),
+        Misconception(
+            "You ask the network about x_T at every step. It is asked about x_t, the state that was drawn last.",
+            given=lambda x, x_T: x_T,
+        ),
+        Misconception(
+            "Each of your steps starts from the mean of the one before, without its noise. It starts from the state "
+            "that was drawn.",
+            carried=lambda mean, state: mean,
+        ),
+        Misconception(
+            "Your estimated x_0 is clipped to [-1, 1]. That helps a real network; here Algorithm 2 is asked for as it "
+            "stands.",
+            estimate=_clipped,
+        ),
+        Misconception("You yield x_T too. T states are asked for, the first after step T - 1.", keep=_with_x_T),
+        Misconception(
+            "The last state is missing, x_0: yield after each step and not before it. Step 0 is made too.",
+            brief="The last state is missing.",
+            keep=_without_last,
+        ),
+        Misconception(
+            "You yield x_0 only. All T states are asked for: the yield belongs into the loop.", keep=_only_last
+        ),
+    ),
+)

@@ -1,0 +1,283 @@
+"""Exercise 4.5: one step of DPM-Solver++(2M)."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._inputs import ALPHAS_BAR, LONG_BAR, before, double, fractions
+from ddpm_lesson.checks.sampling._step_factors import Probe, wrong_factor_of_a_step
+
+
+def _dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
+    """Exercise 4.5: the step of DPM-Solver++(2M) from t to t_prev.  Lu et al. 2022, Algorithm 2.
+
+    x_t: (B, *D).  x_0: its estimate at t.  x_0_before: the estimate at t_before, one step earlier; both are None at
+    the first step, which is then of first order.  t_before > t > t_prev: ints, one step for the whole batch;
+    t_prev = -1 is the clean image, and the step there is x_0 itself.  alphas_bar: (T,).  Returns x at t_prev, (B, *D).
+    lambda = 1/2 log(alpha_bar / (1 - alpha_bar)), and D, extrapolated from the two estimates, stands for x_0.
+    """
+    if t_prev < 0:
+        return x_0.double()
+    a, prev = alphas_bar[t].item(), alphas_bar[t_prev].item()
+    lam_t, lam_prev = (0.5 * math.log(bar / (1 - bar)) for bar in (a, prev))
+    h = lam_prev - lam_t
+    pixels = []
+    for i, (x, estimate) in enumerate(zip(x_t.flatten().tolist(), x_0.flatten().tolist(), strict=True)):
+        if x_0_before is not None:
+            bar = alphas_bar[t_before].item()
+            r = (lam_t - 0.5 * math.log(bar / (1 - bar))) / h
+            estimate = (1 + 1 / (2 * r)) * estimate - 1 / (2 * r) * x_0_before.flatten()[i].item()
+        pixels.append(math.sqrt(1 - prev) / math.sqrt(1 - a) * x - math.sqrt(prev) * (math.exp(-h) - 1) * estimate)
+    return double(pixels).reshape(x_t.shape)
+
+
+def _half_log_snr(a_bar: Tensor) -> Tensor:
+    return (a_bar / (1 - a_bar)).log() / 2
+
+
+def _extrapolated(x_0: Tensor, x_0_before: Tensor, r: Tensor) -> Tensor:
+    return (1 + 1 / (2 * r)) * x_0 - 1 / (2 * r) * x_0_before
+
+
+def _by_ratio(lam_t, lam_prev, lam_before, steps) -> Tensor:
+    return (lam_t - lam_before) / (lam_prev - lam_t)
+
+
+def _two_steps(
+    x_t: Tensor,
+    x_0: Tensor,
+    x_0_before: Tensor | None,
+    t: int,
+    t_prev: int,
+    t_before: int | None,
+    alphas_bar: Tensor,
+    *,
+    table=lambda alphas_bar: alphas_bar,
+    clean=lambda x_0, D: x_0,
+    at_prev=lambda table, t, t_prev: table[t_prev],
+    lam=_half_log_snr,
+    length=lambda lam_t, lam_prev: lam_prev - lam_t,
+    ratio=_by_ratio,
+    known=lambda x_0, x_0_before: (x_0, x_0_before),
+    extrapolate=_extrapolated,
+    first=lambda x_0: x_0,
+    kept=lambda a, prev: ((1 - prev) / (1 - a)).sqrt(),
+    signal=lambda a, prev: prev.sqrt(),
+    grow=lambda h: -torch.expm1(-h),
+):
+    bar = table(alphas_bar)
+    a, prev = bar[t], at_prev(bar, t, t_prev)
+    lam_t, lam_prev = lam(a), lam(prev)
+    D = first(x_0.double())
+    if x_0_before is not None:
+        r = ratio(lam_t, lam_prev, lam(bar[t_before]), (t, t_prev, t_before))
+        D = extrapolate(*known(x_0.double(), x_0_before), r)
+    end = clean(x_0.double(), D)
+    if t_prev < 0 and end is not None:
+        return end
+    return kept(a, prev) * x_t + signal(a, prev) * grow(length(lam_t, lam_prev)) * D
+
+
+def _probes(pattern: Tensor) -> Iterator[Probe]:
+    zero, bar = torch.zeros_like(pattern), double(ALPHAS_BAR)
+    for steps in [(7, 5, 9), (6, 3, 8), (5, 4, 6), (4, 1, 9), (3, 2, 8), (3, 0, 5), (8, 2, 9)]:
+        (a, prev, earlier), rest = bar[list(steps)], (*steps, bar)
+        yield Probe(
+            {
+                "x_t": (pattern, zero, zero, *rest),
+                "x_0": (zero, pattern, zero, *rest),
+                "x_0_before": (zero, zero, pattern, *rest),
+            },
+            {
+                "alpha_bar_t": a,
+                "alpha_bar_prev": prev,
+                "1 - alpha_bar_t": 1 - a,
+                "1 - alpha_bar_prev": 1 - prev,
+                "h": _half_log_snr(prev) - _half_log_snr(a),
+                "r": _by_ratio(_half_log_snr(a), _half_log_snr(prev), _half_log_snr(earlier), steps),
+            },
+        )
+
+
+dpmpp_2m_step = Check(
+    number="4.5",
+    name="dpmpp_2m_step",
+    specification=_dpmpp_2m_step,
+    form=_two_steps,
+    batch=("x_t", "x_0", "x_0_before"),
+    clues=(wrong_factor_of_a_step(_probes),),
+    cases=tuple(
+        Case(
+            f"x_t of shape {shape}, t = {t}, t_prev = {t_prev}, t_before = {t_before}{remark}",
+            (
+                2 * fractions(*shape),
+                fractions(*shape, start=11),
+                None if t_before is None else fractions(*shape, start=29),
+                t,
+                t_prev,
+                t_before,
+                double(table),
+            ),
+        )
+        for shape, t, t_prev, t_before, table, remark in [
+            ((4, 1, 8, 8), 5, 3, 9, ALPHAS_BAR, ""),
+            ((4, 3, 4, 4), 6, 1, 8, ALPHAS_BAR, ""),
+            ((3, 2), 4, 3, 5, ALPHAS_BAR, ""),
+            ((2, 3, 2, 4, 4), 9, 7, None, ALPHAS_BAR, ""),
+            ((2, 5), 2, -1, 4, ALPHAS_BAR, ""),
+            ((2, 5), 0, -1, 1, ALPHAS_BAR, ""),
+            ((3, 2), 3, -1, None, ALPHAS_BAR, ""),
+            ((3, 2), 800, 600, 999, LONG_BAR, ", T = 1000"),
+        ]
+    ),
+    among="the first step, the clean image and T = 1000",
+    misconceptions=(
+        Misconception(
+            "Your 1 / (2 r) is r / 2: r is upside down, or 1 / 2 * r lacks its brackets. The longer this step beside "
+            "the last one, the further x_0 is extrapolated: r = (lambda_t - lambda_before) / h.",
+            brief="Your 1 / (2 r) is r / 2.",
+            ratio=lambda lam_t, lam_prev, lam_before, steps: (lam_prev - lam_t) / (lam_t - lam_before),
+        ),
+        Misconception(
+            "Your extrapolation has the wrong sign and leans towards the estimate before. D goes beyond x_0, away from "
+            "it: r is positive, and x_0 has the weight 1 + 1 / (2 r).",
+            brief="Your extrapolation has the wrong sign.",
+            extrapolate=lambda x_0, x_0_before, r: (1 - 1 / (2 * r)) * x_0 + 1 / (2 * r) * x_0_before,
+        ),
+        Misconception(
+            "The half is missing from your extrapolation: 1 / (2 r). The estimate is wanted for the middle of the "
+            "step, not for its end.",
+            extrapolate=lambda x_0, x_0_before, r: (1 + 1 / r) * x_0 - 1 / r * x_0_before,
+        ),
+        Misconception(
+            "You add x_0_before instead of subtracting it. D is an average with weights that add up to 1: "
+            "1 + 1 / (2 r) and -1 / (2 r).",
+            brief="You add x_0_before instead of subtracting it.",
+            extrapolate=lambda x_0, x_0_before, r: (1 + 1 / (2 * r)) * x_0 + 1 / (2 * r) * x_0_before,
+        ),
+        Misconception(
+            "The weights of your D do not add up to 1: x_0 has 1 + 1 / (2 r), since x_0_before has -1 / (2 r).",
+            extrapolate=lambda x_0, x_0_before, r: x_0 - 1 / (2 * r) * x_0_before,
+        ),
+        Misconception(
+            "You take all steps for equally long in lambda, r = 1: D is then 3/2 x_0 - 1/2 x_0_before. They are not: "
+            "r = (lambda_t - lambda_before) / h.",
+            brief="You take r = 1.",
+            ratio=lambda lam_t, lam_prev, lam_before, steps: torch.ones_like(lam_t),
+        ),
+        Misconception(
+            "You measure the steps in t. r is a ratio of steps in lambda, (lambda_t - lambda_before) / h.",
+            ratio=lambda lam_t, lam_prev, lam_before, steps: (
+                torch.ones_like(lam_t) * (steps[2] - steps[0]) / (steps[0] - steps[1])
+            ),
+        ),
+        Misconception(
+            "Your last step reaches from t_before to t_prev, over both steps. It ends at t: lambda_t - lambda_before.",
+            ratio=lambda lam_t, lam_prev, lam_before, steps: (lam_prev - lam_before) / (lam_prev - lam_t),
+        ),
+        Misconception(
+            "x_0 and x_0_before are exchanged: x_0 is the estimate at t, the later and better one.",
+            known=lambda x_0, x_0_before: (x_0_before, x_0),
+        ),
+        Misconception(
+            "You do not use x_0_before: every step is of first order, which is DDIM's. Where it is given, extrapolate.",
+            brief="You do not use x_0_before.",
+            extrapolate=lambda x_0, x_0_before, r: x_0,
+        ),
+        Misconception(
+            "Your lambda is the log of the SNR. DPM-Solver's is that of its root, sqrt(alpha_bar / (1 - alpha_bar)): "
+            "half of it.",
+            lam=lambda a_bar: (a_bar / (1 - a_bar)).log(),
+        ),
+        Misconception(
+            "Your lambda is a quarter of the log SNR: the half and the root are the same thing. Take one of them.",
+            lam=lambda a_bar: (a_bar / (1 - a_bar)).log() / 4,
+        ),
+        Misconception(
+            "Your lambda is the log of the signal alone. It is that of signal over noise, "
+            "sqrt(alpha_bar / (1 - alpha_bar)).",
+            lam=lambda a_bar: a_bar.log() / 2,
+        ),
+        Misconception(
+            "Your h is negative. lambda, the log of signal over noise, grows towards the image: "
+            "h = lambda_prev - lambda_t.",
+            length=lambda lam_t, lam_prev: lam_t - lam_prev,
+        ),
+        Misconception(
+            "Your h is negative, and r with it. lambda, the log of signal over noise, grows towards the image: "
+            "h = lambda_prev - lambda_t.",
+            length=lambda lam_t, lam_prev: lam_t - lam_prev,
+            ratio=lambda lam_t, lam_prev, lam_before, steps: (lam_t - lam_before) / (lam_t - lam_prev),
+        ),
+        Misconception(
+            "The minus sign in front of sqrt(alpha_bar_prev) is missing. exp(-h) - 1 is negative, and x_0 is added in "
+            "the end.",
+            grow=lambda h: torch.expm1(-h),
+        ),
+        Misconception(
+            "You wrote exp(-h) where exp(-h) - 1 belongs: a step of length 0 must change nothing.",
+            grow=lambda h: -torch.exp(-h),
+        ),
+        Misconception(
+            "You took exp(h) - 1, as in the form for eps. In the form for x_0 it is exp(-h) - 1.",
+            grow=torch.expm1,
+        ),
+        Misconception("You took h where 1 - exp(-h) belongs. They are near for small steps only.", grow=lambda h: h),
+        Misconception(
+            "The factor of x_t is upside down: x at t_prev has less noise, sqrt(1 - alpha_bar_prev) over "
+            "sqrt(1 - alpha_bar_t).",
+            kept=lambda a, prev: ((1 - a) / (1 - prev)).sqrt(),
+        ),
+        Misconception(
+            "The factor of x_t is a ratio of variances: its root is missing.", kept=lambda a, prev: (1 - prev) / (1 - a)
+        ),
+        Misconception(
+            "The factor of x_t is a ratio of signals, as in the form for eps. In the form for x_0 it is the ratio of "
+            "noises, sqrt(1 - alpha_bar_prev) over sqrt(1 - alpha_bar_t).",
+            kept=lambda a, prev: (prev / a).sqrt(),
+        ),
+        Misconception(
+            "x_t stands there without a factor: sqrt(1 - alpha_bar_prev) over sqrt(1 - alpha_bar_t).",
+            kept=lambda a, prev: torch.ones_like(a),
+        ),
+        Misconception("The factor of D has alpha_bar_prev: its root is missing.", signal=lambda a, prev: prev),
+        Misconception(
+            "The factor of D has sqrt(alpha_bar_t). The step ends at t_prev: sqrt(alpha_bar_prev).",
+            signal=lambda a, prev: a.sqrt(),
+        ),
+        Misconception(
+            "The factor of D has sqrt(1 - alpha_bar_prev), as in the form for eps. x_0 comes with the signal, "
+            "sqrt(alpha_bar_prev).",
+            signal=lambda a, prev: (1 - prev).sqrt(),
+        ),
+        Misconception(
+            "At t_prev = -1 you read alphas_bar[-1], which wraps around to the noisiest step. There lambda is "
+            "infinite, and the step is x_0 itself.",
+            clean=lambda x_0, D: None,
+        ),
+        Misconception(
+            "At t_prev = -1 you take alphas_bar[0]: one step of noise stays in the sample. The step there is x_0 "
+            "itself.",
+            clean=lambda x_0, D: None,
+            at_prev=lambda table, t, t_prev: table[max(t_prev, 0)],
+        ),
+        Misconception(
+            "At t_prev = -1 your alpha_bar is 1, lambda is infinite and infinities meet. Return x_0 there, before "
+            "lambda is formed.",
+            clean=lambda x_0, D: None,
+            at_prev=lambda table, t, t_prev: table[t_prev] if t_prev >= 0 else torch.ones_like(table[0]),
+        ),
+        Misconception(
+            "You step to t - 1. The chain that skips steps goes from t to t_prev: read alphas_bar there.",
+            at_prev=lambda table, t, t_prev: table[t - 1],
+        ),
+        Misconception(
+            "You took the paper's alpha for the alpha of a single step. Its alpha_t is sqrt(alpha_bar_t), its sigma_t "
+            "sqrt(1 - alpha_bar_t).",
+            table=lambda alphas_bar: alphas_bar / before(alphas_bar),
+        ),
+    ),
+)

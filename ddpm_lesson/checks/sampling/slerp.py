@@ -1,0 +1,232 @@
+"""Exercise 4.4: between two noises along an arc."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._inputs import double, fractions
+
+
+def _slerp(a, b, share):
+    """Exercise 4.4: the point between a and b on an arc, spherical interpolation.  Song et al. 2021, Appendix D.5.
+
+    a, b: (B, *D).  share: a float in 0..1; 0 gives a, 1 gives b.  The angle is that between an image of a and its
+    partner of b, each taken whole, as one vector.  Returns (B, *D).
+    Not (1 - share) a + share b: halfway that has too small a norm for a noise.
+    """
+    images = []
+    for image, other in zip(a, b, strict=True):
+        x, y = image.flatten().tolist(), other.flatten().tolist()
+        lengths = math.sqrt(sum(v**2 for v in x)) * math.sqrt(sum(v**2 for v in y))
+        angle = math.acos(sum(u * v for u, v in zip(x, y, strict=True)) / lengths)
+        first, second = (math.sin(part * angle) / math.sin(angle) for part in (1 - share, share))
+        images.append([first * u + second * v for u, v in zip(x, y, strict=True)])
+    return double(images).reshape(a.shape)
+
+
+def _of_images(x: Tensor) -> tuple[int, ...]:
+    return tuple(range(1, x.ndim))
+
+
+def _norms(a: Tensor, b: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return ((a**2).sum(axes, keepdim=True) * (b**2).sum(axes, keepdim=True)).sqrt()
+
+
+def _sines(angle: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    return torch.sin((1 - share) * angle) / torch.sin(angle), torch.sin(share * angle) / torch.sin(angle)
+
+
+def _on_an_arc(
+    a: Tensor,
+    b: Tensor,
+    share: float,
+    *,
+    part=lambda share: share,
+    axes=_of_images,
+    lengths=_norms,
+    arc=torch.acos,
+    laid=lambda angle: angle,
+    weights=_sines,
+    ends=lambda x: x,
+    finish=lambda out: out,
+):
+    a, b = a.double(), b.double()
+    over = axes(a)
+    angle = laid(arc((a * b).sum(over, keepdim=True) / lengths(a, b, over)))
+    first, second = weights(angle, part(share))
+    return finish(first * ends(a) + second * ends(b))
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / (x**2).sum(_of_images(x), keepdim=True).sqrt()
+
+
+def _shorter_way(a, b, share):
+    """b turned round where the angle is wide, as for rotations."""
+    wide = (a.double() * b.double()).sum(_of_images(a), keepdim=True) < 0
+    return _on_an_arc(a, torch.where(wide, -b.double(), b.double()), share)
+
+
+def _centred(x: Tensor) -> Tensor:
+    return x - x.mean(_of_images(x), keepdim=True)
+
+
+def _correlation(a, b, share):
+    """The angle of images whose mean is taken off."""
+    x, y = _centred(a.double()), _centred(b.double())
+    cos = (x * y).sum(_of_images(a), keepdim=True) / _norms(x, y, _of_images(a))
+    first, second = _sines(cos.acos(), share)
+    return first * a + second * b
+
+
+slerp = Check(
+    number="4.4",
+    name="slerp",
+    specification=_slerp,
+    form=_on_an_arc,
+    batch=("a", "b"),
+    cases=tuple(
+        Case(
+            f"a of shape {shape}, share = {share}{', wide angles' * (sign < 0)}",
+            (fractions(*shape), double(sign) * fractions(*shape, start=11) + fractions(*shape) / 3, share),
+        )
+        for shape, share, sign in [
+            ((4, 1, 8, 8), 0.25, 1),
+            ((4, 3, 4, 4), 0.5, 1),
+            ((3, 2), 0.75, -1),
+            ((2, 3, 2, 4, 4), 0.4, -2),
+            ((1, 1, 8, 8), 0.9, 2),
+            ((4, 4), 0.3, 1),
+            ((3, 1, 4, 4), 0.0, 1),
+            ((3, 1, 4, 4), 1.0, -1),
+        ]
+    ),
+    among="points, wide angles, share = 0 and share = 1",
+    misconceptions=(
+        Misconception(
+            "You went along the straight line. Halfway two independent noises then have half the variance, and the "
+            "sampler has not seen such an x_T: go along the arc.",
+            weights=lambda angle, share: (1 - share, share),
+        ),
+        Misconception(
+            "Your weights are sqrt(1 - share) and sqrt(share). They keep the variance where a and b are independent; "
+            "slerp takes the angle between them: sin((1 - share) angle) / sin(angle).",
+            weights=lambda angle, share: (math.sqrt(1 - share), math.sqrt(share)),
+        ),
+        Misconception(
+            "You took one angle for the whole batch: the sum runs over all images. Every pair of images has its own.",
+            axes=lambda x: tuple(range(x.ndim)),
+        ),
+        Misconception(
+            "You used the angle of the first pair for the whole batch. Every pair of images has its own.",
+            laid=lambda angle: angle[:1],
+        ),
+        Misconception(
+            "You took an angle for each row, over the last axis only. An image is one vector: sum over all axes but "
+            "the batch's.",
+            axes=lambda x: (-1,),
+        ),
+        Misconception(
+            "You took an angle for each pixel, over the channels only (axis 1, which cosine_similarity takes by "
+            "itself). An image is one vector: sum over all axes but the batch's.",
+            axes=lambda x: (1,),
+        ),
+        Misconception(
+            "You took an angle for each channel, over its pixels. An image is one vector: sum over all axes but the "
+            "batch's.",
+            axes=lambda x: tuple(range(2, x.ndim)) or (1,),
+        ),
+        Misconception(
+            "Your angles are between the images of one batch: the sum runs over the batch axis. It runs over all axes "
+            "but this one.",
+            axes=lambda x: (0,),
+        ),
+        Misconception(
+            "The cosine is not divided by the two norms: a scalar product of long vectors is no cosine, and beyond 1 "
+            "its arc cosine is nan.",
+            brief="The cosine is not divided by the two norms.",
+            lengths=lambda a, b, axes: 1.0,
+        ),
+        Misconception(
+            "The cosine is not divided by the two norms, and a clamp to [-1, 1] hides it. Divide by norm(a) norm(b).",
+            lengths=lambda a, b, axes: 1.0,
+            arc=lambda cos: cos.clamp(-1, 1).acos(),
+        ),
+        Misconception(
+            "You divided the cosine by the squares of both norms: a root is missing, or a norm too many.",
+            lengths=lambda a, b, axes: _norms(a, b, axes) ** 2,
+        ),
+        Misconception(
+            "You divided the cosine by the square of a's norm. a and b have norms of their own: norm(a) norm(b).",
+            lengths=lambda a, b, axes: _norms(a, a, axes),
+        ),
+        Misconception(
+            "You divided the cosine by the number of coordinates, as if the images had variance 1. Divide by "
+            "norm(a) norm(b).",
+            lengths=lambda a, b, axes: math.prod(a.shape[axis] for axis in axes),
+        ),
+        Misconception("share and 1 - share are exchanged: share = 0 is to give a.", part=lambda share: 1 - share),
+        Misconception(
+            "You did not divide by sin(angle). At share = 0 the result is then no longer a.",
+            weights=lambda angle, share: (torch.sin((1 - share) * angle), torch.sin(share * angle)),
+        ),
+        Misconception(
+            "Your weights are a cosine and a sine, share of a quarter turn. That is right for a right angle only: "
+            "sin((1 - share) angle) / sin(angle).",
+            weights=lambda angle, share: (math.cos(share * math.pi / 2), math.sin(share * math.pi / 2)),
+        ),
+        Misconception(
+            "You took the cosine for the angle: acos is missing.",
+            arc=lambda cos: cos,
+        ),
+        Misconception("You took asin of the cosine. The angle is its acos.", arc=torch.asin),
+        Misconception(
+            "Your angle is in degrees. torch.sin takes radians, as torch.acos gives them.",
+            laid=lambda angle: angle * 180 / math.pi,
+        ),
+        Misconception(
+            "You took the absolute value of the cosine. Wide angles are angles too: the arc from a has to end in b.",
+            arc=lambda cos: cos.abs().acos(),
+        ),
+        Misconception(
+            "You turned b round where the angle is wide. Rotations q and -q are the same, noises are not: share = 1 is "
+            "to give b.",
+            instead=_shorter_way,
+        ),
+        Misconception(
+            "You divided a and b themselves by their norms, so that the result has norm 1. A noise of D numbers has a "
+            "norm of about sqrt(D): only the cosine needs the norms.",
+            brief="You divided a and b themselves by their norms.",
+            ends=_unit,
+        ),
+        Misconception(
+            "Your result is divided by its norm. A noise of D numbers has a norm of about sqrt(D): return the sum "
+            "itself.",
+            brief="Your result is divided by its norm.",
+            finish=_unit,
+        ),
+        Misconception(
+            "You took the mean off a and b before the angle: that is a correlation. The vectors are taken as they are.",
+            instead=_correlation,
+        ),
+        Misconception(
+            "Your angles have shape (B,), and broadcasting lines that up with the last axis, the columns of an image. "
+            "It runs where B happens to be the width, and is wrong there: (B, 1, ..., 1) is needed.",
+            brief="Your angles have shape (B,).",
+            laid=lambda angle: angle.flatten(),
+        ),
+        Misconception(
+            "Your angles have shape (B, 1): that is right for points, but on images it lines up with the rows. They "
+            "need one axis for each axis of a: (B, 1, ..., 1).",
+            brief="Your angles have shape (B, 1).",
+            laid=lambda angle: angle.flatten()[:, None],
+        ),
+        Misconception(
+            "Your angles have shape (B, 1, 1, 1): that is right for images only. Count the axes of a.",
+            brief="Your angles have shape (B, 1, 1, 1).",
+            laid=lambda angle: angle.view(-1, 1, 1, 1),
+        ),
+    ),
+)
