@@ -14,16 +14,16 @@
 # *The course:* 1 forward process → 2 loss → 3 U-Net → **4 sampling** → 5 variants
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 80 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own.
+# **The core path takes 81 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
 # | 1 | 4.1 What you will have at the end … 4.3 Whose error is it? | 27 |
 # | 2 | 4.4 DDIM: other chains with the same marginals … 4.6 The latent is a place to walk in | 23 |
-# | 3 | 4.7 A differential equation behind the steps … 4.10 What you now have | 30 |
+# | 3 | 4.7 A differential equation behind the steps … 4.10 What you now have | 31 |
 # | capstone | 4.11 Capstone: fill in what is missing | 34 |
 #
-# Sections called *Going deeper* are collapsed (1 minutes in all); the path does not need them, and they need the cells above them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (32 minutes in all); the path does not need them, and they need the cells above them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
@@ -452,7 +452,7 @@ for k, name in enumerate(("sphere", "straight")):
 # %% [markdown] tags=["sitting"]
 # ## 4.7 A differential equation behind the steps
 #
-# *Sitting 3 of 3, 30 minutes.*
+# *Sitting 3 of 3, 31 minutes.*
 
 # %% tags=["start"]
 import math
@@ -648,7 +648,7 @@ for ax, (name, (sampler, S)) in zip(axes, shown.items()):
 # **Exercise 4.8 (design, 8 minutes).** You have **ten evaluations** for each digit. Choose a sampler and its steps. *Predict* first: which is nearest to the real digits, and does clean convergence (figure 4.12) decide? Then change the line below, *measure*, and *explain*. To choose from:
 #
 # - `"ancestral"`, `"ddim"` (with `eta=`), `"dpmpp_2m"`, `"dpmpp_3m"`, `"dpmpp_2s"`, `"dpmpp_2m_sde"`, `"heun"` (asks twice: 5 steps), `"plms"`;
-# - `steps="leading10"`, `"trailing10"`, `"logsnr10"` (even in log SNR), `"karras10"`.
+# - `steps="leading10"`, `"trailing10"`, `"log_snr10"` (even in log SNR), `"karras10"`.
 #
 # The measure is the Fréchet distance: how far mean and covariance of 100 drawn MNIST digits are from those of the 60,000 real ones, in the features of a small classifier. Small is good. With so few draws it is too large for every sampler alike, and it scatters: differences of a fifth mean nothing.
 
@@ -716,9 +716,9 @@ held_out, labels = data.digits("test")[:]
 #
 # - `p_step(x_t, t)` draws an $x_{t-1}$ with the network; `t` is an int;
 # - `known` is (B, \*D), `mask` is 1 where it is known and 0 elsewhere; `betas` is (T,);
-# - `draw()` gives standard normal noise of `x_T`'s shape, fresh at every call.
+# - `draw()` gives standard normal noise of `x_T`'s shape, fresh at every call: call it once for each noise, when it is used.
 #
-# For `t` from T − 1 down to 0, `repeats` times: (a) `unknown = p_step(x_t, t)`; (b) the known pixels noised to $t-1$ (at `t = 0`: without noise, `known` itself); (c) mix them by the mask into $x_{t-1}$; (d) unless it is the last repeat, or `t = 0`: one forward step, to a new $x_t$. Yield $x_{t-1}$ once for each `t`.
+# For `t` from T − 1 down to 0, `repeats` times: (a) `unknown = p_step(x_t, t)`; (b) the known pixels noised to $t-1$ (at `t = 0`: without noise, `known` itself); (c) mix them by the mask into $x_{t-1}$; (d) unless it is the last repeat, or `t = 0`: one forward step (`betas[t]`), to a new $x_t$ for the next repeat. Yield $x_{t-1}$ once for each `t`.
 # <details><summary>Hint 1</summary>Two nested loops. alphas_bar is the cumulative product of 1 - betas; the noise that belongs to t - 1 is that of alphas_bar[t - 1].</details>
 # <details><summary>Hint 2</summary>The forward step uses betas[t], the same step that was just made backwards: sqrt(1 - beta) x + sqrt(beta) noise.</details>
 # <details><summary>How to find a mistake</summary>At the end the known pixels must be exactly those of known. With mask = 1 everywhere the result is known itself; with mask = 0 and repeats = 1 it is ordinary sampling.</details>
@@ -738,7 +738,8 @@ from ddpm_lesson.predictions import fixedsmall
 from ddpm_lesson.samplers import reverse
 
 generator = torch.Generator().manual_seed(0)
-known, mask = held_out[10:16].to(device), torch.ones(1, 1, 8, 8, device=device)
+known = held_out[10:16].to(device)
+mask = torch.ones_like(known)
 mask[..., 4:, :] = 0
 chain = digits.process.respaced(spacing.trailing(1000, 25))
 p = reverse(chain, digits.denoiser(None), fixedsmall)
@@ -1082,10 +1083,10 @@ for k, i in enumerate((20, 15, 10, 5)):
 # **What goes wrong: noised to $t$, denoised from $t-1$.** Starting in the middle (SDEdit; DDPM's interpolation) noises an image to step $t$ and walks back from there. Some published code noises with `q_sample(x, t)` and begins the loop at `t - 1`. Then the network is told too little noise, and a part of it stays. Data $\mathcal N(0, 0.3^2)$, the exact denoiser and Heun's method: all is linear, so one number, the standard deviation of $x_t$, can be sent through the chain:
 
 # %%
-short, narrow = process.respaced(spacing.trailing(1000, 50)), oracle.GaussianData(process, torch.zeros(1).double(), 0.3)
-a_bar = short.alphas_bar[9]
+short, narrow = process.respaced(spacing.trailing(1000, 20)), oracle.GaussianData(process, torch.zeros(1).double(), 0.3)
+a_bar = short.alphas_bar[4]
 std = (a_bar * 0.3**2 + 1 - a_bar).sqrt().view(1, 1)
-for name, i in (("from its own step", 10), ("one step too late", 9)):
+for name, i in (("from its own step", 5), ("one step too late", 4)):
     x = last(samplers.heun(short.respaced(range(i)), narrow, std))
     print(f"{name}: samples of standard deviation {x.item():.2f}, that of the data is 0.30")
 
@@ -1292,4 +1293,15 @@ print(f"exp(log_var / 2) = {(log_var / 2).exp():.4f}, log_var ** 0.5 = {log_var*
 # Every name in the table can be imported, and in a checkout every test can be run. Your own functions, checked above, compute the same.
 
 # %% [markdown] tags=["equations"]
-# filled in by the build
+# | | equation | function | test |
+# |---|---|---|---|
+# | 4.1 | the mean of a step back, by the posterior and by the noise (DDPM Eq. 11) | `predictions.p_from_prediction` | `test_bound.py` `test_kl_agrees_with_quadrature` |
+# | 4.2 | two fixed variances, and when each is exact (DDPM Section 3.2) | `predictions.fixedsmall` | `test_samplers.py` `test_fixedsmall_is_the_exact_reverse_step_of_a_single_point` |
+# | 4.3 | the family $q_\sigma(x_{t-1} \mid x_t, x_0)$ (DDIM Eq. 7) | `process.GaussianDiffusion.q_posterior_ddim` | `test_process.py` `test_ddim_with_eta_1_is_the_posterior` |
+# | 4.4 | DDIM's step (DDIM Eq. 12) | `samplers.ddim` | `test_samplers.py` `test_ddim_chain_on_gaussian_data_has_the_closed_form` |
+# | 4.5 | $\sigma_t$ by $\eta$ (DDIM Eq. 16) | `samplers.ddim` | `test_samplers.py` `test_ddim_with_eta_1_is_ancestral_with_fixedsmall` |
+# | 4.6 | spherical interpolation (DDIM Appendix D.5) | `samplers.slerp` | `test_checks_04.py` `test_slerp_turns_evenly_and_keeps_the_norm` |
+# | 4.7 | DDIM's step as a step in $\sqrt{\operatorname{SNR}}$ | `samplers.levels.towards` | `test_samplers.py` `test_ddim_agrees_with_diffusers` |
+# | 4.8 | the ODE behind the steps (DDIM Eq. 14) | `samplers.heun` | `test_samplers.py` `test_ddim_chain_on_gaussian_data_has_the_closed_form` |
+# | 4.9 | the estimate for the middle of a step (DPM-Solver++ Algorithm 2) | `samplers.dpmpp_2m` | `test_checks_04.py` `test_two_m_is_that_of_diffusers` |
+# | 4.10 | betas of a shorter chain (Improved DDPM Eq. 19) | `process.GaussianDiffusion.respaced` | `test_process.py` `test_a_respaced_chain_has_the_marginals_of_its_base` |
