@@ -14,13 +14,13 @@
 # *The course:* 1 forward process → 2 loss → 3 U-Net → **4 sampling** → 5 variants
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 81 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own.
+# **The core path takes 80 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
 # | 1 | 4.1 What you will have at the end … 4.3 Whose error is it? | 27 |
 # | 2 | 4.4 DDIM: other chains with the same marginals … 4.6 The latent is a place to walk in | 23 |
-# | 3 | 4.7 A differential equation behind the steps … 4.10 What you now have | 31 |
+# | 3 | 4.7 A differential equation behind the steps … 4.10 What you now have | 30 |
 # | capstone | 4.11 Capstone: fill in what is missing | 34 |
 #
 # Sections called *Going deeper* are collapsed (32 minutes in all); the path does not need them, and they need the cells above them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
@@ -310,13 +310,10 @@ import math
 
 import torch
 
-from ddpm_lesson import GaussianDiffusion, checks, load_pretrained
-from ddpm_lesson import plots, plots_sampling, schedules, spacing
-from ddpm_lesson.samplers import ancestral, ddim, last, reverse
+from ddpm_lesson import checks, load_pretrained, plots, spacing
 
 torch.set_num_threads(1)
-mnist, digits = (load_pretrained(name, device=device) for name in ("mnist_ddpm", "digits_ddpm"))
-process = GaussianDiffusion(schedules.linear(1000))
+mnist = load_pretrained("mnist_ddpm", device=device)
 
 
 def random(*shape, seed):
@@ -354,7 +351,7 @@ assert abs(coef2 - math.sqrt(1 - a_prev - beta_tilde) / math.sqrt(1 - a)) < 1e-1
 print(f"for sigma^2 = {beta_tilde:.3f} the weight of x_t is the posterior's coef2, {coef2:.4f}")
 
 # %% [markdown]
-# The sampler puts the estimate in the place of $x_0$, as Algorithm 2 does:
+# The sampler takes the estimate instead of $x_0$ (DDIM Eq. 9), as Algorithm 2 does:
 # $$x_{t-1} = \sqrt{\bar\alpha_{t-1}}\;\hat x_0+\sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\epsilon_\theta+\sigma_t\,z . \tag{4.4: DDIM Eq. 12}$$
 # Read it: *go to the estimate, then add noise again, as much as belongs to $t-1$*. One number sets the share of fresh noise:
 # $$\sigma_t = \eta\,\sqrt{\tilde\beta_t},\qquad \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\Big(1-\frac{\bar\alpha_t}{\bar\alpha_{t-1}}\Big) . \tag{4.5: DDIM Eq. 16}$$
@@ -452,7 +449,7 @@ for k, name in enumerate(("sphere", "straight")):
 # %% [markdown] tags=["sitting"]
 # ## 4.7 A differential equation behind the steps
 #
-# *Sitting 3 of 3, 31 minutes.*
+# *Sitting 3 of 3, 30 minutes.*
 
 # %% tags=["start"]
 import math
@@ -574,7 +571,11 @@ def measured(sampler, S):
     """How often it asks the exact denoiser in S steps, and the mean distance from the exact quantiles."""
     chain, asked = chain_of(S), []
     mixture = oracle.Mixture(chain, *parts)
-    denoise = lambda x, t, prev=None: asked.append(t) or mixture(x, t)
+
+    def denoise(x, t, prev=None):
+        asked.append(t)
+        return mixture(x, t)
+
     for state in sampler(chain, denoise, x_T):
         if state.i == 1:  # stopping early is leaving the loop
             return len(asked), (state.x_t.sort(0).values - exact).abs().mean().item()
@@ -617,6 +618,8 @@ for name in ("DDIM", "2M, yours", "Heun", "2S", "PLMS", "3M"):
 # %%
 process = GaussianDiffusion(schedules.linear(1000))
 eight = oracle.Mixture(process, *data.eight_gaussians_mixture())
+
+# %%
 angle, radius = torch.arange(12) * math.pi / 6 + 0.13, torch.tensor([0.5, 1.8]).repeat(6)
 x_T = (radius * torch.stack([angle.cos(), angle.sin()])).T.double()
 
@@ -645,7 +648,7 @@ for ax, (name, (sampler, S)) in zip(axes, shown.items()):
 #
 # On real networks the best sampler is not always the one of the highest order: the network is wrong, too, and noise can correct an error made early (figure 4.9).
 #
-# **Exercise 4.8 (design, 8 minutes).** You have **ten evaluations** for each digit. Choose a sampler and its steps. *Predict* first: which is nearest to the real digits, and does clean convergence (figure 4.12) decide? Then change the line below, *measure*, and *explain*. To choose from:
+# **Exercise 4.8 (design, 7 minutes).** You have **ten evaluations** for each digit. Choose a sampler and its steps. *Predict* first: which is nearest to the real digits, and does clean convergence (figure 4.12) decide? Then change the line below, *measure*, and *explain*. To choose from:
 #
 # - `"ancestral"`, `"ddim"` (with `eta=`), `"dpmpp_2m"`, `"dpmpp_3m"`, `"dpmpp_2s"`, `"dpmpp_2m_sde"`, `"heun"` (asks twice: 5 steps), `"plms"`;
 # - `steps="leading10"`, `"trailing10"`, `"log_snr10"` (even in log SNR), `"karras10"`.
@@ -659,6 +662,7 @@ chosen = Sampling("ddim", steps="leading10", seed=1)  # your choice
 from ddpm_lesson.experiments.features import classified, load_moments
 from ddpm_lesson.experiments.metrics import frechet_distance
 
+# %%
 classifier, real = load_pretrained("mnist_classifier").model, load_moments("mnist_classifier")
 
 
@@ -676,7 +680,7 @@ _ = ax.invert_yaxis(), ax.set(xlabel="Fréchet distance of 100 digits")
 # %% [markdown]
 # *Figure 4.14.* Your choice and two others, ten evaluations for each digit. <!-- alt: Three horizontal bars. The untouched choice, DDIM with leading steps, and 2M are long; ancestral sampling is less than half as long. -->
 #
-# <details><summary>What we found</summary>(150 digits, two seeds.) With noise: ancestral, DDIM with η = 1 and 2M SDE reach 0.15 to 0.2. Without: DDIM and 2M with trailing steps stay near 0.47, and 3M is no better. So the order does not decide: their error is not that of the steps but that of the network at high noise, which no later step corrects. Steps even in log SNR help 2M (0.21): fewer of them lie where the network is worst. Heun and PLMS fail altogether with trailing steps: they average ε, and on this cosine chain, whose last $\bar\alpha$ is $2\cdot10^{-9}$, the first step magnifies the difference between two ε thousands of times. Second order is decisive where the network is nearly exact and the steps are many; with a small network and ten evaluations, noise is.</details>
+# <details><summary>What we found</summary>(100 digits, two seeds.) With noise: ancestral, DDIM with η = 1 and 2M SDE reach 0.13 to 0.18. Without: DDIM and 2M with trailing steps lie between 0.3 and 0.65, depending on the seed, and 3M is no better. So the order does not decide here: the error is not that of the steps but that of the network at high noise, which no later step corrects. Steps even in log SNR help 2M (0.24 and 0.34): fewer of them lie where the network is worst. Heun and PLMS fail altogether, above 10: they average ε, and on this cosine chain, whose last $\bar\alpha$ is $2\cdot10^{-9}$, the first step magnifies the difference between two ε thousands of times. Second order is decisive where the network is nearly exact; with a small network and ten evaluations, noise is.</details>
 
 # %% [markdown]
 # ## 4.10 What you now have
@@ -765,7 +769,7 @@ for k, name in enumerate(("the digit", "known", "1 repeat", "1 repeat", "10 repe
     _ = ax.text(-0.1, k * 1.06 + 0.5, name, ha="right", va="center", fontsize="small")
 
 # %% [markdown]
-# *Figure 4.15.* Six digits, what is known of them, and four completions. Where the upper half leaves it open, the completions differ. With one repeat some halves do not fit together; with ten the strokes meet. <!-- alt: Six rows of six digits. The second row has only upper halves. The last four rows complete them; in the last two rows the lower halves continue the strokes of the upper ones. -->
+# *Figure 4.15.* Six digits, what is known of them, and four completions. Where the upper half leaves it open, the completions differ. With one repeat some halves do not fit together; with ten, more of them do. <!-- alt: Six rows of six digits. The second row has only upper halves. The last four rows complete them; in the last two rows most lower halves continue the strokes of the upper ones. -->
 
 # %% tags=["folded"]
 assert all(torch.equal(row[..., :4, :], known[..., :4, :]) for row in rows[2:])
@@ -799,6 +803,8 @@ respaced_betas = checks.respaced_betas(respaced_betas)
 from ddpm_lesson import GaussianDiffusion, schedules, spacing
 
 process = GaussianDiffusion(schedules.linear(1000))
+
+# %%
 betas, visited = process.betas, torch.tensor(spacing.trailing(1000, 10))
 short = respaced_betas(process.alphas_bar, visited)
 assert torch.allclose(short, process.respaced(visited.tolist()).betas, rtol=1e-9)
@@ -840,6 +846,7 @@ for choose in (spacing.leading, spacing.trailing):
 from ddpm_lesson import oracle
 from ddpm_lesson.samplers import ddim, last
 
+# %%
 cosine = GaussianDiffusion(schedules.cosine(1000))
 dark = oracle.GaussianData(cosine, torch.tensor([-0.7], dtype=torch.float64), 0.3)
 for choose in (spacing.leading, spacing.trailing):
@@ -934,6 +941,8 @@ for S in (1000, 100, 10, 4):
 digits = load_pretrained("digits_ddpm", device=device)
 ten, y = digits.process.respaced(spacing.trailing(1000, 10)), digits.labels(10)
 start = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(2)).to(device)
+
+# %%
 p = reverse(ten, digits.denoiser(y), fixedlarge)
 *_, near, end = ancestral(ten, p, start, generator=torch.Generator().manual_seed(3))
 z = torch.randn(end.x_t.shape, generator=torch.Generator().manual_seed(4)).to(device)
@@ -957,6 +966,8 @@ from ddpm_lesson.predictions import fixedlarge, fixedsmall
 
 denoise, both = digits.denoiser(y), []
 both.append(last(ddim(ten, denoise, start, eta=1.0, generator=torch.Generator().manual_seed(5))))
+
+# %%
 small = reverse(ten, denoise, fixedsmall)
 both.append(last(ancestral(ten, small, start, generator=torch.Generator().manual_seed(5))))
 assert torch.allclose(*both, atol=1e-4)
@@ -985,7 +996,7 @@ for x_0 in (1.0, -1.0):
 # %%
 from ddpm_lesson.samplers import ddim_inversion
 
-
+# %%
 def there_and_back(S):
     """Mean change of a point that is inverted in S steps, and drawn again."""
     chain = chain_of(S)
@@ -1007,6 +1018,8 @@ print("in the end twice the steps halve it: first order")
 # %%
 held_out, labels = data.digits("test")[:]
 images, label = held_out[10:16].to(device), labels[10:16].to(device)
+
+# %%
 rows, denoise = [images], digits.denoiser(label)
 for S in (10, 50):
     chain = digits.process.respaced(spacing.trailing(1000, S))
@@ -1030,6 +1043,8 @@ for k, name in enumerate(("image", "latent, 10 steps", "and back", "latent, 50 s
 # %%
 normal = oracle.GaussianData(process, torch.zeros(1, dtype=torch.float64), 1.0)
 wrong = 0.5 * torch.randn(4000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+# %%
 chain, found = process.respaced(spacing.trailing(1000, 100)), {}
 for churn in (0, 1, 2, 10):
     generator = torch.Generator().manual_seed(1)
@@ -1067,6 +1082,8 @@ chain = mnist.process.respaced(spacing.trailing(1000, 20))
 x_T, rows = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(9)).to(device), []
 way = {state.i: state.x_t for state in ancestral(
     chain, reverse(chain, mnist.denoiser(), mnist.variance), x_T, generator=torch.Generator().manual_seed(1))}
+
+# %%
 for i in (20, 15, 10, 5):
     rest = chain.respaced(range(i))  # the last i steps of the way
     p = reverse(rest, mnist.denoiser(), mnist.variance)
@@ -1080,18 +1097,20 @@ for k, i in enumerate((20, 15, 10, 5)):
 # %% [markdown]
 # *Figure 4.19.* Left column: one $x_t$. Right of it: six ways to go on from it, each with its own noise. With 20 steps to go everything is open; with 5, only details are. <!-- alt: Four rows of seven images, the first of each is noise. In the first row the six digits are all different, in the last they are nearly the same digit. -->
 #
-# **What goes wrong: noised to $t$, denoised from $t-1$.** Starting in the middle (SDEdit; DDPM's interpolation) noises an image to step $t$ and walks back from there. Some published code noises with `q_sample(x, t)` and begins the loop at `t - 1`. Then the network is told too little noise, and a part of it stays. Data $\mathcal N(0, 0.3^2)$, the exact denoiser and Heun's method: all is linear, so one number, the standard deviation of $x_t$, can be sent through the chain:
+# **What goes wrong: noised to $t$, denoised from $t-1$.** Starting in the middle (SDEdit; DDPM's interpolation) noises an image to step $t$ and walks back from there. Some published code noises with `q_sample(x, t)` and begins the loop at `t - 1`. Then the network is told too little noise, and a part of it stays. For data $\mathcal N(0, s^2)$ the ODE is solved exactly by scaling: from the standard deviation that belongs to a level down to $s$. A state of level $t$ that is taken for one of $t-1$ stays too wide by the ratio of the two:
 
 # %%
-short, narrow = process.respaced(spacing.trailing(1000, 20)), oracle.GaussianData(process, torch.zeros(1).double(), 0.3)
-a_bar = short.alphas_bar[4]
-std = (a_bar * 0.3**2 + 1 - a_bar).sqrt().view(1, 1)
-for name, i in (("from its own step", 5), ("one step too late", 4)):
-    x = last(samplers.heun(short.respaced(range(i)), narrow, std))
-    print(f"{name}: samples of standard deviation {x.item():.2f}, that of the data is 0.30")
+def too_late(S, s=0.3):
+    """Standard deviation of the samples if step S // 3 of a chain of S steps is taken for the step below it."""
+    a, a_prev = process.respaced(spacing.trailing(1000, S)).alphas_bar[[S // 3, S // 3 - 1]]
+    return s * ((a * s**2 + 1 - a) / (a_prev * s**2 + 1 - a_prev)).sqrt().item()
+
+
+for S in (1000, 50, 10):
+    print(f"{S:4} steps: samples of standard deviation {too_late(S):.3f} instead of 0.300")
 
 # %% [markdown]
-# `samplers.start_at(process, x_0, i)` returns the chain and the state that belong together.
+# With 1000 steps nobody sees it, with few everybody does. `samplers.start_at(process, x_0, i)` returns the chain and the state that belong together.
 
 # %% [markdown] tags=["deeper"]
 # ## 4.19 Going deeper: sampling as a code, and bits per dimension
@@ -1104,6 +1123,8 @@ from ddpm_lesson import bound
 
 some = torch.arange(0, 382, 13)
 chain = digits.process.respaced(spacing.trailing(1000, 100))
+
+# %%
 bits = bound.bits_per_dim(
     digits.model, chain, digits.mean_type, digits.variance, held_out[some].to(device),
     decoder=bound.discretized(17), generator=torch.Generator().manual_seed(0), y=labels[some].to(device))
@@ -1112,6 +1133,8 @@ bits = bound.bits_per_dim(
 rate = bits.priors.mean() + bits.image_terms.mean(1).flip(0).cumsum(0)  # from noise down
 rate = torch.cat([bits.priors.mean()[None], rate[:-1]])  # what is known when the estimate is made
 distortion = bits.image_x_0_mse.mean(1).flip(0).sqrt() * 8  # one grey level is 1/8 of the range
+
+# %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
 _ = left.plot(rate, distortion, ".-", color=plots.BLUE), left.set(xlabel="rate, bits/dim", ylabel="error, grey levels")
 _ = right.semilogy(bits.image_terms.mean(1), ".-", color=plots.VERMILION)
@@ -1140,7 +1163,7 @@ C, known = torch.tensor([[1, 0.9], [0.9, 1]], dtype=torch.float64), 1.5
 identity = torch.eye(2, dtype=torch.float64)
 steps_of = GaussianDiffusion(schedules.linear_scaled(100))
 
-
+# %%
 def completed(repeats):
     """Mean and variance of the second pixel when the first is known: moments of (x1, x2), step by step."""
     mean, cov = torch.zeros(2).double(), identity
@@ -1227,6 +1250,7 @@ _ = ax.set(xlabel="steps to go", ylabel="mean of $\\hat x_0$", xlim=(20, -1)), a
 # %%
 from ddpm_lesson import GaussianDiffusionSampler
 
+# %%
 sampler = GaussianDiffusionSampler(digits.model, 1e-4, 0.02, 1000, img_size=32)
 try:
     sampler(torch.zeros(2, 1, 8, 8))
@@ -1298,8 +1322,8 @@ print(f"exp(log_var / 2) = {(log_var / 2).exp():.4f}, log_var ** 0.5 = {log_var*
 # | 4.1 | the mean of a step back, by the posterior and by the noise (DDPM Eq. 11) | `predictions.p_from_prediction` | `test_bound.py` `test_kl_agrees_with_quadrature` |
 # | 4.2 | two fixed variances, and when each is exact (DDPM Section 3.2) | `predictions.fixedsmall` | `test_samplers.py` `test_fixedsmall_is_the_exact_reverse_step_of_a_single_point` |
 # | 4.3 | the family $q_\sigma(x_{t-1} \mid x_t, x_0)$ (DDIM Eq. 7) | `process.GaussianDiffusion.q_posterior_ddim` | `test_process.py` `test_ddim_with_eta_1_is_the_posterior` |
-# | 4.4 | DDIM's step (DDIM Eq. 12) | `samplers.ddim` | `test_samplers.py` `test_ddim_chain_on_gaussian_data_has_the_closed_form` |
-# | 4.5 | $\sigma_t$ by $\eta$ (DDIM Eq. 16) | `samplers.ddim` | `test_samplers.py` `test_ddim_with_eta_1_is_ancestral_with_fixedsmall` |
+# | 4.4 | DDIM's step (DDIM Eq. 12) | `samplers.ddim.ddim` | `test_samplers.py` `test_ddim_chain_on_gaussian_data_has_the_closed_form` |
+# | 4.5 | $\sigma_t$ by $\eta$ (DDIM Eq. 16) | `samplers.ddim.ddim` | `test_samplers.py` `test_ddim_with_eta_1_is_ancestral_with_fixedsmall` |
 # | 4.6 | spherical interpolation (DDIM Appendix D.5) | `samplers.slerp` | `test_checks_04.py` `test_slerp_turns_evenly_and_keeps_the_norm` |
 # | 4.7 | DDIM's step as a step in $\sqrt{\operatorname{SNR}}$ | `samplers.levels.towards` | `test_samplers.py` `test_ddim_agrees_with_diffusers` |
 # | 4.8 | the ODE behind the steps (DDIM Eq. 14) | `samplers.heun` | `test_samplers.py` `test_ddim_chain_on_gaussian_data_has_the_closed_form` |
