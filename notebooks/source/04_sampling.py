@@ -86,12 +86,10 @@ _ = plots.image_grid(states[-1].x_t, ncols=10)
 def draw(figure, state):
     left, right = figure.subplots(1, 2)
     plots.image_grid(state.x_t[3:4], ax=left), left.set(title=f"{state.i} steps to go")
-    if state.prediction is not None:
-        plots.image_grid(state.prediction.x_0[3:4], ax=right)
-    right.set(title="estimate of $x_0$"), right.axis("off")
+    plots.image_grid(state.prediction.x_0[3:4], ax=right), right.set(title="estimate of $x_0$")
 
 
-plots.animate(draw, states, alt="noise becomes a three", fps=4)
+plots.animate(draw, states[1:], alt="noise becomes a three", fps=4)
 
 # %% [markdown]
 # *Figure 4.2.* One of them on its way. Left: the state, which loses its noise step by step. Right: what the network takes for the clean image at each step. The estimate is blurred first, and decides on a shape within a few steps. <!-- alt: An animation. Left, random grey pixels turn into a three; right, a blurred shape becomes a sharp three. -->
@@ -114,8 +112,8 @@ plots.animate(draw, states, alt="noise becomes a three", fps=4)
 # *Question.* The network looks at $x_t$ and says: this is the noise, $\epsilon_\theta$. How is $x_{t-1}$ drawn?
 #
 # *Derive.* If $x_0$ were known, the step back would be the posterior (1.6). So put the estimate in its place; (1.7) gives it. In exercise 2.2 you collected the terms:
-# $$\hat x_0 = \frac{x_t-\sqrt{1-\bar\alpha_t}\;\epsilon_\theta}{\sqrt{\bar\alpha_t}},\qquad \mu_\theta = \text{coef1}\cdot\hat x_0+\text{coef2}\cdot x_t = \frac1{\sqrt{\alpha_t}}\Big(x_t-\frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,\epsilon_\theta\Big) . \tag{4.1: DDPM Eq. 11}$$
-# Two formulas, one number: the left is how the course's code computes it, the right is how the paper prints it.
+# $$\begin{aligned} \hat x_0 &= \frac{x_t-\sqrt{1-\bar\alpha_t}\;\epsilon_\theta}{\sqrt{\bar\alpha_t}}, \\ \mu_\theta &= \text{coef1}\cdot\hat x_0+\text{coef2}\cdot x_t \\ &= \frac1{\sqrt{\alpha_t}}\Big(x_t-\frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,\epsilon_\theta\Big) . \end{aligned} \tag{4.1: DDPM Eq. 11}$$
+# Two formulas for $\mu_\theta$, one number: the upper is how the course's code computes it, the lower is how the paper prints it.
 
 # %% tags=["folded"]
 x_t, eps = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -136,7 +134,7 @@ print("posterior of the estimated x_0 and Eq. 11 agree to 1e-10, at the first, a
 
 # %% [markdown]
 # The two answers have names:
-# $$\sigma_t^2 = \beta_t\ \ \text{(fixedlarge)},\qquad \sigma_t^2 = \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t\ \ \text{(fixedsmall)} . \tag{4.2: DDPM Section 3.2}$$
+# $$\begin{aligned} \text{fixedlarge:}\quad \sigma_t^2 &= \beta_t, \\ \text{fixedsmall:}\quad \sigma_t^2 &= \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t . \end{aligned} \tag{4.2: DDPM Section 3.2}$$
 # Images are neither. Section 4.3 measures what the choice costs.
 #
 # **Exercise 4.2 (two stars, 8 minutes).** Algorithm 2 as a generator, with $\mu_\theta$ by Eq. 11 and $\sigma_t^2 = \beta_t$. `model(x, t)` returns the noise, and wants `t` as (B,) int64. `noise` is (T, \*x_T.shape): `noise[t]` is added at step `t`, and **nothing at step 0**: the last state is the image, and noise on it would only be seen. Yield the T states $x_{T-1}, \dots, x_0$ (not `x_T`).
@@ -189,8 +187,8 @@ for clip in (False, True):
     model = told(digits, short, y[:10], clip)
     *_, x = ancestral_chain(model, short.betas.float(), x_T[:10], noise[:20, :10])
     rows.append(x)
-print("without clipping, root mean square above 50:", bool(rows[0].square().mean().sqrt() > 50))
-print("with clipping, below 1.1:", bool(rows[1].square().mean().sqrt() < 1.1))
+assert rows[0].square().mean() > 50**2 and rows[1].square().mean() < 1.1**2
+print("root mean square: without clipping above 50, with clipping below 1.1")
 _ = plots.image_grid(torch.cat(rows), ncols=10)
 
 # %% [markdown]
@@ -285,7 +283,7 @@ for ax, s, name in zip(axes, (1, 0), (r"data $\mathcal{N}(0, 1)$", "data in one 
         (short.posterior_var, "--", plots.VERMILION, "fixedsmall"),
     ):
         ax.plot(range(19, 0, -1), spread(short, s, var), style, color=color, label=label)
-    _ = ax.set(xlabel="steps to go", title=name, xlim=(20, 0)), ax.axhline(1, color="0.8", zorder=0)
+    _ = ax.set(xlabel="steps to go", title=name, xlim=(20, 0), xticks=range(0, 21, 5)), ax.axhline(1, color="0.8", zorder=0)
 _ = axes[0].set(ylabel="variance / right variance"), axes[0].legend()
 
 # %% [markdown]
@@ -325,7 +323,7 @@ def random(*shape, seed):
 # The loss (2.1) looks at one $x_t$ at a time. It never sees two states of the same chain. So the network depends on the *marginals* $q(x_t\mid x_0)$ alone, and every chain with these marginals can use it.
 #
 # *Derive.* Given $x_0$, the state is $x_t = \sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\epsilon$. We look for $x_{t-1} = \sqrt{\bar\alpha_{t-1}}\,x_0+$ noise of variance $1-\bar\alpha_{t-1}$. The noise may be the old one, or fresh, or a mixture: a part $c\,\epsilon$ and a part $\sigma_t z$. Variances add, so $c^2+\sigma_t^2 = 1-\bar\alpha_{t-1}$, and with $\epsilon = (x_t-\sqrt{\bar\alpha_t}\,x_0)/\sqrt{1-\bar\alpha_t}$
-# $$q_\sigma(x_{t-1}\mid x_t,x_0) = \mathcal N\Big(\sqrt{\bar\alpha_{t-1}}\,x_0+\sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\frac{x_t-\sqrt{\bar\alpha_t}\,x_0}{\sqrt{1-\bar\alpha_t}},\ \sigma_t^2 I\Big) . \tag{4.3: DDIM Eq. 7}$$
+# $$\begin{aligned} q_\sigma(x_{t-1}\mid x_t,x_0) &= \mathcal N\big(x_{t-1};\ m,\ \sigma_t^2 I\big), \\ m &= \sqrt{\bar\alpha_{t-1}}\,x_0+\sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\frac{x_t-\sqrt{\bar\alpha_t}\,x_0}{\sqrt{1-\bar\alpha_t}} . \end{aligned} \tag{4.3: DDIM Eq. 7}$$
 # Any $\sigma_t^2$ from 0 to $1-\bar\alpha_{t-1}$ will do: a whole family, one network. *See* three members, for one pixel with $x_0 = 0.5$, from $\bar\alpha_t = 0.3$ to $\bar\alpha_{t-1} = 0.6$:
 
 # %%
@@ -415,7 +413,7 @@ print("10 and 50 steps: with eta = 0 the images lie less than half as far apart 
 # *Question.* With $\eta = 0$ the image is a function of $x_T$. Is it a smooth function? Then between two latents there should be images between two images.
 #
 # Which path leads from $a$ to $b$? On the straight line, the middle $(a+b)/2$ has variance $\tfrac14+\tfrac14 = \tfrac12$. But the network expects a latent of variance 1. In 784 dimensions nearly all normal vectors have a length near $\sqrt{784} = 28$: they lie on a sphere. So walk on the sphere, by *spherical* interpolation:
-# $$\operatorname{slerp}(a,b,s) = \frac{\sin((1-s)\,\theta)}{\sin\theta}\,a+\frac{\sin(s\,\theta)}{\sin\theta}\,b,\qquad \cos\theta = \frac{\langle a,b\rangle}{\|a\|\,\|b\|} . \tag{4.6: DDIM Appendix D.5}$$
+# $$\begin{aligned} \operatorname{slerp}(a,b,s) &= \frac{\sin((1-s)\,\theta)}{\sin\theta}\,a+\frac{\sin(s\,\theta)}{\sin\theta}\,b, \\ \cos\theta &= \frac{\langle a,b\rangle}{\|a\|\,\|b\|} . \end{aligned} \tag{4.6: DDIM Appendix D.5}$$
 #
 # **Exercise 4.4 (one star, 5 minutes).** `a` and `b` are (B, \*D), `share` is a float from 0 to 1. Every pair of *whole images* has its own angle.
 # <details><summary>Hint 1</summary>flatten(1) makes vectors of images; one angle for each of the B pairs.</details>
@@ -469,7 +467,7 @@ parts = [torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.7], [[-1.4], [0.
 # *Question.* More steps of DDIM compute the same digit more accurately. What is the exact result, and can one get near it with fewer evaluations?
 #
 # *Derive.* Take (4.4) with $\sigma_t = 0$, write the noise as $(x_t-\sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$, and divide by $\sqrt{1-\bar\alpha_{t-1}}$:
-# $$\frac{x_{t-1}}{\sqrt{1-\bar\alpha_{t-1}}} = \frac{x_t}{\sqrt{1-\bar\alpha_t}}+\big(r_{t-1}-r_t\big)\,\hat x_0,\qquad r_t = \sqrt{\frac{\bar\alpha_t}{1-\bar\alpha_t}} = \sqrt{\operatorname{SNR}(t)} . \tag{4.7}$$
+# $$\begin{aligned} \frac{x_{t-1}}{\sqrt{1-\bar\alpha_{t-1}}} &= \frac{x_t}{\sqrt{1-\bar\alpha_t}}+\big(r_{t-1}-r_t\big)\,\hat x_0, \\ r_t &= \sqrt{\frac{\bar\alpha_t}{1-\bar\alpha_t}} = \sqrt{\operatorname{SNR}(t)} . \end{aligned} \tag{4.7}$$
 # With $y = x/\sqrt{1-\bar\alpha}$ this reads: *change of y = change of r, times the estimate*. Let the steps get small:
 # $$\frac{dy}{dr} = \hat x_0 . \tag{4.8: DDIM Eq. 14}$$
 # An ordinary differential equation (ODE). DDIM is Euler's method for it: take the slope at the start of a step, and keep it for the whole step. (DDIM's paper writes it with $\epsilon$. In this form it is also the *probability flow ODE* of score-based models.)
@@ -517,8 +515,8 @@ _ = axes[0].set(ylabel=r"$\hat x_0$")
 # ## 4.8 Second order, at no extra evaluation
 #
 # The estimate for the middle of the step costs nothing: the last evaluation is still in memory. On a straight line in $\lambda$ through the estimate at $t$ and the one before, at $t+1$,
-# $$D = \hat x_0(t)+\frac{\lambda_{t-1}-\lambda_t}{2\,(\lambda_t-\lambda_{t+1})}\big(\hat x_0(t)-\hat x_0(t+1)\big) , \tag{4.9: DPM-Solver++ Algorithm 2}$$
-# half of the coming step, in units of the last one. Then make DDIM's step (4.7) with $D$ instead of $\hat x_0$. This is **DPM-Solver++(2M)**: second order, multistep. Why *two*: the value in the middle is right for every estimate that changes *linearly* during the step; what is left is its curvature.
+# $$D = \hat x_0(t)+\frac{\lambda_{t-1}-\lambda_t}{2\,(\lambda_t-\lambda_{t+1})}\big(\hat x_0(t)-\hat x_0(t+1)\big) . \tag{4.9: DPM-Solver++ Alg. 2}$$
+# The fraction is half of the coming step, in units of the last one. Then make DDIM's step (4.7) with $D$ instead of $\hat x_0$. This is **DPM-Solver++(2M)**: second order, multistep. Why *two*: let a step have length $h$ in $\lambda$. A bar at the start of the step misses an area of order $h^2$, and there are about $1/h$ steps, so the errors add up to order $h$. A bar at the height of the middle misses only what is not straight, an area of order $h^3$, and the errors add up to $h^2$.
 #
 # **Exercise 4.5 (two stars, 9 minutes).** One step of 2M from `t` to `t_prev` (ints). `x_0` is the estimate at `t`; `x_0_before` is the one at `t_before`, a larger index, or None at the very first step: then $D = \hat x_0$. At `t_prev = -1` return `x_0`: there $\lambda$ is infinite, and nothing can be extrapolated.
 # <details><summary>Hint 1</summary>torch.logit(alphas_bar) is log SNR, twice λ. In the fraction of (4.9) the factor 2 cancels.</details>
@@ -635,8 +633,8 @@ exact = states(samplers.heun, 250)
 fig, axes = plt.subplots(1, 5, figsize=(13, 3), sharey=True, layout="constrained")
 for ax, (name, (sampler, S)) in zip(axes, shown.items()):
     _ = ax.plot(*exact.permute(2, 0, 1), color="0.75", linewidth=2), ax.scatter(*eight.means.T, s=90, color="0.85")
-    random = name in ("ancestral", "2M SDE")
-    found, color = states(sampler, S)[:, :: 4 if random else 1], plots.VERMILION if random else plots.BLUE
+    noisy = name in ("ancestral", "2M SDE")
+    found, color = states(sampler, S)[:, :: 4 if noisy else 1], plots.VERMILION if noisy else plots.BLUE
     _ = plots_sampling.paths(found, ax=ax, color=color)
     _ = ax.set(title=f"{name}: {2 * S - 1 if name == 'Heun' else S}", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2))
 
@@ -1070,10 +1068,10 @@ five = torch.full((3,), 5, device=device)
 states = list(mnist.states(3, Sampling(steps="trailing20", seed=8), y=five))
 stops = (19, 17, 15, 13, 11, 9, 6, 3, 0)
 estimates = torch.stack([states[20 - i].prediction.x_0 for i in stops], 1)
-_ = plots.chain(estimates, stops)
+_ = plots.image_grid(estimates.flatten(0, 1), ncols=9, titles=[str(i) for i in stops] + [""] * 18)
 
 # %% [markdown]
-# *Figure 4.18.* Estimates of $x_0$ on the way to three fives; the numbers are the steps to go, of 20. Coarse shape first, then strokes, then edges. <!-- alt: Three rows of nine images. Blurred grey blobs on the left become sharp fives on the right. -->
+# *Figure 4.18.* Estimates of $x_0$ on the way to three fives; above each column the steps to go, of 20. Coarse shape first, then strokes, then edges. <!-- alt: Three rows of nine images. Blurred grey blobs on the left become sharp fives on the right. -->
 #
 # **Shared latents** (DDPM Figure 7). Stop at a step, and go on from the same $x_t$ several times with fresh noise. What the draws share was decided before; where they differ, it was not yet.
 
@@ -1234,7 +1232,7 @@ for eta, color in ((0.0, plots.BLUE), (1.0, plots.VERMILION)):
     walked = ddim(chain, mnist.denoiser(y), x_T, eta=eta, generator=torch.Generator().manual_seed(7))
     means = [state.prediction.x_0.mean().item() for state in walked if state.prediction is not None]
     _ = ax.plot(range(19, -1, -1), means, ".-", color=color, label=rf"$\eta$ = {eta:.0f}")
-_ = ax.set(xlabel="steps to go", ylabel="mean of $\\hat x_0$", xlim=(20, -1)), ax.legend()
+_ = ax.set(xlabel="steps to go", ylabel="mean of $\\hat x_0$", xlim=(20, -1), xticks=range(0, 21, 5)), ax.legend()
 
 # %% [markdown]
 # *Figure 4.22.* Mean pixel of the estimate, 30 digits, from the same noise. The first estimate is far too bright, for both. With η = 1 the brightness falls to that of real digits (−0.74) within a few steps. With η = 0 a part of the error stays to the end. <!-- alt: Two lines over the steps to go that start together, high up, and fall. The line of eta 1 falls lower and stays flat; that of eta 0 stays above it to the end. -->
