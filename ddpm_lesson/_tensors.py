@@ -16,7 +16,25 @@ def randn_like(x: Tensor, generator: Generator | None = None) -> Tensor:
     A generator that lives on the GPU draws there: faster, and other numbers.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
+    if isinstance(generator, Share):
+        whole = torch.randn(generator.n, *x.shape[1:], dtype=dtype, device=home(generator), generator=generator)
+        return whole[generator.rows].to(x.device, x.dtype)
     return torch.randn(x.shape, dtype=dtype, device=home(generator), generator=generator).to(x.device, x.dtype)
+
+
+class Share(Generator):
+    """A generator for some rows of a batch: it draws the whole batch's noise, and `randn_like` hands out these rows.
+
+    A batch that is drawn in parts, each from the same state, has the same noise as in one piece.
+    n: images in the whole batch. rows: which of them are drawn now. state: of the generator, at the batch's beginning.
+    """
+
+    def __init__(self, n: int, rows: slice, state: Tensor):
+        self.n, self.rows = n, rows
+        self.set_state(state)
+
+    def __new__(cls, *_: object) -> "Share":
+        return super().__new__(cls)
 
 
 def home(generator: Generator | None) -> torch.device:

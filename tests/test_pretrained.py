@@ -184,15 +184,48 @@ def test_equal_wishes_give_equal_images(trained):
         assert not torch.equal(trained.sample(5, dataclasses.replace(sampling, **change), y=y), images), change
 
 
-def test_images_come_in_batches_from_one_generator(trained):
-    # By hand: 5 images as 2, 2 and 1, each with its labels, while the generator goes on.
-    y, sampling, generator = trained.labels(5), Sampling(seed=4), seeded(4)
-    parts = [last(trained.states(len(rows), sampling, y=rows, generator=generator)) for rows in y.split(2)]
-    images = trained.sample(5, sampling, y=y, batch_size=2)
-    assert torch.equal(images, torch.cat(parts))
-    assert images.shape == (5, 1, 8, 8) and images.device.type == "cpu"
-    assert torch.equal(trained.sample(2, sampling, y=y[:2]), images[:2])
-    assert not torch.equal(trained.sample(5, sampling, y=y), images)
+@pytest.mark.parametrize("sampling", [Sampling(seed=4), Sampling("heun", "trailing4", churn=3.0, seed=4)])
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
+def test_a_batch_drawn_in_parts_has_the_same_images(trained, sampling, batch_size, monkeypatch):
+    # With BLOCK = 5: seven images are a block of five and one of two, each from one x_T and one stream of noise.
+    monkeypatch.setattr(pretrained, "BLOCK", 5)
+    y, generator = trained.labels(7), seeded(4)
+    whole = [last(trained.states(len(rows), sampling, y=rows, generator=generator)) for rows in y.split(5)]
+    images = trained.sample(7, sampling, y=y, batch_size=batch_size)
+    assert images.shape == (7, 1, 8, 8) and images.device.type == "cpu"
+    torch.testing.assert_close(images, torch.cat(whole), rtol=0, atol=1e-5)
+
+
+def test_what_does_not_fit_into_memory_is_drawn_in_smaller_parts(trained):
+    def no_more_than_three(model, given):
+        sizes.append(len(given[0]))
+        if len(given[0]) > 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    sampling, y, sizes = Sampling(steps="trailing2"), trained.labels(8), []
+    whole = trained.sample(8, sampling, y=y)
+    hook = trained.model.register_forward_pre_hook(no_more_than_three)
+    images = trained.sample(8, sampling, y=y)
+    hook.remove()
+    torch.testing.assert_close(images, whole, rtol=0, atol=1e-5)
+    assert sizes == [8, 4, *[2] * 8]
+
+
+def test_a_single_image_that_does_not_fit_is_an_error(trained):
+    def nothing_fits(model, given):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    hook = trained.model.register_forward_pre_hook(nothing_fits)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        trained.sample(2)
+    hook.remove()
+
+
+def test_progress_is_shown_if_asked_for(trained, capsys):
+    quiet = trained.sample(3, Sampling(steps="trailing4"))
+    assert capsys.readouterr() == ("", "")
+    assert torch.equal(trained.sample(3, Sampling(steps="trailing4"), progress=True), quiet)
+    assert "3 of 3 images" in (shown := capsys.readouterr().err) and "4/4" in shown
 
 
 def test_it_is_asked_for_no_more_than_a_batch(trained):

@@ -19,7 +19,19 @@ from ddpm_lesson.experiments.runs import Run
 from ddpm_lesson.experiments.sampling import SAMPLERS, Named, Sampling, takers
 from ddpm_lesson.oracle import GaussianData
 from ddpm_lesson.predictions import fixedlarge, fixedsmall, learned
-from ddpm_lesson.samplers import State, ancestral, ddim, last, reverse
+from ddpm_lesson.samplers import (
+    State,
+    ancestral,
+    ddim,
+    dpmpp_2m,
+    dpmpp_2m_sde,
+    dpmpp_2s,
+    dpmpp_3m,
+    heun,
+    last,
+    plms,
+    reverse,
+)
 from ddpm_lesson.schedules import linear
 
 # One sentence.
@@ -34,6 +46,8 @@ from ddpm_lesson.schedules import linear
         ({"guidance": 0.0}, "all steps of ancestral, guidance 0, seed 0"),
         ({"sampler": "ddim"}, "all steps of ddim, eta 0, seed 0"),
         ({"sampler": "ddim", "eta": 0.25, "steps": "10,15,20"}, "10,15,20 steps of ddim, eta 0.25, seed 0"),
+        ({"sampler": "heun", "churn": 2.0, "steps": "karras9"}, "karras9 steps of heun, churn 2, seed 0"),
+        ({"sampler": "dpmpp_2m", "steps": "log_snr20"}, "log_snr20 steps of dpmpp_2m, seed 0"),
         ({"sampler": "ddim", "eta": 1, "guidance": 1.5}, "all steps of ddim, eta 1, guidance 1.5, seed 0"),
         (
             {"sampler": "ddim", "steps": "ddim25", "guidance": 3.0, "clip": False, "seed": 9},
@@ -57,12 +71,15 @@ def test_it_is_a_value():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"sampler": "euler"}, "unknown sampler 'euler', expected one of ancestral, ddim"),
-        ({"sampler": ""}, "unknown sampler '', expected one of ancestral, ddim"),
+        ({"sampler": "euler"}, "unknown sampler 'euler', expected one of ancestral, ddim, heun, dpmpp_2m"),
+        ({"sampler": ""}, "unknown sampler '', expected one of ancestral, ddim, heun"),
         ({"eta": 0.5}, "eta is an option of ddim, got eta = 0.5 and the sampler ancestral"),
         ({"sampler": "ddim", "eta": 1.01}, r"eta must lie in 0\.\.1, got 1.01"),
         ({"sampler": "ddim", "eta": -0.1}, r"eta must lie in 0\.\.1, got -0.1"),
         ({"sampler": "ddim", "eta": math.nan}, r"eta must lie in 0\.\.1, got nan"),
+        ({"churn": 1.0}, "churn is an option of heun, got churn = 1.0 and the sampler ancestral"),
+        ({"sampler": "heun", "churn": -1.0}, "churn must be a finite number, not negative, got -1.0"),
+        ({"sampler": "heun", "churn": math.inf}, "churn must be a finite number, not negative, got inf"),
         ({"steps": 50}, "steps must be 'all' or a choice such as 'trailing50', got 50"),
         ({"steps": None}, "steps must be 'all' or a choice such as 'trailing50', got None"),
         ({"guidance": math.inf}, "guidance must be a finite number, got inf"),
@@ -121,6 +138,30 @@ def test_ddim_is_that_of_the_samplers(process, steps, eta):
     generator = torch.Generator().manual_seed(2)
     expected = list(ddim(steps_process, denoiser(process), x_T, eta=eta, generator=generator))
     assert all(torch.equal(a.x_t, b.x_t) for a, b in zip(found, expected, strict=True))
+
+
+SOLVERS = {"heun": heun, "dpmpp_2m": dpmpp_2m, "dpmpp_3m": dpmpp_3m, "dpmpp_2s": dpmpp_2s, "plms": plms}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("steps", ["all", "trailing7", "log_snr7", "karras7"])
+def test_solvers_are_those_of_the_samplers(process, name, steps):
+    found, x_T = chain(Sampling(name, steps), process)
+    steps_process = process if steps == "all" else process.respaced(spacing.named(steps, 30, process.snr))
+    expected = list(SOLVERS[name](steps_process, denoiser(process), x_T))
+    assert [state.i for state in found] == [state.i for state in expected]
+    assert all(torch.equal(a.x_t, b.x_t) for a, b in zip(found, expected, strict=True))
+
+
+def test_noisy_solvers_take_the_generator_and_the_churn(process):
+    found, x_T = chain(Sampling("heun", "trailing7", churn=3.0), process)
+    short = process.respaced(spacing.trailing(30, 7))
+    expected = heun(short, denoiser(process), x_T, churn=3.0, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(found[-1].x_t, last(expected))
+    assert not torch.equal(found[-1].x_t, last(heun(short, denoiser(process), x_T)))
+    found, x_T = chain(Sampling("dpmpp_2m_sde", "trailing7"), process)
+    expected = dpmpp_2m_sde(short, denoiser(process), x_T, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(found[-1].x_t, last(expected))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +233,7 @@ def test_a_further_sampler_is_told_and_checked(further):
         further("leap", eta=0.5)
     with pytest.raises(ValueError, match="reach is an option of leap, got reach = 0.5 and the sampler ddim"):
         further("ddim", reach=0.5)
-    with pytest.raises(ValueError, match="unknown sampler 'jump', expected one of ancestral, ddim, leap"):
+    with pytest.raises(ValueError, match="unknown sampler 'jump', expected one of ancestral, ddim, .*, leap"):
         further("jump")
 
 
@@ -217,7 +258,7 @@ def by_cli(*arguments):
 
 def test_a_further_sampler_stands_in_the_command_line(further, weights, tmp_path):
     status, text, _ = by_cli("sample", "--help")
-    assert status == 0 and "{ancestral,ddim,leap}" in text
+    assert status == 0 and "{ancestral,ddim,heun,dpmpp_2m,dpmpp_3m,dpmpp_2s,dpmpp_2m_sde,plms,leap}" in "".join(text.split())
     assert "--reach SHARE" in text and "of leap, how far it goes [1.0]" in " ".join(text.split())
     options = ["sample", "--weights", weights, "--n", 3, "--device", "cpu", "--out", tmp_path / "x.png"]
     status, text, err = by_cli(*options, "--sampler", "leap", "--reach", 0.25, "--seed", 4)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from ddpm_lesson._tensors import randn_like
+from ddpm_lesson._tensors import Share, randn_like
 from ddpm_lesson.data import bundled
 from ddpm_lesson.denoisers import Denoiser, clipped, make_denoiser
 from ddpm_lesson.experiments.build import make_process
@@ -22,6 +22,7 @@ from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.samplers import State, last
 from ddpm_lesson.variants.guidance import classifier_free
 
+BLOCK = 250  # images whose noise is drawn together, however many the device holds at a time
 AT_DEFAULT = (("null_class", True), ("num_head_channels", None))  # not written, so that files keep their bytes
 
 
@@ -98,11 +99,19 @@ class PretrainedDiffusion:
         return sampling.states(self.process, denoise, self.variance, x_T, generator=generator)
 
     def sample(
-        self, n: int, sampling: Sampling = ANCESTRAL, *, y: Tensor | None = None, batch_size: int = 250
+        self,
+        n: int,
+        sampling: Sampling = ANCESTRAL,
+        *,
+        y: Tensor | None = None,
+        batch_size: int = BLOCK,
+        progress: bool = False,
     ) -> Tensor:
-        """Draw n images, (n, C, H, W) on the CPU; they follow from sampling, y and batch_size.  y: (n,) labels.
+        """Draw n images, (n, C, H, W) on the CPU; they follow from sampling and y.  y: (n,) labels.
 
-        Raises ValueError for n or batch_size below 1, labels of another number, and what does not fit the network.
+        batch_size: how many at a time, fewer where that is too much for the device's memory; the images are the same
+        up to rounding. progress: show a bar. Raises ValueError for n or batch_size below 1, labels of another number,
+        and what does not fit the network.
 
         >>> import ddpm_lesson
         >>> digits = ddpm_lesson.load_pretrained("digits_ddpm")
@@ -113,11 +122,23 @@ class PretrainedDiffusion:
             raise ValueError(f"n and batch_size must be positive, got {n} and {batch_size}")
         if y is not None and y.shape != (n,):
             raise ValueError(f"y must be ({n},), a label for each image, got {tuple(y.shape)}")
-        generator, images = Generator().manual_seed(sampling.seed), []
-        for first in range(0, n, batch_size):
-            rows = slice(first, min(first + batch_size, n))
-            labels = None if y is None else y[rows].to(self.device)
-            images.append(last(self.states(rows.stop - first, sampling, y=labels, generator=generator)).cpu())
+        state, images = Generator().manual_seed(sampling.seed).get_state(), []
+        for first in range(0, n, BLOCK):
+            size, begin = min(BLOCK, n - first), 0
+            while begin < size:
+                rows = slice(begin, min(begin + batch_size, size))
+                share = Share(size, rows, state)
+                labels = None if y is None else y[first + rows.start : first + rows.stop].to(self.device)
+                states = self.states(rows.stop - rows.start, sampling, y=labels, generator=share)
+                try:
+                    images.append(last(_watched(states, first + rows.stop, n) if progress else states).cpu())
+                except torch.cuda.OutOfMemoryError:
+                    if batch_size == 1:
+                        raise
+                    batch_size = max(1, min(batch_size, size) // 2)
+                else:
+                    begin = rows.stop
+            state = share.get_state()
         return torch.cat(images)
 
     def save(self, path: Path | str) -> None:
@@ -207,6 +228,19 @@ def about_shipped(name: str) -> dict:
     if "made" not in held:
         raise CheckpointError(f"{folder / name}.json has no scores yet: python data/weights/make_weights.py {name}")
     return held
+
+
+def _watched(states: Iterator[State], done: int, n: int) -> Iterator[State]:
+    """The states, beside a bar that counts the steps of these images."""
+    from tqdm.auto import tqdm
+
+    i = -1
+    with tqdm(desc=f"{done} of {n} images", unit=" steps") as bar:
+        for state in states:
+            bar.total = max(bar.total or 0, state.i)
+            bar.update(max(i - state.i, 0))
+            i = state.i
+            yield state
 
 
 def _ready(model, tensors, path, device):
