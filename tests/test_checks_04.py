@@ -235,7 +235,7 @@ def test_a_network_without_its_batch_of_t_is_told():
         yield model(x_T, torch.tensor(len(betas) - 1))
 
     text = verdict("ancestral_chain", ancestral_chain)
-    assert "raised TypeError: model expects t of shape (2,) and dtype int64, got () and torch.int64" in text
+    assert "raised TypeError: model expects t of shape (2,) and dtype torch.int64, got () and torch.int64" in text
 
 
 def test_p_step_takes_an_int():
@@ -289,6 +289,11 @@ def two_m(kept=lambda a, p, h: ((1 - p) / (1 - a)) ** 0.5, grow=lambda a, p, h: 
         ("ddim_step", ddim(), ""),
         ("dpmpp_2m_step", two_m(), ""),
         (
+            "dpmpp_2m_step",
+            lambda x, x_0, before, *rest: two_m()(x, x_0, None if before is None else before.flip(0), *rest),
+            "Your numbers come out if x_0_before is in reverse order.",
+        ),
+        (
             "ddim_step",
             ddim(signal=lambda a, p: p**1.5),
             "Your factor of eps, which points to x_t, and of noise is right. Your factor of the estimated x_0 is the "
@@ -313,7 +318,7 @@ def two_m(kept=lambda a, p, h: ((1 - p) / (1 - a)) ** 0.5, grow=lambda a, p, h: 
         (
             "dpmpp_2m_step",
             two_m(grow=lambda a, p, h: -(p**1.5) * torch.expm1(-h)),
-            "Your factor of x_t is right. Your factor of x_0 is the right one times alpha_bar_prev",
+            "Your factor of x_t is right. Your factor of x_0 and of x_0_before is the right one times alpha_bar_prev",
         ),
     ],
 )

@@ -153,4 +153,4 @@ def _permuted(args, to, order):
 
 
 def _changed(args, group, change):
-    return [change(arg) if k in group else arg for k, arg in enumerate(args)]
+    return [change(arg) if k in group and arg is not None else arg for k, arg in enumerate(args)]

@@ -38,8 +38,8 @@ def ignored_argument(evidence: Evidence) -> str:
 
 
 def _usable(evidence):
-    cases = [case for case, got in zip(evidence.check.cases, evidence.got, strict=True) if got is not None]
-    return cases[:CASES]
+    pairs = zip(evidence.check.cases, evidence.got, strict=True)
+    return [case for case, got in pairs if got is not None and got.isfinite().any()][:CASES]
 
 
 def _others(evidence, arg: Any, position: int) -> Iterator[Any]:

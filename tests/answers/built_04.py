@@ -164,6 +164,70 @@ W(
 
 
 def ancestral_chain(model, betas, x_T, noise):
+    alphas_bar = torch.cumprod(1 - betas, 0)
+    x = x_T
+    for t in reversed(range(len(betas))):
+        eps = model(x, torch.full((len(x),), t))
+        z = noise[t] if t > 0 else torch.zeros_like(x)
+        x = (x - betas[t] / (1 - alphas_bar[t]).sqrt() * eps + betas[t].sqrt() * z) / (1 - betas[t]).sqrt()
+        yield x
+
+
+W(
+    ancestral_chain,
+    "the noise inside of the bracket",
+    "brackets",
+    "You divide the noise by sqrt(alpha), with the rest.",
+)
+
+
+def ancestral_chain(model, betas, x_T, noise):
+    alphas_bar = torch.cumprod(1 - betas, 0)
+    x = x_T
+    for t in reversed(range(len(betas))):
+        yield x
+        eps = model(x, torch.full((len(x),), t))
+        x = (x - betas[t] / (1 - alphas_bar[t]).sqrt() * eps) / (1 - betas[t]).sqrt()
+        x = x + (betas[t].sqrt() * noise[t] if t > 0 else 0)
+
+
+W(ancestral_chain, "yields at the top of the loop", "order", "You yield before each step: x_T comes first")
+
+
+def ancestral_chain(model, betas, x_T, noise):
+    alphas_bar = torch.cumprod(1 - betas, 0)
+    x = x_T
+    for t in reversed(range(len(betas))):
+        eps = model(x, torch.full((len(x),), t))
+        x_0 = (x - (1 - alphas_bar[t]).sqrt() * eps) / alphas_bar[t].sqrt()
+        x = x_0
+        if t > 0:
+            x = alphas_bar[t - 1].sqrt() * x_0 + (1 - alphas_bar[t - 1]).sqrt() * noise[t]
+        yield x
+
+
+W(
+    ancestral_chain,
+    "jumps to x_0 and noises it again to t - 1",
+    "transform",
+    "You estimate x_0 and noise it anew to t - 1",
+)
+
+
+def ancestral_chain(model, betas, x_T, noise):
+    alphas_bar = torch.cumprod(1 - betas, 0)
+    x = x_T
+    for t in reversed(range(len(betas))):
+        eps = model(x, torch.full((len(x),), t))
+        mean = (x - betas[t] / (1 - alphas_bar[t]).sqrt() * eps) / (1 - betas[t]).sqrt()
+        x = mean + (betas[t].sqrt() * noise[t - 1] if t > 0 else 0)
+        yield x
+
+
+W(ancestral_chain, "noise[t - 1] at step t", "table", "Step t takes noise[t - 1].")
+
+
+def ancestral_chain(model, betas, x_T, noise):
     """As the package does it: the estimated x_0, then the posterior's mean."""
     alphas_bar = torch.cumprod(1 - betas, 0).tolist()
     x = x_T
@@ -456,6 +520,44 @@ W(
     "one name for x_t and x_{t-1}: at t = 0 the repeats step from x_0",
     "edge",
     "At t = 0 your repeats give x_0 to p_step again.",
+)
+
+
+def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
+    alphas_bar = torch.cumprod(1 - betas, 0)
+    x = x_T
+    for t in reversed(range(len(betas))):
+        for r in range(repeats):
+            x_prev = mask * known_at(known, t, alphas_bar, draw) + (1 - mask) * p_step(x, t)
+            if r < repeats - 1 and t > 0:
+                x = betas[t].sqrt() * x_prev + (1 - betas[t]).sqrt() * draw()
+        x = x_prev
+        yield x
+
+
+W(
+    inpaint,
+    "the two factors of the step back exchanged",
+    "swap",
+    "On the step back the two factors are exchanged",
+)
+
+
+def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
+    alphas_bar = torch.cumprod(1 - betas, 0)
+    x = x_T
+    for t in reversed(range(len(betas))):
+        for _ in range(repeats):
+            x_prev = mask * known_at(known, t, alphas_bar, draw) + (1 - mask) * p_step(x, t)
+        x = x_prev
+        yield x
+
+
+W(
+    inpaint,
+    "each repeat starts from the same x_t, without a step back",
+    "order",
+    "Every repeat starts from the same x_t",
 )
 
 

@@ -220,6 +220,66 @@ W(
 
 
 def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
+    a, a_prev = alphas_bar[t], alphas_bar[t_prev] if t_prev >= 0 else alphas_bar.new_tensor(1.0)
+    sigma = eta * ((1 - a_prev) / (1 - a) * (1 - a / a_prev)).sqrt()
+    return (a_prev / a).sqrt() * x_t + (1 - a_prev - sigma**2).sqrt() * eps + sigma * noise
+
+
+W(
+    ddim_step,
+    "x_t, scaled, stands for the estimated x_0",
+    "factor",
+    "Your x_0 is x_t / sqrt(alpha_bar_t): the noise is still in it.",
+)
+
+
+def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
+    a, a_prev = alphas_bar[t], alphas_bar[t_prev] if t_prev >= 0 else alphas_bar.new_tensor(1.0)
+    x_0 = (x_t - (1 - a).sqrt() * eps) / a.sqrt()
+    var = (1 - a_prev) / (1 - a) * (1 - a / a_prev)
+    return a_prev.sqrt() * x_0 + (1 - a_prev - var).sqrt() * eps + eta * var.sqrt() * noise
+
+
+W(
+    ddim_step,
+    "eta before the noise only, and not in the direction",
+    "ignored-argument",
+    "Your direction to x_t leaves room for the noise of eta = 1",
+)
+
+
+def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
+    a, a_prev = alphas_bar[t], alphas_bar[t_prev] if t_prev >= 0 else alphas_bar.new_tensor(1.0)
+    x_0 = (x_t - (1 - a).sqrt() * eps) / a.sqrt()
+    sigma = eta * ((1 - a_prev) / (1 - a) * (1 - a / a_prev)).sqrt()
+    x = a_prev.sqrt() * x_0 + (1 - a_prev - sigma**2).sqrt() * eps
+    return x + sigma * noise if t_prev > 0 else x
+
+
+W(
+    ddim_step,
+    "no noise where t_prev is 0",
+    "edge",
+    "Your result is right everywhere but at t_prev = 0",
+)
+
+
+def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
+    a, a_prev = alphas_bar[t], alphas_bar[t_prev] if t_prev >= 0 else alphas_bar.new_tensor(1.0)
+    x_0 = (x_t - (1 - a).sqrt() * eps) / a.sqrt()
+    sigma = eta * torch.sqrt((1 - a_prev) / (1 - a))
+    return a_prev.sqrt() * x_0 + torch.sqrt(1 - a_prev - sigma**2) * eps + sigma * noise
+
+
+W(
+    ddim_step,
+    "the second factor of sigma is missing",
+    "factor",
+    "In sigma the factor sqrt(1 - alpha_bar_t / alpha_bar_prev) is missing",
+)
+
+
+def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
     now = float(alphas_bar[t])
     then = 1.0 if t_prev < 0 else float(alphas_bar[t_prev])
     sigma = eta * math.sqrt((1 - then) / (1 - now)) * math.sqrt(1 - now / then)
@@ -372,6 +432,36 @@ def slerp(a, b, share):
 
 
 W(slerp, "the arc cosine is forgotten", "transform", "acos is missing")
+
+
+def slerp(a, b, share):
+    shape = (-1, *[1] * (a.ndim - 1))
+    norm_a, norm_b = (x.flatten(1).norm(dim=1).view(shape) for x in (a, b))
+    dot = (a * b).flatten(1).sum(1).view(shape) / (norm_a * norm_b)
+    theta = torch.acos(dot) * share
+    relative = b - a * dot
+    relative = relative / relative.flatten(1).norm(dim=1).view(shape)
+    return a * torch.cos(theta) + relative * torch.sin(theta)
+
+
+W(
+    slerp,
+    "the form for unit vectors, with vectors of any length",
+    "factor",
+    "supposes that a and b have norm 1",
+)
+
+
+def slerp(a, b, share):
+    return torch.lerp(a, b, share) / math.sqrt((1 - share) ** 2 + share**2)
+
+
+W(
+    slerp,
+    "a straight line, scaled to the variance of independent noises",
+    "transform",
+    "You went along the straight line and scaled the variance back to 1.",
+)
 
 
 def slerp(a, b, share):
@@ -617,6 +707,46 @@ W(
     "two",
     "Your 1 / (2 r) is r / 2.",
     "The factor of D has alpha_bar_prev: its root is missing.",
+)
+
+
+def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
+    if t_prev < 0 or x_0_before is None:
+        return x_0
+    h = lam(alphas_bar, t_prev) - lam(alphas_bar, t)
+    r = (lam(alphas_bar, t) - lam(alphas_bar, t_before)) / h
+    D = (1 + 1 / (2 * r)) * x_0 - 1 / (2 * r) * x_0_before
+    a, p = alphas_bar[t], alphas_bar[t_prev]
+    return ((1 - p) / (1 - a)).sqrt() * x_t - p.sqrt() * torch.expm1(-h) * D
+
+
+W(
+    dpmpp_2m_step,
+    "returns x_0 at the first step instead of a step of first order",
+    "edge",
+    "Your result is right everywhere but at the first step, where x_0_before is None",
+)
+
+
+def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
+    if t_prev < 0:
+        return x_0
+    alpha, sigma = alphas_bar.sqrt(), 1 - alphas_bar
+    lambdas = torch.log(alpha / sigma)
+    h = lambdas[t_prev] - lambdas[t]
+    D = x_0
+    if x_0_before is not None:
+        r = (lambdas[t] - lambdas[t_before]) / h
+        D = (1 + 1 / (2 * r)) * x_0 - 1 / (2 * r) * x_0_before
+    return sigma[t_prev] / sigma[t] * x_t - alpha[t_prev] * torch.expm1(-h) * D
+
+
+W(
+    dpmpp_2m_step,
+    "sigma is the variance 1 - alpha_bar: in lambda and before x_t",
+    "two",
+    "the noise is a variance there.",
+    "The factor of x_t is a ratio of variances",
 )
 
 

@@ -7,15 +7,24 @@ from torch import Tensor
 
 
 def before_step(bar: Tensor, t: int) -> Tensor:
+    """alpha_bar where step t leads, 1 at the clean image."""
     return bar[t - 1] if t > 0 else torch.ones_like(bar[0])
 
 
 def mixed_by(mask: Tensor, known_part: Tensor, unknown: Tensor, t: int) -> Tensor:
+    """The known part where mask is 1, else the unknown."""
     return mask * known_part + (1 - mask) * unknown
 
 
 def forward_step(x: Tensor, beta: Tensor, noise: Tensor) -> Tensor:
+    """One step of the forward process."""
     return (1 - beta).sqrt() * x + beta.sqrt() * noise
+
+
+def last_repeats(rows, x_T, T):
+    """One state for each t."""
+    for row in rows:
+        yield row[-1]
 
 
 def painted(
@@ -45,15 +54,17 @@ def painted(
     unused=lambda draw: None,
     waits=lambda x, mixed: x,  # where no step back is made before the next repeat
     shown=lambda mixed, state: mixed,
-    keep=lambda rows, x_T, T: (row[-1] for row in rows),
+    keep=last_repeats,
 ):
+    """Exercise 4.7 in float64."""
     known, mask = known.double(), mask.double()
 
     def rows():
         alphas_bar, x = bar(betas), x_T.double()
         for_all, for_back = draws(draw)
         for t in steps(len(betas)):
-            for_known, row = at_each_t(for_all), []
+            for_known = at_each_t(for_all)
+            row: list[Tensor] = []
             for left in reversed(range(times(repeats))):
                 a_bar = to(alphas_bar, t)
                 known_part = known if a_bar == 1 else signal(a_bar) * known + spread(a_bar) * for_known()
@@ -98,5 +109,6 @@ def every_repeat(rows, x_T, T):
 
 
 def with_x_T(rows, x_T, T):
+    """x_T and one state for each t."""
     yield x_T
-    yield from (row[-1] for row in rows)
+    yield from last_repeats(rows, x_T, T)

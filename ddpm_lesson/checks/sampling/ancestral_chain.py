@@ -7,6 +7,16 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check, Misconception
 from ddpm_lesson.checks._inputs import BETAS, before, double, fractions, products
+from ddpm_lesson.checks.sampling._ancestral_ways import (
+    before_each,
+    by_eq_11,
+    clipped,
+    noised_anew,
+    only_last,
+    posterior_var,
+    with_x_T,
+    without_last,
+)
 from ddpm_lesson.checks.sampling._chains import each_step
 
 
@@ -30,70 +40,11 @@ def _ancestral_chain(model, betas, x_T, noise):
         yield state
 
 
-def _by_eq_11(
-    model,
-    betas: Tensor,
-    x_T: Tensor,
-    noise: Tensor,
-    *,
-    order=lambda T: reversed(range(T)),
-    table=lambda betas: betas,
-    bar=lambda alphas: alphas.cumprod(0),
-    given=lambda x, x_T: x,  # to the network, with
-    told=lambda t, T: t,
-    weight=lambda beta, a_bar: beta / (1 - a_bar).sqrt(),
-    grow=torch.rsqrt,
-    estimate=lambda mean, x, eps, a_bar: mean,
-    var=lambda betas, alphas_bar: betas,
-    spread=torch.sqrt,
-    quiet=lambda t, T: t == 0,
-    drawn=lambda noise, t: noise[t],
-    carried=lambda mean, state: state,
-    keep=lambda states, x_T: iter(states),
-):
-    def states():
-        T, x = len(betas), x_T.double()
-        used = table(betas)
-        alphas_bar, variances = bar(1 - used), var(used, (1 - used).cumprod(0))
-        for t in order(T):
-            eps = model(given(x, x_T), torch.full((len(x),), told(t, T)))
-            mean = grow(1 - used[t]) * (x - weight(used[t], alphas_bar[t]) * eps)
-            mean = estimate(mean, x, eps, (used[t], alphas_bar[t], before(alphas_bar)[t]))
-            state = mean if quiet(t, T) else mean + spread(variances[t]) * drawn(noise, t)
-            x = carried(mean, state)
-            yield state
-
-    yield from keep(states(), x_T)
-
-
-def _clipped(mean, x, eps, table):
-    """The mean of the posterior whose x_0 is clipped."""
-    beta, a_bar, prev = table
-    x_0 = ((x - (1 - a_bar).sqrt() * eps) / a_bar.sqrt()).clamp(-1, 1)
-    return (prev.sqrt() * beta * x_0 + (1 - beta).sqrt() * (1 - prev) * x) / (1 - a_bar)
-
-
-def _posterior_var(betas: Tensor, alphas_bar: Tensor) -> Tensor:
-    return betas * (1 - before(alphas_bar)) / (1 - alphas_bar)
-
-
-def _with_x_T(states, x_T):
-    yield x_T
-    yield from states
-
-
-def _without_last(states, x_T):
-    yield from list(states)[:-1]
-
-
-def _only_last(states, x_T):
-    yield list(states)[-1]
-
-
 def _bent(x_t: Tensor, t: Tensor) -> Tensor:
     """A network for the inputs: no multiple of x_t, and different at every t."""
-    if t.shape != x_t.shape[:1] or t.dtype != torch.int64:
-        raise TypeError(f"model expects t of shape ({len(x_t)},) and dtype int64, got {tuple(t.shape)} and {t.dtype}")
+    if not isinstance(t, Tensor) or t.shape != x_t.shape[:1] or t.dtype != torch.int64:
+        got = f"{tuple(t.shape)} and {t.dtype}" if isinstance(t, Tensor) else type(t).__name__
+        raise TypeError(f"model expects t of shape ({len(x_t)},) and dtype torch.int64, got {got}")
     return x_t / 2 + x_t**2 / 8 - (t + 1).reshape(-1, *[1] * (x_t.ndim - 1)) / 16
 
 
@@ -101,7 +52,7 @@ ancestral_chain = Check(
     number="4.2",
     name="ancestral_chain",
     specification=_ancestral_chain,
-    form=_by_eq_11,
+    form=by_eq_11,
     script=each_step,
     steps=True,
     random="the argument noise",
@@ -131,6 +82,10 @@ ancestral_chain = Check(
             quiet=lambda t, T: t == T - 1,
         ),
         Misconception(
+            "You leave out the noise of step 1, too. The papers' t > 1 is t > 0 in code, where t = 0 is the last step.",
+            quiet=lambda t, T: t <= 1,
+        ),
+        Misconception(
             "You add no noise at all. Each state is drawn from p(x_{t-1} | x_t): the mean plus sqrt(beta_t) noise[t].",
             quiet=lambda t, T: True,
         ),
@@ -142,7 +97,7 @@ ancestral_chain = Check(
         Misconception(
             "Your noise has the posterior's variance. That is the other of DDPM's two choices, fixedsmall; asked for "
             "is sigma_t^2 = beta_t.",
-            var=_posterior_var,
+            var=posterior_var,
         ),
         Misconception(
             "Your noise has the variance 1 - alpha_bar, the noise of all steps up to t. One step takes beta_t.",
@@ -156,6 +111,25 @@ ancestral_chain = Check(
             "You use the same noise, noise[0], at every step. Step t has noise[t].", drawn=lambda noise, t: noise[0]
         ),
         Misconception(
+            "Step t takes noise[t - 1]. It takes noise[t]; step 0 has none, and noise[0] is not used.",
+            drawn=lambda noise, t: noise[t - 1],
+        ),
+        Misconception(
+            "Your noise has beta_{t-1}. Step t has sigma_t^2 = beta_t.",
+            var=lambda betas, alphas_bar: torch.cat([betas[:1], betas[:-1]]),
+        ),
+        Misconception(
+            "You divide the noise by sqrt(alpha), with the rest. It is added behind the bracket.",
+            added=lambda mean, push, beta: mean + push / (1 - beta).sqrt(),
+        ),
+        Misconception(
+            "You estimate x_0 and noise it anew to t - 1, which forgets where x_t was. p(x_{t-1} | x_t) has the mean "
+            "of Eq. 11 and the small variance beta_t.",
+            brief="You estimate x_0 and noise it anew to t - 1.",
+            estimate=noised_anew,
+            var=lambda betas, alphas_bar: 1 - before(alphas_bar),
+        ),
+        Misconception(
             "You divided by sqrt(1 - alpha), with the alpha of the single step. eps is the noise of all steps up to t: "
             "sqrt(1 - alpha_bar_t).",
             bar=lambda alphas: alphas,
@@ -165,8 +139,16 @@ ancestral_chain = Check(
             bar=before,
         ),
         Misconception(
+            "Your alpha_bar is the running product of the betas. It is that of the alphas, 1 - beta.",
+            bar=lambda alphas: (1 - alphas).cumprod(0),
+        ),
+        Misconception(
             "The root over 1 - alpha_bar is missing. eps has the weight beta / sqrt(1 - alpha_bar).",
             weight=lambda beta, a_bar: beta / (1 - a_bar),
+        ),
+        Misconception(
+            "In the weight of eps your root covers beta, too: it is beta / sqrt(1 - alpha_bar).",
+            weight=lambda beta, a_bar: (beta / (1 - a_bar)).sqrt(),
         ),
         Misconception(
             "You subtract beta eps. eps has the weight beta / sqrt(1 - alpha_bar).", weight=lambda beta, a_bar: beta
@@ -226,16 +208,21 @@ ancestral_chain = Check(
         Misconception(
             "Your estimated x_0 is clipped to [-1, 1]. That helps a real network; here Algorithm 2 is asked for as it "
             "stands.",
-            estimate=_clipped,
+            estimate=clipped,
         ),
-        Misconception("You yield x_T too. T states are asked for, the first after step T - 1.", keep=_with_x_T),
+        Misconception("You yield x_T too. T states are asked for, the first after step T - 1.", keep=with_x_T),
         Misconception(
             "The last state is missing, x_0: yield after each step and not before it. Step 0 is made too.",
             brief="The last state is missing.",
-            keep=_without_last,
+            keep=without_last,
         ),
         Misconception(
-            "You yield x_0 only. All T states are asked for: the yield belongs into the loop.", keep=_only_last
+            "You yield before each step: x_T comes first, and x_0 is missing. Yield the state that the step has made.",
+            brief="You yield before each step.",
+            keep=before_each,
+        ),
+        Misconception(
+            "You yield x_0 only. All T states are asked for: the yield belongs into the loop.", keep=only_last
         ),
     ),
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check, Misconception
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, LONG_BAR, before, double, fractions
-from ddpm_lesson.checks.sampling._step_factors import Probe, wrong_factor_of_a_step
+from ddpm_lesson.checks.sampling._step_factors import Probe, at_one_place, vague_factor, wrong_factor
 
 
 def _ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
@@ -50,20 +50,24 @@ def _by_eq_12(
     *,
     table=lambda alphas_bar: alphas_bar,
     at_prev=_at_t_prev,
-    estimate=lambda x, eps, a: (x - (1 - a).sqrt() * eps) / a.sqrt(),
+    estimate=lambda x, eps, a, prev: (x - (1 - a).sqrt() * eps) / a.sqrt(),
     clip=lambda x_0: x_0,
     signal=lambda prev, a: prev.sqrt(),
     share=lambda eta: eta,
     kept=lambda a, prev, table, t: a / prev,  # 1 - beta of the step
     sigma=_sigma,
-    direction=lambda prev, sigma: (1 - prev - sigma**2).sqrt(),
+    direction=lambda prev, std, full: (1 - prev - std**2).sqrt(),
     loud=lambda sigma: sigma,
 ):
     bar = table(alphas_bar)
     a, prev = bar[t], at_prev(bar, t, t_prev)
-    x_0 = clip(estimate(x_t.double(), eps, a))
+    x_0 = clip(estimate(x_t.double(), eps, a, prev))
     std = sigma(kept(a, prev, bar, t), a, prev, share(eta))
-    return signal(prev, a) * x_0 + direction(prev, std) * eps + loud(std) * noise
+    return (
+        signal(prev, a) * x_0
+        + direction(prev, std, sigma(kept(a, prev, bar, t), a, prev, 1.0)) * eps
+        + loud(std) * noise
+    )
 
 
 def _hat(kept: Tensor, a: Tensor, prev: Tensor, eta: float) -> Tensor:
@@ -90,6 +94,13 @@ def _probes(pattern: Tensor) -> Iterator[Probe]:
         )
 
 
+def _places(x_t, eps, t, t_prev, alphas_bar, eta, noise) -> Iterator[tuple[str, Tensor]]:
+    yield "at the clean image, t_prev = -1", torch.tensor(t_prev == -1)
+    yield "at t_prev = 0", torch.tensor(t_prev == 0)
+    yield "where eta = 0", torch.tensor(eta == 0)
+    yield "where eta is not 0", torch.tensor(eta != 0)
+
+
 ddim_step = Check(
     number="4.3",
     name="ddim_step",
@@ -97,7 +108,8 @@ ddim_step = Check(
     form=_by_eq_12,
     batch=("x_t", "eps", "noise"),
     random="the argument noise",
-    clues=(wrong_factor_of_a_step(_probes),),
+    places=_places,
+    clues=(wrong_factor(_probes), at_one_place, vague_factor(_probes)),
     cases=tuple(
         Case(
             f"x_t of shape {shape}, t = {t}, t_prev = {t_prev}, eta = {eta}{', T = 1000' * (table is LONG_BAR)}",
@@ -115,6 +127,7 @@ ddim_step = Check(
             ((4, 1, 8, 8), 9, 6, 0.5, ALPHAS_BAR),
             ((4, 3, 4, 4), 7, 2, 1.0, ALPHAS_BAR),
             ((3, 2), 5, 4, 0.0, ALPHAS_BAR),
+            ((4, 2), 4, 0, 0.5, ALPHAS_BAR),
             ((3, 2), 6, 5, 0.75, ALPHAS_BAR),
             ((2, 3, 2, 4, 4), 4, -1, 0.5, ALPHAS_BAR),
             ((2, 5), 0, -1, 1.0, ALPHAS_BAR),
@@ -134,6 +147,11 @@ ddim_step = Check(
             "At t_prev = -1 you take alphas_bar[0]: one step of noise stays in the sample. The clean image has "
             "alpha_bar = 1.",
             at_prev=lambda table, t, t_prev: table[max(t_prev, 0)],
+        ),
+        Misconception(
+            "At t_prev = 0 your alpha_bar is 1. Index 0 is the papers' t = 1, which has one step of noise; the clean "
+            "image is t_prev = -1.",
+            at_prev=lambda table, t, t_prev: table[t_prev] if t_prev > 0 else torch.ones_like(table[0]),
         ),
         Misconception(
             "You step to t - 1. The chain that skips steps goes from t to t_prev: read alphas_bar there.",
@@ -157,33 +175,25 @@ ddim_step = Check(
         ),
         Misconception(
             "Under the root of the direction you subtract sigma. Variances add up: it is sigma^2.",
-            direction=lambda prev, sigma: (1 - prev - sigma).sqrt(),
+            direction=lambda prev, std, full: (1 - prev - std).sqrt(),
         ),
         Misconception(
             "Your direction to x_t does not leave room for the noise that you add: the variance grows past "
             "1 - alpha_bar. Its factor is sqrt(1 - alpha_bar_prev - sigma^2).",
             brief="You do not subtract sigma^2 in the direction to x_t.",
-            direction=lambda prev, sigma: (1 - prev).sqrt(),
+            direction=lambda prev, std, full: (1 - prev).sqrt(),
+        ),
+        Misconception(
+            "Your direction to x_t leaves room for the noise of eta = 1, whatever eta is. sigma holds eta there, too.",
+            direction=lambda prev, std, full: (1 - prev - full**2).sqrt(),
         ),
         Misconception(
             "The root over the factor of eps is missing: 1 - alpha_bar_prev - sigma^2 is a variance.",
-            direction=lambda prev, sigma: 1 - prev - sigma**2,
+            direction=lambda prev, std, full: 1 - prev - std**2,
         ),
         Misconception(
             "You add sigma^2 under the root of the direction. It is subtracted: the noise brings it back.",
-            direction=lambda prev, sigma: (1 - prev + sigma**2).sqrt(),
-        ),
-        Misconception(
-            "The factor of eps is sqrt(1 - alpha_bar_prev) - sigma. The variances are subtracted, under one root.",
-            direction=lambda prev, sigma: (1 - prev).sqrt() - sigma,
-        ),
-        Misconception(
-            "The direction to x_t is missing: eps, times sqrt(1 - alpha_bar_prev - sigma^2), leads back up from x_0.",
-            direction=lambda prev, sigma: torch.zeros_like(sigma),
-        ),
-        Misconception(
-            "You subtract the direction to x_t. It is added: x at t_prev lies between x_0 and x_t.",
-            direction=lambda prev, sigma: -(1 - prev - sigma**2).sqrt(),
+            direction=lambda prev, std, full: (1 - prev + std**2).sqrt(),
         ),
         Misconception(
             "You scaled the noise by sigma^2: that is the variance. Noise is multiplied by a standard deviation, "
@@ -193,7 +203,6 @@ ddim_step = Check(
         Misconception(
             "You add no noise, but the direction leaves room for it. Add sigma noise.", loud=torch.zeros_like
         ),
-        Misconception("You subtracted the noise. It is added.", loud=torch.neg),
         Misconception(
             "You squared eta. sigma is eta times a root: Eq. 16 has it to the power 1.", share=lambda eta: eta**2
         ),
@@ -218,6 +227,10 @@ ddim_step = Check(
             sigma=lambda kept, a, prev, eta: eta * (1 - prev) / (1 - a) * (1 - kept).sqrt(),
         ),
         Misconception(
+            "In sigma the factor sqrt(1 - alpha_bar_t / alpha_bar_prev) is missing: Eq. 16 has two roots.",
+            sigma=lambda kept, a, prev, eta: eta * ((1 - prev) / (1 - a)).sqrt(),
+        ),
+        Misconception(
             "Your sigma^2 is beta, 1 - alpha_bar_t / alpha_bar_prev. Eq. 16 multiplies it by (1 - alpha_bar_prev) / "
             "(1 - alpha_bar_t): the last step then adds no noise, and the direction's root stays real.",
             brief="Your sigma^2 is beta, without (1 - alpha_bar_prev) / (1 - alpha_bar_t).",
@@ -228,7 +241,7 @@ ddim_step = Check(
             "the factor (1 - alpha_bar_prev) / (1 - alpha_bar_t) as well.",
             brief="Your sigma^2 is beta, and a clamp hides that more is subtracted than there is.",
             sigma=_hat,
-            direction=lambda prev, sigma: (1 - prev - sigma**2).clamp(min=0).sqrt(),
+            direction=lambda prev, std, full: (1 - prev - std**2).clamp(min=0).sqrt(),
         ),
         Misconception(
             "Your sigma has the beta of the single step t. The step goes from t to t_prev: 1 - alpha_bar_t / "
@@ -246,36 +259,36 @@ ddim_step = Check(
             kept=lambda a, prev, table, t: prev / a,
         ),
         Misconception(
-            "You do not scale the estimated x_0. At t_prev the image has the factor sqrt(alpha_bar_prev).",
-            signal=lambda prev, a: torch.ones_like(prev),
-        ),
-        Misconception(
             "You scale the estimated x_0 by alpha_bar_prev: the root is missing.", signal=lambda prev, a: prev
         ),
         Misconception(
-            "You scale the estimated x_0 by sqrt(alpha_bar_t). The step leads to t_prev: sqrt(alpha_bar_prev).",
-            signal=lambda prev, a: a.sqrt(),
-        ),
-        Misconception(
             "Your x_0 is x_t - sqrt(1 - alpha_bar_t) eps: it still has to be divided by sqrt(alpha_bar_t).",
-            estimate=lambda x, eps, a: x - (1 - a).sqrt() * eps,
+            estimate=lambda x, eps, a, prev: x - (1 - a).sqrt() * eps,
         ),
         Misconception(
             "In your x_0 only eps is divided by sqrt(alpha_bar_t). The whole difference is: (x_t - ... eps) / "
             "sqrt(alpha_bar_t).",
-            estimate=lambda x, eps, a: x - (1 - a).sqrt() * eps / a.sqrt(),
+            estimate=lambda x, eps, a, prev: x - (1 - a).sqrt() * eps / a.sqrt(),
         ),
         Misconception(
             "In your x_0 eps is multiplied by 1 - alpha_bar_t: the root is missing.",
-            estimate=lambda x, eps, a: (x - (1 - a) * eps) / a.sqrt(),
+            estimate=lambda x, eps, a, prev: (x - (1 - a) * eps) / a.sqrt(),
         ),
         Misconception(
             "Your x_0 is divided by alpha_bar_t: the root is missing.",
-            estimate=lambda x, eps, a: (x - (1 - a).sqrt() * eps) / a,
+            estimate=lambda x, eps, a, prev: (x - (1 - a).sqrt() * eps) / a,
         ),
         Misconception(
             "You put x_t where the estimated x_0 belongs: (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t).",
-            estimate=lambda x, eps, a: x,
+            estimate=lambda x, eps, a, prev: x,
+        ),
+        Misconception(
+            "Your x_0 is x_t / sqrt(alpha_bar_t): the noise is still in it. Take sqrt(1 - alpha_bar_t) eps off first.",
+            estimate=lambda x, eps, a, prev: x / a.sqrt(),
+        ),
+        Misconception(
+            "You estimate x_0 with alpha_bar_prev. x_t and eps are those of t: alpha_bar_t.",
+            estimate=lambda x, eps, a, prev: (x - (1 - prev).sqrt() * eps) / prev.sqrt(),
         ),
         Misconception(
             "You clipped the estimated x_0 and kept eps, which then belongs to another x_0. Clipping is the denoiser's "
@@ -286,7 +299,7 @@ ddim_step = Check(
             "You return the estimated x_0. The step ends at t_prev: x_0 times sqrt(alpha_bar_prev), and noise again.",
             brief="You return the estimated x_0.",
             signal=lambda prev, a: torch.ones_like(prev),
-            direction=lambda prev, sigma: torch.zeros_like(sigma),
+            direction=lambda prev, std, full: torch.zeros_like(std),
             loud=torch.zeros_like,
         ),
     ),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check, Misconception
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, LONG_BAR, before, double, fractions
-from ddpm_lesson.checks.sampling._step_factors import Probe, wrong_factor_of_a_step
+from ddpm_lesson.checks.sampling._step_factors import Probe, at_one_place, vague_factor, wrong_factor
 
 
 def _dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
@@ -56,7 +56,8 @@ def _two_steps(
     alphas_bar: Tensor,
     *,
     table=lambda alphas_bar: alphas_bar,
-    clean=lambda x_0, D: x_0,
+    ends=lambda t_prev: t_prev < 0,
+    clean=lambda x_0, D: x_0,  # None: the step is made there, too
     at_prev=lambda table, t, t_prev: table[t_prev],
     lam=_half_log_snr,
     length=lambda lam_t, lam_prev: lam_prev - lam_t,
@@ -76,7 +77,7 @@ def _two_steps(
         r = ratio(lam_t, lam_prev, lam(bar[t_before]), (t, t_prev, t_before))
         D = extrapolate(*known(x_0.double(), x_0_before), r)
     end = clean(x_0.double(), D)
-    if t_prev < 0 and end is not None:
+    if ends(t_prev) and end is not None:
         return end
     return kept(a, prev) * x_t + signal(a, prev) * grow(length(lam_t, lam_prev)) * D
 
@@ -102,13 +103,21 @@ def _probes(pattern: Tensor) -> Iterator[Probe]:
         )
 
 
+def _places(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar) -> Iterator[tuple[str, Tensor]]:
+    yield "at the clean image, t_prev = -1", torch.tensor(t_prev == -1)
+    yield "at t_prev = 0", torch.tensor(t_prev == 0)
+    yield "at the first step, where x_0_before is None", torch.tensor(t_before is None and t_prev >= 0)
+    yield "where x_0_before is given", torch.tensor(t_before is not None and t_prev >= 0)
+
+
 dpmpp_2m_step = Check(
     number="4.5",
     name="dpmpp_2m_step",
     specification=_dpmpp_2m_step,
     form=_two_steps,
     batch=("x_t", "x_0", "x_0_before"),
-    clues=(wrong_factor_of_a_step(_probes),),
+    places=_places,
+    clues=(wrong_factor(_probes), at_one_place, vague_factor(_probes)),
     cases=tuple(
         Case(
             f"x_t of shape {shape}, t = {t}, t_prev = {t_prev}, t_before = {t_before}{remark}",
@@ -126,6 +135,7 @@ dpmpp_2m_step = Check(
             ((4, 1, 8, 8), 5, 3, 9, ALPHAS_BAR, ""),
             ((4, 3, 4, 4), 6, 1, 8, ALPHAS_BAR, ""),
             ((3, 2), 4, 3, 5, ALPHAS_BAR, ""),
+            ((4, 2), 2, 0, 5, ALPHAS_BAR, ""),
             ((2, 3, 2, 4, 4), 9, 7, None, ALPHAS_BAR, ""),
             ((2, 5), 2, -1, 4, ALPHAS_BAR, ""),
             ((2, 5), 0, -1, 1, ALPHAS_BAR, ""),
@@ -197,6 +207,11 @@ dpmpp_2m_step = Check(
             lam=lambda a_bar: (a_bar / (1 - a_bar)).log() / 4,
         ),
         Misconception(
+            "Your lambda is the log of sqrt(alpha_bar) over 1 - alpha_bar: the noise is a variance there. It needs its "
+            "root, too.",
+            lam=lambda a_bar: (a_bar.sqrt() / (1 - a_bar)).log(),
+        ),
+        Misconception(
             "Your lambda is the log of the signal alone. It is that of signal over noise, "
             "sqrt(alpha_bar / (1 - alpha_bar)).",
             lam=lambda a_bar: a_bar.log() / 2,
@@ -240,18 +255,14 @@ dpmpp_2m_step = Check(
             kept=lambda a, prev: (prev / a).sqrt(),
         ),
         Misconception(
-            "x_t stands there without a factor: sqrt(1 - alpha_bar_prev) over sqrt(1 - alpha_bar_t).",
-            kept=lambda a, prev: torch.ones_like(a),
+            "The factor of x_t is the ratio of sqrt(1 / alpha_bar - 1), k-diffusion's sigma. Its images are divided by "
+            "sqrt(alpha_bar); for these it is the ratio of sqrt(1 - alpha_bar).",
+            kept=lambda a, prev: ((1 / prev - 1) / (1 / a - 1)).sqrt(),
         ),
         Misconception("The factor of D has alpha_bar_prev: its root is missing.", signal=lambda a, prev: prev),
         Misconception(
-            "The factor of D has sqrt(alpha_bar_t). The step ends at t_prev: sqrt(alpha_bar_prev).",
-            signal=lambda a, prev: a.sqrt(),
-        ),
-        Misconception(
-            "The factor of D has sqrt(1 - alpha_bar_prev), as in the form for eps. x_0 comes with the signal, "
-            "sqrt(alpha_bar_prev).",
-            signal=lambda a, prev: (1 - prev).sqrt(),
+            "The factor of D lacks sqrt(alpha_bar_prev), the share of the image at t_prev.",
+            signal=lambda a, prev: torch.ones_like(a),
         ),
         Misconception(
             "At t_prev = -1 you read alphas_bar[-1], which wraps around to the noisiest step. There lambda is "
@@ -263,6 +274,17 @@ dpmpp_2m_step = Check(
             "itself.",
             clean=lambda x_0, D: None,
             at_prev=lambda table, t, t_prev: table[max(t_prev, 0)],
+        ),
+        Misconception(
+            "At t_prev = 0 you return x_0. Index 0 is the papers' t = 1, which has one step of noise; the clean image "
+            "is t_prev = -1.",
+            ends=lambda t_prev: t_prev <= 0,
+        ),
+        Misconception(
+            "At t_prev = -1 you return D. lambda is infinite there, and does not say how far to extrapolate: the step "
+            "ends in x_0 itself.",
+            brief="At t_prev = -1 you return D.",
+            clean=lambda x_0, D: D,
         ),
         Misconception(
             "At t_prev = -1 your alpha_bar is 1, lambda is infinite and infinities meet. Return x_0 there, before "

@@ -144,6 +144,12 @@ inpaint = Check(
             to=lambda bar, t: bar[max(t - 1, 0)],
         ),
         Misconception(
+            "At t = 1 your known part has no noise yet. In code t = 1 leads to the papers' x_1, which has one step of "
+            "noise, alphas_bar[0]; only at t = 0 the known part is clean.",
+            brief="At t = 1 your known part has no noise yet.",
+            to=lambda bar, t: bar[t - 1] if t > 1 else torch.ones_like(bar[0]),
+        ),
+        Misconception(
             "You noise the known part with the alpha of a single step. It jumps from the clean image: alpha_bar.",
             bar=lambda betas: 1 - betas,
         ),
@@ -194,6 +200,11 @@ inpaint = Check(
             back=lambda x, beta, noise: (1 - beta) * x + beta * noise,
         ),
         Misconception(
+            "On the step back the two factors are exchanged: sqrt(1 - beta) belongs to the image, sqrt(beta) to the "
+            "noise.",
+            back=lambda x, beta, noise: beta.sqrt() * x + (1 - beta).sqrt() * noise,
+        ),
+        Misconception(
             "On the step back the image is not shrunk: it has the factor sqrt(1 - beta_t).",
             back=lambda x, beta, noise: x + beta.sqrt() * noise,
         ),
@@ -217,6 +228,10 @@ inpaint = Check(
             "You go back at t = 0, too: the finished image gets noise again. There no repeat needs a step back.",
             brief="You go back at t = 0, too.",
             goes_back=lambda t, left: left > 0,
+        ),
+        Misconception(
+            "At t = 1 you do not go back. In code t = 0 is the papers' t = 1: only there no step back is made.",
+            goes_back=lambda t, left: left > 0 and t > 1,
         ),
         Misconception(
             "You never go back: the repeats give x_{t-1} to p_step, with t. Make it x_t again, by one step forward.",
@@ -251,6 +266,12 @@ inpaint = Check(
         Misconception(
             "You yield after every repeat. One state for each t is asked for: the yield belongs behind the repeats.",
             keep=every_repeat,
+        ),
+        Misconception(
+            "You yield in every repeat, after the step back. One state for each t is asked for, x_{t-1} of the last "
+            "repeat.",
+            keep=every_repeat,
+            shown=lambda mixed, state: state,
         ),
         Misconception("You yield x_T too. T states are asked for, the first after step T - 1.", keep=with_x_T),
         Misconception(

@@ -10,7 +10,7 @@ from ddpm_lesson.checks._inputs import double, fractions
 
 
 def _slerp(a, b, share):
-    """Exercise 4.4: the point between a and b on an arc, spherical interpolation.  Song et al. 2021, Appendix D.5.
+    """Exercise 4.4: the point between a and b on an arc, spherical interpolation.  Song et al. 2021, Section 5.3.
 
     a, b: (B, *D).  share: a float in 0..1; 0 gives a, 1 gives b.  The angle is that between an image of a and its
     partner of b, each taken whole, as one vector.  Returns (B, *D).
@@ -69,6 +69,25 @@ def _shorter_way(a, b, share):
     return _on_an_arc(a, torch.where(wide, -b.double(), b.double()), share)
 
 
+def _by_directions(a, b, share):
+    """An arc of directions, times a norm between the two."""
+    x, y = a.double(), b.double()
+    (first, second), axes = _norms_of(x, y), _of_images(x)
+    angle = ((x * y).sum(axes, keepdim=True) / (first * second)).acos()
+    weights = _sines(angle, share)
+    return ((1 - share) * first + share * second) * (weights[0] * x / first + weights[1] * y / second)
+
+
+def _along_a_tangent(a, b, share):
+    a, b = a.double(), b.double()
+    cos = (a * b).sum(_of_images(a), keepdim=True) / _norms(a, b, _of_images(a))
+    return a * torch.cos(share * cos.acos()) + _unit(b - a * cos) * torch.sin(share * cos.acos())
+
+
+def _norms_of(*images: Tensor) -> list[Tensor]:
+    return [(x**2).sum(_of_images(x), keepdim=True).sqrt() for x in images]
+
+
 def _centred(x: Tensor) -> Tensor:
     return x - x.mean(_of_images(x), keepdim=True)
 
@@ -114,6 +133,12 @@ slerp = Check(
             "Your weights are sqrt(1 - share) and sqrt(share). They keep the variance where a and b are independent; "
             "slerp takes the angle between them: sin((1 - share) angle) / sin(angle).",
             weights=lambda angle, share: (math.sqrt(1 - share), math.sqrt(share)),
+        ),
+        Misconception(
+            "You went along the straight line and scaled the variance back to 1. That supposes a right angle; slerp "
+            "takes the angle between a and b: sin((1 - share) angle) / sin(angle).",
+            brief="You went along the straight line and scaled the variance back to 1.",
+            weights=lambda angle, share: [part / math.hypot(1 - share, share) for part in (1 - share, share)],
         ),
         Misconception(
             "You took one angle for the whole batch: the sum runs over all images. Every pair of images has its own.",
@@ -206,6 +231,17 @@ slerp = Check(
             "itself.",
             brief="Your result is divided by its norm.",
             finish=_unit,
+        ),
+        Misconception(
+            "You turned the directions of a and b, and went along a straight line between their norms. The weights "
+            "belong to a and b themselves.",
+            instead=_by_directions,
+        ),
+        Misconception(
+            "Your a cos(share angle) + u sin(share angle), with u = b - cos(angle) a scaled to norm 1, supposes that "
+            "a and b have norm 1. They do not: weigh a and b themselves with two sines.",
+            brief="Your formula supposes that a and b have norm 1.",
+            instead=_along_a_tangent,
         ),
         Misconception(
             "You took the mean off a and b before the angle: that is a correlation. The vectors are taken as they are.",
