@@ -1325,5 +1325,5 @@ print(f"exp(log_var / 2) = {(log_var / 2).exp():.4f}, log_var ** 0.5 = {log_var*
 # | 4.6 | spherical interpolation (DDIM Appendix D.5) | `samplers.slerp` | `test_checks_04.py` `test_slerp_turns_evenly_and_keeps_the_norm` |
 # | 4.7 | DDIM's step as a step in $\sqrt{\operatorname{SNR}}$ | `samplers.levels.towards` | `test_samplers.py` `test_ddim_agrees_with_diffusers` |
 # | 4.8 | the ODE behind the steps (DDIM Eq. 14) | `samplers.heun` | `test_samplers.py` `test_ddim_chain_on_gaussian_data_has_the_closed_form` |
-# | 4.9 | the estimate for the middle of a step (DPM-Solver++ Algorithm 2) | `samplers.dpmpp_2m` | `test_checks_04.py` `test_two_m_is_that_of_diffusers` |
+# | 4.9 | the estimate for the middle of a step (DPM-Solver++ Alg. 2) | `samplers.dpmpp_2m` | `test_checks_04.py` `test_two_m_is_that_of_diffusers` |
 # | 4.10 | betas of a shorter chain (Improved DDPM Eq. 19) | `process.GaussianDiffusion.respaced` | `test_process.py` `test_a_respaced_chain_has_the_marginals_of_its_base` |
