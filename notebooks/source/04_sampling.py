@@ -919,7 +919,7 @@ for s in (0.0, 0.1, 0.25, 0.5):
     print(f"data of standard deviation {s:4}: samples of {misread(s):.2g}")
 
 # %% [markdown]
-# It explodes or collapses, depending on the data. One `MeanType` object, which training and sampling share, makes this mistake impossible: it knows the target *and* the way back.
+# It explodes or collapses, depending on the data. (A *learned* variance, `learned` or `learned_range`, is a second half of the network's output and goes with any of the four meanings: notebook 5.) One `MeanType` object, which training and sampling share, makes this mistake impossible: it knows the target *and* the way back.
 
 # %% [markdown] tags=["deeper"]
 # ## 4.14 Going deeper: no noise at the last step, and its price
