@@ -108,8 +108,10 @@ def karras(snr: Tensor, S: int, rho: float = 7.0) -> list[int]:
 
 def _nearest(level: Tensor, S: int, power: float) -> list[int]:
     """The steps nearest to S levels, the powers of which are evenly spaced.  level: (T,), rising."""
-    level = level[level.isfinite()].cpu().double()
+    level = level.cpu().double()
     _check(len(level), S)
+    if level[-1].isinf():  # pure noise: no level is near it, and the chain begins there
+        return [*_nearest(level[:-1], S - 1, power), len(level) - 1]
     if S == 1:
         raise ValueError("this choice holds both ends and needs S >= 2, got 1; use trailing for a single step")
     ends = level[[0, -1]] ** power

@@ -258,7 +258,9 @@ def by_cli(*arguments):
 
 def test_a_further_sampler_stands_in_the_command_line(further, weights, tmp_path):
     status, text, _ = by_cli("sample", "--help")
-    assert status == 0 and "{ancestral,ddim,heun,dpmpp_2m,dpmpp_3m,dpmpp_2s,dpmpp_2m_sde,plms,leap}" in "".join(text.split())
+    assert status == 0 and "{ancestral,ddim,heun,dpmpp_2m,dpmpp_3m,dpmpp_2s,dpmpp_2m_sde,plms,leap}" in "".join(
+        text.split()
+    )
     assert "--reach SHARE" in text and "of leap, how far it goes [1.0]" in " ".join(text.split())
     options = ["sample", "--weights", weights, "--n", 3, "--device", "cpu", "--out", tmp_path / "x.png"]
     status, text, err = by_cli(*options, "--sampler", "leap", "--reach", 0.25, "--seed", 4)

@@ -6,7 +6,8 @@ from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddpm_lesson import spacing
+from ddpm_lesson import schedules, spacing
+from ddpm_lesson.process import GaussianDiffusion
 
 T_AND_S = st.integers(1, 4000).flatmap(lambda T: st.tuples(st.just(T), st.integers(1, T)))
 
@@ -236,7 +237,7 @@ def test_named_choices(text, expected):
 
 @pytest.mark.parametrize("text", ["uniform10", "trailing", "10,", "", "ddim-5", "trailing 10"])
 def test_an_unknown_choice_lists_the_forms(text):
-    forms = "leadingN, trailingN, linspaceN, quadraticN, ddimN with a number N, or counts like 10,15,20"
+    forms = "leadingN, trailingN, linspaceN, quadraticN, ddimN, log_snrN, karrasN with a number N, or counts like"
     with pytest.raises(ValueError, match=f"unknown step choice '{text}'; expected {forms}"):
         spacing.named(text, 1000)
 
@@ -265,3 +266,46 @@ def test_linspace_needs_two_steps():
 def test_sections_must_hold_what_is_asked_for(counts, message):
     with pytest.raises(ValueError, match=message):
         spacing.sections(10, counts)
+
+
+# By level instead of by t.
+
+
+@pytest.mark.parametrize("S", [2, 5, 20, 60])
+@pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine])
+def test_log_snr_steps_are_the_nearest_to_an_even_grid(schedule, S):
+    snr = GaussianDiffusion(schedule(1000)).snr
+    half = (0.5 * snr.log()).tolist()
+    grid = [half[0] + (half[-1] - half[0]) * k / (S - 1) for k in range(S)]
+    nearest = {min(range(1000), key=lambda t: abs(half[t] - wanted)) for wanted in grid}
+    steps = spacing.log_snr(snr, S)
+    assert steps == sorted(nearest) and steps[0] == 0 and steps[-1] == 999 and len(steps) <= S
+
+
+@pytest.mark.parametrize("S", [2, 5, 20])
+def test_karras_steps_are_the_nearest_to_edms(S):
+    # EDM Eq. 5: (sigma_max^(1/7) + k / (S - 1) (sigma_min^(1/7) - sigma_max^(1/7)))^7.
+    snr = GaussianDiffusion(schedules.linear(1000)).snr
+    sigma = [value**-0.5 for value in snr.tolist()]
+    low, high = sigma[0] ** (1 / 7), sigma[-1] ** (1 / 7)
+    grid = [(high + k / (S - 1) * (low - high)) ** 7 for k in range(S)]
+    assert spacing.karras(snr, S) == sorted({min(range(1000), key=lambda t: abs(sigma[t] - want)) for want in grid})
+
+
+@pytest.mark.parametrize("choose", [spacing.log_snr, spacing.karras])
+def test_steps_by_level_begin_in_pure_noise_where_there_is_some(choose):
+    snr = GaussianDiffusion(schedules.zero_terminal_snr(schedules.linear(1000))).snr
+    assert choose(snr, 10) == [*choose(snr[:-1], 9), 999]
+
+
+@pytest.mark.parametrize("choose", [spacing.log_snr, spacing.karras])
+def test_steps_by_level_hold_both_ends_and_need_the_levels(choose):
+    snr = GaussianDiffusion(schedules.linear(10)).snr
+    with pytest.raises(ValueError, match="needs S >= 2, got 1; use trailing"):
+        choose(snr, 1)
+    with pytest.raises(ValueError, match=r"number of steps S must lie in 1\.\.10, got 11"):
+        choose(snr, 11)
+    name = f"{choose.__name__}5"
+    assert spacing.named(name, 10, snr) == choose(snr, 5)
+    with pytest.raises(ValueError, match=f"{name} goes by the process's signal-to-noise ratios: give snr, got none"):
+        spacing.named(name, 10)
