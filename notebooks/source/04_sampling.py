@@ -1296,6 +1296,8 @@ for _ in range(100):
 print(f"running mean: of the network {net.running_mean.item():.0f}, of its average {average.running_mean.item():.0f}")
 
 # %% [markdown]
+# **A third order that is a second one.** The authors' code of DPM-Solver++ and diffusers weigh the bend of the parabola in 3M by half of what its integral gives. On the conditions of figure 4.12 theirs is then of order 2, as a test of the course measures (`tests/test_solvers.py`); `samplers.dpmpp_3m` takes the whole bend.
+#
 # **A root of a logarithm.** The standard deviation is $e^{\frac12\log\sigma^2}$. Published code has `log_var ** 0.5`:
 
 # %%
@@ -1323,7 +1325,7 @@ print(f"exp(log_var / 2) = {(log_var / 2).exp():.4f}, log_var ** 0.5 = {log_var*
 # | 4.4 | DDIM's step (DDIM Eq. 12) | `samplers.ddim.ddim` | `test_samplers.py` `test_ddim_chain_on_gaussian_data_has_the_closed_form` |
 # | 4.5 | $\sigma_t$ by $\eta$ (DDIM Eq. 16) | `samplers.ddim.ddim` | `test_samplers.py` `test_ddim_with_eta_1_is_ancestral_with_fixedsmall` |
 # | 4.6 | spherical interpolation (DDIM Appendix D.5) | `samplers.slerp` | `test_checks_04.py` `test_slerp_turns_evenly_and_keeps_the_norm` |
-# | 4.7 | DDIM's step as a step in $\sqrt{\operatorname{SNR}}$ | `samplers.levels.towards` | `test_samplers.py` `test_ddim_agrees_with_diffusers` |
-# | 4.8 | the ODE behind the steps (DDIM Eq. 14) | `samplers.heun` | `test_samplers.py` `test_ddim_chain_on_gaussian_data_has_the_closed_form` |
-# | 4.9 | the estimate for the middle of a step (DPM-Solver++ Alg. 2) | `samplers.dpmpp_2m` | `test_checks_04.py` `test_two_m_is_that_of_diffusers` |
+# | 4.7 | DDIM's step as a step in $\sqrt{\operatorname{SNR}}$ | `samplers.levels.towards` | `test_solvers.py` `test_a_single_point_is_found_exactly` |
+# | 4.8 | the ODE behind the steps (DDIM Eq. 14) | `samplers.heun` | `test_solvers.py` `test_measured_order` |
+# | 4.9 | the estimate for the middle of a step (DPM-Solver++ Alg. 2) | `samplers.dpmpp_2m` | `test_solvers.py` `test_solvers_agree_with_diffusers` |
 # | 4.10 | betas of a shorter chain (Improved DDPM Eq. 19) | `process.GaussianDiffusion.respaced` | `test_process.py` `test_a_respaced_chain_has_the_marginals_of_its_base` |
