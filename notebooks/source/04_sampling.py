@@ -23,7 +23,7 @@
 # | 3 | 4.7 A differential equation behind the steps … 4.10 What you now have | 30 |
 # | capstone | 4.11 Capstone: fill in what is missing | 34 |
 #
-# Sections called *Going deeper* are collapsed (32 minutes in all); the path does not need them, and they need the cells above them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (33 minutes in all); the path does not need them, and they need the cells above them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
@@ -971,10 +971,24 @@ both.append(last(ancestral(ten, small, start, generator=torch.Generator().manual
 assert torch.allclose(*both, atol=1e-4)
 print("ten steps of DDIM with eta = 1 and of fixedsmall, same noise: equal to 1e-4")
 
+# %% [markdown]
+# And the corollary, with your two functions: DDIM's mean for $\eta = 1$ plus noise of $\hat\sigma$, against your Algorithm 2, in 50 steps for the Gaussian data of section 4.13:
+
 # %%
-sigma_hat = (1 - ten.alphas_bar / ten.alphas_bar_prev).sqrt()
-assert torch.allclose(sigma_hat, ten.betas.sqrt(), rtol=1e-6)
-print("sigma-hat / sqrt(beta) of the short chain:", [round(r, 4) for r in (sigma_hat / ten.betas.sqrt()).tolist()])
+def exact_noise(x, i):
+    return half(x, chain.timestep_map[i]).eps
+
+
+z = torch.randn(50, 500, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+*_, by_algorithm_2 = ancestral_chain(exact_noise, chain.betas, x_T, z)
+
+# %%
+x, sigma_hat = x_T, (1 - chain.alphas_bar / chain.alphas_bar_prev).sqrt()
+for i in reversed(range(50)):
+    eps = exact_noise(x, torch.full((500,), i))
+    x = ddim_step(x, eps, i, i - 1, chain.alphas_bar, 1.0, torch.zeros_like(x)) + (sigma_hat[i] * z[i] if i else 0)
+assert torch.allclose(x, by_algorithm_2, rtol=1e-9, atol=1e-9)
+print("DDIM's sigma-hat and Algorithm 2 with fixedlarge: equal to 1e-9")
 
 # %% [markdown]
 # **What goes wrong: "DDIM's generation is non-Markovian".** The post says so. It is the *forward* process that is (DDIM Eq. 8): solve (4.3) for $x_t$, and it contains $x_0$ beside $x_{t-1}$. The way back looks at $x_t$ alone (DDIM Eq. 10), as in DDPM. With $\sigma = 0$, from the same $x_{t-1} = 0.3$, for two different $x_0$:
