@@ -328,6 +328,31 @@ def test_the_wrong_factor_is_named(name, answer, words, monkeypatch):
     assert words in text and text.startswith("no" if words else "yes"), text
 
 
+def test_a_result_that_is_not_finite_is_not_told_to_ignore_an_argument(monkeypatch):
+    """With the ratio in sigma upside down a negative number comes under the direction's root."""
+    monkeypatch.setattr(_explain, "STRICT", True)
+
+    def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
+        a, p = alphas_bar[t], alphas_bar[t_prev] if t_prev >= 0 else torch.ones_like(alphas_bar[0])
+        s = eta * ((1 - p) / (1 - a) * (1 - p / a).abs()).sqrt()
+        return p.sqrt() * (x_t - (1 - a).sqrt() * eps) / a.sqrt() + (1 - p - s**2).sqrt() * eps + s * noise
+
+    text = verdict("ddim_step", ddim_step)
+    assert "got nan, which is not a finite number" in text and "depend" not in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda *args: solution.dpmpp_2m_step(*args) * (1 if args[4] >= 0 else 0.5), "the clean image, t_prev = -1"),
+        (lambda *args: args[1] if args[2] is None else solution.dpmpp_2m_step(*args), "the first step, where"),
+    ],
+)
+def test_the_one_kind_of_step_that_is_wrong_is_named(answer, words, monkeypatch):
+    monkeypatch.setattr(_explain, "STRICT", True)
+    assert f"is right everywhere but at {words}" in verdict("dpmpp_2m_step", answer)
+
+
 def test_exchanged_arguments_are_named(monkeypatch):
     monkeypatch.setattr(_explain, "STRICT", True)
     assert "You exchanged eps and noise." in verdict(

@@ -92,7 +92,8 @@ def _agrees(evidence, i, change):
 
 
 def _levelled(new, old):
-    if not isinstance(old, Tensor) or not old.is_floating_point() or old.numel() < 2:
+    tensors = isinstance(old, Tensor) and isinstance(new, Tensor)  # an estimate may be missing, None
+    if not tensors or not old.is_floating_point() or old.numel() < 2:
         return False
     return bool((new == new.flatten()[0]).all()) and not bool((old == old.flatten()[0]).all())
 

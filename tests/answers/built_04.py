@@ -224,7 +224,7 @@ def ancestral_chain(model, betas, x_T, noise):
         yield x
 
 
-W(ancestral_chain, "noise[t - 1] at step t", "table", "Step t takes noise[t - 1].")
+W(ancestral_chain, "noise[t - 1] at step t", "table", "Your step t takes noise[t - 1].")
 
 
 def ancestral_chain(model, betas, x_T, noise):

@@ -111,7 +111,7 @@ ancestral_chain = Check(
             "You use the same noise, noise[0], at every step. Step t has noise[t].", drawn=lambda noise, t: noise[0]
         ),
         Misconception(
-            "Step t takes noise[t - 1]. It takes noise[t]; step 0 has none, and noise[0] is not used.",
+            "Your step t takes noise[t - 1]. It takes noise[t]; step 0 has none, and noise[0] is not used.",
             drawn=lambda noise, t: noise[t - 1],
         ),
         Misconception(
@@ -212,7 +212,7 @@ ancestral_chain = Check(
         ),
         Misconception("You yield x_T too. T states are asked for, the first after step T - 1.", keep=with_x_T),
         Misconception(
-            "The last state is missing, x_0: yield after each step and not before it. Step 0 is made too.",
+            "The last state is missing, x_0. Step 0 is made too: reversed(range(T)) ends with 0.",
             brief="The last state is missing.",
             keep=without_last,
         ),

@@ -16,7 +16,7 @@ def _dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
 
     x_t: (B, *D).  x_0: its estimate at t.  x_0_before: the estimate at t_before, one step earlier; both are None at
     the first step, which is then of first order.  t_before > t > t_prev: ints, one step for the whole batch;
-    t_prev = -1 is the clean image, and the step there is x_0 itself.  alphas_bar: (T,).  Returns x at t_prev, (B, *D).
+    t_prev = -1 is the clean image, and the step ends in x_0 itself.  alphas_bar: (T,).  Returns x at t_prev, (B, *D).
     lambda = 1/2 log(alpha_bar / (1 - alpha_bar)), and D, extrapolated from the two estimates, stands for x_0.
     """
     if t_prev < 0:
@@ -266,12 +266,12 @@ dpmpp_2m_step = Check(
         ),
         Misconception(
             "At t_prev = -1 you read alphas_bar[-1], which wraps around to the noisiest step. There lambda is "
-            "infinite, and the step is x_0 itself.",
+            "infinite, and the step ends in x_0 itself.",
             clean=lambda x_0, D: None,
         ),
         Misconception(
-            "At t_prev = -1 you take alphas_bar[0]: one step of noise stays in the sample. The step there is x_0 "
-            "itself.",
+            "At t_prev = -1 you take alphas_bar[0]: one step of noise stays in the sample. The step ends "
+            "in x_0 itself.",
             clean=lambda x_0, D: None,
             at_prev=lambda table, t, t_prev: table[max(t_prev, 0)],
         ),

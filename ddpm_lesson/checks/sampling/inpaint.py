@@ -125,8 +125,8 @@ inpaint = Check(
             to=lambda bar, t: bar[t],
         ),
         Misconception(
-            "Your known part is noised to t, but for t = 0. p_step's result is x_{t-1}: both parts need the noise of "
-            "t - 1, at every t.",
+            "Your known part is noised to t, and clean at t = 0 only. p_step's result is x_{t-1}: both parts need the "
+            "noise of t - 1, at every t.",
             to=lambda bar, t: bar[t] if t > 0 else torch.ones_like(bar[0]),
         ),
         Misconception(
