@@ -92,7 +92,7 @@ def draw(figure, state):
 plots.animate(draw, states[1:], alt="noise becomes a three", fps=4)
 
 # %% [markdown]
-# *Figure 4.2.* One of them on its way. Left: the state, which loses its noise step by step. Right: what the network takes for the clean image at each step. The estimate is blurred first, and decides on a shape within a few steps. <!-- alt: An animation. Left, random grey pixels turn into a three; right, a blurred shape becomes a sharp three. -->
+# *Figure 4.2.* One of them on its way. Left: the state, which loses its noise step by step. Right: what the network takes for the clean image at each step. The first estimate is magnified error, clipped; then it is blurred; within a few steps it decides on a shape. <!-- alt: An animation. Left, random grey pixels turn into a three; right, black and white pixels become a blurred shape, and then a sharp three. -->
 #
 # Training (notebooks 2 and 3) gave us one function: the noise in $x_t$. This notebook asks what to *do* with it. There are many ways to walk from noise to an image, all with the same network. They differ in how many network evaluations they need, and in whether chance plays a part.
 #
