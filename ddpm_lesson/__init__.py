@@ -11,17 +11,8 @@ if TYPE_CHECKING:
     from ddpm_lesson.experiments.pretrained import load_pretrained, load_weights
     from ddpm_lesson.experiments.sampling import Sampling
 
-__all__ = [
-    "Gaussian",
-    "GaussianDiffusion",
-    "GaussianDiffusionSampler",
-    "GaussianDiffusionTrainer",
-    "Noised",
-    "Sampling",
-    "extract",
-    "load_pretrained",
-    "load_weights",
-]
+__all__ = ["Gaussian", "GaussianDiffusion", "GaussianDiffusionSampler", "GaussianDiffusionTrainer", "Noised", "extract"]
+__all__ += ["Sampling", "load_pretrained", "load_weights"]  # these come late, see below
 __version__ = "0.1.0"
 
 

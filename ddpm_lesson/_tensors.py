@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+Device = torch.device | str
+
 
 def randn_like(x: Tensor, generator: Generator | None = None) -> Tensor:
     """Standard normal noise in the shape, dtype and device of x, the same on every device.
@@ -75,7 +77,7 @@ def seed_of(*numbers: int) -> int:
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+def seeded(seed: int, device: Device = "cpu") -> Iterator[None]:
     """PyTorch's own generators of the CPU and of `device` start at `seed` inside, and are as before afterwards."""
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

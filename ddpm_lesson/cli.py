@@ -13,22 +13,18 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
+from tqdm.auto import tqdm
 
+from ddpm_lesson.experiments import pretrained
 from ddpm_lesson.experiments.build import load_images
 from ddpm_lesson.experiments.checkpoints import write_whole
-from ddpm_lesson.experiments.pretrained import (
-    PretrainedClassifier,
-    PretrainedDiffusion,
-    about_shipped,
-    load_pretrained,
-    load_weights,
-)
 from ddpm_lesson.experiments.recipes import PRESETS, Recipe
 from ddpm_lesson.experiments.runs import Run
 from ddpm_lesson.experiments.sampling import SAMPLERS, Sampling, check_option, takers
 from ddpm_lesson.samplers import last
 
 T = TypeVar("T")
+Command = Callable[[argparse.Namespace], int]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,8 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Carry out a recipe in a folder, or go on with the one that lies there."""
-    from tqdm.auto import tqdm
-
     recipe = _recipe(options)
     run = Run(recipe, options.out, load_images(recipe), device=_device(options.device))
     board = _tensorboard(run.folder) if options.tensorboard else None
@@ -90,12 +84,10 @@ def train(options: argparse.Namespace) -> int:
 
 def sample(options: argparse.Namespace) -> int:
     """Draw images and write them as a PNG grid, or as an animated PNG that shows them coming out of the noise."""
-    from tqdm.auto import tqdm
-
     out = Path(options.out)
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, got {out}")
-    trained = _loaded(options.weights, options.device, PretrainedDiffusion)
+    trained = _loaded(options.weights, options.device, pretrained.PretrainedDiffusion)
     sampling = _sampling(options, Sampling())
     labels = trained.labels(options.n, options.label)
     states = tqdm(trained.states(options.n, sampling, y=labels), unit=" steps")
@@ -111,18 +103,18 @@ def evaluate(options: argparse.Namespace) -> int:
     from ddpm_lesson.experiments.evaluation import Space, anchor, reference_of, scores
 
     # What the options leave open is as it was for the recorded scores, if the network ships.
-    recorded = {} if Path(options.weights).suffix or Path(options.weights).is_dir() else about_shipped(options.weights)
-    unknown: dict = {"n": 1000, "sampling": {}, "classifier": None}
-    scoring = recorded.get("scoring", unknown)
+    is_file = Path(options.weights).suffix or Path(options.weights).is_dir()
+    recorded: dict = {} if is_file else pretrained.about_shipped(options.weights)
+    scoring = recorded.get("scoring", {"n": 1000, "sampling": {}, "classifier": None})
     usual = Sampling(**scoring["sampling"])
-    trained, sampling = _loaded(options.weights, options.device, PretrainedDiffusion), _sampling(options, usual)
+    trained = _loaded(options.weights, options.device, pretrained.PretrainedDiffusion)
+    sampling = _sampling(options, usual)
     held_out = load_images(trained.recipe, options.root, train=False)
     n = min(scoring["n"] if options.n is None else options.n, len(held_out))
-    features = options.classifier or scoring["classifier"] or f"{trained.recipe.data}_classifier"
-    classifier = _loaded(features, options.device, PretrainedClassifier).model
-    print(
-        f"Samples of {options.weights}, {sampling}, against the training images of {trained.recipe.data}:", flush=True
-    )
+    data = trained.recipe.data
+    features = options.classifier or scoring["classifier"] or f"{data}_classifier"
+    classifier = _loaded(features, options.device, pretrained.PretrainedClassifier).model
+    print(f"Samples of {options.weights}, {sampling}, against the training images of {data}:", flush=True)
     real = load_images(trained.recipe, options.root).x_0.to(_device(options.device))
     space = Space(classifier, Path(features).stem, reference_of(real, classifier), held_out)  # minutes for MNIST
     same = recorded and (n, sampling, features) == (scoring["n"], usual, scoring["classifier"])
@@ -134,7 +126,7 @@ def evaluate(options: argparse.Namespace) -> int:
         print(f"  {score}{beside}")
     if "Bits/dim" in known and not options.bits:
         print(f"  Bits/dim was recorded too: --bits {known['Bits/dim']['n']} finds it again, which takes longer")
-    print(f"As many images of {trained.recipe.data} that were held out:")
+    print(f"As many images of {data} that were held out:")
     for score in anchor(space, n, seed=sampling.seed).values():
         print(" ", score)
     return 0
@@ -142,8 +134,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def _sampling(options: argparse.Namespace, usual: Sampling) -> Sampling:
     """How to draw: what the options say, else the usual; another sampler takes over no option of the usual one."""
-    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Sampling)}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = _given(options, Sampling)
     sampler = given.get("sampler", usual.sampler)
     for name, value in given.items():
         check_option(sampler, name, value)  # also of a value that would change nothing
@@ -157,21 +148,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="train | sample | evaluate")
 
     words = "Train a network, or go on with a run that was stopped: the same command again goes on."
-    command = _command(commands, "train", train, words)
+    command = _command(commands, train, words)
     command.add_argument("--preset", choices=PRESETS, help="a recipe to start from; the options below change it")
     command.add_argument("--recipe", metavar="FILE", help="a recipe.json to start from, such as a run has saved")
     command.add_argument("--out", metavar="FOLDER", help="folder of the run; default: runs/ and the preset's name")
-    command.add_argument(
-        "--save-every", type=_positive, default=500, metavar="N", help="steps between saved states (500)"
-    )
-    words = "steps between preview pictures (500)"
-    command.add_argument("--preview-every", type=_positive, default=500, metavar="N", help=words)
+    for what in ("save", "preview"):
+        words = f"steps between {what}s (500)"
+        command.add_argument(f"--{what}-every", type=_positive, default=500, metavar="N", help=words)
     command.add_argument("--tensorboard", action="store_true", help="also write a log for TensorBoard")
     fields = command.add_argument_group("the recipe", "Defaults in brackets are those without a preset.")
     for field in dataclasses.fields(Recipe):
-        _add_field(fields, field)
+        _add_field(fields, field, field.default)
 
-    command = _command(commands, "sample", sample, "Draw images from a network.")
+    command = _command(commands, sample, "Draw images from a network.")
     _add_drawing(command, "64", Sampling())
     command.set_defaults(n=64)
     command.add_argument("--label", metavar="CLASS", help="a class, by name; default: every class in turn")
@@ -180,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
 
     words = "Print the scores of a network, and of real images."
     more = f"What is left open is as it was for the recorded scores. For a network of your own: n 1000, {Sampling()}."
-    command = _command(commands, "evaluate", evaluate, words, more)
+    command = _command(commands, evaluate, words, more)
     _add_drawing(command, "as recorded", None)
     words = "clean classifier whose features and classes are used; default: the one that ships for the data"
     command.add_argument("--classifier", metavar="NAME", help=words)
@@ -190,10 +179,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(
-    commands: Any, name: str, function: Callable[[argparse.Namespace], int], words: str, more: str = ""
-) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, description=f"{words} {more}", help=words)
+def _command(commands: Any, function: Command, words: str, more: str = "") -> argparse.ArgumentParser:
+    command = commands.add_parser(function.__name__, description=f"{words} {more}", help=words)
     command.set_defaults(command=function)
     command.add_argument("--device", metavar="NAME", help="cpu, cuda, mps; default: a GPU if there is one")
     command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads; default: PyTorch's choice")
@@ -202,33 +189,32 @@ def _command(
 
 
 def _add_drawing(command: argparse.ArgumentParser, n: str, usual: Sampling | None) -> None:
-    """The options of how to draw, None where nothing is given; usual: what that means, None for as it was recorded."""
+    """The options of how to draw.  usual: what holds where nothing is given, None for as it was recorded."""
     words = "a network that ships with the course, a file weights.safetensors, or the folder of a run"
     command.add_argument("--weights", default="digits_ddpm", metavar="NAME", help=f"{words}; default: digits_ddpm")
     command.add_argument("--n", type=_positive, metavar="N", help=f"number of images [{n}]")
     for field in dataclasses.fields(Sampling):
-        default = getattr(usual, field.name) if usual else "as recorded"
-        options: dict[str, Any] = {"default": None, "help": f"{field.metadata['help']} [{default}]"}
-        if field.type is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        elif field.name == "sampler":
-            options["choices"] = SAMPLERS
-        else:
-            options |= {"type": field.type, "metavar": field.metadata["metavar"]}
-        command.add_argument(f"--{field.name.replace('_', '-')}", **options)
+        _add_field(command, field, getattr(usual, field.name) if usual else "as recorded")
 
 
-def _add_field(group: Any, field: dataclasses.Field) -> None:
-    name, choices = f"--{field.name.replace('_', '-')}", field.metadata["choices"]
-    words = f"{field.metadata['help']} [{field.default}]".replace("%", "%%")
-    options = {"dest": f"field_{field.name}", "default": argparse.SUPPRESS, "help": words}
+def _add_field(group: Any, field: dataclasses.Field, default: object) -> None:
+    """An option for a field of `Recipe` or `Sampling`, read by `_given`.  default: what its help names."""
+    options: dict[str, Any]
     if field.type is bool:
-        group.add_argument(name, action=argparse.BooleanOptionalAction, **options)
+        options = {"action": argparse.BooleanOptionalAction}
     elif field.type == tuple[int, ...]:
-        group.add_argument(name, nargs="*", type=int, metavar="N", **options)
+        options = {"type": int, "nargs": "*", "metavar": "N"}
     else:
         kind = next(kind for kind in (int, float, str) if field.type in (kind, kind | None))
-        group.add_argument(name, type=kind, choices=choices, metavar=None if choices else field.name.upper(), **options)
+        choices = SAMPLERS if field.name == "sampler" else field.metadata.get("choices")
+        options = {"type": kind, "choices": choices, "metavar": field.metadata.get("metavar")}
+    words = f"{field.metadata['help']} [{default}]".replace("%", "%%")
+    group.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=words, **options)
+
+
+def _given(options: argparse.Namespace, kind: type[Recipe] | type[Sampling]) -> dict[str, Any]:
+    """The fields that the command line names."""
+    return {f.name: getattr(options, f.name) for f in dataclasses.fields(kind) if hasattr(options, f.name)}
 
 
 def _positive(text: str) -> int:
@@ -242,7 +228,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     if options.preset and options.recipe:
         raise ValueError("give --preset or --recipe, not both")
     options.out = Path(options.out or f"runs/{options.preset or 'own'}")
-    given = {name.removeprefix("field_"): v for name, v in vars(options).items() if name.startswith("field_")}
+    given = _given(options, Recipe)
     source = Path(options.recipe) if options.recipe else options.out / "recipe.json"
     if options.preset:
         recipe = PRESETS[options.preset]
@@ -260,7 +246,7 @@ def _loaded(name: str, device: str | None, kind: type[T]) -> T:
     path = Path(name)
     path = path / "weights.safetensors" if path.is_dir() else path
     at = _device(device)
-    trained = load_weights(path, device=at) if path.suffix else load_pretrained(name, device=at)
+    trained = pretrained.load_weights(path, device=at) if path.suffix else pretrained.load_pretrained(name, device=at)
     if not isinstance(trained, kind):
         raise ValueError(f"{name} must be a {kind.__name__}, got a {type(trained).__name__}")
     return trained
@@ -310,8 +296,7 @@ def _preview(run: Run) -> None:
 def _grid(images: torch.Tensor) -> bytes:
     from ddpm_lesson.plots import image_grid
 
-    side = math.ceil(math.sqrt(len(images)))
-    return _png(lambda ax: image_grid(images, ncols=side, ax=ax), (0.6 * side, 0.6 * side))
+    return _png(lambda ax: image_grid(images, ax=ax), _size(len(images)))
 
 
 def _animation(images: list[torch.Tensor]) -> bytes:
@@ -319,11 +304,14 @@ def _animation(images: list[torch.Tensor]) -> bytes:
     from ddpm_lesson.plots import animate, image_grid
 
     chosen = sorted({round(i * (len(images) - 1) / 40) for i in range(41)})
-    side = math.ceil(math.sqrt(len(images[0])))
-    size = 0.6 * side, 0.6 * side
-    frames = [images[i] for i in chosen]
-    draw = lambda figure, x_t: image_grid(x_t, ncols=side, ax=figure.add_subplot())  # noqa: E731
-    return animate(draw, frames, alt="Images come out of the noise.", size=size).png
+    draw = lambda figure, i: image_grid(images[i], ax=figure.add_subplot())  # noqa: E731
+    return animate(draw, chosen, alt="Images come out of the noise.", size=_size(len(images[0]))).png
+
+
+def _size(n: int) -> tuple[float, float]:
+    """Of a square grid of n images, in inches."""
+    side = math.ceil(math.sqrt(n))
+    return 0.6 * side, 0.6 * side
 
 
 def _tensorboard(folder: Path) -> Any:

@@ -67,16 +67,12 @@ def mnist(root: str | Path | None = None, train: bool = True, download: bool = T
     Raises DataNotFoundError, naming the files and both ways out, if download is then False or fails.
     Not `digits`: those are smaller, ship with the course, and have 17 levels in the place of 256.
     """
-    from torchvision.datasets import MNIST
-
-    return _torchvision(MNIST, f"MNIST/raw/ with {IDX_FILES}", root, train, download)
+    return _torchvision("MNIST", f"MNIST/raw/ with {IDX_FILES}", root, train, download)
 
 
 def fashion_mnist(root: str | Path | None = None, train: bool = True, download: bool = True) -> Images:
     """Fashion-MNIST, Xiao et al. 2017: clothes in MNIST's format.  Arguments and errors as in `mnist`."""
-    from torchvision.datasets import FashionMNIST
-
-    return _torchvision(FashionMNIST, f"FashionMNIST/raw/ with {IDX_FILES}", root, train, download)
+    return _torchvision("FashionMNIST", f"FashionMNIST/raw/ with {IDX_FILES}", root, train, download)
 
 
 def cifar10(root: str | Path | None = None, train: bool = True, download: bool = True) -> Images:
@@ -84,13 +80,14 @@ def cifar10(root: str | Path | None = None, train: bool = True, download: bool =
 
     Arguments and errors as in `mnist`.  Not torchvision's order of axes, which is (N, H, W, C).
     """
-    from torchvision.datasets import CIFAR10
-
     files = "cifar-10-batches-py/ with data_batch_1 to data_batch_5, test_batch and batches.meta"
-    return _torchvision(CIFAR10, files, root, train, download)
+    return _torchvision("CIFAR10", files, root, train, download)
 
 
-def _torchvision(source: type, files: str, root: str | Path | None, train: bool, download: bool) -> Images:
+def _torchvision(name: str, files: str, root: str | Path | None, train: bool, download: bool) -> Images:
+    from torchvision import datasets
+
+    source = getattr(datasets, name)
     root = Path(root or os.environ.get("DDPM_LESSON_DATA") or "~/.cache/ddpm_lesson").expanduser()
     damaged = (RuntimeError, ValueError, AssertionError)  # what torchvision raises for files missing or cut short
     try:
@@ -103,7 +100,7 @@ def _torchvision(source: type, files: str, root: str | Path | None, train: bool,
             found = source(root, train=train)
     except (*damaged, OSError, HTTPException) as error:
         raise DataNotFoundError(
-            f"{source.__name__} is missing or damaged under {root}. Either connect to the internet and call again with "
+            f"{name} is missing or damaged under {root}. Either connect to the internet and call again with "
             f"download=True, or put {files}, unpacked, under that folder or another one, and name that one with root= "
             f"or the environment variable DDPM_LESSON_DATA. What failed: {error}"
         ) from error

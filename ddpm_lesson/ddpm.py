@@ -43,13 +43,7 @@ class GaussianDiffusionTrainer(nn.Module):
     """
 
     def __init__(
-        self,
-        model: Callable[..., Tensor],
-        beta_1: float,
-        beta_T: float,
-        T: int,
-        *,
-        mean_type: str = "epsilon",
+        self, model: Callable[..., Tensor], beta_1: float, beta_T: float, T: int, *, mean_type: str = "epsilon"
     ):
         super().__init__()
         self.model = model
@@ -70,8 +64,8 @@ class GaussianDiffusionTrainer(nn.Module):
     def _check(self, x_0: Tensor) -> None:
         if not x_0.is_floating_point():
             raise TypeError(f"images must be floating point in [-1, 1], got {x_0.dtype}; 8-bit images: x / 127.5 - 1")
-        on_cpu = x_0.device.type == "cpu"
-        if torch.compiler.is_compiling() or x_0.numel() == 0 or not (on_cpu or not self._values_seen):
+        looked = self._values_seen and x_0.device.type != "cpu"
+        if torch.compiler.is_compiling() or x_0.numel() == 0 or looked:
             return
         self._values_seen = True
         if not bool(x_0.isfinite().all()):
@@ -80,11 +74,8 @@ class GaussianDiffusionTrainer(nn.Module):
         if x_0.ndim > 2 and largest > 1.5:
             unscaled = bool(x_0.detach().min() >= 0)
             cause = "unscaled pixels (8 bits: x / 127.5 - 1)" if unscaled else "a mean and std normalisation"
-            warnings.warn(
-                f"images should lie in [-1, 1], got values up to {largest:.3g} in size; likely cause: {cause}",
-                ImageRangeWarning,
-                stacklevel=5,
-            )
+            told = f"images should lie in [-1, 1], got values up to {largest:.3g} in size; likely cause: {cause}"
+            warnings.warn(told, ImageRangeWarning, stacklevel=5)
 
 
 class GaussianDiffusionSampler(nn.Module):

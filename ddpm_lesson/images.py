@@ -96,9 +96,7 @@ class ImageFiles:
         return torch.from_numpy(pixels.reshape(*chosen.shape, *self.shape[1:]))
 
     def pixels(self, i: int) -> np.ndarray:
-        if i in self.kept:
-            return self.kept[i]
-        pixels = self.decode(self.files[i])
+        pixels = self.kept[i] if i in self.kept else self.decode(self.files[i])
         if len(self.kept) < self.room:
             self.kept[i] = pixels
         return pixels

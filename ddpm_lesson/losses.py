@@ -15,17 +15,10 @@ from torch import Tensor
 from ddpm_lesson._tensors import float32_at_least
 from ddpm_lesson.bound import Decoder, eight_bit, vlb_term
 from ddpm_lesson.coefficients import extract
-from ddpm_lesson.predictions import (
-    MeanType,
-    Variance,
-    decode,
-    epsilon,
-    learned_range,
-    p_from_output,
-    p_from_prediction,
-    split,
-)
+from ddpm_lesson.predictions import MeanType, Variance, epsilon, learned_range, p_from_output, split
 from ddpm_lesson.process import GaussianDiffusion, Noised
+
+Elementwise = Callable[[Tensor], Tensor]
 
 
 class Loss(Protocol):
@@ -51,12 +44,7 @@ def huber(error: Tensor, delta: float = 1.0) -> Tensor:
 
 
 def simple_loss(
-    base: GaussianDiffusion,
-    mean_type: MeanType,
-    output: Tensor,
-    noised: Noised,
-    *,
-    error: Callable[[Tensor], Tensor] = squared,
+    base: GaussianDiffusion, mean_type: MeanType, output: Tensor, noised: Noised, *, error: Elementwise = squared
 ) -> Tensor:
     """L_simple of every coordinate, (B, *D), not reduced: error(target - output).  Ho et al. 2020, Eq. 14.
 
@@ -110,9 +98,8 @@ def hybrid_loss(
     Raises ValueError if the output has no second half.
     """
     x_0, t, _, x_t = noised
-    prediction = decode(base, mean_type, x_t, t, float32_at_least(output))
-    fixed = prediction._replace(x_0=prediction.x_0.detach(), eps=prediction.eps.detach())
-    p = p_from_prediction(base, variance, fixed, x_t, t)
+    p = p_from_output(base, mean_type, variance, output, x_t, t)
+    p = p._replace(mean=p.mean.detach())
     simple = simple_loss(base, mean_type, output, noised).flatten(1).mean(1)
     return simple + lam * base.T * vlb_term(base, p, x_0, x_t, t, decoder=decoder)
 

@@ -47,17 +47,14 @@ def image_grid(
     Not (C, H, W): three dimensions are N grey images, never one colour image.
     """
     pixels = _pixels(images)
-    if titles is not None and len(titles) != len(pixels):
-        raise ValueError(f"titles must be {len(pixels)}, one for each image, got {len(titles)}")
+    _check_count("titles", titles, len(pixels), "image")
     ncols = ncols or math.ceil(math.sqrt(len(pixels)))
     nrows = math.ceil(len(pixels) / ncols)
     height, gap = pixels.shape[1] / pixels.shape[2], GAP if titles is None else TITLE_GAP
     ax = ax or _new_axes(0.8 * ncols, 0.8 * nrows * (height + gap))
     for i, image in enumerate(pixels):
         x, y = i % ncols * (1 + GAP), i // ncols * (height + gap)
-        extent = (x, x + 1, y + height, y)
-        ax.imshow(image, extent=extent, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
-        ax.add_patch(Rectangle((x, y), 1, height, fill=False, edgecolor="0.6", linewidth=0.5, clip_on=False))
+        _show(ax, image, x, y, height)
         if titles is not None:
             ax.text(x + 0.5, y - GAP / 2, titles[i], ha="center", va="bottom", fontsize="small")
     ax.set(xlim=(0, ncols * (1 + GAP) - GAP), ylim=(nrows * (height + gap) - gap, 0))
@@ -78,10 +75,8 @@ def chain(
     if images.ndim != 5:
         raise ValueError(f"images must be (R, T, C, H, W), got {tuple(images.shape)}")
     columns = [f"$t = {int(t)}$" for t in timesteps]
-    if len(columns) != images.shape[1]:
-        raise ValueError(f"timesteps must be {images.shape[1]}, one for each column, got {len(columns)}")
-    if names is not None and len(names) != len(images):
-        raise ValueError(f"names must be {len(images)}, one for each row, got {len(names)}")
+    _check_count("timesteps", columns, images.shape[1], "column")
+    _check_count("names", names, len(images), "row")
     ax = image_grid(images.flatten(0, 1), ncols=len(columns), ax=ax)
     height = images.shape[3] / images.shape[4]
     for i, text in enumerate(columns):
@@ -99,14 +94,12 @@ def forward_and_reverse(images: Tensor, steps: Sequence[int], *, ax: Axes | None
     Raises ValueError for another shape, and for a number of steps other than N.
     """
     pixels = _pixels(images)
-    if len(steps) != len(pixels):
-        raise ValueError(f"steps must be {len(pixels)}, one for each image, got {len(steps)}")
+    _check_count("steps", steps, len(pixels), "image")
     height, pitch = pixels.shape[1] / pixels.shape[2], 1.7
     ax = ax or _new_axes(1.1 * pitch * len(pixels), 1.9 * height)
     for i, (image, step) in enumerate(zip(pixels, steps, strict=True)):
         x = i * pitch
-        ax.imshow(image, extent=(x, x + 1, height, 0), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
-        ax.add_patch(Rectangle((x, 0), 1, height, fill=False, edgecolor="0.6", linewidth=0.5, clip_on=False))
+        _show(ax, image, x, 0, height)
         ax.text(x + 0.5, height + GAP, f"$x_{{{step}}}$", ha="center", va="top")
         if i > 0:
             ends = (x - pitch + 1 + GAP, x - GAP)
@@ -247,22 +240,24 @@ def unet_map(unet: UNet, side: int, *, highlight: Sequence[str] = (), ax: Axes |
         raise ValueError(f"highlight must name some of {', '.join(KINDS)}, skip, got {unknown[0]}")
     count = 2 + len(unet.downblocks) + len(unet.middleblocks) + len(unet.upblocks)
     ax = unet_diagram(unet, ax=ax or _new_axes(max(8, 0.36 * count), 0.9 * len(unet.options["ch_mult"]) + 1.2))
-    boxes = [(patch.get_x(), patch.get_y(), patch) for patch in ax.patches if isinstance(patch, Rectangle)]
-    shown = [KINDS[name] for name in highlight if name in KINDS]
-    for (x, y, patch), (_, before, _) in zip(boxes, boxes[:1] + boxes, strict=False):
-        color = next((c for c in KINDS.values() if to_hex(patch.get_facecolor()) == c.lower()), None)
-        patch.set_alpha(0.1 if highlight and color not in shown else 0.45)
+    shown = [KINDS[name].lower() for name in highlight if name in KINDS]
+    boxes = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+    before = boxes[0].get_y()
+    for patch in boxes:
+        x, y = patch.get_xy()
+        patch.set_alpha(0.1 if highlight and to_hex(patch.get_facecolor()) not in shown else 0.45)
         if y != before:
-            start = (x - 0.1, before - 0.05) if y < before else (x - 0.1, before + 0.65)
-            end = (x + 0.12, y + 0.65) if y < before else (x + 0.12, y - 0.05)
-            ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "0.4", "linewidth": 0.8})
+            leave, arrive = (-0.05, 0.65) if y < before else (0.65, -0.05)
+            arrow = {"arrowstyle": "-|>", "color": "0.4", "linewidth": 0.8}
+            ax.annotate("", (x + 0.12, y + arrive), (x - 0.1, before + leave), arrowprops=arrow)
+        before = y
     for line in ax.lines:
         faded = highlight and "skip" not in highlight
         line.set(alpha=0.3 if faded else 1, linewidth=1.6 if "skip" in highlight else 0.8)
     levels = len(unet.options["ch_mult"])
-    for level in range(levels):
-        ax.text(-0.8, -1.6 * level - 0.3, f"{side >> level}x{side >> level}", ha="right", va="center", fontsize="small")
-    ax.text(-0.8, -1.6 * (levels - 0.4) - 0.3, "middle", ha="right", va="center", fontsize="small")
+    rows = {level: f"{side >> level}x{side >> level}" for level in range(levels)} | {levels - 0.4: "middle"}
+    for row, text in rows.items():
+        ax.text(-0.8, -1.6 * row - 0.3, text, ha="right", va="center", fontsize="small")
     handles: list = [Patch(facecolor=color, alpha=0.45, label=name) for name, color in KINDS.items()]
     handles += [Patch(facecolor="0.5", alpha=0.45, label="convolution"), Line2D([], [], color="0.5", label="skip")]
     ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=5, fontsize="small", frameon=False)
@@ -352,8 +347,7 @@ def _over_time(alphas_bar, transform, ylabel, ax):
     one_length = len({len(values) for values in alphas_bar.values()}) == 1
     for i, (name, values) in enumerate(alphas_bar.items()):
         t = np.arange(len(values)) if one_length else np.arange(1, len(values) + 1) / len(values)
-        style = LINE_STYLES[i % len(LINE_STYLES)]
-        color = COLOURS[i % len(COLOURS)]
+        style, color = LINE_STYLES[i % len(LINE_STYLES)], COLOURS[i % len(COLOURS)]
         ax.plot(t, transform(torch.from_numpy(_numpy(values))), style, color=color, label=name)
     ax.set(xlabel="$t$" if one_length else "$(t + 1) / T$", ylabel=ylabel)
     ax.legend()
@@ -383,6 +377,17 @@ def _pixels(images):
     if batch.shape[1] == 1:
         return _numpy(batch[:, 0])
     return _numpy((batch.permute(0, 2, 3, 1) + 1) / 2).clip(0, 1)
+
+
+def _check_count(name: str, values: Sequence | None, n: int, what: str) -> None:
+    if values is not None and len(values) != n:
+        raise ValueError(f"{name} must be {n}, one for each {what}, got {len(values)}")
+
+
+def _show(ax: Axes, image: np.ndarray, x: float, y: float, height: float) -> None:
+    """An image of width 1 in a thin frame, its upper left corner at x, y."""
+    ax.imshow(image, extent=(x, x + 1, y + height, y), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+    ax.add_patch(Rectangle((x, y), 1, height, fill=False, edgecolor="0.6", linewidth=0.5, clip_on=False))
 
 
 def _numpy(values: Tensor) -> np.ndarray:

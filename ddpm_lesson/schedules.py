@@ -30,9 +30,9 @@ def linear_scaled(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
     """
     scale = 1000 / _steps(T)
     if beta_T * scale >= 1:
+        advice = f"take T > {1000 * beta_T:g}, or the vp or cosine schedule for very short chains"
         raise ValueError(
-            f"linear_scaled needs 1000 / T * beta_T below 1, got {beta_T * scale:.4g} at T = {T}; "
-            f"take T > {1000 * beta_T:g}, or the vp or cosine schedule for very short chains"
+            f"linear_scaled needs 1000 / T * beta_T below 1, got {beta_T * scale:.4g} at T = {T}; {advice}"
         )
     return linear(T, beta_1 * scale, beta_T * scale)
 
@@ -156,7 +156,8 @@ def vp(T: int, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-
     Raises ValueError unless 0 < beta_min <= beta_max and 0 <= t_min < 1.
     beta_min and beta_max are rates of a differential equation, not variances of a step.
     """
-    _check_rates(beta_min, beta_max)
+    if not 0 < beta_min <= beta_max:
+        raise ValueError(f"expected 0 < beta_min <= beta_max, got {beta_min} and {beta_max}")
     if not 0 <= t_min < 1:
         raise ValueError(f"t_min must lie in [0, 1), got {t_min}")
     u = torch.linspace(t_min, 1, _steps(T) + 1, dtype=torch.float64)
@@ -239,8 +240,3 @@ def _check_variances(**values: float) -> None:
     for name, value in values.items():
         if not 0 < value <= 1:
             raise ValueError(f"{name} is a variance and must lie in (0, 1], got {value}")
-
-
-def _check_rates(beta_min: float, beta_max: float) -> None:
-    if not 0 < beta_min <= beta_max:
-        raise ValueError(f"expected 0 < beta_min <= beta_max, got {beta_min} and {beta_max}")

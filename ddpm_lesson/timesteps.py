@@ -11,7 +11,9 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from ddpm_lesson._tensors import home, table_dtype
+from ddpm_lesson._tensors import Device, home, table_dtype
+
+Draw = tuple[Tensor, Tensor]  # t (B,) and weights (B,)
 
 
 class TimestepSampler(Protocol):
@@ -19,9 +21,7 @@ class TimestepSampler(Protocol):
 
     T: int
 
-    def sample(
-        self, batch_size: int, *, generator: Generator | None = None, device: torch.device | str | None = None
-    ) -> tuple[Tensor, Tensor]: ...
+    def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device | None = None) -> Draw: ...
 
     def update(self, t: Tensor, losses: Tensor) -> None: ...
 
@@ -34,11 +34,9 @@ class Uniform(nn.Module):
 
     def __init__(self, T: int):
         super().__init__()
-        self.T = _positive(T=T)
+        self.T = _positive("T", T)
 
-    def sample(
-        self, batch_size: int, *, generator: Generator | None = None, device: torch.device | str | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device | None = None) -> Draw:
         """t, (B,), and weights, (B,): see the head of this file."""
         t = torch.randint(self.T, (batch_size,), generator=generator, device=home(generator))
         return t.to(device), torch.ones(batch_size, device=device)
@@ -47,27 +45,18 @@ class Uniform(nn.Module):
         """Nothing: what the losses were changes nothing here."""
 
 
-class Antithetic(nn.Module):
+class Antithetic(Uniform):
     """t together with T - 1 - t: a small loss comes with a large one, and their mean varies less.
 
     T: number of steps. Raises ValueError unless it is positive. In an odd batch the last t has no partner.
     Each t alone is uniform. DDIM's code draws t so (Song et al. 2021).
     """
 
-    def __init__(self, T: int):
-        super().__init__()
-        self.T = _positive(T=T)
-
-    def sample(
-        self, batch_size: int, *, generator: Generator | None = None, device: torch.device | str | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device | None = None) -> Draw:
         """t, (B,), and weights, (B,): see the head of this file."""
         half = torch.randint(self.T, (batch_size // 2 + batch_size % 2,), generator=generator, device=home(generator))
         t = torch.stack([half, self.T - 1 - half], 1).flatten()[:batch_size]
         return t.to(device), torch.ones(batch_size, device=device)
-
-    def update(self, t: Tensor, losses: Tensor) -> None:
-        """Nothing: what the losses were changes nothing here."""
 
 
 class LossSecondMoment(nn.Module):
@@ -86,7 +75,7 @@ class LossSecondMoment(nn.Module):
         super().__init__()
         if not 0 < uniform_prob <= 1:
             raise ValueError(f"uniform_prob must lie in (0, 1], got {uniform_prob}")
-        self.T, self.history, self.uniform_prob = _positive(T=T), _positive(history=history), uniform_prob
+        self.T, self.history, self.uniform_prob = _positive("T", T), _positive("history", history), uniform_prob
         self.register_buffer("losses", torch.zeros(T, history, dtype=torch.float64, device="cpu"))
         self.register_buffer("counts", torch.zeros(T, dtype=torch.int64, device="cpu"))
 
@@ -97,9 +86,7 @@ class LossSecondMoment(nn.Module):
             return torch.full_like(root, 1 / self.T)
         return (1 - self.uniform_prob) * root / root.sum() + self.uniform_prob / self.T
 
-    def sample(
-        self, batch_size: int, *, generator: Generator | None = None, device: torch.device | str | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device | None = None) -> Draw:
         """t, (B,), and weights, (B,): see the head of this file."""
         p = self.probabilities().to(home(generator), table_dtype(home(generator)))
         t = torch.multinomial(p, batch_size, replacement=True, generator=generator)
@@ -117,8 +104,7 @@ class LossSecondMoment(nn.Module):
             self.counts[step] += 1
 
 
-def _positive(**values: int) -> int:
-    ((name, value),) = values.items()
+def _positive(name: str, value: int) -> int:
     if value < 1:
         raise ValueError(f"{name} must be positive, got {value}")
     return value

@@ -119,13 +119,22 @@ def equations(folder: Path) -> list[dict[str, str]]:
 
 def equation_table(name: str, rows: list[dict[str, str]]) -> str:
     """The rows whose tags begin with the notebook's number, as Markdown narrow enough for a page."""
-    lines = ["| | equation | function | test |", "|---|---|---|---|"]
+    lines = ["| | equation | function, and the test that checks it |", "|---|:--|:--|"]
     for row in rows:
         if row["tag"].split(".")[0] == str(int(name[:2])):
             equation = f"{row['equation']} ({row['paper']})" if row["paper"] else row["equation"]
-            test = row["test"].removeprefix("tests/").replace("::", "` `")
-            lines.append(f"| {row['tag']} | {equation} | `{row['function'].removeprefix('ddpm_lesson.')}` | `{test}` |")
+            function = breakable(row["function"].removeprefix("ddpm_lesson."))
+            test = breakable(row["test"].removeprefix("tests/").replace("::", " "))
+            lines.append(f"| {row['tag']} | {equation} | {function}<br>{test} |")
     return "\n".join(lines)
+
+
+def breakable(names: str) -> str:
+    """Names whose lines may end after a dot or an underscore.
+
+    Not code: between backticks it cannot be broken, and the background of its lines covers underscores above.
+    """
+    return "<samp>" + re.sub(r"([._])", r"\1<wbr>", names) + "</samp>"
 
 
 def newer_form(name: str, folder: Path) -> str:
@@ -177,7 +186,7 @@ def execute(source: NotebookNode, name: str, folder: Path) -> NotebookNode:
     for (kind, text, _), cell, data in zip(cells(source), notebook.cells, metadata, strict=True):
         key = hashlib.sha256(f"{kind} {text}".encode()).hexdigest()[:8]
         seen[key] += 1
-        cell.id = f"{key}-{seen[key]}"
+        cell.id = data.get("id", f"{key}-{seen[key]}")  # the same in both places where Colab may look for it
         cell.metadata = data
         if kind == "code":  # a widget lives only in the kernel that made it
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]

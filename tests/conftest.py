@@ -16,6 +16,14 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def strict(monkeypatch):
+    """A question of the checks' engine that breaks is an error here, and is passed over in a notebook."""
+    from ddpm_lesson.checks import _explain
+
+    monkeypatch.setattr(_explain, "STRICT", True)
+
+
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request):
     """Runs the test once per device; on a machine without a GPU the second run is skipped."""

@@ -147,8 +147,8 @@ def test_the_generated_cells_are_filled_in(built):
     assert BADGE.format("ann/course", "01_lesson") in cells["source"][0][1]
     assert cells["source"][1][1] == 'REPOSITORY = "ann/course"'
     assert cells["source"][6][1].splitlines()[2:] == [
-        "| 1.5 | a, b (DDPM Eq. 4) | `f` | `t.py` `t` |",
-        "| 1.6 | d | `g` | `u` |",
+        "| 1.5 | a, b (DDPM Eq. 4) | <samp>f</samp><br><samp>t.<wbr>py t</samp> |",
+        "| 1.6 | d | <samp>g</samp><br><samp>u</samp> |",
     ]
 
 

@@ -735,7 +735,7 @@ def test_a_constant_is_an_attempt(constant, capsys):
 
 @every_check
 def test_misconceptions_are_four_at_least_with_a_sentence_each(check):
-    sentences = [misconception.sentence for misconception in check.misconceptions]
+    sentences = [misconception.sentence for misconception in check.mistakes]
     assert len(set(sentences)) == len(sentences) >= 4
     assert all(sentence.endswith(".") and sentence.isascii() for sentence in sentences)
     assert not any(odd in sentence for sentence in sentences for odd in ["  ", "\n", "tensor("])
@@ -752,7 +752,7 @@ def test_misconceptions_are_pairwise_distinguishable(check):
     """On one input at least both give values, one of shape, dtype and values differing, or one of the two raises."""
 
     def distinct(a, b):
-        if bool(a.trouble) != bool(b.trouble) or len(a.values) != len(b.values):
+        if bool(a.trouble) != bool(b.trouble) or len(a.values) != len(b.values):  # one of two modules goes further
             return True
         if check.returns is not torch.Tensor:
             return a.values != b.values
@@ -1146,9 +1146,7 @@ def test_in_place_change_is_told_beside_a_misconception(capsys):
         return x_0 + (1 - a_bar) * noise
 
     text = said(checks.q_sample, q_sample, capsys)
-    assert text.startswith(
-        f"1.4 q_sample: no. {checks.q_sample.misconceptions[0].sentence} And your function changes x_0"
-    )
+    assert text.startswith(f"1.4 q_sample: no. {checks.q_sample.mistakes[0].sentence} And your function changes x_0")
 
 
 def then(states, act):

@@ -184,7 +184,7 @@ class InPlace(solution.AttnBlock):
         ("AttnBlock", Unnamed, "expected proj.weight of shape (4, 4, 1, 1), and there is none; you have out.weight"),
         ("ResBlock", Wider, "expected temb_proj.1.weight of shape (4, 6), got (8, 6)"),
         ("AttnBlock", Extra, "got scale of shape (1,), which should not be there"),
-        ("UNet", WithoutMiddleAttention, "expected middleblocks.0.attn.group_norm.weight of shape (8,), and there"),
+        ("UNet", WithoutMiddleAttention, "expected middleblocks.0.attn.group_norm.weight of shape (12,), and there"),
         ("AttnBlock", InPlace, "x after the call is the first step that is wrong"),
         ("UNet", lambda *args: nn.Identity(), "and there is none"),
         ("UNet", lambda *args: 3, "expected a class that builds an nn.Module, got int"),

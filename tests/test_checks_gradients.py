@@ -3,9 +3,11 @@
 import pytest
 import torch
 from einops import rearrange, reduce
+from test_checks_03 import solution
 from torch.nn import functional as F
 
 from ddpm_lesson import checks
+from ddpm_lesson.checks._misconceptions import Misconception, implemented
 
 
 def norm(mean=lambda m: m, weight=lambda w: w, bias=lambda b: b, x=lambda x: x):
@@ -85,3 +87,115 @@ def test_float64_inside_is_no_mistake():
 def test_a_wrong_value_comes_first():
     detail = checks.down_same.diagnose(halve(weight=lambda w: w.detach().flip(2, 3)))[1]
     assert "gradient" not in detail and "flipped" in detail
+
+
+# Modules: inputs and parameters.
+
+MODULES = {"ResBlock": ("x", "temb"), "AttnBlock": ("x",), "UNet": ("x",)}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_gradients_of_a_module_are_asked_for(name):
+    """Of its inputs that are no steps and of every trained parameter."""
+    check = checks.registry[name]
+    assert check.gradients == MODULES[name]
+    _, leaves = check.trained(check, check.form, check.cases[0].args)
+    trained = [
+        key for key, parameter in check.form(*check.cases[0].args[0]).named_parameters() if parameter.requires_grad
+    ]
+    assert list(leaves) == [*MODULES[name], *trained] and len(trained) >= 10
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_cut_gets_its_sentence(name):
+    check = checks.registry[name]
+    assert len(check.cuts) >= 3
+    for sentence, edits in check.cuts.items():
+        answer = implemented(check.form, Misconception(sentence, **edits)).function
+        assert check.diagnose(answer) == ("no", f". Every value is right, but gradients are not. {sentence}")
+
+
+class Shortcut(solution.ResBlock):
+    def forward(self, x, temb):
+        h = self.block2(self.block1(x) + self.temb_proj(temb)[:, :, None, None])
+        return self.attn(h + self.shortcut(x.detach()))
+
+
+class Time(solution.ResBlock):
+    def forward(self, x, temb):
+        return super().forward(x, temb.detach())
+
+
+class Pixels(solution.AttnBlock):
+    def forward(self, x):
+        return super().forward(x.detach()) + (x - x.detach())
+
+
+class Numpy(solution.AttnBlock):
+    def forward(self, x):
+        with torch.no_grad():
+            return torch.from_numpy(super().forward(x).numpy())
+
+
+class Skips(solution.UNet):
+    cut = staticmethod(lambda skip: skip.detach())
+
+    def forward(self, x, t):
+        temb, h = self.time_embedding(t), self.head(x)
+        hs = [h]
+        for layer in self.downblocks:
+            hs.append(h := layer(h, temb))
+        for layer in self.middleblocks:
+            h = layer(h, temb)
+        for layer in self.upblocks:
+            h = layer(torch.cat([h, self.cut(hs.pop())], 1) if isinstance(layer, solution.ResBlock) else h, temb)
+        return self.tail(h)
+
+
+class Whole(Skips):
+    cut = staticmethod(lambda skip: skip)
+
+
+class Unlearning(Whole):
+    @torch.no_grad()
+    def forward(self, x, t):
+        return super().forward(x, t)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "words"),
+    [
+        ("ResBlock", Shortcut, "gradients are not. You detached x before the shortcut"),
+        ("ResBlock", Time, "gradients are not. You detached temb: "),
+        ("AttnBlock", Pixels, "gradients are not. You detached x before the norm: "),
+        ("AttnBlock", Numpy, "no gradient reaches x and the parameters: detach()"),
+        ("UNet", Skips, "gradients are not. You detached the skips: "),
+        ("UNet", Unlearning, "no gradient reaches x and the parameters: detach()"),
+    ],
+)
+def test_a_module_with_right_values_whose_gradients_do_not_flow_is_told_where(name, answer, words):
+    verdict, detail = checks.registry[name].diagnose(answer)
+    assert verdict == "no" and detail.startswith(". Every value is right, but ") and words in detail
+
+
+def test_the_part_that_gets_no_gradient_is_named():
+    class Loose(solution.ResBlock):
+        def forward(self, x, temb):
+            time = self.temb_proj[1].weight.detach()
+            h = self.block1(x) + F.linear(F.silu(temb), time, self.temb_proj[1].bias)[:, :, None, None]
+            return self.attn(self.block2(h) + self.shortcut(x))
+
+    class Half(solution.ResBlock):
+        def forward(self, x, temb):
+            h = self.block1(x).detach() + self.temb_proj(temb)[:, :, None, None]
+            return self.attn(self.block2(h) + self.shortcut(x))
+
+    for answer, part in [(Loose, "temb_proj.1.weight"), (Half, "the parameters of block1")]:
+        text = checks.ResBlock.diagnose(answer)[1]
+        assert text.startswith(f". Every value is right, but no gradient reaches {part}: detach()")
+
+
+def test_a_network_in_other_words_passes():
+    assert checks.UNet.diagnose(Whole)[0] == "yes"
+    with torch.no_grad():
+        assert checks.ResBlock.diagnose(solution.ResBlock)[0] == "yes"

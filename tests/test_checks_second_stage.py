@@ -5,29 +5,14 @@ import math
 
 import pytest
 import torch
+from diagnosed import look_up, said
 from torch.nn import functional as F
 
 from ddpm_lesson import checks
-from ddpm_lesson.checks import _explain
 
+pytestmark = pytest.mark.usefixtures("strict")
 FUNCTIONS = {name: check for name, check in checks.registry.items() if not check.steps}  # modules return no numbers
 every_function = pytest.mark.parametrize("check", FUNCTIONS.values(), ids=list(FUNCTIONS))
-
-
-@pytest.fixture(autouse=True)
-def strict(monkeypatch):
-    """A question of the engine's that breaks is an error here, and is passed over in a notebook."""
-    monkeypatch.setattr(_explain, "STRICT", True)
-
-
-def said(name, answer):
-    verdict, detail = checks.registry[name].diagnose(answer)
-    assert verdict == "no"
-    return detail.removeprefix(". ")
-
-
-def look_up(v, t, x):
-    return v[t].view(-1, *[1] * (x.ndim - 1))
 
 
 def jump(signal=torch.sqrt, spread=lambda a: (1 - a).sqrt(), end=lambda x_t: x_t, table=lambda v: v, image=lambda x: x):
@@ -341,7 +326,12 @@ CLUES = [  # what single exercises know
     (
         "simple_loss",
         loss(lambda model, x_t, t, e, x, a: (model(x + (1 - a).sqrt() * e, t) - e) ** 2),
-        "is not x_t. You did not shrink x_0",
+        "You did not shrink x_0 in x_t. ",
+    ),
+    (
+        "simple_loss",
+        loss(lambda model, x_t, t, e, x, a: (model(x_t.clamp(-1, 1), t) - e) ** 2),
+        "is not x_t. Your result is clipped to [-1, 1]",
     ),
     ("simple_loss", loss(lambda model, x_t, t, e, *_: model(x_t, t) ** 2 - e**2), "your result is +1 p^2 -1 e^2"),
     (
@@ -488,11 +478,11 @@ def test_an_answer_without_a_simple_cause_gets_the_first_difference(check, size)
 def test_a_mistake_that_is_struck_from_the_table_is_told_all_the_same(name, monkeypatch):
     """Leaving one out, by turns: not one is accepted, and three in four at least get more than the first difference."""
     check = checks.registry[name]
-    listed, wrongs, told = check.misconceptions, check.singles, 0
+    listed, wrongs, told = list(check.misconceptions.items()), check.singles, 0
     for i, wrong in enumerate(wrongs):
-        shorter = dataclasses.replace(check, misconceptions=listed[:i] + listed[i + 1 :])
+        shorter = dataclasses.replace(check, misconceptions=dict(listed[:i] + listed[i + 1 :]))
         verdict, detail = shorter.diagnose(wrong.function)
-        assert verdict == "no" and listed[i].sentence not in detail
+        assert verdict == "no" and wrong.made[0].sentence not in detail
         told += "expected" not in detail or "everywhere but" in detail
     assert told >= 0.75 * len(wrongs)
 

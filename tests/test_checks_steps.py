@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._steps import each_state, each_update, module
 
 
@@ -32,11 +32,11 @@ sampler = Check(
     steps=True,
     cases=tuple(Case(f"{n} steps", (torch.tensor([1.0, 3.0]), n)) for n in (1, 4, 7)),
     among="one step",
-    misconceptions=(
-        Misconception("You doubled.", factor=2.0),
-        Misconception("You started one step late.", first=lambda x: x / 2),
-        Misconception("One state is missing.", count=lambda steps: steps - 1),
-    ),
+    misconceptions={
+        "You doubled.": dict(factor=2.0),
+        "You started one step late.": dict(first=lambda x: x / 2),
+        "One state is missing.": dict(count=lambda steps: steps - 1),
+    },
 )
 
 
@@ -131,7 +131,7 @@ block = Check(
         for c, w in ((1, 2), (3, 5))
     ),
     among="two widths",
-    misconceptions=(),
+    misconceptions={},
 )
 
 
@@ -234,7 +234,7 @@ training = Check(
     changes=("model",),
     cases=(Case("three batches", (network(), tuple(torch.arange(12.0).view(3, 2, 2) / 8), 0.1)),),
     among="two batches",
-    misconceptions=(),
+    misconceptions={},
 )
 
 

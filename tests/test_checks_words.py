@@ -4,36 +4,26 @@ import math
 
 import pytest
 import torch
+from diagnosed import look_up, said
 from einops import einsum
 from torch.nn import functional as F
 
 from ddpm_lesson import checks
-from ddpm_lesson.checks import _explain
+from ddpm_lesson.checks._misconceptions import ALONE
 from ddpm_lesson.checks._products import as_product
 from ddpm_lesson.checks._unfilled import Unfilled
 
+pytestmark = pytest.mark.usefixtures("strict")
 every_check = pytest.mark.parametrize("check", checks.registry.values(), ids=list(checks.registry))
 
 
-@pytest.fixture(autouse=True)
-def strict(monkeypatch):
-    monkeypatch.setattr(_explain, "STRICT", True)
-
-
-def said(name, answer):
-    verdict, detail = checks.registry[name].diagnose(answer)
-    assert verdict == "no"
-    return detail.removeprefix(". ")
-
-
-def look_up(table, t, x):
-    return table[t].view(-1, *[1] * (x.ndim - 1))
-
-
 @every_check
-def test_beside_a_second_mistake_one_sentence_is_said(check):
-    briefs = [misconception.brief for misconception in check.misconceptions]
-    assert all(brief.endswith(".") and brief.count(". ") == 0 and len(brief) > 10 for brief in briefs)
+def test_beside_a_second_mistake_whole_sentences_are_said(check):
+    """Without what holds alone; what to do stays."""
+    for mistake in check.mistakes:
+        assert len(mistake.brief) <= len(mistake.sentence) and not ALONE.search(mistake.sentence)
+        assert mistake.brief.endswith(".") and mistake.brief[0] not in " .,:;" and len(mistake.brief) > 10
+        assert not any(odd in mistake.brief for odd in ("  ", " ,", " :", ",.", ":.", ";.")), mistake.brief
 
 
 def test_a_pair_claims_no_effect_that_one_has_alone():
@@ -47,6 +37,31 @@ def test_a_pair_claims_no_effect_that_one_has_alone():
     assert "upside down" in text and "You took the sine." in text and "negative" not in text
     text = said("down_same", lambda x, weight: F.conv2d(x, weight, padding="same"))
     assert "stride is 1" in text and "one row above x" in text and "shape" not in text and "large" not in text
+
+
+def test_a_pair_is_told_what_to_do_about_each():
+    def q_sample(x_0, t, noise, alphas_bar):
+        return x_0 - look_up((1 - alphas_bar).sqrt(), t, x_0) * noise
+
+    text = said("q_sample", q_sample)
+    assert "You did not shrink x_0: multiply x_0 by sqrt(alpha_bar). " in text and "variance grows" not in text
+    assert "You subtracted the noise: the noise is added." in text
+
+    def attention(q, k, v):
+        Q, K, V = (x.flatten(2).mT for x in (q, k, v))
+        return ((Q @ K.mT).softmax(-1) @ V / math.sqrt(q.shape[1])).mT.flip(1).reshape(v.shape)
+
+    assert "single pixel" not in said("attention", attention)
+
+
+@pytest.mark.parametrize("pi", [3.14, 3.1416, 3.14159])
+def test_a_coarse_pi_is_not_told_as_float32(pi):
+    def cosine_betas(T, s=0.008, max_beta=0.999):
+        f = torch.cos((torch.arange(T + 1).double() / T + s) / (1 + s) * pi / 2) ** 2
+        return (1 - f[1:] / f[:-1]).clamp(max=max_beta)
+
+    text = said("cosine_betas", cosine_betas)
+    assert "float32" not in text and "Look at the angle." in text
 
 
 def test_the_way_back_from_other_targets_is_named():
@@ -212,3 +227,20 @@ def test_unfilled_layers_have_shapes_and_tables_have_numbers():
     assert layer.weight.is_meta and layer.weight.shape == (5, 3, 3, 3) and layer.bias.is_meta
     assert table.tolist() == [0.0, 0.5, 1.0, 1.5]
     assert not torch.nn.Conv2d(3, 5, 3).weight.is_meta
+
+
+@pytest.mark.parametrize(
+    ("pad", "words"),  # left, right, above, below
+    [
+        ((0, 1, 1, 1), "Your windows begin one row above x: you padded above, alone or below as well."),
+        ((0, 1, 1, 0), "Your windows begin one row above x: you padded above, alone or below as well."),
+        ((1, 1, 0, 1), "Your windows begin one column to the left of x: you padded there, alone or to the right as"),
+        ((1, 0, 0, 1), "Your windows begin one column to the left of x: you padded there, alone or to the right as"),
+        ((1, 1, 1, 0), "Your windows begin one row above x and one column to its left"),
+        ((0, 0, 1, 1), "You padded above x, alone or below as well, and no column."),
+        ((1, 0, 0, 0), "You padded to the left of x, alone or to the right as well, and no row."),
+    ],
+)
+def test_padding_on_one_side_too_many_is_told_whether_or_not_the_other_is_there(pad, words):
+    """With even sides a row above hides the one below: no output tells whether it was padded."""
+    assert said("down_same", lambda x, weight: F.conv2d(F.pad(x, pad), weight, stride=2)).startswith(words)

@@ -140,6 +140,14 @@ def test_a_breach_is_named(tags, rows, sentence):
     assert sentence in list(broken(rows, notebook(tags, rows)))
 
 
+def test_no_word_of_a_table_is_wide():
+    """A browser breaks a line at spaces and at <wbr>; 30 characters in a row fit beside the equation."""
+    table = build.equation_table("01_example", [ROW])
+    assert max(len(piece) for piece in re.split(r"<wbr>|<br>|\s|\|", table)) <= 30
+    shown = re.sub(r"</?samp>|<wbr>", "", table)
+    assert "schedules.linear<br>test_equations.py test_registry_has_its_columns |" in shown
+
+
 @pytest.mark.parametrize("tables", [[], [[]], [[ROW], [ROW]]])
 def test_a_missing_or_outdated_table_is_named(tables):
     (name, lesson), *_ = notebook(["1.5: DDPM Eq. 4"], [ROW]).items()

@@ -99,6 +99,22 @@ def has_short_cells(notebook, name):
             yield f"a code cell may have 15 lines, this one has {length}:\n{cell.source}"
 
 
+def has_narrow_code(notebook, name):
+    """JupyterLab shows 105 characters of a line on a page 1000 pixels wide; of a longer one it hides the end."""
+    for cell in code_cells(notebook):
+        for line in cell.source.splitlines():
+            if len(line) > 105:
+                yield f"a line of code may have 105 characters, this one has {len(line)}: {line}"
+
+
+def has_no_markdown_in_html(notebook, name):
+    """A line that begins with <details> is HTML up to the next empty line: backticks and asterisks stay as they are."""
+    for text in markdown(notebook):
+        for line in re.findall(r"^(?:> )?<details>.*</details>$", text, re.M):
+            if re.search(r"`|\*\w[^*]*\*", re.sub(r"\$[^$]*\$", "", line)):
+                yield f"in HTML write <code> and <em>: {line}"
+
+
 def begins_with_the_setup_cell(notebook, name):
     if ["setup" in tags(cell) for cell in code_cells(notebook)].count(True) != 1:
         yield "one cell must carry the tag setup"
@@ -225,6 +241,8 @@ RULES = [
     is_executed,
     has_plain_metadata,
     has_short_cells,
+    has_narrow_code,
+    has_no_markdown_in_html,
     begins_with_the_setup_cell,
     has_its_badge,
     has_numbered_headings,
@@ -254,6 +272,14 @@ def test_notebook_keeps_the_rule(name, rule):
 def test_notebook_equals_its_source(name):
     notebook, source = build.read_notebook(FOLDER / f"{name}.ipynb"), build.read_source(FOLDER / f"source/{name}.py")
     assert build.cells(notebook) == build.cells(source)
+
+
+@pytest.mark.parametrize("name", IN_FORM)
+def test_colab_finds_what_is_collapsed_by_either_id(name):
+    notebook = build.read_notebook(FOLDER / f"{name}.ipynb")
+    collapsed = [cell for cell in notebook.cells if "deeper" in tags(cell)]
+    listed = notebook.metadata["colab"]["collapsed_sections"]
+    assert [cell.id for cell in collapsed] == [cell.metadata["id"] for cell in collapsed] == listed != []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -293,6 +319,23 @@ def test_notebook_03_quotes_the_record_of_its_longer_ablations():
     assert f"After 200 steps they are {later[0]}, {later[1]} and {later[2]}." in prose
     assert f"After 800 steps they are {late[0]}, {late[1]} and {late[2]}." in prose
     assert all(abs(changes["no attention", steps]) < 0.01 for steps in ("60", "800"))
+
+
+def test_notebook_03_quotes_the_record_of_where_its_ablations_end():
+    prose = " ".join(markdown(build.read_source(FOLDER / "source/03_unet.py")))
+    record = json.loads((FOLDER.parent / "data/records/unet_ablations_ends.json").read_text("utf-8"))
+    runs, designs = record["ends"], record["designs"]
+    time, skips = (
+        " and ".join(
+            f"{100 * (a['2000'] / b['2000'] - 1):+.0f} %" for a, b in zip(runs[name], runs["full"], strict=True)
+        )
+        for name in ("no time", "no skips")
+    )
+    assert f'"no time" is at {time}, "no skips" at {skips}' in prose
+    whole = designs.pop("the network of section 3.7")["loss"]
+    for found in designs.values():
+        more = sum(found["loss"]) / sum(whole) - 1
+        assert f"({found['parameters']:,} parameters) {100 * more:.0f} %" in prose
 
 
 def bound(node):
@@ -414,6 +457,9 @@ BREACHES = [
     (has_plain_metadata, replace(4, "Two", "Three")),  # edited since it was built
     (has_short_cells, append(code(SIXTEEN_LINES))),
     (has_short_cells, append(*[code(SIX_LINES)] * 5)),
+    (has_narrow_code, append(code("x = '" + "a" * 100 + "'"))),
+    (has_no_markdown_in_html, append(new_markdown_cell("<details><summary>Hint</summary>Call `f`.</details>"))),
+    (has_no_markdown_in_html, append(new_markdown_cell("> <details><summary>Hint</summary>*Not* so.</details>"))),
     (begins_with_the_setup_cell, lambda notebook: notebook.cells[1].metadata.clear()),
     (begins_with_the_setup_cell, lambda notebook: notebook.cells[3].metadata.update(tags=["setup"])),
     (begins_with_the_setup_cell, replace(1, "import sys", "import  sys")),

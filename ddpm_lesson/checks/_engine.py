@@ -9,18 +9,20 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 from torch import Tensor
 
 from ddpm_lesson.checks._accelerator import on_accelerator
+from ddpm_lesson.checks._alike import one_like
 from ddpm_lesson.checks._carry import Verdict, give_back, verdict_of
 from ddpm_lesson.checks._explain import explain
-from ddpm_lesson.checks._gradients import cut_off
+from ddpm_lesson.checks._gradients import cut_off, of_arguments
 from ddpm_lesson.checks._misconceptions import Misconception, Wrong, implemented, pairs
 from ddpm_lesson.checks._run import Case, Outcome, called, run
 from ddpm_lesson.checks._state import Modes, kept, plain
 from ddpm_lesson.checks._stub import is_stub
-from ddpm_lesson.checks._values import DOUBLE, SINGLE, difference, same
+from ddpm_lesson.checks._values import DOUBLE, SINGLE, difference
 
 
 @dataclass(eq=False, repr=False)  # a repr would give the answers away
@@ -28,7 +30,8 @@ class Check:
     """One exercise: called with a function it prints whether that is right, or which mistake it makes.
 
     specification: slow and obvious; returns a tensor, or a tuple with a tensor for each name in `outputs`.
-    form: a right implementation with choices, of which the misconceptions replace some.
+    form: a right implementation with choices, of which the misconceptions replace some: a table, from the sentence to
+    what is replaced.
     cases: the inputs, nasty ones included; `among` names those in the line that says yes. beyond: inputs of which the
     exercise does not speak: whoever fails there is told so, and is right all the same.
     returns: int or list if it returns an int or a list of ints, which must then be equal and not close.
@@ -39,6 +42,8 @@ class Check:
     steps of one computation, and the first wrong one is named.
     changes: the arguments that an answer is meant to change, as training changes a network.
     gradients: the arguments that a gradient must reach, in a part of a network; it is compared with that of the form.
+    trained: (check, answer, args) -> the result and what gradients must reach, of an answer that is no plain function.
+    cuts: a table like that of the misconceptions, of what cuts a gradient and leaves every value right.
     images: the arguments of which the result is a sum of one factor for each image; batch: those with one entry for
     each image. random: the argument that holds the noise.
     tables, terms, places, clues: what the second stage knows of the exercise, see `_explain`.
@@ -51,7 +56,7 @@ class Check:
     specification: Callable
     cases: tuple[Case, ...]
     among: str
-    misconceptions: tuple[Misconception, ...]
+    misconceptions: dict[str, dict[str, Any]]
     form: Callable | None = None
     outputs: tuple[str, ...] = ("out",)
     returns: type = Tensor
@@ -63,6 +68,8 @@ class Check:
     steps: bool = False
     changes: tuple[str, ...] = ()
     gradients: tuple[str, ...] = ()
+    trained: Callable = of_arguments
+    cuts: dict[str, dict[str, Any]] = field(default_factory=dict)
     images: tuple[str, ...] = ()
     batch: tuple[str, ...] = ()
     random: str = ""
@@ -71,10 +78,13 @@ class Check:
     places: Callable | None = None
     clues: tuple[Callable, ...] = ()
     parameters: list[str] = field(init=False)
+    mistakes: list[Misconception] = field(init=False)
+    known: dict[tuple, Outcome] = field(init=False, default_factory=dict)  # outcomes of wrong implementations
 
     def __post_init__(self):
         self.__doc__ = self.specification.__doc__
         self.parameters = list(inspect.signature(self.specification).parameters)
+        self.mistakes = [Misconception(sentence, **edits) for sentence, edits in self.misconceptions.items()]
         if self.script is None:
             self.script = partial(called, outputs=self.outputs, returns=self.returns)
 
@@ -103,17 +113,6 @@ class Check:
                 for case, n in zip(self.cases, most, strict=True)
             ]
 
-    def explanations(self, outcomes: list[Outcome]) -> list[Wrong]:
-        """The misconceptions that do the same, if that is wrong: one at a time, of which there is one at most."""
-        found = self._alike(self.singles, outcomes, self.exact_dtype)
-        if self.exact_dtype and not found:  # a wrong formula in float32 is a wrong formula first
-            return self._alike(self.singles, outcomes, False)
-        return found
-
-    def pairs_like(self, outcomes: list[Outcome]) -> list[Wrong]:
-        """The pairs of misconceptions that do the same."""
-        return self._alike(self.doubles, outcomes, False)
-
     def problems(self, outcomes: list[Outcome], exact: bool | None = None, zeros: bool = True) -> list[str]:
         """How each outcome differs from the specification's, in words; "" where it does not."""
         exact = self.exact_dtype if exact is None else exact
@@ -125,22 +124,11 @@ class Check:
 
     @cached_property
     def singles(self) -> list[Wrong]:
-        return [implemented(self.form, misconception) for misconception in self.misconceptions]
+        return [implemented(self.form, misconception) for misconception in self.mistakes]
 
     @cached_property
     def doubles(self) -> list[Wrong]:
-        return list(pairs(self.form, self.misconceptions))
-
-    def outcome_of(self, wrong: Wrong, i: int) -> Outcome:
-        """A wrong implementation's outcome on case i, computed once."""
-        key = (*map(id, wrong.made), i)
-        if key not in self._cache:
-            self._cache[key] = run(self, wrong.function, self.cases[i].args, Modes.now())
-        return self._cache[key]
-
-    @cached_property
-    def _cache(self):
-        return {}
+        return list(pairs(self.form, self.mistakes))
 
     def _diagnose(self, function, modes):
         if not callable(function):
@@ -159,7 +147,7 @@ class Check:
         mistake = explain(self, function, modes, outcomes, problems) if any(problems) else ""
         changed = [name for name in self.parameters if any(name in outcome.changed for outcome in outcomes)]
         if changed:
-            mistake = self._in_place(mistake, " and ".join(changed), bool(self.explanations(outcomes)))
+            mistake = self._in_place(mistake, " and ".join(changed), bool(one_like(self, outcomes)))
         mistake = mistake or cut_off(self, function, modes) or on_accelerator(self, function, modes)
         if mistake:
             return "no", f". {mistake}"
@@ -176,33 +164,6 @@ class Check:
             return f"{mistake} And your {lost}. {new}"
         rest = mistake[0].lower() + mistake[1:]
         return f"Your {lost}, and what you compute after it sees the changed numbers. {new} As it is: {rest}"
-
-    def _alike(self, wrongs, outcomes, exact):
-        """Those of the wrong implementations that do the same.
-
-        The same: equal values, up to float32's rounding, wherever the function gave any; one that raises there is
-        ruled out. Where the function raised proves nothing, unless no value is wrong: then the misconception must
-        raise the same.
-        """
-        problems, loose = self.problems(outcomes, exact), self.problems(outcomes, False)
-        given = [i for i, outcome in enumerate(outcomes) if not outcome.trouble]
-        if any(loose[i] and not self.cases[i].coarse for i in given):
-            given = [i for i in given if not self.cases[i].coarse]
-        given.sort(key=lambda i: not problems[i])  # the wrong values first: they rule most out
-        if not any(problems[i] for i in given):
-            raised = {i: outcome.trouble for i, outcome in enumerate(outcomes) if outcome.trouble}
-            wrongs = [
-                w for w in wrongs if raised and all(self.outcome_of(w, i).trouble == r for i, r in raised.items())
-            ]
-        return [w for w in wrongs if not any(self._differs(outcomes[i], self.outcome_of(w, i), exact) for i in given)]
-
-    def _differs(self, got, want, exact):
-        if want.trouble or len(got.values) != len(want.values):
-            return True
-        pairs_of_values = list(zip(got.values, want.values, strict=True))
-        if exact and any(isinstance(w, Tensor) and g.dtype != w.dtype for g, w in pairs_of_values):
-            return True
-        return not all(same(g, w, floor=self.floor) for g, w in pairs_of_values)
 
     def problem(self, got, want, exact, zeros=True):
         """Where an outcome first differs from the wanted one, in words; "" if it does not."""

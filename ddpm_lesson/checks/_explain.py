@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 
+from ddpm_lesson.checks._alike import one_like, outcome_of, two_like
 from ddpm_lesson.checks._arguments import other_arguments
 from ddpm_lesson.checks._dependence import another_image, ignored_argument
 from ddpm_lesson.checks._evidence import ENOUGH, Evidence
@@ -28,14 +29,14 @@ def explain(check, function: Callable, modes: Modes, outcomes: list[Outcome], pr
     """The sentence about an answer with these problems, one for each input, "" where it is right."""
     if check.problems(check.run(function, modes)) != problems:
         return _random(check)
-    if found := check.explanations(outcomes):
+    if found := one_like(check, outcomes):
         return found[0].made[0].sentence
     at, problem = next((i, problem) for i, problem in enumerate(problems) if problem)
     plain = f"For {check.cases[at].words}: {problem}{'' if problem.endswith(('.', '?')) else '.'}"
     if not any(check.problems(outcomes, exact=False, zeros=False)):
         return _nearly(check, outcomes, plain)
     if check.steps:
-        return _two(check.pairs_like(outcomes)) or plain
+        return _two(two_like(check, outcomes)) or plain
     if not _has_values(outcomes):
         return plain
     return _second_stage(check, function, modes, outcomes) or _hint(check, outcomes, problems, plain)
@@ -53,14 +54,14 @@ def _second_stage(check, function, modes, outcomes):
     if any(evidence in own for evidence in wrong):  # what the script adds, as a gradient, follows from them
         wrong, evidences = [evidence for evidence in wrong if evidence in own], own
     if check.returns is int:  # several pairs may give one number: what is missing or too many says more
-        pairs, found = check.pairs_like(outcomes), _joined(evidences, wrong, [_clues, *SIMPLEST])
+        pairs, found = two_like(check, outcomes), _joined(evidences, wrong, [_clues, *SIMPLEST])
         if len(pairs) == 1 and found:
             return f"{_two(pairs)} In all: {found[0].lower()}{found[1:]}"
     else:
         found = _joined(evidences, wrong, SIMPLEST)
     if found:
         return found
-    if words := _two(check.pairs_like(outcomes)):
+    if words := _two(two_like(check, outcomes)):
         in_all = _joined(evidences, wrong, FACTORS)
         return f"{words} In all: {in_all[0].lower()}{in_all[1:]}" if in_all else words
     return _joined(evidences, wrong, [*SIMPLEST, *STAGES])
@@ -141,7 +142,7 @@ def _listed(evidence):
     if len(evidence.check.outputs) == 1:
         return ""
     for wrong in evidence.check.singles:
-        values = [evidence.check.outcome_of(wrong, i) for i in range(len(evidence.check.cases))]
+        values = [outcome_of(evidence.check, wrong, i) for i in range(len(evidence.check.cases))]
         others = [name for name in evidence.check.outputs if name != evidence.output]
         if evidence.is_like([evidence.value(value) for value in values]) and all(
             Evidence(evidence.check, wrong.function, evidence.modes, values, name).wrong == [] for name in others
@@ -182,7 +183,7 @@ STAGES = (
 
 
 def _values(evidence, wrong):
-    return [evidence.value(evidence.check.outcome_of(wrong, i)) for i in range(len(evidence.check.cases))]
+    return [evidence.value(outcome_of(evidence.check, wrong, i)) for i in range(len(evidence.check.cases))]
 
 
 def _has_values(outcomes):

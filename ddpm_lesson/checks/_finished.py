@@ -221,11 +221,9 @@ def ddim_step(x_t, eps, t, t_prev, alphas_bar, eta, noise):
 
 
 def slerp(a, b, share):
-    axes = tuple(range(1, a.ndim))
-    cos = (a * b).sum(axes, keepdim=True) / ((a**2).sum(axes, keepdim=True) * (b**2).sum(axes, keepdim=True)).sqrt()
-    angle = cos.clamp(-1, 1).acos()
-    arc = (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
-    return torch.where(angle < 1e-3, torch.lerp(a, b, share), arc)
+    from ddpm_lesson.samplers import slerp as arc
+
+    return arc(a, b, share)
 
 
 def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):

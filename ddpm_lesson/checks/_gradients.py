@@ -1,11 +1,13 @@
 """Whether gradients flow back through an answer whose values are right, as the training of a network needs them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddpm_lesson.checks._inputs import fractions
+from ddpm_lesson.checks._misconceptions import Misconception, implemented
 from ddpm_lesson.checks._state import Modes
 
 CLOSE = 1e-3  # of the largest entry: float32 loses digits on the way forth and back
@@ -13,45 +15,80 @@ CUTS = "detach(), no_grad, .item() or numpy cuts the way back"
 
 
 def cut_off(check, function: Callable, modes: Modes) -> str:
-    """The sentence for an argument of `check.gradients` that gets no gradient, or a wrong one; "" if all are right."""
-    if not check.gradients:
-        return ""
-    for case in check.cases:
-        mine, right = (_gradients(check, f, case.args, modes) for f in (function, check.form))
-        missing = [name for name in check.gradients if mine[name] is None]
+    """The sentence for what gets no gradient, or a wrong one; "" if all that `check.gradients` asks for are right."""
+    for case in check.cases if check.gradients else ():
+        right = _gradients(check, check.form, case.args, Modes.now())
+        mine = _gradients(check, function, case.args, modes)
+        missing = [name for name in right if name not in mine]
+        wrong = [name for name in right if name in mine and not _close(mine[name], right[name])]
+        if not missing and not wrong:
+            continue
+        if sentence := _known(check, function, modes):
+            return f"Every value is right, but gradients are not. {sentence}"
         if missing:
-            return f"Every value is right, but no gradient reaches {_joined(missing)}: {CUTS}."
-        wrong = [name for name in check.gradients if not _alike(mine[name], right[name])]
-        if wrong:
-            return f"Every value is right, but the gradient with respect to {_joined(wrong)} is not: {CUTS}."
+            return f"Every value is right, but no gradient reaches {_listed(missing, right)}: {CUTS}."
+        return f"Every value is right, but the gradient with respect to {_listed(wrong, right)} is not: {CUTS}."
     return ""
 
 
-def _gradients(check, function, args, modes) -> dict[str, Tensor | None]:
-    """By the argument's name, the gradient of a weighted sum of the result; None where none arrives."""
+def _known(check, function, modes):
+    """The sentence of `check.cuts` whose gradients are the answer's, on all inputs; "" if there is none."""
+    mine = [_gradients(check, function, case.args, modes) for case in check.cases] if check.cuts else []
+    for sentence, edits in check.cuts.items():
+        cut = implemented(check.form, Misconception(sentence, **edits)).function
+        if all(
+            _alike(own, _gradients(check, cut, case.args, Modes.now()))
+            for own, case in zip(mine, check.cases, strict=True)
+        ):
+            return sentence
+    return ""
+
+
+def of_arguments(check, function: Callable, args: tuple) -> tuple[Any, dict[str, Tensor]]:
+    """The result of a plain function, and those of its arguments that a gradient must reach, by name."""
     named = dict(zip(check.parameters, args, strict=True))
     leaves = {name: named[name].clone().requires_grad_() for name in check.gradients}
     through = {name: leaf.view_as(leaf) for name, leaf in leaves.items()}
-    nothing: dict[str, Tensor | None] = dict.fromkeys(leaves)
+    return function(*(through.get(name, arg) for name, arg in named.items())), leaves
+
+
+def _gradients(check, function, args, modes) -> dict[str, Tensor]:
+    """By name, the gradients of a weighted sum of the result, where any arrives."""
     engine = Modes.now()
     try:
         modes._replace(grad=True).restore()
-        out = function(*(through.get(name, arg) for name, arg in named.items()))
-        if not out.requires_grad:
-            return nothing
+        out, leaves = check.trained(check, function, args)
+        if out is None or not out.requires_grad:
+            return {}
         total = (out.cpu().double() * fractions(*out.shape, start=7).double()).sum()
         found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     except Exception:  # as numpy does where a gradient is asked for: the values themselves were right
-        return nothing
+        return {}
     finally:
         engine.restore()
-    return dict(zip(leaves, found, strict=True))
+    return {name: gradient for name, gradient in zip(leaves, found, strict=True) if gradient is not None}
 
 
-def _alike(mine, right):
+def _alike(a, b):
+    return a.keys() == b.keys() and all(_close(a[name], b[name]) for name in a)
+
+
+def _close(mine, right):
     mine, right = mine.double(), right.double()
     return bool((mine - right).abs().max() <= CLOSE * right.abs().max() + 1e-6)
 
 
-def _joined(names):
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _listed(names, every):
+    """The names in words; for a module's parameters the part that holds them, or all, where it is all of them."""
+    parts: dict[str, None] = {}
+    for name in names:
+        part = name.split(".")[0]
+        of_part = [other for other in every if "." in other and other.split(".")[0] == part]
+        if "." in name and all(other in names for other in every if "." in other):
+            parts["the parameters"] = None
+        elif of_part and all(other in names for other in of_part):
+            parts[f"the parameters of {part}"] = None
+        else:
+            parts[name] = None
+    *most, last = parts
+    return f"{', '.join(most)} and {last}" if most else last

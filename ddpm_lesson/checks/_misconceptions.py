@@ -1,30 +1,37 @@
 """Misconceptions as edits of one implementation, so that two of them can be made at once."""
 
+import re
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from typing import Any, NamedTuple
+
+ALONE = re.compile(r"<([^<> =][^<>]*)>")  # a "<" that compares has a space behind it
 
 
 class Misconception:
     """The sentence for whoever made a mistake, and the mistake: what stands in some slots of the exercise's form.
 
-    A form is a right implementation whose choices are keyword arguments:
+    A form is a right implementation whose choices are keyword arguments, and a table has a row for each mistake:
 
         def form(x_0, t, noise, alphas_bar, *, at=at, signal=torch.sqrt, spread=lambda a_bar: (1 - a_bar).sqrt()):
             a_bar = at(alphas_bar, t, x_0)
             return signal(a_bar) * x_0 + spread(a_bar) * noise
 
-        Misconception("You scaled the noise by a variance.", spread=lambda a_bar: 1 - a_bar)
+        misconceptions={
+            "You scaled the noise by a variance. Take its root.": dict(spread=lambda a_bar: 1 - a_bar),
+            "You exchanged the two<: at t = 0 yours is noise>. sqrt(alpha_bar) belongs to x_0.": dict(signal=..., ...),
+        }
 
-    Every form has one slot more, `give`: what is done at the end with its results.
-    Two make a pair if their slots differ: a mistake that rules another out names its slots, if only with the default.
+    <...> encloses what holds only if nothing else is wrong. It is left out in `brief`, which is said of the mistake
+    beside a second one, and must read well without it.
+    Every form has one slot more, `give`: what is done at the end with its results. Two make a pair if their slots
+    differ: a mistake that rules another out names its slots, if only with the default.
     instead: a whole implementation, for a mistake that no slot says.
-    brief: what is said of it beside a second mistake, without effects that it has alone; else the first sentence.
     """
 
-    def __init__(self, sentence: str, *, brief: str = "", instead: Callable | None = None, **edits: Any):
-        self.sentence, self.instead, self.edits = sentence, instead, edits
-        self.brief = brief or sentence.split(". ")[0].removesuffix(".") + "."
+    def __init__(self, sentence: str, *, instead: Callable | None = None, **edits: Any):
+        self.sentence, self.brief = ALONE.sub(r"\1", sentence), ALONE.sub("", sentence)
+        self.instead, self.edits = instead, edits
 
     def __repr__(self):  # no address, and no answer given away
         return f"Misconception({self.sentence[:20]}...)"
@@ -52,7 +59,7 @@ def implemented(form: Callable | None, *made: Misconception) -> Wrong:
     return Wrong(function, made)
 
 
-def pairs(form: Callable | None, misconceptions: tuple[Misconception, ...]) -> Iterator[Wrong]:
+def pairs(form: Callable | None, misconceptions: list[Misconception]) -> Iterator[Wrong]:
     """Every two that can be made at once: their slots differ, and a whole implementation takes only a `give`."""
     for a, b in combinations(misconceptions, 2):
         slots = [*a.edits, *b.edits]

@@ -1,7 +1,6 @@
 """The right numbers, or a listed mistake's, with something done to them at the end: sign, clamp, sum, order, shape."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ddpm_lesson.checks._evidence import ENOUGH, Evidence
+from ddpm_lesson.checks._scale import times_or_plus
 from ddpm_lesson.checks._values import same
 
 
@@ -116,7 +116,7 @@ def changed(evidence: Evidence, originals: list[Tensor | None], scaled: bool = T
         infinite = torch.isneginf if transform.function is torch.log else None  # where a clamp came first
         if evidence.is_like(others, ignoring=infinite):
             return transform.words
-    for kind in (_cut_off, _scaled, _longer, _another_order) if scaled else (_longer, _another_order):
+    for kind in (_cut_off, times_or_plus, _longer, _another_order) if scaled else (_longer, _another_order):
         if words := kind(evidence, originals):
             return words
     return ""
@@ -177,64 +177,6 @@ def _broadcast(got, original):
         return same(got, original.expand(got.shape))
     except RuntimeError:
         return False
-
-
-def _scaled(evidence, originals):
-    """A constant factor, or one that is a size of the input; a constant that is added."""
-    found = [(i, g, x) for i, (g, x) in enumerate(zip(evidence.got, originals, strict=True)) if g is not None]
-    if not found or any(x is None or g.shape != x.shape for _, g, x in found):
-        return ""
-    factors, numbers = {}, 0
-    for i, g, x in found:
-        g, x = g.double().flatten(), x.double().flatten()
-        large = x.isfinite() & (x.abs() > 1e-4 * x.nan_to_num(0, 0, 0).abs().max())
-        ratio = (g / x)[large]
-        still = torch.isclose(
-            g[~large], x[~large] * (ratio.median() if len(ratio) else 1), rtol=1e-3, atol=1e-5, equal_nan=True
-        )
-        if not still.all() or not torch.allclose(ratio, ratio[:1], rtol=2e-4, atol=0):
-            return _shifted(found)
-        if len(ratio):
-            factors[i] = ratio.median().item()
-            numbers += ratio.numel()
-    if not factors or numbers < ENOUGH or any(factor == 0 or not math.isfinite(factor) for factor in factors.values()):
-        return ""
-    values = list(factors.values())
-    if max(values) - min(values) <= 2e-4 * abs(values[0]) and abs(values[0] - 1) < 1e-3:
-        return ""
-    if max(values) - min(values) <= 2e-5 * abs(values[0]):
-        return f"is {values[0]:.4g} times what is asked for. Look for a factor."
-    for words, sizes in _sizes(evidence).items():
-        for power, start in ((1, "is the right one times"), (-1, "is the right one divided by")):
-            for root, name in ((1, words), (0.5, f"the root of {words}")):
-                if all(math.isclose(f, sizes[i] ** (power * root), rel_tol=2e-5) for i, f in factors.items()):
-                    return f"{start} {name}."
-    return ""
-
-
-def _shifted(found):
-    gaps = torch.cat([(g.double() - x.double()).flatten() for _, g, x in found])
-    if len(gaps) >= ENOUGH and gaps.isfinite().all() and (gaps - gaps[0]).abs().max() < 1e-5 * gaps[0].abs():
-        return f"is {gaps[0].item():+.4g} off everywhere. Look for a constant that is missing or too many."
-    return ""
-
-
-def _sizes(evidence):
-    """Sizes of the inputs, by the words for them: for each case its value."""
-    rows: dict[str, list[int]] = {}
-    for case in evidence.check.cases:
-        row = {}
-        for name, arg in evidence.named(case.args).items():
-            if isinstance(arg, int) and not isinstance(arg, bool) and arg > 0:
-                row[name] = arg
-            if isinstance(arg, Tensor):
-                row |= {f"{name}.shape[{axis}]": size for axis, size in enumerate(arg.shape)}
-                row[f"{name}.numel()"] = arg.numel()
-                if arg.ndim == 4:
-                    row[f"the number of pixels of {name}"] = arg.shape[2] * arg.shape[3]
-        for name, size in row.items():
-            rows.setdefault(name, []).append(size)
-    return {name: row for name, row in rows.items() if len(row) == len(evidence.check.cases)}
 
 
 def _another_order(evidence, originals):

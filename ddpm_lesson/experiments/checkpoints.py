@@ -6,6 +6,7 @@ Nothing that is read here can run code: a safetensors file holds numbers and tex
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -68,15 +69,37 @@ def _digest(tensors: dict[str, Tensor], about: dict) -> str:
     return digest.hexdigest()
 
 
-def fill(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load a module's whole state. Raises CheckpointError that names what is missing, extra or of another shape."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if wanted != got:
-        name = min(name for name in wanted.keys() | got.keys() if wanted.get(name) != got.get(name))
-        told = f"expected {name} {wanted.get(name, 'not at all')}, got {got.get(name, 'none')}"
-        raise CheckpointError(f"{path} is of another network: {told}")
-    module.load_state_dict(tensors)
+def fill(module: torch.nn.Module, weights: Mapping[str, Tensor], source: Path | str) -> None:
+    """Copy a whole state into a module.
+
+    weights: all of the module's names, no others. A linear layer's (C, C) and a 1x1 convolution's (C, C, 1, 1) are
+    taken for each other. source: where they come from, for errors. Raises CheckpointError for missing or unexpected
+    names, for other shapes, and for another dtype than the module's, which a copy would round without a word.
+    """
+    told, held = f"{source} is of another network", module.state_dict()
+    missing, unexpected = held.keys() - weights.keys(), weights.keys() - held.keys()
+    if missing or unexpected:
+        counts = f"expected {len(held)} weights, got {len(weights)}"
+        raise CheckpointError(f"{told}: {counts}: missing {some(missing)}; unexpected {some(unexpected)}")
+    for name, old in held.items():
+        new = weights[name]
+        if _without_ones(new.shape) != _without_ones(old.shape):
+            raise CheckpointError(f"{told}: expected {name} to be {tuple(old.shape)}, got {tuple(new.shape)}")
+        if new.dtype != old.dtype:
+            raise CheckpointError(f"{told}: expected {name} to be {old.dtype} as the others, got {new.dtype}")
+    module.load_state_dict({name: weights[name].reshape(old.shape) for name, old in held.items()})
+
+
+def some(names: Iterable) -> str:
+    """The first three names in alphabetical order and how many more there are."""
+    names = sorted(map(str, names))
+    rest = [f"and {len(names) - 3} more"] if len(names) > 3 else []
+    return ", ".join(names[:3] + rest) or "none"
+
+
+def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    """(C, C, 1, 1) as (C, C); every other shape as it is."""
+    return tuple(shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape)
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

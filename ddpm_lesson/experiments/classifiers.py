@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from ddpm_lesson._tensors import frozen, seed_of, seeded
+from ddpm_lesson._tensors import Device, frozen, seed_of, seeded
 from ddpm_lesson.batches import ordered
 from ddpm_lesson.data import Images
 from ddpm_lesson.experiments.build import make_process
@@ -17,9 +17,7 @@ from ddpm_lesson.networks.classifier import Classifier
 from ddpm_lesson.training import cosine
 
 
-def fit(
-    recipe: ClassifierRecipe, images: Images, *, device: torch.device | str = "cpu"
-) -> Iterator[PretrainedClassifier]:
+def fit(recipe: ClassifierRecipe, images: Images, *, device: Device = "cpu") -> Iterator[PretrainedClassifier]:
     """Train a classifier: yields it after every step, in train mode; the last one is the result.
 
     The loss is the cross-entropy; with T it is of x_t, at t drawn uniformly.

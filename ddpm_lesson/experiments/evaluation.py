@@ -63,9 +63,8 @@ def evaluate(
     classes, num_classes = logits.argmax(1).cpu(), logits.shape[1]
     frechet = [metrics.frechet_distance(fake[~group.to(fake.device)], real.moments) for group in gone]
     recall = metrics.among(real.features, fake, metrics.radii_of(fake, gone=gone)).double().mean(1).tolist()
-    imbalance = [
-        metrics.total_variation(metrics.class_histogram(classes[~group], num_classes), real.histogram) for group in gone
-    ]
+    shares = [metrics.class_histogram(classes[~group], num_classes) for group in gone]
+    imbalance = [metrics.total_variation(share, real.histogram) for share in shares]
     nearest, _ = metrics.nearest_neighbours(samples, real.images.to(samples))
 
     def score(name: str, interval: Interval, space: str = features, against: int | None = len(real.images)) -> Score:
@@ -127,17 +126,10 @@ def scores(
 def bits_of(trained: PretrainedDiffusion, x_0: Tensor, y: Tensor, *, seed: int = 0, progress: bool = False) -> Bits:
     """The bound of a trained network on images (B, C, H, W) and, if it knows labels, on their labels (B,)."""
     conditions: dict[str, Any] = {"y": y.to(trained.device)} if trained.recipe.conditional else {}
-    return bits_per_dim(
-        trained.model,
-        trained.process,
-        trained.mean_type,
-        trained.variance,
-        x_0.to(trained.device),
-        decoder=discretized(trained.levels),
-        generator=Generator().manual_seed(seed),
-        progress=progress,
-        **conditions,
-    )
+    chain = trained.model, trained.process, trained.mean_type, trained.variance
+    decoder, generator = discretized(trained.levels), Generator().manual_seed(seed)
+    x_0 = x_0.to(trained.device)
+    return bits_per_dim(*chain, x_0, decoder=decoder, generator=generator, progress=progress, **conditions)
 
 
 def anchor(space: Space, n: int, *, seed: int = 0) -> dict[str, Score]:

@@ -90,9 +90,8 @@ def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
         few = f"the covariance of {len(a.mean)} features needs more than {len(a.mean)} samples"
         warnings.warn(f"{few}: the distance is far too large, comparable only at the same count", stacklevel=2)
     # C = R R^T for either; tr (C_a C_b)^(1/2) is the sum of the singular values of R_a^T R_b, singular C or not.
-    r_a, r_b = (
-        vectors * values.clamp(min=0).sqrt() for values, vectors in map(torch.linalg.eigh, (a.covariance, b.covariance))
-    )
+    spectra = map(torch.linalg.eigh, (a.covariance, b.covariance))
+    r_a, r_b = (vectors * values.clamp(min=0).sqrt() for values, vectors in spectra)
     cross = torch.linalg.svdvals(r_a.T @ r_b).sum()
     squared = (a.mean - b.mean).square().sum() + (a.covariance + b.covariance).trace() - 2 * cross
     return max(0.0, squared.item())
@@ -181,9 +180,7 @@ def radii_of(centres: Tensor, k: int = 3, gone: Tensor | None = None) -> Tensor:
         distance = torch.cdist(rows, centres)  # by a matrix product: quick, and good enough to find the nearest
         distance[:, first * ROWS :].fill_diagonal_(math.inf)
         near = [centres[distance.masked_fill(g, math.inf).topk(k, largest=False).indices] for g in gone]  # (R, k, F)
-        radii.append(
-            torch.stack([torch.cdist(rows[:, None], those, compute_mode=EXACT).amax((1, 2)) for those in near])
-        )
+        radii.append(torch.stack([torch.cdist(rows[:, None], x, compute_mode=EXACT).amax((1, 2)) for x in near]))
     return torch.cat(radii, 1).masked_fill(gone, -1)  # (G, M); nothing is within -1
 
 

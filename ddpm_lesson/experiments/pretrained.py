@@ -209,9 +209,8 @@ def load_pretrained(name: str, *, device: torch.device | str = "cpu") -> Pretrai
     expected = about_shipped(name)["made"]["sha256"]
     path = bundled(f"weights/{name}.safetensors")
     if (got := sha256(path)) != expected:
-        raise CheckpointError(
-            f"{path} is damaged: expected the SHA-256 {expected}, got {got}. Install the course again"
-        )
+        told = f"expected the SHA-256 {expected}, got {got}"
+        raise CheckpointError(f"{path} is damaged: {told}. Install the course again")
     return load_weights(path, device=device)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,15 +17,12 @@ from ddpm_lesson.predictions import MEAN_TYPES, VARIANCES
 from ddpm_lesson.schedules import SCHEDULES
 
 DATA: dict[str, Callable[..., data.Images]] = {
-    "digits": data.digits,
-    "mnist": data.mnist,
-    "fashion_mnist": data.fashion_mnist,
-    "cifar10": data.cifar10,
+    source.__name__: source for source in (data.digits, data.mnist, data.fashion_mnist, data.cifar10)
 }
 ERRORS = {"simple": losses.squared, "l1": losses.absolute, "huber": losses.huber}
 LOSSES = (*ERRORS, "hybrid", "kl")
 WEIGHTINGS = {"simple": losses.simple_weight, "min_snr": losses.min_snr, "p2": losses.p2}
-TIMESTEPS: dict[str, type[timesteps.Uniform] | type[timesteps.Antithetic] | type[timesteps.LossSecondMoment]] = {
+TIMESTEPS: dict[str, type[timesteps.Uniform | timesteps.LossSecondMoment]] = {
     "uniform": timesteps.Uniform,
     "antithetic": timesteps.Antithetic,
     "loss_second_moment": timesteps.LossSecondMoment,
@@ -47,11 +44,10 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     if kind == tuple[int, ...]:
         expected, fits = "a list of integers", isinstance(value, list | tuple) and all(type(v) is int for v in value)
         value = tuple(value) if fits else value
-    elif kind is float:
-        expected, fits = f"a number in {low}..{high}", type(value) in (int, float) and low <= value <= high
-        value = float(value) if fits else value
-    elif kind is int and choices is None:
-        expected, fits = f"an integer in {low}..{high}", type(value) is int and low <= value <= high
+    elif kind in (int, float) and choices is None:
+        expected = f"{'an integer' if kind is int else 'a number'} in {low}..{high}"
+        fits = type(value) in (int, kind) and low <= value <= high
+        value = kind(value) if fits else value
     elif choices is not None:
         expected, fits = f"one of {', '.join(map(str, choices))}", type(value) in (str, int) and value in choices
     else:
@@ -83,7 +79,7 @@ class Recipe:
     schedule: str = _field("linear", "how the noise grows", SCHEDULES)
     mean_type: str = _field("epsilon", "what the network predicts", MEAN_TYPES)
     var_type: str = _field(
-        "fixedlarge", "variance of the reverse step; a learned one needs loss hybrid or kl", VARIANCES
+        "fixedlarge", "variance of the reverse step; if learned, loss must be hybrid or kl", VARIANCES
     )
     loss: str = _field("simple", "simple: squared error; hybrid: with the bound, for a learned variance", LOSSES)
     weighting: str = _field("simple", "weight of each t, as a weight of the error in eps", WEIGHTINGS)
@@ -126,9 +122,8 @@ class Recipe:
             expected = f"{' and '.join(LEARNED)} need the loss hybrid or kl, and hybrid needs one of them"
             raise ValueError(f"{expected}; got {got}")
         if self.weighting != "simple" and self.loss in ("hybrid", "kl"):
-            raise ValueError(
-                f"the loss {self.loss} has its own weights: weighting must be simple, got {self.weighting}"
-            )
+            expected = f"the loss {self.loss} has its own weights: weighting must be simple"
+            raise ValueError(f"{expected}, got {self.weighting}")
         if self.weight_decay and self.optimizer != "adamw":
             raise ValueError(f"weight_decay = {self.weight_decay} needs optimizer adamw, got {self.optimizer}")
         if self.ema_decay == 1 or self.clip_norm == 0:
@@ -161,34 +156,12 @@ class Recipe:
         return Recipe(**values)
 
 
+_COSINE = Recipe(schedule="cosine", rate="cosine", ema_decay=0.999)
+_SHIPPED = replace(_COSINE, conditional=True, loss="hybrid", var_type="learned_range", lr=1e-3)
 PRESETS = {
-    "digits": Recipe(
-        conditional=True,
-        schedule="cosine",
-        loss="hybrid",
-        var_type="learned_range",
-        ch_mult=(1, 2),
-        steps=1300,
-        lr=1e-3,
-        warmup=100,
-        rate="cosine",
-        ema_decay=0.995,
-    ),
-    "mnist": Recipe(
-        data="mnist",
-        conditional=True,
-        schedule="cosine",
-        loss="hybrid",
-        var_type="learned_range",
-        ch=16,
-        ch_mult=(1, 2, 4),
-        attn=(2,),
-        steps=13_000,
-        batch_size=32,
-        lr=1e-3,
-        warmup=200,
-        rate="cosine",
-        ema_decay=0.999,
+    "digits": replace(_SHIPPED, ch_mult=(1, 2), steps=1300, warmup=100, ema_decay=0.995),
+    "mnist": replace(
+        _SHIPPED, data="mnist", ch=16, ch_mult=(1, 2, 4), attn=(2,), steps=13_000, batch_size=32, warmup=200
     ),
     "cifar10": Recipe(  # Ho et al. 2020, Appendix B
         data="cifar10",
@@ -202,18 +175,8 @@ PRESETS = {
         batch_size=128,
         warmup=5000,
     ),
-    "folder": Recipe(
-        data="folder",
-        size=32,
-        schedule="cosine",
-        ch=64,
-        attn=(2,),
-        num_res_blocks=2,
-        steps=50_000,
-        lr=5e-4,
-        warmup=500,
-        rate="cosine",
-        ema_decay=0.999,
+    "folder": replace(
+        _COSINE, data="folder", size=32, ch=64, attn=(2,), num_res_blocks=2, steps=50_000, lr=5e-4, warmup=500
     ),
 }
 

@@ -6,17 +6,16 @@ All that is random in step k follows from the seed and k, so that no generator's
 """
 
 import csv
-import io
 import time
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ddpm_lesson import training
-from ddpm_lesson._tensors import seed_of, seeded
+from ddpm_lesson._tensors import Device, seed_of, seeded
 from ddpm_lesson.batches import mirrored, ordered, without_labels
 from ddpm_lesson.data import Images
 from ddpm_lesson.experiments import checkpoints
@@ -38,7 +37,7 @@ class Run:
     recipe (`root` may change, and `steps` may grow), of other images, or other files.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path | str, images: Images, *, device: torch.device | str = "cpu"):
+    def __init__(self, recipe: Recipe, folder: Path | str, images: Images, *, device: Device = "cpu"):
         self.recipe, self.folder, self.images = recipe, Path(folder), images
         self.fingerprint = images.fingerprint()
         self.process = make_process(recipe).to(device)
@@ -47,6 +46,7 @@ class Run:
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.ema = EMA(self.model, recipe.ema_decay)
         self.timesteps = TIMESTEPS[recipe.timesteps](recipe.T)
+        self._parts = {"model": self.model, "ema": self.ema.model, "timesteps": self.timesteps}
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = OPTIMIZERS[recipe.optimizer](trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.step = 0
@@ -56,24 +56,19 @@ class Run:
     def steps(self) -> Iterator[TrainStep]:
         """Make the steps that are left, and yield each. The log is written step by step, the state by `save` only."""
         recipe, generator = self.recipe, torch.Generator()
+        names = "steps lr warmup clip_norm accumulate mixed_precision compiled".split()
         made = training.train(
             self.model,
             self.process,
             self._batches(generator),
             make_loss(recipe, self.process, self.images.levels),
-            steps=recipe.steps,
             start=self.step,
             optimizer=self.optimizer,
-            lr=recipe.lr,
-            warmup=recipe.warmup,
             rate=training.cosine(recipe.steps) if recipe.rate == "cosine" else training.constant,
-            clip_norm=recipe.clip_norm,
-            accumulate=recipe.accumulate,
             ema=self.ema,
             timesteps=self.timesteps,
-            mixed_precision=recipe.mixed_precision,
-            compiled=recipe.compiled,
             generator=generator,
+            **{name: getattr(recipe, name) for name in names},
         )
         device = next(self.model.parameters()).device
         with open(self.folder / "log.csv", "a", newline="", encoding="utf-8") as log:
@@ -93,12 +88,8 @@ class Run:
 
         Not the state first: a run cut off between the two at its last step would be done, and its weights old.
         """
-        parts = {
-            "model": self.model.state_dict(),
-            "ema": self.ema.model.state_dict(),
-            "optimizer": checkpoints.optimizer_tensors(self.optimizer),
-            "timesteps": self.timesteps.state_dict(),
-        }
+        parts = {part: module.state_dict() for part, module in self._parts.items()}
+        parts["optimizer"] = checkpoints.optimizer_tensors(self.optimizer)
         state = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
         about = {"step": self.step, "updates": self.ema.updates, "images": self.fingerprint}
         self.result().save(self.folder / "weights.safetensors")
@@ -127,10 +118,8 @@ class Run:
     def _check(self):
         """Before the folder is made, not in the first step: else it would hold a recipe that cannot be carried out."""
         if self.recipe.mean_type == "epsilon" and self.process.alphas_bar[-1] == 0:
-            told = f"schedule {self.recipe.schedule} ends at alphas_bar = 0"
-            raise ValueError(
-                f"{told}, where eps says nothing of x_0: mean_type must be xstart, xprev or v, got epsilon"
-            )
+            told = f"schedule {self.recipe.schedule} ends at alphas_bar = 0, where eps says nothing of x_0"
+            raise ValueError(f"{told}: mean_type must be xstart, xprev or v, got epsilon")
         if any(side % self.model.divisor for side in self.sides):
             sides, levels = " x ".join(map(str, self.sides)), len(self.recipe.ch_mult)
             raise ValueError(f"ch_mult of {levels} levels needs sides divisible by {self.model.divisor}, got {sides}")
@@ -156,31 +145,25 @@ class Run:
             raise checkpoints.CheckpointError(f"{path} is not the state of a run: it may be weights only")
         if about["images"] != self.fingerprint:
             raise ValueError(f"the images are not those that the run in {self.folder} began with: name another folder")
-        modules = {"model": self.model, "ema": self.ema.model, "timesteps": self.timesteps}
-        for part, module in modules.items():
+        for part, module in self._parts.items():
             checkpoints.fill(module, checkpoints.group(tensors, part), path)
         checkpoints.fill_optimizer(self.optimizer, checkpoints.group(tensors, "optimizer"))
         self.step, self.ema.updates = about["step"], about["updates"]
 
 
 def _check_same(before: Recipe, now: Recipe, folder: Path) -> None:
-    names = [name for name in (field.name for field in fields(Recipe)) if getattr(before, name) != getattr(now, name)]
-    names = [name for name in names if name != "root"]  # images may be moved
+    may_change = {"root"}  # images may be moved
     if now.rate == "constant" and now.steps >= before.steps:
-        names = [name for name in names if name != "steps"]
-    if names:
-        told = ", ".join(f"{name} = {getattr(before, name)}, now {getattr(now, name)}" for name in names)
+        may_change.add("steps")
+    new = asdict(now)
+    changed = [f"{k} = {v}, now {new[k]}" for k, v in asdict(before).items() if v != new[k] and k not in may_change]
+    if changed:
+        told = ", ".join(changed)
         raise ValueError(f"{folder} holds a run of another recipe ({told}): name another folder, or the same recipe")
 
 
 def _cut_log(path: Path, step: int) -> None:
     """The log's rows up to `step`: what was logged after the state was saved will be made, and logged, again."""
-    rows = []
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as log:
-            rows = [row for row in csv.DictReader(log)][:step]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, LOG_FIELDS)
-    writer.writeheader()
-    writer.writerows(rows)
-    checkpoints.write_whole(path, text.getvalue().encode())
+    rows = path.read_bytes().splitlines(keepends=True)[1 : step + 1] if path.exists() else []
+    head = ",".join(LOG_FIELDS).encode() + b"\r\n"
+    checkpoints.write_whole(path, b"".join([head, *rows]))

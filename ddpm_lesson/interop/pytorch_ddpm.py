@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm_lesson.interop.weights import TABLE, load, some
-from ddpm_lesson.networks.unet import UNet
+from ddpm_lesson.experiments.checkpoints import fill, some
+from ddpm_lesson.networks.unet import TABLE, UNet
 
 
 def load_pytorch_ddpm(
@@ -40,7 +40,7 @@ def load_pytorch_ddpm(
     if not dtype.is_floating_point:
         raise ValueError(f"expected floating-point weights, got head.weight of {dtype}")
     unet = UNet(**options, dropout=dropout).to(dtype)
-    load(unet, state)
+    fill(unet, state, "the checkpoint")
     return unet.eval()
 
 
@@ -51,9 +51,8 @@ def _read(path: str | PathLike) -> Any:
         raise
     except Exception as error:  # a broken pickle can fail in any way
         reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"expected a file that torch.load can read without running code from it, got {path}: {reason}"
-        ) from error
+        expected = "a file that torch.load can read without running code from it"
+        raise ValueError(f"expected {expected}, got {path}: {reason}") from error
 
 
 def _state_dict(found: object) -> dict[str, Tensor]:
@@ -70,9 +69,8 @@ def _options(state: Mapping[str, Tensor]) -> dict:
     try:
         T, ch = state[TABLE].shape
         in_ch, out_ch = state["head.weight"].shape[1], state["tail.2.weight"].shape[0]
-        levels: list[list[tuple[int, bool]]] = [
-            []
-        ]  # of each residual block on the way down: its channels, and whether it has attention
+        # Of each residual block on the way down: its channels, and whether it has attention.
+        levels: list[list[tuple[int, bool]]] = [[]]
         for n in sorted({int(name.split(".")[1]) for name in state if name.startswith("downblocks.")}):
             if f"downblocks.{n}.main.weight" in state:
                 levels.append([])

@@ -6,8 +6,7 @@ from inspect import Parameter
 import torch
 from torch import Tensor
 
-from ddpm_lesson.interop.weights import TABLE
-from ddpm_lesson.networks.unet import UNet
+from ddpm_lesson.networks.unet import TABLE, UNet
 
 # A layer's name here and there: those that stand alone, then those inside of a block.
 LAYERS = {
@@ -32,6 +31,9 @@ INNER_LAYERS = {
     "attn.proj": "to_out.0",
     "main": "conv",
 }
+# Options that have the same values here and there.
+SAME = {"in_ch": "in_channels", "num_res_blocks": "layers_per_block", "dropout": "dropout"}
+SAME |= {"num_groups": "norm_num_groups", "norm_eps": "norm_eps"}
 FIRST_LINEAR = "time_embedding.timembedding.1.weight"  # its columns follow the order of sines and cosines
 
 
@@ -86,23 +88,18 @@ def config_of(options: dict) -> dict:
     if options["biggan"]:
         resample, down, up = "resnet", "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"
     levels = range(len(channels))
-    return {
-        "in_channels": options["in_ch"],
+    return {theirs: options[ours] for ours, theirs in SAME.items()} | {
         "out_channels": (options["out_ch"] or options["in_ch"]) * (2 if options["learned_var"] else 1),
         "freq_shift": 1 if options["official_embedding"] else 0,
         "flip_sin_to_cos": False,
         "down_block_types": ["AttnDownBlock2D" if i in attn else down for i in levels],
         "up_block_types": ["AttnUpBlock2D" if i in attn else up for i in reversed(levels)],
         "block_out_channels": channels,
-        "layers_per_block": options["num_res_blocks"],
         "downsample_padding": 0 if options["same_padding"] else 1,
         "downsample_type": resample,
         "upsample_type": resample,
-        "dropout": options["dropout"],
         "attention_head_dim": head_dim,  # None: one head
-        "norm_num_groups": options["num_groups"],
         "attn_norm_num_groups": options["num_groups"] if options["scale_shift_norm"] else None,
-        "norm_eps": options["norm_eps"],
         "resnet_time_scale_shift": "scale_shift" if options["scale_shift_norm"] else "default",
         "num_class_embeds": None if classes is None else classes + options["null_class"],
     }
@@ -125,21 +122,16 @@ def options_of(config: dict, *, null_class: bool) -> dict:
     classes = config["num_class_embeds"]
     if null_class and (classes or 0) < 2:
         raise ValueError(f"num_class_embeds: expected a class and the null class, at least 2, got {classes}")
-    return {
+    return {ours: config[theirs] for ours, theirs in SAME.items()} | {
         "ch": channels[0],
         "ch_mult": [c // channels[0] for c in channels],
         "attn": attn,
-        "num_res_blocks": config["layers_per_block"],
-        "dropout": config["dropout"],
-        "in_ch": config["in_channels"],
         "out_ch": config["out_channels"],
         "cond_ch": 0,
         "num_classes": None if classes is None else classes - null_class,
         "null_class": null_class or classes is None,
-        "num_groups": config["norm_num_groups"],
         "num_heads": min(heads) if len(heads) == 1 else 1,
         "num_head_channels": None if len(heads) == 1 else head_dim,
-        "norm_eps": config["norm_eps"],
         "scale_shift_norm": config["resnet_time_scale_shift"] == "scale_shift",
         "biggan": biggan,
         "official_embedding": config["freq_shift"] == 1,

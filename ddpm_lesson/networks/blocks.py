@@ -1,6 +1,7 @@
 """Building blocks that networks share: the U-Net's pieces, under the source post's names."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -42,14 +43,9 @@ class TimeEmbedding(nn.Module):
         angles = torch.arange(T, dtype=torch.float64)[:, None] * torch.exp(-math.log(10000) * exponents)  # (T, half)
         waves = torch.stack([angles.sin(), angles.cos()], 1 if official else 2)  # (T, 2, half) or (T, half, 2)
         self.T = T
-        self.timembedding = nn.Sequential(
-            nn.Embedding.from_pretrained(waves.flatten(1).float()),
-            nn.Linear(d_model, dim),
-            Swish(),
-            nn.Linear(dim, dim),
-        )
-        for linear in (self.timembedding[1], self.timembedding[3]):
-            xavier(linear)
+        table = nn.Embedding.from_pretrained(waves.flatten(1).float())
+        self.timembedding = nn.Sequential(table, nn.Linear(d_model, dim), Swish(), nn.Linear(dim, dim))
+        xavier(self.timembedding[1], self.timembedding[3])
 
     def forward(self, t: Tensor) -> Tensor:
         if t.dtype not in (torch.int64, torch.int32):
@@ -117,12 +113,8 @@ class AttnBlock(nn.Module):
         super().__init__()
         self.num_heads = _count_heads(in_ch, num_heads, num_head_channels)
         self.group_norm = group_norm(in_ch, num_groups, norm_eps)
-        self.proj_q = nn.Conv2d(in_ch, in_ch, 1)
-        self.proj_k = nn.Conv2d(in_ch, in_ch, 1)
-        self.proj_v = nn.Conv2d(in_ch, in_ch, 1)
-        self.proj = nn.Conv2d(in_ch, in_ch, 1)
-        for conv in (self.proj_q, self.proj_k, self.proj_v):
-            xavier(conv)
+        self.proj_q, self.proj_k, self.proj_v, self.proj = (nn.Conv2d(in_ch, in_ch, 1) for _ in range(4))
+        xavier(self.proj_q, self.proj_k, self.proj_v)
         xavier(self.proj, gain=0.0 if zero_init else 1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -171,30 +163,17 @@ class ResBlock(nn.Module):
         super().__init__()
         self.scale_shift_norm = scale_shift_norm
         self.resample = nn.Identity() if resample is None else resample
-        self.block1 = nn.Sequential(
-            group_norm(in_ch, num_groups, norm_eps), Swish(), nn.Conv2d(in_ch, out_ch, 3, padding=1)
-        )
+        norm = partial(group_norm, num_groups=num_groups, eps=norm_eps)
+        self.block1 = nn.Sequential(norm(in_ch), Swish(), nn.Conv2d(in_ch, out_ch, 3, padding=1))
         self.temb_proj = nn.Sequential(Swish(), nn.Linear(tdim, 2 * out_ch if scale_shift_norm else out_ch))
-        self.block2 = nn.Sequential(
-            group_norm(out_ch, num_groups, norm_eps),
-            Swish(),
-            nn.Dropout(dropout),
-            nn.Conv2d(out_ch, out_ch, 3, padding=1),
-        )
+        self.block2 = nn.Sequential(norm(out_ch), Swish(), nn.Dropout(dropout), nn.Conv2d(out_ch, out_ch, 3, padding=1))
         self.shortcut = nn.Identity() if in_ch == out_ch else nn.Conv2d(in_ch, out_ch, 1)
-        for layer in (self.block1[-1], self.temb_proj[-1], self.shortcut):
-            xavier(layer)
+        xavier(self.block1[-1], self.temb_proj[-1], self.shortcut)
         xavier(self.block2[-1], gain=0.0 if zero_init else 1e-5)
         self.attn: nn.Module = nn.Identity()
         if attn:
-            self.attn = AttnBlock(
-                out_ch,
-                num_groups=num_groups,
-                num_heads=num_heads,
-                num_head_channels=num_head_channels,
-                norm_eps=norm_eps,
-                zero_init=zero_init,
-            )
+            attend = partial(AttnBlock, out_ch, num_groups=num_groups, norm_eps=norm_eps, zero_init=zero_init)
+            self.attn = attend(num_heads=num_heads, num_head_channels=num_head_channels)
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         norm, swish, conv = self.block1
@@ -220,19 +199,18 @@ def group_norm(channels: int, num_groups: int, eps: float) -> nn.GroupNorm:
 
 def _count_heads(channels: int, num_heads: int, num_head_channels: int | None) -> int:
     if num_head_channels is not None and num_heads != 1:
-        raise ValueError(
-            "num_heads and num_head_channels exclude each other: give one of them, got "
-            f"num_heads = {num_heads} and num_head_channels = {num_head_channels}"
-        )
+        got = f"num_heads = {num_heads} and num_head_channels = {num_head_channels}"
+        raise ValueError(f"num_heads and num_head_channels exclude each other: give one of them, got {got}")
     name, size = ("num_heads", num_heads) if num_head_channels is None else ("num_head_channels", num_head_channels)
     if size < 1 or channels % size:
         raise ValueError(f"channels must be divisible by {name} = {size}, got {channels} channels")
     return num_heads if num_head_channels is None else channels // num_head_channels
 
 
-def xavier(layer: nn.Module, gain: float = 1.0) -> None:
+def xavier(*layers: nn.Module, gain: float = 1.0) -> None:
     """Glorot & Bengio 2010: uniform with variance 2 gain^2 / (fan in + fan out); biases at 0."""
-    if isinstance(layer, nn.Conv2d | nn.Linear):
-        init.xavier_uniform_(layer.weight, gain)
-        if layer.bias is not None:
-            init.zeros_(layer.bias)
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            init.xavier_uniform_(layer.weight, gain)
+            if layer.bias is not None:
+                init.zeros_(layer.bias)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ddpm_lesson.networks.blocks import DownSample, ResBlock, Swish, TimeEmbedding, group_norm, xavier
-from ddpm_lesson.networks.unet import warn_of_single_channels
+from ddpm_lesson.networks.unet import check_inputs, warn_of_single_channels
 
 
 class Classifier(nn.Module):
@@ -56,8 +56,7 @@ class Classifier(nn.Module):
             group_norm(now_ch, num_groups, 1e-5), Swish(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout)
         )
         self.tail = nn.Linear(now_ch, num_classes)
-        for layer in (self.head, self.tail):
-            xavier(layer)
+        xavier(self.head, self.tail)
 
     def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
         return self.tail(self.features(x, t))
@@ -73,14 +72,8 @@ class Classifier(nn.Module):
         return self.pool(h)
 
     def _check_inputs(self, x, t):
-        in_ch, T, levels = self.options["in_ch"], self.options["T"], len(self.options["ch_mult"])
-        if x.ndim != 4 or x.shape[1] != in_ch:
-            raise ValueError(f"x must be (B, {in_ch}, H, W), got {tuple(x.shape)}")
-        if x.shape[2] % self.divisor or x.shape[3] % self.divisor:
-            sides = f"height and width must be divisible by {self.divisor} for {levels} levels"
-            raise ValueError(f"{sides}, got {tuple(x.shape)}")
+        T = self.options["T"]
         if (t is None) != (T is None):
             wanted = "clean images: call model(x)" if T is None else f"noisy images with T = {T}: call model(x_t, t)"
             raise ValueError(f"this is a classifier of {wanted}; got {'no t' if t is None else 'a t'}")
-        if t is not None and t.shape != x.shape[:1]:
-            raise ValueError(f"t must be (B,) with the batch size of x, got {tuple(t.shape)} for {tuple(x.shape)}")
+        check_inputs(x, t, self.options["in_ch"], levels=len(self.options["ch_mult"]))

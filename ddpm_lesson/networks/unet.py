@@ -1,7 +1,7 @@
 """The U-Net of DDPM: down, middle and up, with skips across, and the time in every residual block."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ddpm_lesson._tensors import check_range
 from ddpm_lesson.networks.blocks import DownSample, ResBlock, Swish, TimeEmbedding, UpSample, group_norm, xavier
+
+TABLE = "time_embedding.timembedding.0.weight"  # the sines and cosines, (T, ch): held, not trained
 
 
 class SingleChannelGroupWarning(UserWarning):
@@ -74,17 +76,8 @@ class UNet(nn.Module):
             raise ValueError("same_padding pads strided convolutions, and with biggan there are none: choose one")
         tdim, levels = 4 * ch, range(len(ch_mult))
         self.divisor = 2 ** levels[-1]
-        block = partial(
-            ResBlock,
-            tdim=tdim,
-            dropout=dropout,
-            num_groups=num_groups,
-            num_heads=num_heads,
-            num_head_channels=num_head_channels,
-            norm_eps=norm_eps,
-            zero_init=zero_init,
-            scale_shift_norm=scale_shift_norm,
-        )
+        shared = "dropout num_groups num_heads num_head_channels norm_eps zero_init scale_shift_norm".split()
+        block: Callable[..., ResBlock] = partial(ResBlock, tdim=tdim, **{name: self.options[name] for name in shared})
         if num_groups in [ch * mult for mult in ch_mult] and not scale_shift_norm:
             warn_of_single_channels(num_groups)
 
@@ -142,16 +135,10 @@ class UNet(nn.Module):
 
     def _check_inputs(self, x, t, y, cond):
         in_ch, cond_ch, num_classes = (self.options[name] for name in ("in_ch", "cond_ch", "num_classes"))
-        if x.ndim != 4 or x.shape[1] != in_ch:
-            raise ValueError(f"x must be (B, {in_ch}, H, W), got {tuple(x.shape)}")
-        if x.shape[2] % self.divisor or x.shape[3] % self.divisor:
-            levels = f"{len(self.options['ch_mult'])} levels"
-            raise ValueError(f"height and width must be divisible by {self.divisor} for {levels}, got {tuple(x.shape)}")
-        if t.shape != x.shape[:1]:
-            raise ValueError(f"t must be (B,) with the batch size of x, got {tuple(t.shape)} for {tuple(x.shape)}")
+        check_inputs(x, t, in_ch, levels=len(self.options["ch_mult"]))
         wanted = (x.shape[0], cond_ch, *x.shape[2:]) if cond_ch else None
-        if (None if cond is None else tuple(cond.shape)) != wanted:
-            got = None if cond is None else tuple(cond.shape)
+        got = None if cond is None else tuple(cond.shape)
+        if got != wanted:
             raise ValueError(f"cond must be {wanted} for a network with cond_ch = {cond_ch}, got {got}")
         labels = 0 if num_classes is None else num_classes + self.options["null_class"]
         if y is None:
@@ -179,6 +166,17 @@ def _check(options):
         raise ValueError(f"ch_mult must hold a positive integer for each level, got {ch_mult}")
     if any(level not in range(len(ch_mult)) for level in attn):
         raise ValueError(f"attn must name levels in 0..{len(ch_mult) - 1}, got {attn}")
+
+
+def check_inputs(x: Tensor, t: Tensor | None, in_ch: int, levels: int) -> None:
+    """Raise ValueError unless x is (B, in_ch, H, W) with sides that so many levels can halve, and t, if any, (B,)."""
+    divisor = 2 ** (levels - 1)
+    if x.ndim != 4 or x.shape[1] != in_ch:
+        raise ValueError(f"x must be (B, {in_ch}, H, W), got {tuple(x.shape)}")
+    if x.shape[2] % divisor or x.shape[3] % divisor:
+        raise ValueError(f"height and width must be divisible by {divisor} for {levels} levels, got {tuple(x.shape)}")
+    if t is not None and t.shape != x.shape[:1]:
+        raise ValueError(f"t must be (B,) with the batch size of x, got {tuple(t.shape)} for {tuple(x.shape)}")
 
 
 def warn_of_single_channels(num_groups: int) -> None:

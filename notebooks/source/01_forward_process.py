@@ -14,16 +14,16 @@
 # *The course:* **1 forward process** → 2 loss → 3 U-Net → 4 sampling → 5 variants
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 90 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own.
+# **The core path takes 89 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a quarter more time.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
 # | 1 | 1.1 What you will have at the end … 1.4 A batch of images, each at its own step | 30 |
 # | 2 | 1.5 Schedules, and how long a digit stays readable and 1.6 Chains that never reach the noise | 24 |
-# | 3 | 1.7 The posterior: one step back, if you know where you came from … 1.11 What you now have | 36 |
+# | 3 | 1.7 The posterior: one step back, if you know where you came from … 1.11 What you now have | 35 |
 # | capstone | 1.12 Capstone: a forward process of your own | 38 |
 #
-# Sections called *Going deeper* are collapsed (22 minutes in all); the path does not need them, and they need the cells above them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (25 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, choose *View → Table of Contents*: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
@@ -234,8 +234,10 @@ alphas_bar = torch.cumprod(1 - betas, 0)
 # %% tags=["folded"]
 height = torch.linspace(-3, 3, 241, dtype=torch.float64)
 mean, std = alphas_bar.sqrt(), (1 - alphas_bar).sqrt().clamp(min=0.02)
-bells = [torch.distributions.Normal(sign * mean, std).log_prob(height[:, None]).exp() for sign in (1, -1)]
-fig, (ax, end) = plt.subplots(1, 2, figsize=(8, 3.2), width_ratios=(4, 1), sharey=True, layout="constrained")
+normals = [torch.distributions.Normal(sign * mean, std) for sign in (1, -1)]
+bells = [normal.log_prob(height[:, None]).exp() for normal in normals]
+shape = {"figsize": (8, 3.2), "width_ratios": (4, 1), "sharey": True, "layout": "constrained"}
+fig, (ax, end) = plt.subplots(1, 2, **shape)
 ax.imshow((sum(bells) / 2).sqrt(), extent=(0, 1000, 3, -3), aspect="auto", cmap="Greys", vmax=1.8)
 for i in range(4):
     ax.plot(paths[:, i], color=(plots.BLUE, plots.VERMILION)[i % 2], linewidth=0.6)
@@ -594,11 +596,11 @@ _ = ax.set(xlabel="mean of the 64 pixels of $x_T$", ylabel="density"), ax.legend
 # %% [markdown]
 # *Figure 1.10.* The mean brightness of $x_T$ for all 1797 digits. With 1000 steps it lies around 0, as that of noise does. With 100 steps it stays dark: a sampler would start at images that are too bright, which the network never saw. <!-- alt: Two histograms. That of T = 1000 is centred at 0, that of T = 100 lies clearly to the left of it. -->
 #
-# We measure how far $x_T$, given $x_0$, is from noise in bits per pixel: the Kullback-Leibler divergence (section 1.9) from $\mathcal N(0, 1)$, which for $x_0 = \pm1$ is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2 derives it). A chain *ends in noise* if it ends below 0.01 bits.
+# We measure how far $x_T$, given $x_0$, is from noise in bits per pixel: the Kullback-Leibler divergence (explained at the end of section 1.9) from $\mathcal N(0, 1)$, which for $x_0 = \pm1$ is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2 derives it). A chain *ends in noise* if it ends below 0.01 bits.
 #
 # **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas whose first is below 0.01, that end in noise *and* have many steps at which image and noise are comparable. Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down which of them end in noise, and guess their order by the share of steps with $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
 # <details><summary>Hint</summary>For small betas $\bar\alpha_T \approx e^{-(\beta_1+\dots+\beta_T)}$ (section 1.3): the sum decides where a chain ends. What must be done to the ends of the line so that 100 steps have the sum of 1000?</details>
-# <details><summary>One answer</summary>Of these three the untouched line has the largest share, because it stops in the middle: the share alone is not enough. The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise and has 34 %, nearly the 35 % of the 1000 linear steps. The cosine ends in noise too and has 56 %. (Run the folded cell below figure 1.11.) (A large *last* beta alone ends any chain in noise.)</details>
+# <details><summary>One answer</summary>Of these three the untouched line has the largest share, because it stops in the middle: the share alone is not enough. The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise and has 34 %, nearly the 35 % of the 1000 linear steps. The cosine ends in noise too and has 56 %. (Run the folded cell below figure 1.11.) (A large <em>last</em> beta alone ends any chain in noise.)</details>
 
 # %%
 chosen = linear_betas(1e-4, 0.02, 100)  # your choice
@@ -618,7 +620,8 @@ _ = ax.axhspan(-2, 2, color="0.9", zorder=0)
 three = {"line": linear_betas(1e-4, 0.02, 100), "line, times 10": linear_betas(1e-3, 0.2, 100)}
 for name, chain in (three | {"cosine": checks.carried("cosine_betas")(100)}).items():
     bits = -0.5 * math.log2(1 - torch.prod(1 - chain).item())
-    print(f"{name:14}: first beta {chain[0]:.4f}, {comparable(chain):.0%} comparable, ends {bits:.4f} bits from noise")
+    where = f"{comparable(chain):.0%} comparable, ends {bits:.4f} bits from noise"
+    print(f"{name:14}: first beta {chain[0]:.4f}, {where}")
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: where published chains end, and a repair with a limit
@@ -657,7 +660,7 @@ except ValueError as error:
 # %% [markdown] tags=["sitting"]
 # ## 1.7 The posterior: one step back, if you know where you came from
 #
-# *Sitting 3 of 3, 36 minutes.*
+# *Sitting 3 of 3, 35 minutes.*
 
 # %% tags=["start"]
 import math
@@ -761,7 +764,7 @@ _ = ipywidgets.interact(show, t=(1, 9))
 
 # %% tags=["folded"]
 def bayes_on_the_grid(t):
-    """Mean and variance of the posterior without any algebra: Bayes' rule on a grid of values of x_{t-1}."""
+    """Mean and variance of the posterior without algebra: Bayes' rule on a grid of values of x_{t-1}."""
     step = Normal((1 - betas[t]).sqrt() * grid, betas[t].sqrt()).log_prob(pixel_t[0])
     jump = Normal(alphas_bar[t - 1].sqrt() * pixel_0[0], (1 - alphas_bar[t - 1]).sqrt()).log_prob(grid)
     weight = torch.softmax(step + jump, 0)
@@ -876,7 +879,8 @@ _ = plots.chain(torch.stack([x, estimate]), t, names=("$x_t$", "estimate"))
 # %%
 for t in (0, 1, 100, 500, 999):
     from_eps, from_x_prev = process.sqrt_recipm1_alphas_bar[t], 1 / process.posterior_mean_coef1[t]
-    print(f"t = {t:3}: an error in eps is multiplied by {from_eps:8.4f}, one in x_prev by {from_x_prev:7.2f}")
+    factors = f"{from_eps:8.4f}, one in x_prev by {from_x_prev:7.2f}"
+    print(f"t = {t:3}: an error in eps is multiplied by {factors}")
 
 # %% tags=["folded"]
 image, eps = digits[:1].double(), torch.randn(1, 1, 8, 8, dtype=torch.float64)
@@ -919,17 +923,17 @@ except ValueError as error:
 #
 # If you are tired, do 1.10 first: it does not need this section.
 #
-# *Question.* The sampler will not have $x_0$; what it needs is $q(x_{t-1}\mid x_t)$. Why may a network model that by a Gaussian, and what has it to do with the posterior?
+# *Question.* The sampler does not know $x_0$; it needs $q(x_{t-1}\mid x_t)$. Why may a network model that by a Gaussian?
 #
-# *The shape.* Bayes once more, now without $x_0$: $q(x_{t-1}\mid x_t) \propto q(x_t\mid x_{t-1})\;q(x_{t-1})$. Keep $x_t$ fixed and let $x_{t-1}$ vary. The first factor is then a Gaussian bell around $x_t/\sqrt{\alpha_t}$, of width $\sqrt{\beta_t/\alpha_t}$. The second is the data, smoothed by noise of variance $1-\bar\alpha_{t-1}$.
+# *The shape.* Bayes' rule without $x_0$: $q(x_{t-1}\mid x_t) \propto q(x_t\mid x_{t-1})\;q(x_{t-1})$. Keep $x_t$ fixed and let $x_{t-1}$ vary. The first factor is a Gaussian bell around $x_t/\sqrt{\alpha_t}$, of width $\sqrt{\beta_t/\alpha_t}$. The second is the density of the noisy data.
 #
-# - If $\beta_t$ is small compared with $1-\bar\alpha_{t-1}$, the bell is narrow. On such a short interval $\log q(x_{t-1})$ is nearly a straight line, for most $x_t$. A bell times the exponential of a straight line is the same bell, moved a little.
+# - If $\beta_t$ is small compared with the noise already there, $1-\bar\alpha_{t-1}$, the bell is narrow. On such a short interval $\log q(x_{t-1})$ is nearly a straight line, for most $x_t$. A bell times the exponential of a straight line is the same bell, moved a little.
 # - If $\beta_t$ is large, the product shows every mode within the bell's reach.
 #
 # *See it.* Let the data be two narrow clusters at −1 and 1, after some steps with $\bar\alpha_{t-1} = 0.95$.
 #
 # > **Predict.** You stand at $x_t = 0.2$, between the clusters, and the step had the large variance β = 0.5. What does the distribution of $x_{t-1}$ look like?
-# > <details><summary>Then look</summary>It has two modes: 37 % of it lies left of 0 and 63 % right. After such a wide step, both origins are possible, and no single Gaussian can say "left or right".</details>
+# > <details><summary>Then look</summary>It has two modes: 37 % of it lies left of 0 and 63 % right. No single Gaussian can say "left or right".</details>
 
 # %%
 bar_prev, width, here = 0.95, 0.1, torch.tensor([0.2], dtype=torch.float64)
@@ -962,6 +966,26 @@ _ = axes[1, 0].set(ylabel="$q(x_{t-1} | x_t)$")
 # %% [markdown]
 # *Figure 1.15.* Above: $\log q(x_{t-1})$, and in blue the interval on which the bell is not small (two widths to each side). Below: the exact step back, and the Gaussian of the same mean and variance. Left, the interval holds both clusters and the step has two modes. Right, the curve on such a short interval is nearly a straight line, and step and Gaussian coincide. <!-- alt: Four panels. Left column, beta 0.5: a log density with two humps, both inside a wide blue band; below, a density with two peaks and a broad dashed Gaussian that misses both. Right column, beta 0.004: a narrow blue band; below, one peak and a dashed Gaussian on top of it. -->
 #
+# The smaller the step, the nearer it is to a Gaussian. That is the reason for $T = 1000$, and the price of DDPM: a thousand network calls for one image.
+#
+# *The mean.* The true step back is an average of posteriors, over all $x_0$ that could have produced this $x_t$. The mean of an average is the average of the means, and by (1.6) the posterior's mean is linear in $x_0$. So
+# $$\mathbb E[x_{t-1}\mid x_t] = \text{coef1}\cdot\mathbb E[x_0\mid x_t] + \text{coef2}\cdot x_t . \tag{1.9}$$
+# This is why an *estimate* of $x_0$ is enough: a network that knows the average $x_0$ behind $x_t$ has the mean of the step back exactly.
+
+# %% tags=["folded"]
+beta, bar = 0.5, 0.95 * (1 - 0.5)
+data_density = torch.logaddexp(*(Normal(m, width).log_prob(grid) for m in (-1, 1)))
+jump = Normal(math.sqrt(bar) * grid, math.sqrt(1 - bar)).log_prob(here)  # Bayes again, from x_0 to x_t
+mean_x_0 = torch.softmax(jump + data_density, 0) @ grid
+coef1, coef2 = math.sqrt(bar_prev) * beta / (1 - bar), math.sqrt(1 - beta) * (1 - bar_prev) / (1 - bar)
+by_formula, exact = (coef1 * mean_x_0 + coef2 * here).item(), reverse_step(beta, here)[1].item()
+assert abs(by_formula - exact) < 1e-9
+print(f"mean of the step back for beta = 0.5: {exact:.6f} on the grid, {by_formula:.6f} by (1.9)")
+
+# %% [markdown] tags=["deeper"]
+# ### Going deeper: how far from a Gaussian, in bits, and the variance
+
+# %% [markdown]
 # How far is the step from the Gaussian of the same mean and variance? The Kullback-Leibler divergence (KL) says by how many bits, on average, the Gaussian's log density falls short of the true one. 1 bit: on (geometric) average it gives the true $x_{t-1}$ half the density that it should have; 0.01 bits: 0.7 % less. At $x_t = 0.2$ (a hard place, and for small β a rare one), and on average over the $x_t$ that occur:
 
 # %% tags=["folded"]
@@ -974,30 +998,19 @@ def bits_from_gaussian(beta, x_t):
 places = grid[::20, None]  # values of x_t
 for beta in (0.5, 0.1, 0.02, 0.004):
     spread = math.sqrt((1 - beta) * noised**2 + beta)
-    likely = sum(Normal(m * math.sqrt((1 - beta) * bar_prev), spread).log_prob(places).exp() for m in (-1, 1))
+    centre = math.sqrt((1 - beta) * bar_prev)
+    likely = sum(Normal(m * centre, spread).log_prob(places).exp() for m in (-1, 1))
     average = (likely[:, 0] * bits_from_gaussian(beta, places)).sum() / likely.sum()
     print(f"beta = {beta:5}: {bits_from_gaussian(beta, here).item():.1e} bits, on average {average:.1e}")
 share = reverse_step(0.5, here)[0][grid < 0].sum()
 print(f"beta = 0.5: {share:.0%} of the step back from 0.2 lies left of 0")
 
 # %% [markdown]
-# From β = 0.02 to a fifth of it, the average falls about 90 times, while only five times as many steps are needed: five small errors together are still far smaller than the large one. That is the reason for $T = 1000$, and the price of DDPM: a thousand network calls for one image.
+# From β = 0.02 to a fifth of it, the average falls about 90 times, while only five times as many steps are needed: five small errors together are still far smaller than the large one.
 #
-# *The mean.* The true step back is an average of posteriors over all $x_0$ that could have produced this $x_t$:
-# $$q(x_{t-1}\mid x_t) = \int q(x_{t-1}\mid x_t, x_0)\;q(x_0\mid x_t)\,dx_0 .$$
-# The mean of an average is the average of the means, and by (1.6) the posterior's mean is linear in $x_0$. So
-# $$\mathbb E[x_{t-1}\mid x_t] = \text{coef1}\cdot\mathbb E[x_0\mid x_t] + \text{coef2}\cdot x_t . \tag{1.9}$$
-# This is why an *estimate* of $x_0$ is enough: a network that knows the average $x_0$ behind $x_t$ has the mean of the step back exactly. The variance of the model's step must be chosen. The posterior's variance is too small wherever $x_0$ is uncertain: that of the true step is larger by $\text{coef1}^2\operatorname{Var}(x_0\mid x_t)$. Notebook 2 says for which data which choice is right.
-
-# %% tags=["folded"]
-beta, bar = 0.5, 0.95 * (1 - 0.5)
-data_density = torch.logaddexp(*(Normal(m, width).log_prob(grid) for m in (-1, 1)))
-jump = Normal(math.sqrt(bar) * grid, math.sqrt(1 - bar)).log_prob(here)  # Bayes a third time, from x_0 to x_t
-mean_x_0 = torch.softmax(jump + data_density, 0) @ grid
-coef1, coef2 = math.sqrt(bar_prev) * beta / (1 - bar), math.sqrt(1 - beta) * (1 - bar_prev) / (1 - bar)
-by_formula, exact = (coef1 * mean_x_0 + coef2 * here).item(), reverse_step(beta, here)[1].item()
-assert abs(by_formula - exact) < 1e-9
-print(f"mean of the step back for beta = 0.5: {exact:.6f} on the grid, {by_formula:.6f} by (1.9)")
+# *The variance* of the model's step must be chosen. With the average of posteriors written out,
+# $$q(x_{t-1}\mid x_t) = \int q(x_{t-1}\mid x_t, x_0)\;q(x_0\mid x_t)\,dx_0 ,$$
+# the variance of the true step is that of the posterior plus that of the posterior's mean, $\text{coef1}^2\operatorname{Var}(x_0\mid x_t)$. So the posterior's variance is too small wherever $x_0$ is uncertain. Notebook 2 says for which data which choice is right.
 
 # %% [markdown]
 # ## 1.10 Your functions draw digits
@@ -1192,18 +1205,18 @@ for choose in (spacing.leading, spacing.trailing):
 # ## 1.14 What you have, equation by equation
 
 # %% [markdown] tags=["equations"]
-# | | equation | function | test |
-# |---|---|---|---|
-# | 1.1 | one step, $q(x_t \mid x_{t-1})$ (DDPM Eq. 2) | `process.GaussianDiffusion.q_step` | `test_process.py` `test_single_steps_pushed_through_mean_and_variance_give_the_marginal` |
-# | 1.2 | the jump, $q(x_t \mid x_0)$ (DDPM Eq. 4) | `process.GaussianDiffusion.q_sample` | `test_process.py` `test_simulated_steps_have_the_moments_of_the_marginal` |
-# | 1.3 | signal-to-noise ratio of $x_t$ | `process.GaussianDiffusion.describe` | `test_process.py` `test_describe_against_fifty_digits` |
-# | 1.4 | the cosine schedule (Improved DDPM Eq. 17) | `schedules.cosine` | `test_schedules.py` `test_cosine_against_fifty_digits` |
-# | 1.5 | bits of $x_0$ left in $x_t$, at most | `process.GaussianDiffusion.describe` | `test_process.py` `test_describe_agrees_with_the_divergence_from_the_prior` |
-# | 1.6 | the posterior, $q(x_{t-1} \mid x_t, x_0)$ (DDPM Eq. 6-7) | `process.GaussianDiffusion.q_posterior` | `test_process.py` `test_the_posterior_is_bayes_rule` |
-# | 1.7 | $x_0$ from the noise (DDPM Eq. 15) | `process.GaussianDiffusion.x_0_from_eps` | `test_process.py` `test_erratum_06_an_error_in_eps_grows_157_fold_and_beta_1_gives_no_number` |
-# | 1.8 | $x_0$ from the mean of $x_{t-1}$ | `process.GaussianDiffusion.x_0_from_x_prev` | `test_process.py` `test_erratum_05_x_0_from_x_prev_is_exact_first_and_ill_conditioned_late` |
-# | 1.9 | mean of the true step back | `process.GaussianDiffusion.x_prev_from_x_0` | `test_oracle.py` `test_as_model_minimises_the_squared_error_of_its_mean_type` |
-# | 1.10 | betas of a shorter chain (Improved DDPM Eq. 19) | `process.GaussianDiffusion.respaced` | `test_process.py` `test_a_respaced_chain_has_the_marginals_of_its_base` |
+# | | equation | function, and the test that checks it |
+# |---|:--|:--|
+# | 1.1 | one step, $q(x_t \mid x_{t-1})$ (DDPM Eq. 2) | <samp>process.<wbr>GaussianDiffusion.<wbr>q_<wbr>step</samp><br><samp>test_<wbr>process.<wbr>py test_<wbr>single_<wbr>steps_<wbr>pushed_<wbr>through_<wbr>mean_<wbr>and_<wbr>variance_<wbr>give_<wbr>the_<wbr>marginal</samp> |
+# | 1.2 | the jump, $q(x_t \mid x_0)$ (DDPM Eq. 4) | <samp>process.<wbr>GaussianDiffusion.<wbr>q_<wbr>sample</samp><br><samp>test_<wbr>process.<wbr>py test_<wbr>simulated_<wbr>steps_<wbr>have_<wbr>the_<wbr>moments_<wbr>of_<wbr>the_<wbr>marginal</samp> |
+# | 1.3 | signal-to-noise ratio of $x_t$ | <samp>process.<wbr>GaussianDiffusion.<wbr>describe</samp><br><samp>test_<wbr>process.<wbr>py test_<wbr>describe_<wbr>against_<wbr>fifty_<wbr>digits</samp> |
+# | 1.4 | the cosine schedule (Improved DDPM Eq. 17) | <samp>schedules.<wbr>cosine</samp><br><samp>test_<wbr>schedules.<wbr>py test_<wbr>cosine_<wbr>against_<wbr>fifty_<wbr>digits</samp> |
+# | 1.5 | bits of $x_0$ left in $x_t$, at most | <samp>process.<wbr>GaussianDiffusion.<wbr>describe</samp><br><samp>test_<wbr>process.<wbr>py test_<wbr>describe_<wbr>agrees_<wbr>with_<wbr>the_<wbr>divergence_<wbr>from_<wbr>the_<wbr>prior</samp> |
+# | 1.6 | the posterior, $q(x_{t-1} \mid x_t, x_0)$ (DDPM Eq. 6-7) | <samp>process.<wbr>GaussianDiffusion.<wbr>q_<wbr>posterior</samp><br><samp>test_<wbr>process.<wbr>py test_<wbr>the_<wbr>posterior_<wbr>is_<wbr>bayes_<wbr>rule</samp> |
+# | 1.7 | $x_0$ from the noise (DDPM Eq. 15) | <samp>process.<wbr>GaussianDiffusion.<wbr>x_<wbr>0_<wbr>from_<wbr>eps</samp><br><samp>test_<wbr>process.<wbr>py test_<wbr>erratum_<wbr>06_<wbr>an_<wbr>error_<wbr>in_<wbr>eps_<wbr>grows_<wbr>157_<wbr>fold_<wbr>and_<wbr>beta_<wbr>1_<wbr>gives_<wbr>no_<wbr>number</samp> |
+# | 1.8 | $x_0$ from the mean of $x_{t-1}$ | <samp>process.<wbr>GaussianDiffusion.<wbr>x_<wbr>0_<wbr>from_<wbr>x_<wbr>prev</samp><br><samp>test_<wbr>process.<wbr>py test_<wbr>erratum_<wbr>05_<wbr>x_<wbr>0_<wbr>from_<wbr>x_<wbr>prev_<wbr>is_<wbr>exact_<wbr>first_<wbr>and_<wbr>ill_<wbr>conditioned_<wbr>late</samp> |
+# | 1.9 | mean of the true step back | <samp>process.<wbr>GaussianDiffusion.<wbr>x_<wbr>prev_<wbr>from_<wbr>x_<wbr>0</samp><br><samp>test_<wbr>oracle.<wbr>py test_<wbr>as_<wbr>model_<wbr>minimises_<wbr>the_<wbr>squared_<wbr>error_<wbr>of_<wbr>its_<wbr>mean_<wbr>type</samp> |
+# | 1.10 | betas of a shorter chain (Improved DDPM Eq. 19) | <samp>process.<wbr>GaussianDiffusion.<wbr>respaced</samp><br><samp>test_<wbr>process.<wbr>py test_<wbr>a_<wbr>respaced_<wbr>chain_<wbr>has_<wbr>the_<wbr>marginals_<wbr>of_<wbr>its_<wbr>base</samp> |
 
 # %% [markdown]
 # Every name in the table is found in `ddpm_lesson`, and in a checkout every test can be run. Your own functions, checked above, compute the same.

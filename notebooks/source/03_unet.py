@@ -14,7 +14,7 @@
 # *The course:* 1 forward process → 2 loss → **3 U-Net** → 4 sampling → 5 variants. It follows a blog post, 《【研究生工作周报】(DDPM)》 ("A graduate student's weekly report: DDPM"), called *the post*; where its text is wrong, you will measure why.
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 88 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own.
+# **The core path takes 88 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a quarter more time.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
@@ -22,7 +22,7 @@
 # | 2 | 3.5 Attention: every pixel asks all others … 3.8 What is each piece worth? | 45 |
 # | capstone | 3.9 Capstone: your own U-Net and 3.17 What you now have | 34 |
 #
-# Sections called *Going deeper* are collapsed (73 minutes in all); the path does not need them, and they need the cells above them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (75 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, choose *View → Table of Contents*: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it. Sitting 1 starts with the cell after it.
@@ -68,7 +68,8 @@ from matplotlib.colors import ListedColormap
 from torch import nn
 from torch.nn import functional as F
 
-from ddpm_lesson import GaussianDiffusion, Sampling, checks, data, load_pretrained, oracle, plots, schedules
+from ddpm_lesson import GaussianDiffusion, Sampling, checks, data, load_pretrained
+from ddpm_lesson import oracle, plots, schedules
 from ddpm_lesson.networks import blocks, unet
 
 torch.set_num_threads(1)  # networks as small as here gain little from more
@@ -80,10 +81,11 @@ trained = load_pretrained("digits_ddpm", device=device)
 # ### What you will build
 
 # %%
-small = unet.UNet(1000, ch=16, ch_mult=[1, 2], attn=[1], num_res_blocks=1, dropout=0.0, in_ch=1, num_groups=4)
+small = unet.UNet(1000, 16, [1, 2], attn=[1], num_res_blocks=1, dropout=0.0, in_ch=1, num_groups=4)
 images = trained.sample(20, Sampling("ddim", steps="trailing20"), y=trained.labels(20))
 fig, axes = plt.subplots(2, 1, figsize=(8.3, 3.4), height_ratios=[1, 6], layout="constrained")
-_ = plots.image_grid(images, ncols=20, ax=axes[0]), plots.unet_map(small, 8, ax=axes[1]).set_ylim(top=0.5)
+_ = plots.image_grid(images, ncols=20, ax=axes[0])
+_ = plots.unet_map(small, 8, ax=axes[1]).set_ylim(top=0.5)
 
 # %% [markdown]
 # *Figure 3.1.* Above: digits that a trained U-Net of the course draws from noise. Below: the map of a small U-Net for images of 8x8 pixels. It runs from left to right: a noisy image goes in, the estimated noise comes out. Each box is a block of layers with the number of channels that it returns; each row is a resolution, and the middle works at 4x4. Blue and pink boxes are told t. Lines hand features over from the way down to the way up; the number on a line says how many channels. You will write the blue box in section 3.4, the pink one in 3.5, and the whole in 3.9.
@@ -129,9 +131,10 @@ noisy_digit = trained.process.q_sample(digit, true_t, its_noise)
 
 
 def cleaned(step):
-    """The digit without the noise that the network sees if it is told `step`, and that noise's squared error."""
+    """The digit without the noise that the network sees, told `step`; and that noise's squared error."""
     eps = trained.model(noisy_digit, torch.tensor([step], device=device))[:, :1]
-    return trained.process.x_0_from_eps(noisy_digit, true_t, eps), (eps - its_noise).square().mean().item()
+    error = (eps - its_noise).square().mean().item()
+    return trained.process.x_0_from_eps(noisy_digit, true_t, eps), error
 
 # %%
 told, steps = (20, 100, 200, 300, 450, 600, 900), range(0, 1000, 10)
@@ -140,7 +143,8 @@ fig, axes = plt.subplots(2, 1, figsize=(8.3, 3.8), height_ratios=[1, 1.4], layou
 plots.image_grid(row, ncols=9, titles=["clean", "noisy", *[f"told {step}" for step in told]], ax=axes[0])
 axes[1].plot(steps, [cleaned(step)[1] for step in steps], color=plots.BLUE)
 axes[1].axvline(300, color=plots.VERMILION, linestyle="--", label="the true t")
-_ = axes[1].set(xlabel="t that the network is told", ylabel="squared error", ylim=(0, 1)), axes[1].legend()
+_ = axes[1].set(xlabel="t that the network is told", ylabel="squared error", ylim=(0, 1))
+_ = axes[1].legend()
 
 # %% [markdown]
 # *Figure 3.2.* One noisy digit, told seven different t. Told the true t = 300, the network removes the noise. Told a smaller t, it expects little noise and leaves some of it; told a larger one, it removes too much and spoils the digit. A little wrong costs little: told 250 or 350, it does nearly the same. Below: the squared error of the estimated noise.
@@ -209,14 +213,15 @@ print(f"smallest loss, told t: {of_told:.3f}   not told: {of_blind:.3f}")
 error = noise[:, 0] - clusters(x_t, t).eps[:, 0]
 for name, drawn, computed in (("told", error**2, of_told), ("not told", rest**2, of_blind)):
     off = (drawn.mean() - computed) / (drawn.std() / math.sqrt(n))
-    print(f"{name}: the triples cost {drawn.mean():.3f}, that is {off.abs():.1f} standard errors from {computed:.3f}")
+    far = f"{off.abs():.1f} standard errors from {computed:.3f}"
+    print(f"{name}: the triples cost {drawn.mean():.3f}, that is {far}")
 
 # %%
-fig, ax = plt.subplots(figsize=(6.5, 3.6))
+fig, ax = plt.subplots(figsize=(6.5, 3.6), subplot_kw={"xlim": (-2.5, 2.5), "ylim": (-3, 3)})
 for i, step in enumerate((20, 100, 300, 900)):
     ax.plot(grid, told[step], plots.LINE_STYLES[i], color=plots.COLOURS[i], label=f"told t = {step}")
 ax.plot(grid, blind, color="k", linewidth=2.5, label="not told")
-_ = ax.set(xlabel="$x_t$", ylabel=r"average noise behind $x_t$", xlim=(-2.5, 2.5), ylim=(-3, 3)), ax.legend(fontsize="small")
+_ = ax.set(xlabel="$x_t$", ylabel="average noise behind $x_t$"), ax.legend(fontsize="small")
 
 # %% [markdown]
 # *Figure 3.3.* The best answer at four noise levels, and the best answer of a network that is not told the level (black). The coloured curves differ most between the clusters, by up to 1.8; but nearly clean points hardly ever lie there. Most of the cost arises near ±1, where they differ by 1.0 and a point may just as well be clean or noisy. Black passes between them, and is right at no level for all $x$.
@@ -241,7 +246,8 @@ print("size of the 64 draws of noise (1 on average):", strength)
 # %%
 fig, ax = plt.subplots(figsize=(6.5, 3))
 for i, (step, probability) in enumerate(seen.items()):
-    ax.semilogy(probability, plots.LINE_STYLES[i % 4], color=plots.COLOURS[i], label=f"noised to t = {step}")
+    style, label = plots.LINE_STYLES[i % 4], f"noised to t = {step}"
+    ax.semilogy(probability, style, color=plots.COLOURS[i], label=label)
 _ = ax.set(xlabel="t", ylabel=r"$q(t\mid x_t)$", ylim=(1e-4, 1)), ax.legend(fontsize="small")
 
 # %% [markdown]
@@ -304,8 +310,7 @@ print("tau for two images:", tuple(embedding(torch.tensor([0, 900])).shape))
 # It depends on the *distance* of $t$ and $s$ alone, and it is largest at distance 0 (there it is $d/2$, so all rows have the same length). The sum mixes fast and slow cosines, so it falls steeply, then varies, and nowhere returns to that value. *Verify*, with the slow form of (3.2):
 
 # %%
-d = 128
-slow = torch.empty(1000, d, dtype=torch.float64)
+d, slow = 128, torch.empty(1000, 128, dtype=torch.float64)
 for step in range(1000):
     for k in range(d // 2):
         angle = step * 10000 ** (-2 * k / d)
@@ -314,9 +319,9 @@ for step in range(1000):
 # %% tags=["folded"]
 omega = 10000 ** (-2 * torch.arange(d // 2, dtype=torch.float64) / d)
 distance = torch.arange(1000)[:, None] - torch.arange(1000)
-by_distance = torch.cos(omega[:, None] * torch.arange(1000)).sum(0)
-assert (slow @ slow.T - by_distance[distance.abs()]).abs().max() < 1e-9
-print("e(t).e(s) by the distance |t - s|:", {n: round(by_distance[n].item()) for n in (0, 1, 10, 100, 900)})
+product = torch.cos(omega[:, None] * torch.arange(1000)).sum(0)
+assert (slow @ slow.T - product[distance.abs()]).abs().max() < 1e-9
+print("e(t).e(s) by the distance |t - s|:", {n: round(product[n].item()) for n in (0, 1, 10, 100, 900)})
 
 # %% [markdown]
 # **What goes wrong: two layouts, two sets of frequencies.** DDPM's own code, and with it diffusers' converted checkpoints, puts all sines first and all cosines after them. That is a permutation of the columns, and a linear layer follows, so neither layout is better. But *weights* that were trained with one layout mean nothing in the other, until the columns of that linear layer are permuted too. And that is not all. DDPM's code divides the exponent by `half - 1` where (3.2) divides by `half`. Its frequencies reach $1/10000$ exactly; the post's stop one step before:
@@ -325,20 +330,23 @@ print("e(t).e(s) by the distance |t - s|:", {n: round(by_distance[n].item()) for
 rows = blocks.TimeEmbedding(1000, d, 512).timembedding[0].weight
 official = blocks.TimeEmbedding(1000, d, 512, official=True).timembedding[0].weight
 # row 1 holds sin(omega), and for so small an omega that is omega
-print(f"lowest frequency: {rows[1, -2]:.3e} as in the post, {official[1, d // 2 - 1]:.3e} in DDPM's code")
+theirs = official[1, d // 2 - 1]
+print(f"lowest frequency: {rows[1, -2]:.3e} as in the post, {theirs:.3e} in DDPM's code")
 
 # %% tags=["folded"]
 sines_first = torch.cat([torch.arange(0, d, 2), torch.arange(1, d, 2)])
 layer = nn.Linear(d, 512)
 permuted = F.linear(rows[:, sines_first], layer.weight[:, sines_first], layer.bias)
 assert (rows - slow).abs().max() < 1e-6 and (permuted - layer(rows)).abs().max() < 1e-5
-angles = torch.arange(1000)[:, None] * 10000 ** (-torch.arange(d // 2, dtype=torch.float64) / (d // 2 - 1))
+exponents = -torch.arange(d // 2, dtype=torch.float64) / (d // 2 - 1)
+angles = torch.arange(1000)[:, None] * 10000**exponents
 alternating = torch.stack([angles.sin(), angles.cos()], 2).flatten(1)
 assert (alternating[:, sines_first] - official).abs().max() < 1e-6
 
 # %%
 apart = (rows[:, sines_first] - official).norm(dim=1) / math.sqrt(d / 2)
-print("distance of the two tables, length of a row = 1:", {t: round(apart[t].item(), 1) for t in (0, 100, 500, 900)})
+at = {t: round(apart[t].item(), 1) for t in (0, 100, 500, 900)}
+print("distance of the two tables, length of a row = 1:", at)
 
 # %% [markdown]
 # At t = 0 the two tables agree; then the post's waves, all but the fastest, run ahead, and from about t = 500 on the two rows are further apart than a row is long. A checkpoint needs the permutation *and* the right exponent: here `UNet(..., official_embedding=True)`.
@@ -370,9 +378,11 @@ axes[0].plot(x, F.silu(x), color=plots.BLUE, label="Swish")
 axes[0].plot(x, x.relu(), ":", color="0.3", label="ReLU")
 _ = axes[0].set(xlabel="x", ylim=(-1, 4)), axes[0].legend(fontsize="small")
 channel, image = torch.meshgrid(torch.arange(8), torch.arange(4), indexing="ij")
-for ax, groups, name in ((axes[1], channel, "BatchNorm"), (axes[2], 2 * image + channel // 4, "GroupNorm, G = 2")):
+kinds = {"BatchNorm": channel, "GroupNorm, G = 2": 2 * image + channel // 4}
+for ax, (name, groups) in zip(axes[1:], kinds.items(), strict=True):
     ax.imshow(groups, cmap=colours, vmin=0, vmax=7, aspect="auto", alpha=0.6)
-    _ = ax.set(title=name, xlabel="image", ylabel="channel"), ax.set_xticks(range(4), ["t=0", "300", "600", "999"])
+    _ = ax.set(title=name, xlabel="image", ylabel="channel")
+    _ = ax.set_xticks(range(4), ["t=0", "300", "600", "999"])
 
 # %% [markdown]
 # *Figure 3.6.* Left: Swish against ReLU. Right: a batch of four images with eight channels each; cells of one colour share one mean and variance. BatchNorm mixes images of different noise levels, GroupNorm does not.
@@ -442,7 +452,8 @@ fig, (upper, ax) = plt.subplots(2, 1, figsize=(8.3, 4.8), height_ratios=[1.5, 1]
 plots.unet_map(small, 8, highlight=["residual block", "residual block with attention"], ax=upper)
 for (x, y), name in drawn.items():
     face = "#cce3f0" if name[:2] in ("co", "li", "id") else "#fae9c0" if name[0] in "nSd" else "w"
-    ax.text(x, y, name, ha="center", va="center", fontsize=8, bbox={"boxstyle": "round", "ec": "0.4", "fc": face})
+    box = {"boxstyle": "round", "ec": "0.4", "fc": face}
+    ax.text(x, y, name, ha="center", va="center", fontsize=8, bbox=box)
 for corners in lines:
     ax.plot(*zip(*corners, strict=True), color="0.4", linewidth=1, zorder=0)
     ax.annotate("", corners[-1], corners[-2], arrowprops={"arrowstyle": "-|>", "color": "0.4"}, zorder=0)
@@ -506,7 +517,8 @@ for G in groups:
 # %%
 fig, ax = plt.subplots(figsize=(5.5, 2.4), layout="constrained")
 ax.bar(range(6), changes, color=plots.BLUE)
-_ = ax.set(xlabel="number of groups (32 channels in all)", ylabel="change of the output"), ax.set_xticks(range(6), groups)
+_ = ax.set(xlabel="number of groups (32 channels in all)", ylabel="change of the output")
+_ = ax.set_xticks(range(6), groups)
 assert changes[-1] < 1e-5 < 0.01 < changes[3]
 
 # %% [markdown]
@@ -541,7 +553,7 @@ x, nets = torch.randn(1, 1, 8, 8).expand(2, -1, -1, -1), {}
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for mult in ([1, 1], [1, 2, 2]):
-        nets[tuple(mult)] = unet.UNet(1000, ch=32, ch_mult=mult, attn=[], num_res_blocks=1, dropout=0.0, in_ch=1)
+        nets[tuple(mult)] = unet.UNet(1000, 32, mult, attn=[], num_res_blocks=1, dropout=0.0, in_ch=1)
 
 # %%
 for mult, net in nets.items():
@@ -579,7 +591,8 @@ from ipywidgets import interact
 from torch import nn
 from torch.nn import functional as F
 
-from ddpm_lesson import GaussianDiffusion, checks, data, losses, plots, samplers, schedules, spacing, training
+from ddpm_lesson import GaussianDiffusion, checks, data, losses, plots
+from ddpm_lesson import samplers, schedules, spacing, training
 from ddpm_lesson.denoisers import clipped, make_denoiser
 from ddpm_lesson.networks import blocks, unet
 from ddpm_lesson.predictions import epsilon, fixedsmall
@@ -589,7 +602,7 @@ process = GaussianDiffusion(schedules.linear(1000))
 x_train, ResBlock = data.digits("train").x_0, checks.carried("ResBlock")
 
 # %%
-small = unet.UNet(1000, ch=16, ch_mult=[1, 2], attn=[1], num_res_blocks=1, dropout=0.0, in_ch=1, num_groups=4)
+small = unet.UNet(1000, 16, [1, 2], attn=[1], num_res_blocks=1, dropout=0.0, in_ch=1, num_groups=4)
 ax = plots.unet_map(small, 8, highlight=["residual block with attention"])
 
 # %% [markdown]
@@ -631,7 +644,8 @@ average = attention(query, key, noisy.expand(-1, 10, -1, -1))[:, :1]
 pixel, scores = 28, query[0].flatten(1).T @ key[0].flatten(1) / root  # row 3, column 4
 shown = (clean[0, 0], noisy[0, 0], scores.softmax(1)[pixel].view(8, 8), average[0, 0])
 fig, axes = plt.subplots(1, 4, figsize=(8.3, 2.3), layout="constrained")
-for ax, image, name in zip(axes, shown, ("clean", "noisy", "weights of the pixel", "averages"), strict=True):
+names = ("clean", "noisy", "weights of the pixel", "averages")
+for ax, image, name in zip(axes, shown, names, strict=True):
     if name[0] == "w":
         fig.colorbar(ax.imshow(image, cmap="cividis", vmin=0), ax=ax, shrink=0.7)
     else:
@@ -646,7 +660,8 @@ for ax in axes[1:3]:
 
 # %%
 low = clean[0].min()  # background
-ways = {"noisy": noisy, "only clipped to the range of the data": noisy.clamp(low, -low), "averages": average}
+clipped_only = noisy.clamp(low, -low)
+ways = {"noisy": noisy, "only clipped to the range of the data": clipped_only, "averages": average}
 for name, image in ways.items():
     error = (image - clean).square()
     on, off = error[clean == low].mean(), error[clean > low].mean()
@@ -685,8 +700,10 @@ AttnBlock = checks.AttnBlock(AttnBlock)
 torch.manual_seed(0)
 queries, keys = torch.randn(1000, 128), torch.randn(64, 128)
 scores = queries @ keys.T
-divided, plain = (weights.softmax(1).max(1).values.mean() for weights in (scores / math.sqrt(128), scores))
-print(f"variance of q.k: {scores.var():.0f}; largest of 64 weights, on average: {divided:.2f} divided, {plain:.2f} not")
+both = scores / math.sqrt(128), scores
+divided, plain = (values.softmax(1).max(1).values.mean() for values in both)
+print(f"variance of q.k: {scores.var():.0f}")
+print(f"largest of 64 weights, on average: {divided:.2f} divided, {plain:.2f} not")
 
 # %% [markdown]
 # The slow form, one pixel after the other, and three fast ones: einops, the post's batched matrix products, and PyTorch's fused call, which need not store the matrix of weights.
@@ -719,7 +736,8 @@ before = (noisy - clean).square().mean((1, 2, 3)).sqrt()
 for times in (2, 3, 4.2):
     image = attention(query * (3 / times) ** 2, key, noisy.expand(-1, 10, -1, -1))[:, :1]
     ratio = (image - clean).square().mean((1, 2, 3)).sqrt() / before
-    print(f"width of {times} times the noise: mean distance to the clean digit {ratio.mean():.2f}, noisy = 1")
+    distance = f"mean distance to the clean digit {ratio.mean():.2f}, noisy = 1"
+    print(f"width of {times} times the noise: {distance}")
 ratio = (noisy.clamp(low, -low) - clean).square().mean((1, 2, 3)).sqrt() / before
 print(f"only clipped: {ratio.mean():.2f}")
 
@@ -785,11 +803,14 @@ print(f"{sum(p.numel() for p in cifar.parameters() if p.requires_grad):,} traine
 # - a layer that doubles the side takes none.
 #
 # Move the controls: which choice costs parameters, and which does not?
-# <details><summary>Then look</summary>`ch` costs most: a convolution has channels in times channels out, so twice the channels are about four times the parameters. More levels and more blocks cost most where the level is wide. Attention costs little: 4 C² + 6 C, about a fifth of its residual block. The size of the image costs nothing.</details>
+# <details><summary>Then look</summary><code>ch</code> costs most: a convolution has channels in times channels out, so twice the channels are about four times the parameters. More levels and more blocks cost most where the level is wide. Attention costs little: 4 C² + 6 C, about a fifth of its residual block. The size of the image costs nothing.</details>
 
 # %%
 # NBVAL_IGNORE_OUTPUT
-@interact(ch=(8, 64, 8), ch_mult=["1", "1 2", "1 2 2", "1 2 4"], attn=["none", "0", "1", "0 1"], num_res_blocks=(1, 3))
+choices = {"ch_mult": ["1", "1 2", "1 2 2", "1 2 4"], "attn": ["none", "0", "1", "0 1"]}
+
+
+@interact(ch=(8, 64, 8), num_res_blocks=(1, 3), **choices)
 def design(ch=16, ch_mult="1 2", attn="1", num_res_blocks=1):
     mult = [int(number) for number in ch_mult.split()]
     levels = [level for level in range(len(mult)) if str(level) in attn]
@@ -802,7 +823,7 @@ def design(ch=16, ch_mult="1 2", attn="1", num_res_blocks=1):
 # %% [markdown]
 # **Exercise 3.8 (two stars, 6 minutes).** Predict, without building the network: the number of *input* channels of every residual block on the way up, first to last, as a list of ints. For CIFAR-10's network it begins with 512 and ends with 256.
 # <details><summary>Hint 1</summary>Walk down and append to a list, in the order of the rules above. Then walk up and pop.</details>
-# <details><summary>Hint 2</summary>On the way up keep `now`, the channels that come from below. It starts as ch * ch_mult[-1] and becomes ch * mult after every block.</details>
+# <details><summary>Hint 2</summary>On the way up keep <code>now</code>, the channels that come from below. It starts as ch * ch_mult[-1] and becomes ch * mult after every block.</details>
 
 # %%
 def skip_channels(ch, ch_mult, num_res_blocks):
@@ -828,7 +849,8 @@ def write(name, block, args, out):
     listed.append((name, type(block).__name__, *args[0].shape[1:3], *out.shape[1:3]))
 
 # %%
-parts = [(name, part) for name, part in cifar.named_modules() if name.count(".") == 1 and "blocks" in name]
+inner = [(name, part) for name, part in cifar.named_modules() if name.count(".") == 1]
+parts = [(name, part) for name, part in inner if "blocks" in name]
 parts = [("head", cifar.head), *parts, ("tail", cifar.tail)]
 hooks = [part.register_forward_hook(partial(write, name)) for name, part in parts]
 image, step = torch.empty(1, 3, 32, 32, device="meta"), torch.zeros(1, dtype=torch.int64, device="meta")
@@ -838,7 +860,8 @@ for hook in hooks:
 
 # %%
 for name, kind, c_in, side_in, c_out, side_out in listed:
-    print(f"{name:16} {kind:11} {c_in:3} at {side_in:2}x{side_in:<2} -> {c_out:3} at {side_out:2}x{side_out}")
+    out_of = f"{c_out:3} at {side_out:2}x{side_out}"
+    print(f"{name:16} {kind:11} {c_in:3} at {side_in:2}x{side_in:<2} -> {out_of}")
 
 # %% [markdown]
 # Replay it with a stack: the side changes only at `DownSample` and `UpSample`; up to the middle every block gets what the block before it returned; on the way up what came from below plus what comes off.
@@ -881,7 +904,7 @@ short = chain.respaced(spacing.trailing(1000, 100))  # 100 of the 1000 steps
 
 
 def draw(net, n, seed=0):
-    """n digits from noise, (n, 1, 8, 8), by ancestral sampling, as in notebook 2; notebook 4 explains it."""
+    """n digits from noise, (n, 1, 8, 8), by ancestral sampling, as in notebook 2; see notebook 4."""
     generator = torch.Generator().manual_seed(seed)
     x_T = torch.randn(n, 1, 8, 8, generator=generator).to(device)
     p = samplers.reverse(short, clipped(make_denoiser(net, chain, epsilon), chain), fixedsmall)
@@ -889,9 +912,10 @@ def draw(net, n, seed=0):
 
 # %%
 def fit(net, steps, show=()):
-    """Trains net; returns the averaged network, the loss of each step, and digits drawn after the steps in `show`."""
+    """Trains net; returns the averaged network, each step's loss, digits drawn after `show` steps."""
     generator, history, drawn = torch.Generator().manual_seed(0), [], []
-    batches, ema = training.minibatches(x_train, batch_size=64, generator=generator), training.EMA(net, 0.99)
+    batches = training.minibatches(x_train, batch_size=64, generator=generator)
+    ema = training.EMA(net, 0.99)
     loss = partial(losses.simple_loss, chain, epsilon)
     options = {"lr": 4e-3, "warmup": 20, "ema": ema, "generator": generator}
     for step in training.train(net, chain, batches, loss, steps=steps, **options):
@@ -902,7 +926,7 @@ def fit(net, steps, show=()):
 
 # %%
 torch.manual_seed(0)
-small = unet.UNet(1000, ch=16, ch_mult=[1, 2], attn=[1], num_res_blocks=1, dropout=0.0, in_ch=1, num_groups=4)
+small = unet.UNet(1000, 16, [1, 2], attn=[1], num_res_blocks=1, dropout=0.0, in_ch=1, num_groups=4)
 net, history, drawn = fit(with_your_blocks(small).to(device), 300, show=(30, 100, 300))
 
 # %%
@@ -940,7 +964,7 @@ levels = "0123456789abcdefg"  # a pixel's grey, as a digit to the base 17
 def digits_of(texts):
     return torch.tensor([[levels.index(c) for c in text] for text in texts]).view(-1, 1, 8, 8) / 8 - 1
 
-# %%
+# %% tags=["folded"]
 fig, axes = plt.subplots(1, 2, figsize=(8.3, 3), layout="constrained", width_ratios=[1, 1.25])
 for k, steps in enumerate(("60", "200", "800")):
     found = torch.tensor([[run["loss"][steps] for run in record[name]] for name in names])
@@ -948,7 +972,8 @@ for k, steps in enumerate(("60", "200", "800")):
     axes[0].barh(places, found.mean(1), 0.25, color=plots.COLOURS[k], alpha=0.6, label=f"{steps} steps")
     axes[0].plot(found, places, "k|", ms=5)
 axes[0].set_yticks(range(5), names)
-_ = axes[0].set(xlabel="held-out loss", xlim=(0, 0.33)), axes[0].invert_yaxis(), axes[0].legend(fontsize="x-small")
+_ = axes[0].set(xlabel="held-out loss", xlim=(0, 0.33)), axes[0].invert_yaxis()
+_ = axes[0].legend(fontsize="x-small")
 drawn = [digits_of(record[name][0]["drawn"]["800"]) for name in names]
 _ = plots.image_grid(torch.cat(drawn), ncols=8, ax=axes[1]), axes[1].set_title("drawn after 800 steps")
 for i, name in enumerate(names):
@@ -958,7 +983,7 @@ for i, name in enumerate(names):
 # *Figure 3.13.* Five networks. Left: the loss on held-out digits after 60, 200 and 800 steps; bars are means of three seeds, lines the seeds. Right: what the first seed's networks draw after 800 steps. Without time some images stay covered with noise; without skips the digits look clean.
 # <!-- alt: Bars of five networks, three for each: no skips is far the worst after 60 steps and only a little worse than no time after 800. Five rows of eight drawn digits: in the row without time one image is pure noise and others have spots. -->
 
-# %%
+# %% tags=["folded"]
 def change(name, steps):
     """Mean change of the loss against the full network, in per cent."""
     pairs = zip(record[name], record["full"], strict=True)
@@ -967,20 +992,30 @@ def change(name, steps):
 
 for name in names:
     changes = [change(name, steps) for steps in ("60", "200", "800")]
-    near, far = (sum(run["scores"]["800"][score] for run in record[name]) / 3 for score in ("nearest", "frechet"))
-    print(f"{name:13} loss {changes[0]:+3}, {changes[1]:+3}, {changes[2]:+3} %; nearest digit {near:.2f}, Fréchet {far:.1f}")
+    scores = [run["scores"]["800"] for run in record[name]]
+    near, far = (sum(score[kind] for score in scores) / 3 for kind in ("nearest", "frechet"))
+    by_length = ", ".join(f"{each:+3}" for each in changes)
+    print(f"{name:13} loss {by_length} %; nearest digit {near:.2f}, Fréchet {far:.1f}")
 real = long_record["real, held out"]
-print(f"digits not seen in training:          nearest digit {real['nearest']:.2f}, Fréchet {real['frechet']:.1f}")
+near, far = real["nearest"], real["frechet"]
+print(f"digits not seen in training:          nearest digit {near:.2f}, Fréchet {far:.1f}")
+
+# %% tags=["folded"]
+ends = json.loads(data.bundled("records/unet_ablations_ends.json").read_text())["ends"]
+for name in ("no time", "no skips"):
+    pairs = zip(ends[name], ends["full"], strict=True)
+    more = [f"{100 * (run['2000'] / full['2000'] - 1):+.0f}" for run, full in pairs]
+    print(f"{name:8} after 2000 steps, two seeds: loss {' and '.join(more)} %")
 
 # %% [markdown]
 # ("Nearest digit": root mean square distance of a sample from the training digit most like it, mean of 192 samples; noise makes it large. "Fréchet": distance between mean and covariance of a classifier's features, of samples and of training digits, as in FID, section 2.8.) Three lessons:
 #
-# - **The length matters.** After 60 steps the numbers say how fast a network learns: without skips +62 %, without the start at 0 +16 %, without time +9 %. After 200 steps they are +22 %, +11 % and +15 %. After 800 steps they are +19 %, +5 % and +16 %. "No skips" and "no time" come closer; where they end is not measured.
+# - **The length matters.** After 60 steps the numbers say how fast a network learns: without skips +62 %, without the start at 0 +16 %, without time +9 %. After 200 steps they are +22 %, +11 % and +15 %. After 800 steps they are +19 %, +5 % and +16 %. "No skips" and "no time" come closer. After 2000 steps (two seeds, the last lines above) "no time" is at +13 % and +16 %, "no skips" at +10 % and +19 %: both stay behind, and two seeds do not say which is worse.
 # - **The measure matters.** After 800 steps, by the nearest-digit distance, which is sensitive to noise, "no time" is worst (0.46; "no skips" has 0.41). By the Fréchet distance of features the two are equal (6.4 and 6.3; full 3.2).
 # - **No difference is a result, too**, for this network and these images: without attention the loss does not change by more than 1 %. On 8x8 pixels the convolutions see the whole image anyway.
 #
 # **Exercise 3.9 (design, 7 minutes).** You may spend 60,000 parameters, a third of the network above. Choose `ch`, `ch_mult`, `attn` and `num_res_blocks` (the controls in section 3.6 count for you). Write down your prediction first: by how many per cent is its held-out loss larger after 300 steps? Then measure, here with one seed.
-# <details><summary>Then look</summary>Two designs that fit: ch=8, ch_mult=[1, 2], attn=[], num_res_blocks=2 has 58,593 parameters; ch=16, ch_mult=[1], attn=[], num_res_blocks=2 has 55,505. Measure both, after your own.</details>
+# <details><summary>Then look</summary>Held-out loss above that of the larger network, mean of three seeds (<code>data/records/unet_ablations_ends.py</code>): ch=16, ch_mult=[1], attn=[], num_res_blocks=2 (55,505 parameters) 1 %; ch=8, ch_mult=[1, 2], attn=[], num_res_blocks=2 (58,593 parameters) 10 %; the design in the next cell (44,969 parameters) 14 %. Here one wide level does better than two narrow ones.</details>
 
 # %%
 choice = {"ch": 8, "ch_mult": [1, 2], "attn": [1], "num_res_blocks": 1}
@@ -991,17 +1026,20 @@ mine, _, (drawn,) = fit(mine.to(device), 300, show=(300,))
 
 # %%
 x_test = data.digits("test").x_0.to(device)
-t_test = torch.linspace(0, 999, 382).long()[torch.randperm(382, generator=torch.Generator().manual_seed(0))].to(device)
+shuffled_382 = torch.randperm(382, generator=torch.Generator().manual_seed(0))
+t_test = torch.linspace(0, 999, 382).long()[shuffled_382].to(device)
 noise_test = torch.randn(382, 1, 8, 8, generator=torch.Generator().manual_seed(1)).to(device)
 with torch.no_grad():
     x_t_test = chain.q_sample(x_test, t_test, noise_test)
     held_out = [(each(x_t_test, t_test) - noise_test).square().mean().item() for each in (net, mine)]
 
-# %%
+# %% tags=["folded"]
 fig, axes = plt.subplots(1, 2, figsize=(8.3, 1.6), layout="constrained", width_ratios=[1.1, 2.2])
-bars = axes[0].barh(["176,849 parameters", "your choice"], held_out, color=[plots.BLUE, plots.VERMILION], alpha=0.6)
+whose, colors = ["176,849 parameters", "your choice"], [plots.BLUE, plots.VERMILION]
+bars = axes[0].barh(whose, held_out, color=colors, alpha=0.6)
 more = 100 * (held_out[1] / held_out[0] - 1)
-axes[0].bar_label(bars, [f"{held_out[0]:.3f}", f"{held_out[1]:.3f}, {more:+.0f} %"], label_type="center", fontsize="small")
+said = [f"{held_out[0]:.3f}", f"{held_out[1]:.3f}, {more:+.0f} %"]
+axes[0].bar_label(bars, said, label_type="center", fontsize="small")
 _ = axes[0].set(xlabel="held-out loss"), axes[0].invert_yaxis()
 _ = plots.image_grid(drawn, ncols=8, ax=axes[1])
 
@@ -1027,7 +1065,8 @@ from functools import partial
 from torch import nn
 from torch.nn import functional as F
 
-from ddpm_lesson import GaussianDiffusion, checks, data, losses, plots, samplers, schedules, spacing, training
+from ddpm_lesson import GaussianDiffusion, checks, data, losses, plots
+from ddpm_lesson import samplers, schedules, spacing, training
 from ddpm_lesson.denoisers import clipped, make_denoiser
 from ddpm_lesson.networks import unet
 from ddpm_lesson.networks.blocks import DownSample, TimeEmbedding, UpSample  # for your UNet
@@ -1077,7 +1116,8 @@ UNet = checks.UNet(UNet)
 
 # %%
 with torch.device("meta"):
-    print(f"{sum(p.numel() for p in UNet(1000, 128, [1, 2, 2, 2], [1], 2, 0.1).parameters() if p.requires_grad):,}")
+    cifar = UNet(1000, 128, [1, 2, 2, 2], [1], 2, 0.1)
+print(f"{sum(p.numel() for p in cifar.parameters() if p.requires_grad):,}")
 torch.manual_seed(0)
 theirs = unet.UNet(1000, 16, [1, 2], [1], 1, 0.0, in_ch=1, num_groups=4)
 yours = UNet(1000, 16, [1, 2], [1], 1, 0.0, in_ch=1, num_groups=4)
@@ -1095,7 +1135,7 @@ short = chain.respaced(spacing.trailing(1000, 100))
 
 
 def draw(net, n, seed=0):
-    """n digits from noise, (n, 1, 8, 8), by ancestral sampling, as in notebook 2; notebook 4 explains it."""
+    """n digits from noise, (n, 1, 8, 8), by ancestral sampling, as in notebook 2; see notebook 4."""
     generator = torch.Generator().manual_seed(seed)
     x_T = torch.randn(n, 1, 8, 8, generator=generator).to(device)
     p = samplers.reverse(short, clipped(make_denoiser(net, chain, epsilon), chain), fixedsmall)
@@ -1105,7 +1145,8 @@ def draw(net, n, seed=0):
 def fit_longer(net, steps):
     """Trains net; returns the averaged network and the loss of each step."""
     generator, history = torch.Generator().manual_seed(0), []
-    batches, ema = training.minibatches(x_train, batch_size=64, generator=generator), training.EMA(net, 0.99)
+    batches = training.minibatches(x_train, batch_size=64, generator=generator)
+    ema = training.EMA(net, 0.99)
     loss = partial(losses.simple_loss, chain, epsilon)
     options = {"lr": 4e-3, "warmup": 20, "ema": ema, "generator": generator}
     for step in training.train(net, chain, batches, loss, steps=steps, **options):
@@ -1140,7 +1181,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddpm_lesson import GaussianDiffusion, checks, data, load_pretrained, losses, plots, schedules, training
+from ddpm_lesson import GaussianDiffusion, checks, data, load_pretrained
+from ddpm_lesson import losses, plots, schedules, training
 from ddpm_lesson.networks import blocks, unet
 from ddpm_lesson.predictions import epsilon
 
@@ -1152,7 +1194,7 @@ with torch.device("meta"):
 
 
 def with_gain_1(net):
-    """The last layer of every branch, and of the network, gets weights of ordinary size instead of nearly 0."""
+    """The last layer of each branch, and of the network, gets weights of ordinary size, not nearly 0."""
     for block in net.modules():
         if isinstance(block, blocks.ResBlock):
             nn.init.xavier_uniform_(block.block2[-1].weight)
@@ -1171,14 +1213,16 @@ transposed = F.conv_transpose2d(flat, weight * 4, stride=2, padding=1, output_pa
 repeated = F.conv2d(F.interpolate(flat, scale_factor=2.0), weight, padding=1)
 
 # %%
+ways = {"transposed convolution": transposed, "repeat, then convolve": repeated}
 inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
 levels = (transposed[inside] * 9 / 4).round().unique().tolist()
-print("transposed: a fine pixel gets", [int(n) for n in levels], "contributions; repeated: distinct values inside:",
+print("transposed: a fine pixel gets", [int(n) for n in levels], "contributions;",
+      "repeated: distinct values inside:",
       repeated[inside].unique().numel())
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(6, 2.8), layout="constrained")
-for ax, image, name in zip(axes, (transposed, repeated), ("transposed convolution", "repeat, then convolve"), strict=True):
+for ax, (name, image) in zip(axes, ways.items(), strict=True):
     picture = ax.imshow(image[0, 0], cmap="cividis", vmin=0, vmax=1.8)
     _ = ax.set_title(name), ax.axis("off")
 _ = fig.colorbar(picture, ax=axes)
@@ -1205,7 +1249,8 @@ print("padding 1 on every side, inside:", [round(c, 2) for c in post_style[0, 0,
 # The averages over the windows are 2, 4, 6: each lies half a pixel to the left of its pair. TensorFlow's begin without padding on the left, and lie half a pixel to the right of their pairs:
 
 # %%
-print("no padding on the left:", [round(c, 2) for c in F.conv2d(ramp, weight, stride=2)[0, 0, 0].tolist()])
+row = F.conv2d(ramp, weight, stride=2)[0, 0, 0]
+print("no padding on the left:", [round(c, 2) for c in row.tolist()])
 
 # %% [markdown]
 # So weights trained with one padding look at an image that is moved by a whole pixel in the other, and at every further level the error is twice as large in pixels of the image.
@@ -1234,14 +1279,17 @@ for name, images in sets.items():
     for image in images:
         theirs, ours = blocks.DownSample(1, same_padding=True), blocks.DownSample(1)
         ours.load_state_dict(theirs.state_dict())
-        off.append(((theirs(image[None]) - ours(image[None])).norm() / theirs(image[None]).norm()).item())
-    print(f"{name}: differ by {min(off):.1f} to {max(off):.1f} times the output, {sum(off) / 20:.1f} on average")
+        right = theirs(image[None])
+        off.append(((right - ours(image[None])).norm() / right.norm()).item())
+    span = f"{min(off):.1f} to {max(off):.1f} times the output, {sum(off) / 20:.1f} on average"
+    print(f"{name}: differ by {span}")
 
 # %%
 for std in (1.0, 0.01):
     h = std * torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     small_eps, large_eps = (F.group_norm(h, 8, eps=eps) for eps in (1e-6, 1e-5))
-    print(f"features of size {std}: the norm's output differs by {(small_eps - large_eps).norm() / small_eps.norm():.1e}")
+    off = (small_eps - large_eps).norm() / small_eps.norm()
+    print(f"features of size {std}: the norm's output differs by {off:.1e}")
 
 # %% [markdown]
 # (Two unrelated outputs of equal size would differ by $\sqrt2 = 1.4$ times it.) So the padding is no detail: one layer with random weights is changed about as much as if it were another layer on noisy images, and by 0.6 of its output on smooth ones. The number in the norm matters only for very small features. What both do to a whole trained checkpoint is not measured here. `UNet(..., same_padding=True, norm_eps=1e-6, official_embedding=True)` has all three of DDPM's conventions, and `ddpm_lesson.interop` sets them when it loads such weights.
@@ -1304,7 +1352,7 @@ def trainable(module):
 for name, part in cifar.named_children():
     print(f"{name:15} {trainable(part):>10,}")
 print(f"{'all':15} {trainable(cifar):>10,}")
-assert [trainable(part) for part in cifar.children()] == [328_704, 3_584, 10_190_720, 2_888_704, 22_330_880, 3_715]
+assert [*map(trainable, cifar.children())] == [328_704, 3_584, 10_190_720, 2_888_704, 22_330_880, 3_715]
 assert trainable(cifar) == 35_746_307
 
 # %% [markdown]
@@ -1312,7 +1360,8 @@ assert trainable(cifar) == 35_746_307
 
 # %%
 everything = sum(p.numel() for p in cifar.parameters())
-print(f"with the table: {everything:,} = 35,746,307 + {1000 * 128:,}; divided by 2^20: {everything / 2**20:.2f}")
+print(f"with the table: {everything:,} = 35,746,307 + {1000 * 128:,}")
+print(f"divided by 2^20: {everything / 2**20:.2f}")
 
 # %% [markdown]
 # **Exercise 3.12 (two stars, 6 minutes).** Count without building: the trainable parameters of a residual block without attention, from `in_ch`, `out_ch` and `tdim`, as an int. Weights *and* biases, of two norms, two 3x3 convolutions, the time's linear layer, and the 1x1 shortcut if there is one.
@@ -1362,7 +1411,7 @@ print(f"and {attended / 1e9:.2f} billion in attention")
 
 # %% [markdown]
 # > **Predict.** At which resolution sit most of the weights, and at which are most of the operations done?
-# > <details><summary>Then look</summary>The weights sit where there are many channels: 16x16, 8x8 and 4x4 hold nearly all. The operations are done where there are many pixels: at 32x32 every weight is used 1024 times, at 4x4 only 16 times. The two finest resolutions together take about 88 %. (The share of 32x32 includes the convolution of the `UpSample` that leads there, with 256 channels.)</details>
+# > <details><summary>Then look</summary>The weights sit where there are many channels: 16x16, 8x8 and 4x4 hold nearly all. The operations are done where there are many pixels: at 32x32 every weight is used 1024 times, at 4x4 only 16 times. The two finest resolutions together take about 88 %. (The share of 32x32 includes the convolution of the <code>UpSample</code> that leads there, with 256 channels.)</details>
 
 # %%
 sides = (32, 16, 8, 4)
@@ -1449,7 +1498,10 @@ def sizes_inside(net):
     """Root mean square of what each block returns, first to last, for pure noise."""
     sizes = []
     parts = [net.head, *net.downblocks, *net.middleblocks, *net.upblocks, net.tail]
-    hooks = [b.register_forward_hook(lambda _, __, out: sizes.append(out.square().mean().sqrt().item())) for b in parts]
+    def note(_, __, out):
+        sizes.append(out.square().mean().sqrt().item())
+
+    hooks = [part.register_forward_hook(note) for part in parts]
     with torch.no_grad():
         net(torch.randn(8, 1, 8, 8), torch.randint(1000, (8,)))
     for hook in hooks:
@@ -1468,10 +1520,12 @@ fig, ax = plt.subplots(figsize=(8, 3))
 for i, (name, sizes) in enumerate(inside.items()):
     ax.plot(sizes, "os"[i] + plots.LINE_STYLES[i], color=plots.COLOURS[i], ms=4, label=name)
 down, middle, up = (len(part) for part in (near_0.downblocks, near_0.middleblocks, near_0.upblocks))
-for name, first in {"down": 1, "middle": 1 + down, "up": 1 + down + middle, "tail": 1 + down + middle + up}.items():
+starts = {"down": 1, "middle": 1 + down, "up": 1 + down + middle, "tail": 1 + down + middle + up}
+for name, first in starts.items():
     ax.axvline(first - 0.5, color="0.8", linewidth=1)
     ax.text(first - 0.3, 2.15, name, fontsize="small", color="0.4")
-_ = ax.set(xlabel="block, from first to last", ylabel="root mean square", ylim=(-0.05, 2.4)), ax.legend(loc="upper left", bbox_to_anchor=(0.05, 0.85))
+_ = ax.set(xlabel="block, from first to last", ylabel="root mean square", ylim=(-0.05, 2.4))
+_ = ax.legend(loc="upper left", bbox_to_anchor=(0.05, 0.85))
 
 # %% [markdown]
 # *Figure 3.18.* How large features are on their way through an untrained network. The last point is the answer. At gain 1 everywhere they grow from 0.24 to 2.01 (the first convolution has 9 inputs and 288 outputs, so it multiplies the size by $\sqrt{9\cdot 2/(9+288)} = 0.246$), with a dip at every `DownSample` and `UpSample`, and fall a little in the last blocks, where the small features of the finest level come off the stack. With last layers at 0 (here with the post's gain of $10^{-5}$) they stay between 0.15 and 0.31, and the answer is nearly 0. In numbers:
@@ -1484,9 +1538,9 @@ for name, (*sizes, answer) in inside.items():
 # %%
 x, noise, t = torch.randn(64, 1, 8, 8), torch.randn(64, 1, 8, 8), torch.randint(1000, (64,))
 with torch.no_grad():
-    at_start = {name: (net(x, t) - noise).square().mean() for name, net in (("near 0", near_0), ("gain 1", gain_1))}
-exact = noise.square().mean()
-print(f"loss at the start, last layers near 0: {at_start['near 0']:.2f}, gain 1: {at_start['gain 1']:.1f}; of the answer 0: {exact:.2f}")
+    of_0, of_1 = ((net(x, t) - noise).square().mean() for net in (near_0, gain_1))
+losses_0 = f"last layers near 0: {of_0:.2f}, gain 1: {of_1:.1f}"
+print(f"loss at the start, {losses_0}; of the answer 0: {noise.square().mean():.2f}")
 
 # %% [markdown]
 # **What goes wrong: an initialisation that is overwritten.** *The post*'s attention block gives its last layer the gain $10^{-5}$. But the residual block around it, when it is built, walks over *all* its modules and gives every convolution the gain 1, the attention's last one too; only its own last layer is then set back. The order of two lines decides:
@@ -1511,14 +1565,17 @@ nn.init.xavier_uniform_(block.block2[-1].weight, gain=1e-5)
 post = start(block)
 
 # %%
-for name, (std, residual), gain in (("as intended, gain 1e-5", intended, 1e-5), ("the post, gain 1", post, 1.0)):
-    print(f"{name}: size of the last weights {std:.1e}, of the residual {residual:.1e} = {residual / gain:.2f} gain")
+both = ("as intended, gain 1e-5", intended, 1e-5), ("the post, gain 1", post, 1.0)
+for name, (std, residual), gain in both:
+    of_residual = f"of the residual {residual:.1e} = {residual / gain:.2f} gain"
+    print(f"{name}: size of the last weights {std:.1e}, {of_residual}")
 
 # %% [markdown]
 # (3.8) with $n = 128$ on both sides gives $\sqrt{2/256} = 1/\sqrt{128} = 0.088$, times $10^{-5}$ or not. Why is the residual at gain 1 not as large as the input, which has size 1? It is an average over 256 pixels. With scores $f$ of variance 1 the weights are $e^f/\sum e^f$, and their squares add up to about $\mathbb E[e^{2f}]/(256\,\mathbb E[e^f]^2) = e/256$: an average of unrelated values keeps $\sqrt{e/256}$ of their size. The values are not quite unrelated, for key and value of a pixel come from the same features $h_j$ of size 1. The weights favour pixels with large $q_i\cdot k_j/\sqrt{128}$; to first order in the scores the average gains the mean of $v_j\,(q_i\cdot k_j)/\sqrt{128}$ over $j$, which is $W_vW_k^\top q_i/\sqrt{128}$: a vector of size $1/\sqrt{128}$ to each channel. Both together:
 
 # %%
-print(f"{math.sqrt(math.e / 256):.2f} and {1 / math.sqrt(128):.2f}, together {math.sqrt(math.e / 256 + 1 / 128):.2f}")
+one, other = math.e / 256, 1 / 128  # variances
+print(f"{math.sqrt(one):.2f} and {math.sqrt(other):.2f}, together {math.sqrt(one + other):.2f}")
 
 # %% [markdown]
 # That is what we measured, up to the approximation. The package initialises the residual block's own layers first and builds the attention after that.
@@ -1539,7 +1596,8 @@ def trained_for(steps, seed, change=lambda net: None):
     generator = torch.Generator().manual_seed(seed)
     batches = training.minibatches(x_train, batch_size=32, generator=generator)
     options = {"lr": 4e-3, "warmup": 10, "generator": generator}
-    return net, [step.loss for step in training.train(net, process, batches, loss, steps=steps, **options)]
+    run = training.train(net, process, batches, loss, steps=steps, **options)
+    return net, [step.loss for step in run]
 
 
 def overwrite(net):
@@ -1555,7 +1613,8 @@ for name, change in (("as intended", lambda net: None), ("attention overwritten"
     curves[name] = torch.tensor(histories)
 
 # %%
-later = (curves["attention overwritten"] - curves["as intended"]).unfold(1, 5, 1).mean(2)  # means of 5 steps
+later = curves["attention overwritten"] - curves["as intended"]
+later = later.unfold(1, 5, 1).mean(2)  # means of 5 steps
 fig, ax = plt.subplots(figsize=(6.5, 2.8), layout="constrained")
 ax.plot(range(5, 101), later.mean(0), color=plots.BLUE)
 ax.fill_between(range(5, 101), later.amin(0), later.amax(0), color=plots.BLUE, alpha=0.2, linewidth=0)
@@ -1579,11 +1638,11 @@ assert (curves["attention overwritten"][:, 5:20].mean(1) > curves["as intended"]
 short_record = json.loads(data.bundled("records/unet_ablations.json").read_text())
 for name, found in short_record["change"].items():
     error = found["std_change"] / math.sqrt(found["seeds"])
-    print(f"{name:22} after {found['steps']:3} steps: change of the loss {found['mean_change']:+6.1%} ± {error:.1%},",
-          f"worse in {found['seeds_worse']:2} of {found['seeds']} seeds")
+    print(f"{name:22} after {found['steps']:3} steps: change of the loss {found['mean_change']:+6.1%}",
+          f"± {error:.1%}, worse in {found['seeds_worse']:2} of {found['seeds']} seeds")
 
 # %% [markdown]
-# After ± comes the standard error of the mean of 20 seeds. Clear effects: no skips +49.6 ± 1.3 % (worse in 20 of 20), no start at 0 +16.5 ± 1.0 % (worse in 20 of 20), no time +9.8 ± 0.6 % (worse in 20 of 20), attention overwritten +3.2 ± 0.4 % (worse in 18 of 20). Why the skips? Not because there is no room: the 4x4 level has 32 channels, 512 numbers for 64 pixels. But without skips $x_t$ has to be coded into it and decoded again, and we think that this takes long to learn: after 800 steps the difference is still 19 % (section 3.8).
+# After ± comes the standard error of the mean of 20 seeds. Clear effects: no skips +49.6 ± 1.3 % (worse in 20 of 20), no start at 0 +16.5 ± 1.0 % (worse in 20 of 20), no time +9.8 ± 0.6 % (worse in 20 of 20), attention overwritten +3.2 ± 0.4 % (worse in 18 of 20). Why the skips? Not because there is no room: the 4x4 level has 32 channels, 512 numbers for 64 pixels. But without skips $x_t$ has to be coded into it and decoded again, and we think that this takes long to learn: after 800 steps the difference is still 19 %, after 2000 steps 10 % and 19 % (section 3.8).
 #
 # Two are of another kind: no attention -0.7 ± 0.5 % (worse in 8 of 20) is hardly more than one standard error, *no measurable difference*; AdaGN -1.8 ± 0.7 % (worse in 7 of 20) is two and a half, and its sign differs between seeds. That does not say that attention is useless. Before this network attends, it reaches 8 pixels to every side, all of an 8x8 image:
 #
@@ -1600,7 +1659,8 @@ for name, found in short_record["change"].items():
 
 # %%
 x_test = data.digits("test").x_0
-t_test = torch.linspace(0, 999, 382).long()[torch.randperm(382, generator=torch.Generator().manual_seed(0))]
+shuffled_382 = torch.randperm(382, generator=torch.Generator().manual_seed(0))
+t_test = torch.linspace(0, 999, 382).long()[shuffled_382]
 noise_test = torch.randn(x_test.shape, generator=torch.Generator().manual_seed(1))
 x_t_test = process.q_sample(x_test, t_test, noise_test)
 
@@ -1708,7 +1768,8 @@ normed = two.group_norm(h)
 q, k, v = (rearrange(W(normed), "b c h w -> b (h w) c") for W in (two.proj_q, two.proj_k, two.proj_v))
 
 # %%
-halves = [F.scaled_dot_product_attention(q[..., s], k[..., s], v[..., s]) for s in (slice(0, 8), slice(8, 16))]
+parts = slice(0, 8), slice(8, 16)
+halves = [F.scaled_dot_product_attention(q[..., s], k[..., s], v[..., s]) for s in parts]
 joined = rearrange(torch.cat(halves, 2), "b (h w) c -> b c h w", h=4)
 assert torch.allclose(h + two.proj(joined), two(h), atol=1e-5)
 
@@ -1779,10 +1840,12 @@ assert torch.allclose(plain, fast, atol=1e-4) and torch.allclose(plain, one_by_o
 
 # %%
 h = torch.randn(1, 32, 7, 7)
-print("7 goes down to", blocks.DownSample(32)(h).shape[2], "and comes up as", blocks.UpSample(32)(blocks.DownSample(32)(h)).shape[2])
+low = blocks.DownSample(32)(h)
+print("7 goes down to", low.shape[2], "and comes up as", blocks.UpSample(32)(low).shape[2])
 for sides in ((28, 28), (30, 30), (33, 33), (32, 48)):
     try:
-        print(sides, "->", tuple(cifar(torch.empty(1, 3, *sides, device="meta"), torch.zeros(1, dtype=torch.int64)).shape))
+        image, step = torch.empty(1, 3, *sides, device="meta"), torch.zeros(1, dtype=torch.int64)
+        print(sides, "->", tuple(cifar(image, step).shape))
     except ValueError as error:
         print("ValueError:", error)
 
@@ -1820,7 +1883,8 @@ for step in (0, 1, 5, 60, 300):
     t = torch.full((len(digits),), step)
     x_t = known.process.q_sample(digits, t, noise)
     with torch.no_grad():
-        right, late = ((known.model(x_t, t + wrong)[:, :1] - noise).square().mean().item() for wrong in (0, 1))
+        eps = (known.model(x_t, t + wrong)[:, :1] for wrong in (0, 1))
+        right, late = ((each - noise).square().mean().item() for each in eps)
     assert abs(late / right - 1) < 0.01
     print(f"t = {step:3}: squared error {right:.2f}, told t + 1 {late:.2f}")
 
@@ -1859,14 +1923,14 @@ except ValueError as error:
 # Every name in the table can be imported, and in a checkout every test can be run. Your own functions, checked above, compute the same.
 
 # %% [markdown] tags=["equations"]
-# | | equation | function | test |
-# |---|---|---|---|
-# | 3.1 | best answer of a network that is not told $t$ | `oracle.Mixture` | `test_oracle.py` `test_best_answer_without_t_averages_the_answers_of_all_t` |
-# | 3.2 | sines and cosines of $t$, the time embedding (Vaswani Section 3.5) | `networks.blocks.TimeEmbedding` | `test_networks.py` `test_time_table_alternates_sine_and_cosine` |
-# | 3.3 | inner products of its rows depend on the distance alone | `networks.blocks.TimeEmbedding` | `test_networks.py` `test_inner_products_of_the_time_table_depend_on_the_distance` |
-# | 3.4 | group normalisation | `networks.blocks.group_norm` | `test_blocks.py` `test_group_norm_is_its_formula_for_small_inputs_too` |
-# | 3.5 | the residual block, and where time enters (DDPM code) | `networks.blocks.ResBlock` | `test_blocks.py` `test_res_block_equals_diffusers` |
-# | 3.6 | attention (Vaswani Eq. 1) | `networks.blocks.AttnBlock` | `test_blocks.py` `test_attention_equals_torchs_multi_head_attention` |
-# | 3.7 | channels into a block on the way up | `networks.unet.UNet` | `test_unet.py` `test_blocks_on_the_way_up_get_what_comes_from_below_and_a_skip` |
-# | 3.8 | variance of weights at the start (Xavier) | `networks.blocks.ResBlock` | `test_blocks.py` `test_layers_start_as_glorot_says` |
-# | 3.9 | AdaGN (ADM Section 3.1) | `networks.blocks.ResBlock` | `test_blocks.py` `test_scale_shift_norm_is_the_formula_of_its_paper` |
+# | | equation | function, and the test that checks it |
+# |---|:--|:--|
+# | 3.1 | best answer of a network that is not told $t$ | <samp>oracle.<wbr>Mixture</samp><br><samp>test_<wbr>oracle.<wbr>py test_<wbr>best_<wbr>answer_<wbr>without_<wbr>t_<wbr>averages_<wbr>the_<wbr>answers_<wbr>of_<wbr>all_<wbr>t</samp> |
+# | 3.2 | sines and cosines of $t$, the time embedding (Vaswani Section 3.5) | <samp>networks.<wbr>blocks.<wbr>TimeEmbedding</samp><br><samp>test_<wbr>networks.<wbr>py test_<wbr>time_<wbr>table_<wbr>alternates_<wbr>sine_<wbr>and_<wbr>cosine</samp> |
+# | 3.3 | inner products of its rows depend on the distance alone | <samp>networks.<wbr>blocks.<wbr>TimeEmbedding</samp><br><samp>test_<wbr>networks.<wbr>py test_<wbr>inner_<wbr>products_<wbr>of_<wbr>the_<wbr>time_<wbr>table_<wbr>depend_<wbr>on_<wbr>the_<wbr>distance</samp> |
+# | 3.4 | group normalisation | <samp>networks.<wbr>blocks.<wbr>group_<wbr>norm</samp><br><samp>test_<wbr>blocks.<wbr>py test_<wbr>group_<wbr>norm_<wbr>is_<wbr>its_<wbr>formula_<wbr>for_<wbr>small_<wbr>inputs_<wbr>too</samp> |
+# | 3.5 | the residual block, and where time enters (DDPM code) | <samp>networks.<wbr>blocks.<wbr>ResBlock</samp><br><samp>test_<wbr>blocks.<wbr>py test_<wbr>res_<wbr>block_<wbr>equals_<wbr>diffusers</samp> |
+# | 3.6 | attention (Vaswani Eq. 1) | <samp>networks.<wbr>blocks.<wbr>AttnBlock</samp><br><samp>test_<wbr>blocks.<wbr>py test_<wbr>attention_<wbr>equals_<wbr>torchs_<wbr>multi_<wbr>head_<wbr>attention</samp> |
+# | 3.7 | channels into a block on the way up | <samp>networks.<wbr>unet.<wbr>UNet</samp><br><samp>test_<wbr>unet.<wbr>py test_<wbr>blocks_<wbr>on_<wbr>the_<wbr>way_<wbr>up_<wbr>get_<wbr>what_<wbr>comes_<wbr>from_<wbr>below_<wbr>and_<wbr>a_<wbr>skip</samp> |
+# | 3.8 | variance of weights at the start (Xavier) | <samp>networks.<wbr>blocks.<wbr>ResBlock</samp><br><samp>test_<wbr>blocks.<wbr>py test_<wbr>layers_<wbr>start_<wbr>as_<wbr>glorot_<wbr>says</samp> |
+# | 3.9 | AdaGN (ADM Section 3.1) | <samp>networks.<wbr>blocks.<wbr>ResBlock</samp><br><samp>test_<wbr>blocks.<wbr>py test_<wbr>scale_<wbr>shift_<wbr>norm_<wbr>is_<wbr>the_<wbr>formula_<wbr>of_<wbr>its_<wbr>paper</samp> |

@@ -103,6 +103,54 @@ def training_loop_w4(model, average, batches, loss, lr, warmup, clip_norm, decay
         yield l.item()
 
 
+def training_loop_w5(model, average, batches, loss, lr, warmup, clip_norm, decay):
+    opt = torch.optim.Adam(model.parameters(), lr=lr)
+    for k, (x_0, t, noise) in enumerate(batches, 1):
+        for g in opt.param_groups:
+            g["lr"] = lr * min(1, k / warmup)
+        l = loss(model, x_0, t, noise).mean()
+        l.backward()
+        opt.zero_grad()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        opt.step()
+        with torch.no_grad():
+            for a, p in zip(average.parameters(), model.parameters()):
+                a.copy_(decay * a + (1 - decay) * p)
+        yield l.item()
+
+
+def training_loop_w6(model, average, batches, loss, lr, warmup, clip_norm, decay):
+    opt = torch.optim.Adam(model.parameters(), lr=lr)
+    for k, (x_0, t, noise) in enumerate(batches, 1):
+        for g in opt.param_groups:
+            g["lr"] = lr * min(1, k / warmup)
+        l = loss(model, x_0, t, noise).mean()
+        l.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        opt.step()
+        with torch.no_grad():
+            for a, p in zip(average.parameters(), model.parameters()):
+                a.copy_(decay * a + (1 - decay) * p)
+        yield l.item()
+
+
+def training_loop_w7(model, average, batches, loss, lr, warmup, clip_norm, decay):
+    opt = torch.optim.Adam(model.parameters(), lr=lr)
+    for k, (x_0, t, noise) in enumerate(batches, 1):
+        for g in opt.param_groups:
+            g["lr"] = lr * min(1, k / warmup)
+        l = loss(model, x_0, t, noise).mean()
+        opt.zero_grad()
+        l.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        with torch.no_grad():
+            for a, p in zip(average.parameters(), model.parameters()):
+                a.copy_(decay * a + (1 - decay) * p)
+        yield l.item()
+
+
 def training_loop_c0(model, average, batches, loss, lr, warmup, clip_norm, decay):
     opt = torch.optim.Adam(model.parameters(), lr=lr)
     sched = torch.optim.lr_scheduler.LambdaLR(opt, lambda s: min(1.0, (s + 1) / warmup))
@@ -177,6 +225,11 @@ answers.wrongs += [
         "order",
         ("Your average takes in the weights before the step",),
     ),
+    Wrong("training_loop", training_loop_w5, "zero_grad after backward", "order", ("Your model does not move",)),
+    Wrong(
+        "training_loop", training_loop_w6, "gradients set to 0 before the step", "order", ("Your model does not move",)
+    ),
+    Wrong("training_loop", training_loop_w7, "step is never called", "order", ("or step() is never called",)),
 ]
 answers.corrects += [
     Correct("training_loop", training_loop_c0, "LambdaLR for the warm-up, lerp_"),

@@ -234,6 +234,70 @@ class ResBlock_w4(nn.Module):
         return self.attn(h) + self.shortcut(x)
 
 
+class ResBlock_w15(ResBlock):
+    def __init__(self, in_ch, out_ch, tdim, dropout, num_groups=32):
+        super().__init__(in_ch, out_ch, tdim, dropout, num_groups)
+        last = nn.Conv2d(out_ch, out_ch, 3, padding=1)
+        self.block2 = nn.Sequential(nn.GroupNorm(32, out_ch), nn.SiLU(), nn.Dropout(dropout), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+
+class ResBlock_w16(ResBlock):
+    def __init__(self, in_ch, out_ch, tdim, dropout, num_groups=32):
+        super().__init__(in_ch, out_ch, tdim, dropout, num_groups)
+        self.block1[0] = nn.GroupNorm(min(32, in_ch), in_ch)
+
+
+class ResBlock_w17(ResBlock):
+    def forward(self, x, temb):
+        h = self.block1(x)
+        h = self.block2(h + self.temb_proj(temb)[:, :, None, None])
+        return self.attn(h + self.shortcut(x).detach())
+
+
+class ResBlock_w18(ResBlock):
+    @torch.no_grad()
+    def forward(self, x, temb):
+        return super().forward(x, temb)
+
+
+class ResBlock_w19(ResBlock):
+    def forward(self, x, temb):
+        h = self.block1(x) + self.temb_proj(temb).detach()[:, :, None, None]
+        return self.attn(self.block2(h) + self.shortcut(x))
+
+
+class AttnBlock_w20(AttnBlock):
+    def forward(self, x):
+        h = self.group_norm(x)
+        return x + self.proj(attention(self.proj_q(h), self.proj_k(h), h))
+
+
+class AttnBlock_w21(AttnBlock):
+    def forward(self, x):
+        B, C, H, W = x.shape
+        h = self.group_norm(x)
+        q, k = self.proj_q(h).flatten(2).mT, self.proj_k(h).flatten(2).mT
+        weights = torch.softmax(q @ k.mT / C**0.5, dim=-1)
+        out = weights @ x.flatten(2).mT
+        return x + self.proj(out.mT.reshape(B, C, H, W))
+
+
+class AttnBlock_w22(AttnBlock):
+    def forward(self, x):
+        h = self.group_norm(x.detach())
+        return x + self.proj(attention(self.proj_q(h), self.proj_k(h), self.proj_v(h)))
+
+
+class AttnBlock_w23(AttnBlock):
+    def forward(self, x):
+        h = self.group_norm(x)
+        with torch.no_grad():
+            q, k = self.proj_q(h), self.proj_k(h)
+        return x + self.proj(attention(q, k, self.proj_v(h)))
+
+
 class ResBlock_c0(nn.Module):
     def __init__(self, in_ch, out_ch, tdim, dropout, num_groups=32):
         super().__init__()
@@ -870,8 +934,20 @@ answers.wrongs += [
         ("Your block does not start as its shortcut",),
     ),
     Wrong("ResBlock", ResBlock_w1, "no shortcut in forward", "factor", ("You forgot the shortcut",)),
-    Wrong("ResBlock", ResBlock_w2, "the time is added after the second block instead of before its norm", "order", ()),
-    Wrong("ResBlock", ResBlock_w3, "Swish of the time twice: temb_proj[0], then add_time", "activation", ()),
+    Wrong(
+        "ResBlock",
+        ResBlock_w2,
+        "the time is added after the second block instead of before its norm",
+        "order",
+        ("You add the time to what comes out of block2",),
+    ),
+    Wrong(
+        "ResBlock",
+        ResBlock_w3,
+        "Swish of the time twice: temb_proj[0], then add_time",
+        "activation",
+        ("You apply Swish to temb twice",),
+    ),
     Wrong(
         "ResBlock",
         ResBlock_w4,
@@ -919,6 +995,25 @@ answers.wrongs += [
         "other",
         ("Your network does not start as the function 0",),
     ),
+    Wrong(
+        "ResBlock", ResBlock_w15, "num_groups not passed on", "ignored-argument", ("Your second norm has 32 groups",)
+    ),
+    Wrong(
+        "ResBlock", ResBlock_w16, "min(32, in_ch) groups", "ignored-argument", ("Your first norm has as many groups",)
+    ),
+    Wrong("ResBlock", ResBlock_w17, "detached shortcut", "gradient", ("You detached the shortcut",)),
+    Wrong(
+        "ResBlock",
+        ResBlock_w18,
+        "no_grad in forward",
+        "gradient",
+        ("no gradient reaches x, temb and the parameters: ",),
+    ),
+    Wrong("ResBlock", ResBlock_w19, "detached time", "gradient", ("You detached the time",)),
+    Wrong("AttnBlock", AttnBlock_w20, "values not projected", "ignored-argument", ("Your values are not projected",)),
+    Wrong("AttnBlock", AttnBlock_w21, "x for the values", "ignored-argument", ("Your values are x itself",)),
+    Wrong("AttnBlock", AttnBlock_w22, "x detached before the norm", "gradient", ("You detached x before the norm",)),
+    Wrong("AttnBlock", AttnBlock_w23, "q and k under no_grad", "gradient", ("or queries and keys: proj_q and proj_k",)),
 ]
 answers.corrects += [
     Correct("ResBlock", ResBlock_c0, "temb_proj called as a module, zero by .data"),

@@ -464,6 +464,48 @@ W(
 
 
 def cosine_betas(T, s=0.008, max_beta=0.999):
+    u = torch.arange(T + 1) / T
+    f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+    return (1 - f[1:] / f[:-1]).clamp(max=max_beta).double()
+
+
+W(
+    cosine_betas,
+    "all in float32, and cast to float64 at the end",
+    "dtype",
+    "Something on your way is float32",
+)
+
+
+def cosine_betas(T, s=0.008, max_beta=0.999):
+    u = torch.linspace(0, 1, T + 1)
+    alphas_bar = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+    return torch.clamp(1 - alphas_bar[1:] / alphas_bar[:-1], max=max_beta)
+
+
+W(
+    cosine_betas,
+    "all in float32",
+    "dtype",
+    "Something on your way is float32",
+)
+
+
+def cosine_betas(T, s=0.008, max_beta=0.999):
+    u = np.linspace(0, 1, T + 1).astype(np.float32)
+    f = np.cos((u + s) / (1 + s) * np.pi / 2) ** 2
+    return torch.tensor(np.minimum(1 - f[1:] / f[:-1], max_beta), dtype=torch.float64)
+
+
+W(
+    cosine_betas,
+    "numpy in float32",
+    "dtype",
+    "Something on your way is float32",
+)
+
+
+def cosine_betas(T, s=0.008, max_beta=0.999):
     u = torch.linspace(0, 1, T + 1)
     f = torch.cos((u + s) / (1 + s) * math.pi / 2)
     return (1 - f[1:] / f[:-1]).clamp(max=max_beta).double()
@@ -561,7 +603,7 @@ W(
     posterior,
     "the variance is beta (the fixedlarge choice), not the posterior's",
     "table",
-    "Your variance is beta, that of the forward step (with alpha_bar",
+    "Your variance is beta, that of the forward step; with alpha_bar",
 )
 
 

@@ -522,7 +522,7 @@ W(
     "no roots in x_t, and the prediction is detached",
     "two",
     "No gradient reaches the network's weights: you",
-    "Both roots are missing in x_t: images and noise are",
+    "Both square roots are missing in x_t.",
 )
 
 
@@ -738,6 +738,49 @@ C(discretized_log_prob, "log_ndtr at the ends, symmetric tails inside")
 
 
 def min_snr_weights(snr, gamma):
+    w = snr.clamp(max=gamma)
+    eps = (gamma / snr).clamp(max=1)
+    return eps, w, w / snr.clamp(min=1e-8) + 1
+
+
+W(
+    min_snr_weights,
+    "no brackets around snr + 1, and a clamp against 0 / 0",
+    "brackets",
+    "Python divides before it adds",
+    "Put brackets around snr + 1.",
+)
+
+
+def min_snr_weights(snr, gamma):
+    w = torch.minimum(snr, torch.tensor(gamma))
+    eps = torch.where(snr > 0, w / snr, torch.ones_like(snr))
+    return eps, w, torch.nan_to_num(w / snr + 1)
+
+
+W(
+    min_snr_weights,
+    "no brackets around snr + 1, and NaN made 0",
+    "brackets",
+    "Python divides before it adds",
+    "Put brackets around snr + 1.",
+)
+
+
+def min_snr_weights(snr, gamma):
+    w = torch.clamp(gamma / snr, max=1)
+    return w, torch.clamp(snr, max=gamma), w / snr + 1
+
+
+W(
+    min_snr_weights,
+    "w / (snr + 1) without brackets, and w is the weight of eps",
+    "brackets",
+    "Your weight of v is that of eps, divided by snr, plus 1",
+)
+
+
+def min_snr_weights(snr, gamma):
     w = torch.maximum(snr, torch.full_like(snr, gamma))
     eps = (gamma / snr.clamp(min=1e-12)).clamp(min=1)
     return eps, w, w / (snr + 1)
@@ -770,7 +813,7 @@ W(
     min_snr_weights,
     "0 / 0 for the noise where snr = 0",
     "edge",
-    "At snr = 0 your weight of eps is 0 / 0, and one NaN ends the",
+    "At snr = 0 you divide by 0 in the weight of eps: it is 0 / 0",
 )
 
 

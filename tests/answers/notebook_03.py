@@ -111,7 +111,7 @@ W(
     time_table,
     "the exponent's minus is missing: frequencies rise to 10000",
     "sign",
-    "Your frequencies grow from 1 to nearly 10000: t is divided by",
+    "Your exponents have the wrong sign: the frequencies grow from",
 )
 
 
@@ -878,7 +878,7 @@ def down_same(x, weight):
     return F.conv2d(F.pad(x, (0, 1, 1, 0)), weight, stride=2)
 
 
-W(down_same, "pads above and not below", "layout", "You padded above and not below. The last window lacks a")
+W(down_same, "pads above and not below", "layout", "Your windows begin one row above x: you padded above")
 
 
 def down_same(x, weight):

@@ -705,7 +705,7 @@ W(
     dpmpp_2m_step,
     "r upside down, and alpha_bar without its root before D",
     "two",
-    "Your 1 / (2 r) is r / 2.",
+    "Your 1 / (2 r) is r / 2: r is upside down",
     "The factor of D has alpha_bar_prev: its root is missing.",
 )
 
@@ -845,7 +845,7 @@ W(
     respaced_betas,
     "before the first stands itself and not 1: the first beta is 0",
     "edge",
-    "Your first beta is 0. It leads from the clean image, where",
+    "Your first alpha_bar is divided by itself, and the beta is 0.",
 )
 
 
@@ -915,7 +915,7 @@ W(
     respaced_betas,
     "the first beta is 0 since its predecessor is itself, and float32 in between",
     "two",
-    "Your first beta is 0. It leads from the clean image, where",
+    "Your first alpha_bar is divided by itself, and the beta is 0.",
 )
 
 

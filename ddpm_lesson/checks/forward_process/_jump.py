@@ -1,7 +1,6 @@
-"""What exercises 1.4 and 1.9 share: their inputs, and looking up alphas_bar."""
+"""What exercises 1.4 and 1.9 share: their inputs."""
 
 import torch
-from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, IMAGES, LONG_BAR, STEEP_BAR, double, fractions
@@ -25,12 +24,3 @@ def jump_cases(first: str, chains: list[tuple]) -> tuple[Case, ...]:
         )
         for remark, shape, t, alphas_bar in rows
     )
-
-
-def shifted(alphas_bar: Tensor) -> Tensor:
-    """alphas_bar_prev, 1 before the first step."""
-    return torch.cat([torch.ones_like(alphas_bar[:1]), alphas_bar[:-1]])
-
-
-def alphas_of(alphas_bar: Tensor) -> Tensor:
-    return alphas_bar / shifted(alphas_bar)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, double
 
 
@@ -53,82 +53,53 @@ extract = Check(
     ),
     among="three dtypes and mixed t",
     exact_dtype=True,
-    misconceptions=(
-        Misconception(
-            "You turned the result into float32. With float64 data the identities then hold to seven digits only, "
-            "and half-precision images are promoted until a half-precision network refuses them: keep v's dtype.",
-            dtype=lambda out: out.float(),
+    misconceptions={
+        "You turned the result into float32. With float64 data the identities then hold to seven digits only, and "
+        "half-precision images are promoted until a half-precision network refuses them: keep v's dtype.": dict(
+            dtype=lambda out: out.float()
         ),
-        Misconception(
-            "You turned the result into float64. It would promote every image that it multiplies: keep v's dtype.",
-            dtype=lambda out: out.double(),
+        "You turned the result into float64. It would promote every image that it multiplies: keep v's dtype.": dict(
+            dtype=lambda out: out.double()
         ),
-        Misconception(
-            "Your result went through float32, and float64 lost digits on the way: keep v's dtype throughout.",
-            dtype=lambda out: out.float().to(out.dtype),
+        "Your result went through float32, and float64 lost digits on the way: keep v's dtype throughout.": dict(
+            dtype=lambda out: out.float().to(out.dtype)
         ),
-        Misconception(
-            "You return shape (B,). Broadcasting lines that up with the last axis of the images, not with the batch: "
-            "add an axis of length 1 for each further axis of x_shape.",
-            axes=lambda x_shape: [-1],
+        "You return shape (B,). Broadcasting lines that up with the last axis of the images, not with the batch: add "
+        "an axis of length 1 for each further axis of x_shape.": dict(axes=lambda x_shape: [-1]),
+        "You always return (B, 1, 1, 1): that is right for images only. Points are (B, 2) and videos have five axes: "
+        "count the axes of x_shape.": dict(axes=lambda x_shape: [-1, 1, 1, 1]),
+        "You always return (B, 1): right for points, but images line it up with their "
+        "rows. Count x_shape's axes.": dict(axes=lambda x_shape: [-1, 1]),
+        "You add one axis too many: the batch itself is the first axis of x_shape, so "
+        "len(x_shape) - 1 ones follow it.": dict(axes=lambda x_shape: [-1] + [1] * len(x_shape)),
+        "You add one axis too few: len(x_shape) - 1 ones follow the batch axis.": dict(
+            axes=lambda x_shape: [-1] + [1] * (len(x_shape) - 2)
         ),
-        Misconception(
-            "You always return (B, 1, 1, 1): that is right for images only. Points are (B, 2) and videos have five "
-            "axes: count the axes of x_shape.",
-            axes=lambda x_shape: [-1, 1, 1, 1],
+        "Your ones stand before the batch axis: (1, ..., 1, B) scales the columns of each image. The batch comes "
+        "first: (B, 1, ..., 1).": dict(axes=lambda x_shape: [1] * (len(x_shape) - 1) + [-1]),
+        "You return the full x_shape. One number for each image is enough, (B, 1, ..., 1): broadcasting repeats it for "
+        "free.": dict(instead=lambda v, t, x_shape: _extract(v, t, x_shape).expand(x_shape)),
+        "You gave v the shape of the batch before the look-up. v holds T numbers and not B: look up first, then give "
+        "the B numbers their axes.": dict(
+            instead=lambda v, t, x_shape: v.reshape([len(t)] + [1] * (len(x_shape) - 1))[t]
         ),
-        Misconception(
-            "You always return (B, 1): right for points, but images line it up with their rows. Count x_shape's axes.",
-            axes=lambda x_shape: [-1, 1],
+        "You gave v its axes before the look-up, and gather wants v and t to have equally many. Gather from v as it "
+        "is, then give the B numbers their axes.": dict(
+            instead=lambda v, t, x_shape: v.reshape([-1] + [1] * (len(x_shape) - 1)).gather(0, t)
         ),
-        Misconception(
-            "You add one axis too many: the batch itself is the first axis of x_shape, so len(x_shape) - 1 ones "
-            "follow it.",
-            axes=lambda x_shape: [-1] + [1] * len(x_shape),
+        "You return a single number, the one at the first image's t. Every image has its own t.": dict(
+            instead=lambda v, t, x_shape: v[t[0]]
         ),
-        Misconception(
-            "You add one axis too few: len(x_shape) - 1 ones follow the batch axis.",
-            axes=lambda x_shape: [-1] + [1] * (len(x_shape) - 2),
+        "You used the first image's t for the whole batch: your first axis is 1, not B. "
+        "Each image has its own t.": dict(steps=lambda t: t[:1]),
+        "You used the first image's t for the whole batch. Each image has its own t.": dict(
+            steps=lambda t: t[:1].expand(len(t))
         ),
-        Misconception(
-            "Your ones stand before the batch axis: (1, ..., 1, B) scales the columns of each image. The batch comes "
-            "first: (B, 1, ..., 1).",
-            axes=lambda x_shape: [1] * (len(x_shape) - 1) + [-1],
+        "You took the first B entries of v: image i got v[i]. Image i needs v[t[i]].": dict(
+            instead=lambda v, t, x_shape: _extract(v, torch.arange(len(t)), x_shape)
         ),
-        Misconception(
-            "You return the full x_shape. One number for each image is enough, (B, 1, ..., 1): broadcasting repeats it "
-            "for free.",
-            instead=lambda v, t, x_shape: _extract(v, t, x_shape).expand(x_shape),
+        "You read v at t - 1. In code t starts at 0, and index -1 wraps around to the last entry: read it at t.": dict(
+            steps=lambda t: t - 1
         ),
-        Misconception(
-            "You gave v the shape of the batch before the look-up. v holds T numbers and not B: look up first, then "
-            "give the B numbers their axes.",
-            instead=lambda v, t, x_shape: v.reshape([len(t)] + [1] * (len(x_shape) - 1))[t],
-        ),
-        Misconception(
-            "You gave v its axes before the look-up, and gather wants v and t to have equally many. Gather from v as "
-            "it is, then give the B numbers their axes.",
-            instead=lambda v, t, x_shape: v.reshape([-1] + [1] * (len(x_shape) - 1)).gather(0, t),
-        ),
-        Misconception(
-            "You return a single number, the one at the first image's t. Every image has its own t.",
-            instead=lambda v, t, x_shape: v[t[0]],
-        ),
-        Misconception(
-            "You used the first image's t for the whole batch: your first axis is 1, not B. Each image has its own t.",
-            steps=lambda t: t[:1],
-        ),
-        Misconception(
-            "You used the first image's t for the whole batch. Each image has its own t.",
-            steps=lambda t: t[:1].expand(len(t)),
-        ),
-        Misconception(
-            "You took the first B entries of v: image i got v[i]. Image i needs v[t[i]].",
-            instead=lambda v, t, x_shape: _extract(v, torch.arange(len(t)), x_shape),
-        ),
-        Misconception(
-            "You read v at t - 1. In code t starts at 0, and index -1 wraps around to the last entry: read it at t.",
-            steps=lambda t: t - 1,
-        ),
-    ),
+    },
 )

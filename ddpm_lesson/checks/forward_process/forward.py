@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import at, before, double, fractions, products
 from ddpm_lesson.checks._run import Misfit, read
 from ddpm_lesson.checks.forward_process.posterior import posterior
@@ -142,99 +142,65 @@ Forward = Check(
         ]
     ),
     among="a capped chain, a curve that starts below 1 and T = 1",
-    misconceptions=(
-        Misconception(
-            "You left out the cap. Where the curve reaches 0, beta is 1 and nothing is left to come back from: let no "
-            "beta exceed max_beta.",
-            cap=lambda betas, max_beta: betas,
+    misconceptions={
+        "You left out the cap. Where the curve reaches 0, beta is 1 and nothing is left to come back from: let no beta "
+        "exceed max_beta.": dict(cap=lambda betas, max_beta: betas),
+        "You wrote 0.999 into the class. The cap is the argument max_beta.": dict(
+            cap=lambda betas, max_beta: betas.clamp(max=0.999)
         ),
-        Misconception(
-            "You wrote 0.999 into the class. The cap is the argument max_beta.",
-            cap=lambda betas, max_beta: betas.clamp(max=0.999),
+        "Your curve is read at T points. T steps have T + 1 ends: 0, 1/T, ..., 1.": dict(
+            times=lambda T: double([i / max(T - 1, 1) for i in range(T)])
         ),
-        Misconception(
-            "Your curve is read at T points. T steps have T + 1 ends: 0, 1/T, ..., 1.",
-            times=lambda T: double([i / max(T - 1, 1) for i in range(T)]),
+        "Your betas are differences of the curve. alpha_bar is a running product: beta is 1 minus the ratio of two "
+        "neighbours.": dict(ratio=lambda values: values[:-1] - values[1:]),
+        "Your alphas_bar is the curve itself. The steps that are made are the capped betas: take the running product "
+        "of 1 - beta.": dict(running=lambda betas, values: values[1:]),
+        "Your alphas_bar is taken from the curve, not from the capped betas, with which your way back steps. Both must "
+        "tell of the same chain: take the running product of 1 - beta, after the cap.": dict(
+            running=lambda betas, values: values[1:], stepped=lambda betas, alphas_bar: torch.cumprod(1 - betas, 0)
         ),
-        Misconception(
-            "Your betas are differences of the curve. alpha_bar is a running product: beta is 1 minus the ratio of two "
-            "neighbours.",
-            ratio=lambda values: values[:-1] - values[1:],
-        ),
-        Misconception(
-            "Your alphas_bar is the curve itself. The steps that are made are the capped betas: take the running "
-            "product of 1 - beta.",
-            running=lambda betas, values: values[1:],
-        ),
-        Misconception(
-            "Your alphas_bar is taken from the curve, not from the capped betas, with which your way back steps. Both "
-            "must tell of the same chain: take the running product of 1 - beta, after the cap.",
-            running=lambda betas, values: values[1:],
-            stepped=lambda betas, alphas_bar: torch.cumprod(1 - betas, 0),
-        ),
-        Misconception(
-            "Your alphas_bar is the curve over its first value, and knows nothing of the cap. Take the running product "
-            "of 1 - beta, after the cap.",
+        "Your alphas_bar is the curve over its first value, and knows nothing of the cap. Take the running product of "
+        "1 - beta, after the cap.": dict(
             running=lambda betas, values: values[1:] / values[0],
             stepped=lambda betas, alphas_bar: torch.cumprod(1 - betas, 0),
         ),
-        Misconception(
-            "Your alphas_bar is the running product of the betas. What is left of the image is that of 1 - beta.",
-            running=lambda betas, values: torch.cumprod(betas, 0),
+        "Your alphas_bar is the running product of the betas. What is left of the image is that of 1 - beta.": dict(
+            running=lambda betas, values: torch.cumprod(betas, 0)
         ),
-        Misconception(
-            "You took the natural logarithm: those are nats. Bits need the logarithm to base 2.",
-            bits=lambda a_bar: -0.5 * torch.log(1 - a_bar[-1]),
+        "You took the natural logarithm: those are nats. Bits need the logarithm to base 2.": dict(
+            bits=lambda a_bar: -0.5 * torch.log(1 - a_bar[-1])
         ),
-        Misconception(
-            "The factor 1/2 is missing from your bits.",
-            bits=lambda a_bar: -torch.log2(1 - a_bar[-1]),
+        "The factor 1/2 is missing from your bits.": dict(bits=lambda a_bar: -torch.log2(1 - a_bar[-1])),
+        "Your bits are those of the first step. Asked for is what is left after the last one.": dict(
+            bits=lambda a_bar: -0.5 * torch.log2(1 - a_bar[0])
         ),
-        Misconception(
-            "Your bits are those of the first step. Asked for is what is left after the last one.",
-            bits=lambda a_bar: -0.5 * torch.log2(1 - a_bar[0]),
+        "Your bits are negative. The logarithm of a number below 1 is: put a minus sign in front.": dict(
+            bits=lambda a_bar: 0.5 * torch.log2(1 - a_bar[-1])
         ),
-        Misconception(
-            "Your bits are negative. The logarithm of a number below 1 is: put a minus sign in front.",
-            bits=lambda a_bar: 0.5 * torch.log2(1 - a_bar[-1]),
+        "Your q_sample scales the noise by 1 - alpha_bar: that is the variance. It needs the square root.": dict(
+            spread=lambda a_bar: 1 - a_bar
         ),
-        Misconception(
-            "Your q_sample scales the noise by 1 - alpha_bar: that is the variance. It needs the square root.",
-            spread=lambda a_bar: 1 - a_bar,
+        "On the way back you use alpha_bar instead of alpha_bar_prev<: your last state is not x_0>.": dict(
+            shift=torch.clone
         ),
-        Misconception(
-            "On the way back you use alpha_bar instead of alpha_bar_prev: your last state is not x_0.",
-            shift=torch.clone,
+        "On the way back your alpha_bar_prev is 0 before the first step. There is no noise yet: it is 1, and the last "
+        "state is x_0.": dict(shift=lambda a_bar: torch.cat([torch.zeros_like(a_bar[:1]), a_bar[:-1]])),
+        "On the way back you scale the noise by the posterior's variance. It needs the square root.": dict(
+            loudness=lambda var: var
         ),
-        Misconception(
-            "On the way back your alpha_bar_prev is 0 before the first step. There is no noise yet: it is 1, and the "
-            "last state is x_0.",
-            shift=lambda a_bar: torch.cat([torch.zeros_like(a_bar[:1]), a_bar[:-1]]),
+        "On the way back you add no noise: your states are the means. A draw from the posterior is its mean plus its "
+        "standard deviation times noise[t].": dict(loudness=torch.zeros_like),
+        "On the way back your first step takes noise[0]. It is step T - 1, and noise[t] belongs to step t.": dict(
+            drawn=lambda noise, i: noise[len(noise) - 1 - i]
         ),
-        Misconception(
-            "On the way back you scale the noise by the posterior's variance. It needs the square root.",
-            loudness=lambda var: var,
+        "On the way back you put the noisy state where x_0 belongs. The posterior pulls towards x_0.": dict(
+            known=lambda x_0, state: state
         ),
-        Misconception(
-            "On the way back you add no noise: your states are the means. A draw from the posterior is its mean plus "
-            "its standard deviation times noise[t].",
-            loudness=torch.zeros_like,
+        "x_T is missing from the states of the way back: there are T + 1, x_T first and x_0 last.": dict(
+            keep=lambda states: torch.stack(states[1:])
         ),
-        Misconception(
-            "On the way back your first step takes noise[0]. It is step T - 1, and noise[t] belongs to step t.",
-            drawn=lambda noise, i: noise[len(noise) - 1 - i],
+        "The states of the way back stand in reverse: x_T comes first, x_0 last.": dict(
+            keep=lambda states: torch.stack(states[::-1])
         ),
-        Misconception(
-            "On the way back you put the noisy state where x_0 belongs. The posterior pulls towards x_0.",
-            known=lambda x_0, state: state,
-        ),
-        Misconception(
-            "x_T is missing from the states of the way back: there are T + 1, x_T first and x_0 last.",
-            keep=lambda states: torch.stack(states[1:]),
-        ),
-        Misconception(
-            "The states of the way back stand in reverse: x_T comes first, x_0 last.",
-            keep=lambda states: torch.stack(states[::-1]),
-        ),
-    ),
+    },
 )

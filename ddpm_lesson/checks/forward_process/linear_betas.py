@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import double
-from ddpm_lesson.checks.forward_process._words import ROUNDED_FIRST
+from ddpm_lesson.checks._rows import in_float32
 
 
 def _linear_betas(beta_1, beta_T, T):
@@ -62,69 +62,42 @@ linear_betas = Check(
     beyond=(_case(0.0001, 0.02, 1),),
     among="T = 2 and T = 1000",
     exact_dtype=True,
-    misconceptions=(
-        Misconception(
-            "Your last beta stops one step short of beta_T. T points have T - 1 gaps between them: divide by T - 1.",
-            shares=lambda T: double(list(range(T))) / T,
+    misconceptions={
+        "Your last beta stops one step short of beta_T. T points have T - 1 gaps between them: divide by T - 1.": dict(
+            shares=lambda T: double(list(range(T))) / T
         ),
-        Misconception(
-            "Your first beta lies one step past beta_1. Index 0 holds beta_1 itself: the papers' t = 1 is 0 in code.",
-            shares=lambda T: double(list(range(1, T + 1))) / T,
+        "Your first beta lies one step past beta_1. Index 0 holds beta_1 itself: the papers' t = 1 is 0 in code.": dict(
+            shares=lambda T: double(list(range(1, T + 1))) / T
         ),
-        Misconception(
-            "You return T + 1 numbers, a zero first, so that beta_1 has index 1. In code t runs from 0 to T - 1: "
-            "every table here has T entries and starts with beta_1.",
-            give=lambda betas: torch.cat([torch.zeros_like(betas[:1]), betas]),
+        "You return T + 1 numbers, a zero first, so that beta_1 has index 1. In code t runs from 0 to T - 1: every "
+        "table here has T entries and starts with beta_1.": dict(
+            give=lambda betas: torch.cat([torch.zeros_like(betas[:1]), betas])
         ),
-        Misconception(
-            "You wrote 0.0001 and 0.02 into the formula. The ends are the arguments beta_1 and beta_T.",
-            ends=lambda beta_1, beta_T, T: (0.0001, 0.02),
+        "You wrote 0.0001 and 0.02 into the formula. The ends are the arguments beta_1 and beta_T.": dict(
+            ends=lambda beta_1, beta_T, T: (0.0001, 0.02)
         ),
-        Misconception(
-            "You multiplied both ends by 1000 / T, as published code does for short chains. Here the ends stay as they "
-            "are given.",
-            ends=lambda beta_1, beta_T, T: (1000 / T * beta_1, 1000 / T * beta_T),
+        "You multiplied both ends by 1000 / T, as published code does for short chains. Here the ends stay as they are "
+        "given.": dict(ends=lambda beta_1, beta_T, T: (1000 / T * beta_1, 1000 / T * beta_T)),
+        **in_float32("The product of 1000 factors near 1 piles up rounding errors"),
+        "You put the square roots of beta on a line: that is the quadratic schedule. Here beta itself is linear.": dict(
+            into=math.sqrt, back=torch.square
         ),
-        Misconception(ROUNDED_FIRST, dtype=lambda betas: betas.float().double()),
-        Misconception(
-            "You return float32. The product of 1000 factors near 1 piles up rounding errors: ask for "
-            "dtype=torch.float64 where the numbers are made.",
-            dtype=lambda betas: betas.float(),
+        "You multiply by a constant factor at each step: that is a geometric schedule. Here each step adds the same "
+        "amount.": dict(into=math.log, back=torch.exp),
+        "You return 1 - beta: those are the alphas. beta is the variance that a step adds and starts small.": dict(
+            give=lambda betas: 1 - betas
         ),
-        Misconception(
-            "You put the square roots of beta on a line: that is the quadratic schedule. Here beta itself is linear.",
-            into=math.sqrt,
-            back=torch.square,
+        "You return alphas_bar, the running product of 1 - beta. The betas themselves are asked for.": dict(
+            give=lambda betas: (1 - betas).cumprod(0)
         ),
-        Misconception(
-            "You multiply by a constant factor at each step: that is a geometric schedule. Here each step adds the "
-            "same amount.",
-            into=math.log,
-            back=torch.exp,
-        ),
-        Misconception(
-            "You return 1 - beta: those are the alphas. beta is the variance that a step adds and starts small.",
-            give=lambda betas: 1 - betas,
-        ),
-        Misconception(
-            "You return alphas_bar, the running product of 1 - beta. The betas themselves are asked for.",
-            give=lambda betas: (1 - betas).cumprod(0),
-        ),
-        Misconception(
-            "You used the sigmoid schedule of published code. The linear one is asked for: evenly spaced betas.",
+        "You used the sigmoid schedule of published code. The linear one is asked for: evenly spaced betas.": dict(
             instead=lambda beta_1, beta_T, T: (
                 beta_1 + (beta_T - beta_1) * torch.linspace(-6, 6, T, dtype=torch.float64).sigmoid()
-            ),
+            )
         ),
-        Misconception(
-            "Your gap is that of a chain of 1000 steps, of which you return the first T. The gap is (beta_T - "
-            "beta_1) / (T - 1).",
-            shares=lambda T: double(list(range(T))) / 999,
-        ),
-        Misconception(
-            "You counted from 1: your first beta is one gap past beta_1, and your last is one gap past beta_T.",
-            brief="You counted from 1.",
-            shares=lambda T: double(list(range(1, T + 1))) / max(T - 1, 1),
-        ),
-    ),
+        "Your gap is that of a chain of 1000 steps, of which you return the first T. The gap is (beta_T - beta_1) / (T "
+        "- 1).": dict(shares=lambda T: double(list(range(T))) / 999),
+        "You counted from 1<: your first beta is one gap past beta_1, and your last is one gap past beta_T>. Index 0 "
+        "holds beta_1.": dict(shares=lambda T: double(list(range(1, T + 1))) / max(T - 1, 1)),
+    },
 )

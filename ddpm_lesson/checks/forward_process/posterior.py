@@ -1,12 +1,14 @@
 """Exercise 1.8: the posterior q(x_{t-1} | x_t, x_0)."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import BETAS, IMAGES, LONG, Step, at, double, fractions, products, tables_of_betas
+from ddpm_lesson.checks._rows import COLUMNS
 from ddpm_lesson.checks._values import same
 
 
@@ -48,6 +50,10 @@ def _var(c: Step) -> Tensor:
 def _late(coefficient):
     """The coefficient with alpha_bar instead of alpha_bar_prev."""
     return lambda c: coefficient(c._replace(a_bar_prev=c.a_bar))
+
+
+def _shifted_back(end, first, alphas_bar):
+    return torch.cat([alphas_bar[1:], end(first, alphas_bar[-1:])])
 
 
 def _undivided(coefficient):
@@ -129,159 +135,81 @@ posterior = Check(
     ),
     among="t = 0, mixed t and T = 1000",
     outputs=("mean", "var"),
-    misconceptions=(
-        Misconception(
-            "The two coefficients of the mean are swapped: at t = 0 your mean is x_t and not x_0. The one with beta "
-            "and sqrt(alpha_bar_prev) belongs to x_0.",
-            brief="The two coefficients of the mean are swapped.",
-            at_0=_at_t,
-            at_t=_at_0,
-        ),
-        Misconception(
-            "The square root over alpha_bar_prev is missing. The jump to x_{t-1} multiplies x_0 by "
-            "sqrt(alpha_bar_prev), and so does the mean.",
-            at_0=lambda c: c.a_bar_prev * c.beta / (1 - c.a_bar),
-        ),
-        Misconception(
-            "The square root over alpha is missing. The step multiplied x_{t-1} by sqrt(alpha), and the mean takes "
-            "that factor over to x_t.",
-            at_t=lambda c: c.alpha * (1 - c.a_bar_prev) / (1 - c.a_bar),
-        ),
-        Misconception(
-            "The square roots are missing from the mean. x_0 is multiplied by sqrt(alpha_bar_prev) and x_t by "
-            "sqrt(alpha): they scale images, and alphas are shares of variance.",
+    misconceptions={
+        "The two coefficients of the mean are swapped<: at t = 0 your mean is x_t and not x_0>. The one with beta and "
+        "sqrt(alpha_bar_prev) belongs to x_0.": dict(at_0=_at_t, at_t=_at_0),
+        "The square root over alpha_bar_prev is missing. The jump to x_{t-1} multiplies x_0 by sqrt(alpha_bar_prev), "
+        "and so does the mean.": dict(at_0=lambda c: c.a_bar_prev * c.beta / (1 - c.a_bar)),
+        "The square root over alpha is missing. The step multiplied x_{t-1} by sqrt(alpha), and the mean takes that "
+        "factor over to x_t.": dict(at_t=lambda c: c.alpha * (1 - c.a_bar_prev) / (1 - c.a_bar)),
+        "The square roots are missing from the mean. x_0 is multiplied by sqrt(alpha_bar_prev) and x_t by sqrt(alpha): "
+        "they scale images, and alphas are shares of variance.": dict(
             at_0=lambda c: c.a_bar_prev * c.beta / (1 - c.a_bar),
             at_t=lambda c: c.alpha * (1 - c.a_bar_prev) / (1 - c.a_bar),
         ),
-        Misconception(
-            "The coefficient of x_0 has sqrt(alpha_bar), where sqrt(alpha_bar_prev) belongs. It comes from the jump "
-            "q(x_{t-1} | x_0), which ends one step before t.",
-            at_0=_late(_at_0),
+        "The coefficient of x_0 has sqrt(alpha_bar), where sqrt(alpha_bar_prev) belongs. It comes from the jump "
+        "q(x_{t-1} | x_0), which ends one step before t.": dict(at_0=_late(_at_0)),
+        "The coefficient of x_t has sqrt(alpha_bar), where sqrt(alpha) belongs. It comes from a single step, from "
+        "x_{t-1} to x_t, and not from the jump.": dict(
+            at_t=lambda c: c.a_bar.sqrt() * (1 - c.a_bar_prev) / (1 - c.a_bar)
         ),
-        Misconception(
-            "The coefficient of x_t has sqrt(alpha_bar), where sqrt(alpha) belongs. It comes from a single step, from "
-            "x_{t-1} to x_t, and not from the jump.",
-            at_t=lambda c: c.a_bar.sqrt() * (1 - c.a_bar_prev) / (1 - c.a_bar),
+        "The coefficient of x_t has 1 - alpha_bar on top too<, so that it cancels>. On top belongs 1 - alpha_bar_prev, "
+        "the variance of x_{t-1} given x_0.": dict(at_t=_late(_at_t)),
+        "Your mean has alpha_bar instead of alpha_bar_prev. The jump is q(x_{t-1} | x_0), to one step before t.": dict(
+            at_0=_late(_at_0), at_t=_late(_at_t)
         ),
-        Misconception(
-            "The coefficient of x_t has 1 - alpha_bar on top too, so that it cancels. On top belongs 1 - "
-            "alpha_bar_prev, the variance of x_{t-1} given x_0.",
-            brief="The coefficient of x_t has 1 - alpha_bar on top, where 1 - alpha_bar_prev belongs.",
-            at_t=_late(_at_t),
+        "You have alpha_bar instead of alpha_bar_prev, in mean and variance. The jump is q(x_{t-1} | x_0), to one step "
+        "before t.": dict(at_0=_late(_at_0), at_t=_late(_at_t), var=_late(_var)),
+        "At t = 0 your alpha_bar_prev is the last entry of the table: index -1 wraps around. Before the first step "
+        "there is no noise: alpha_bar_prev is 1 there, the mean is x_0 and the variance 0.": dict(
+            before_first=lambda alphas_bar: alphas_bar[-1:]
         ),
-        Misconception(
-            "Your mean has alpha_bar instead of alpha_bar_prev. The jump is q(x_{t-1} | x_0), to one step before t.",
-            at_0=_late(_at_0),
-            at_t=_late(_at_t),
+        "At t = 0 your alpha_bar_prev is alphas_bar[0], the value after the first step. Before that step there is no "
+        "noise: alpha_bar_prev is 1, the product of no factors.": dict(before_first=torch.clone),
+        "At t = 0 your alpha_bar_prev is 0, as if nothing of the image were there before the first step. All of it is: "
+        "alpha_bar_prev is 1, the product of no factors.": dict(before_first=torch.zeros_like),
+        "You left out the division by 1 - alpha_bar in mean and variance. It is what Bayes' rule divides by<; without "
+        "it the mean at t = 0 is not x_0>.": dict(at_0=_undivided(_at_0), at_t=_undivided(_at_t), var=_undivided(_var)),
+        "Your variance is beta, that of the forward step<; with alpha_bar for alpha_bar_prev the ratio cancels>. "
+        "Knowing x_0 as well narrows it by (1 - alpha_bar_prev) / (1 - alpha_bar), to 0 at t = 0.": dict(
+            var=lambda c: c.beta
         ),
-        Misconception(
-            "You have alpha_bar instead of alpha_bar_prev, in mean and variance. The jump is q(x_{t-1} | x_0), to "
-            "one step before t.",
-            at_0=_late(_at_0),
-            at_t=_late(_at_t),
-            var=_late(_var),
+        "You return 1 - alpha_bar: that is the variance of x_t given x_0. Asked for is that of x_{t-1}, and x_t is "
+        "known as well.": dict(var=lambda c: 1 - c.a_bar),
+        "You return 1 - alpha_bar_prev: that is the variance of x_{t-1} given x_0 alone. x_t is known as well.": dict(
+            var=lambda c: 1 - c.a_bar_prev
         ),
-        Misconception(
-            "At t = 0 your alpha_bar_prev is the last entry of the table: index -1 wraps around. Before the first "
-            "step there is no noise: alpha_bar_prev is 1 there, the mean is x_0 and the variance 0.",
-            before_first=lambda alphas_bar: alphas_bar[-1:],
+        "The ratio in your variance is upside down<: infinite at t = 0, and above 1 later>. Knowing x_0 as well can "
+        "only narrow beta: the smaller number, 1 - alpha_bar_prev, goes on top.": dict(
+            var=lambda c: c.beta * (1 - c.a_bar) / (1 - c.a_bar_prev)
         ),
-        Misconception(
-            "At t = 0 your alpha_bar_prev is alphas_bar[0], the value after the first step. Before that step there is "
-            "no noise: alpha_bar_prev is 1, the product of no factors.",
-            before_first=torch.clone,
+        "You return the standard deviation. The variance is asked for, its square.": dict(var=lambda c: _var(c).sqrt()),
+        "You return the logarithm of the variance<, minus infinity at t = 0>. The variance itself is asked for.": dict(
+            var=lambda c: _var(c).log()
         ),
-        Misconception(
-            "At t = 0 your alpha_bar_prev is 0, as if nothing of the image were there before the first step. All of "
-            "it is: alpha_bar_prev is 1, the product of no factors.",
-            before_first=torch.zeros_like,
+        "You return the logarithm of the variance, which you kept away from 0 first. The variance itself is asked for, "
+        "and it is 0 at t = 0.": dict(var=lambda c: _var(c).clamp(min=1e-20).log()),
+        "At t = 0 you return the variance of index 1. Code that needs a finite logarithm puts it there, but the "
+        "posterior at t = 0 is a point: its variance is 0.": dict(instead=_clipped),
+        COLUMNS: dict(look_up=lambda table, t, x: table[t]),
+        "Your variance has shape (B,). Whoever multiplies it with images scales their columns: give it the axes that "
+        "the coefficients of the mean have.": dict(var_shape=lambda var, mean: var.flatten()),
+        "Your variance has the shape of the images. An image's pixels share one number: return (B, 1, ..., 1).": dict(
+            var_shape=lambda var, mean: var.expand_as(mean)
         ),
-        Misconception(
-            "You left out the division by 1 - alpha_bar in mean and variance. It is what Bayes' rule divides by; "
-            "without it the mean at t = 0 is not x_0.",
-            at_0=_undivided(_at_0),
-            at_t=_undivided(_at_t),
-            var=_undivided(_var),
+        "You return the variance first. The order is (mean, var).": dict(give=lambda mean, var: (var, mean)),
+        **{
+            f"Your table for alpha_bar_prev is shifted the wrong way: at t it holds alphas_bar[t + 1], and {words}. It "
+            "holds alphas_bar[t - 1], and 1 at t = 0.": dict(prev=partial(_shifted_back, end))
+            for words, end in {
+                "0 at the end": lambda first, last: torch.zeros_like(last),
+                "its last entry twice": lambda first, last: last,
+                "1 at the end": lambda first, last: first,
+            }.items()
+        },
+        "You took the root of 1 - alpha_bar below the line of the mean. Bayes' rule divides "
+        "by the variance itself.": dict(
+            at_0=lambda c: (1 - c.a_bar).sqrt() * _at_0(c), at_t=lambda c: (1 - c.a_bar).sqrt() * _at_t(c)
         ),
-        Misconception(
-            "Your variance is beta, that of the forward step (with alpha_bar for alpha_bar_prev the ratio cancels). "
-            "Knowing x_0 as well narrows it by (1 - alpha_bar_prev) / (1 - alpha_bar), to 0 at t = 0.",
-            brief="Your variance is beta, that of the forward step.",
-            var=lambda c: c.beta,
-        ),
-        Misconception(
-            "You return 1 - alpha_bar: that is the variance of x_t given x_0. Asked for is that of x_{t-1}, and x_t "
-            "is known as well.",
-            var=lambda c: 1 - c.a_bar,
-        ),
-        Misconception(
-            "You return 1 - alpha_bar_prev: that is the variance of x_{t-1} given x_0 alone. x_t is known as well.",
-            var=lambda c: 1 - c.a_bar_prev,
-        ),
-        Misconception(
-            "The ratio in your variance is upside down: infinite at t = 0, and above 1 later. Knowing x_0 as well can "
-            "only narrow beta: the smaller number, 1 - alpha_bar_prev, goes on top.",
-            brief="The ratio in your variance is upside down.",
-            var=lambda c: c.beta * (1 - c.a_bar) / (1 - c.a_bar_prev),
-        ),
-        Misconception(
-            "You return the standard deviation. The variance is asked for, its square.",
-            var=lambda c: _var(c).sqrt(),
-        ),
-        Misconception(
-            "You return the logarithm of the variance, minus infinity at t = 0. The variance itself is asked for.",
-            brief="You return the logarithm of the variance.",
-            var=lambda c: _var(c).log(),
-        ),
-        Misconception(
-            "You return the logarithm of the variance, which you kept away from 0 first. The variance itself is asked "
-            "for, and it is 0 at t = 0.",
-            var=lambda c: _var(c).clamp(min=1e-20).log(),
-        ),
-        Misconception(
-            "At t = 0 you return the variance of index 1. Code that needs a finite logarithm puts it there, but the "
-            "posterior at t = 0 is a point: its variance is 0.",
-            instead=_clipped,
-        ),
-        Misconception(
-            "Your coefficients have shape (B,), and broadcasting lines that up with the last axis, the columns of an "
-            "image. It runs where B happens to be the width, and is wrong there: extract adds the axes that they lack.",
-            brief="Your coefficients have shape (B,).",
-            look_up=lambda table, t, x: table[t],
-        ),
-        Misconception(
-            "Your variance has shape (B,). Whoever multiplies it with images scales their columns: give it the axes "
-            "that the coefficients of the mean have.",
-            var_shape=lambda var, mean: var.flatten(),
-        ),
-        Misconception(
-            "Your variance has the shape of the images. An image's pixels share one number: return (B, 1, ..., 1).",
-            var_shape=lambda var, mean: var.expand_as(mean),
-        ),
-        Misconception(
-            "You return the variance first. The order is (mean, var).",
-            give=lambda mean, var: (var, mean),
-        ),
-        Misconception(
-            "Your table for alpha_bar_prev is shifted the wrong way: at t it holds alphas_bar[t + 1], and 0 at the "
-            "end. It holds alphas_bar[t - 1], and 1 at t = 0.",
-            prev=lambda first, alphas_bar: torch.cat([alphas_bar[1:], torch.zeros_like(first)]),
-        ),
-        Misconception(
-            "Your table for alpha_bar_prev is shifted the wrong way: at t it holds alphas_bar[t + 1], and its last "
-            "entry twice. It holds alphas_bar[t - 1], and 1 at t = 0.",
-            prev=lambda first, alphas_bar: torch.cat([alphas_bar[1:], alphas_bar[-1:]]),
-        ),
-        Misconception(
-            "Your table for alpha_bar_prev is shifted the wrong way: at t it holds alphas_bar[t + 1], and 1 at the "
-            "end. It holds alphas_bar[t - 1], and 1 at t = 0.",
-            prev=lambda first, alphas_bar: torch.cat([alphas_bar[1:], first]),
-        ),
-        Misconception(
-            "You took the root of 1 - alpha_bar below the line of the mean. Bayes' rule divides by the variance "
-            "itself.",
-            at_0=lambda c: (1 - c.a_bar).sqrt() * _at_0(c),
-            at_t=lambda c: (1 - c.a_bar).sqrt() * _at_t(c),
-        ),
-    ),
+    },
 )

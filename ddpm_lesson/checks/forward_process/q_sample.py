@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Check, Misconception
+from ddpm_lesson.checks._engine import Check
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, at, double, tables_of_bar
-from ddpm_lesson.checks.forward_process._jump import LONG_CHAIN, SHORT_CHAIN, alphas_of, jump_cases, shifted
+from ddpm_lesson.checks._rows import looked_up, mixed
+from ddpm_lesson.checks.forward_process._jump import LONG_CHAIN, SHORT_CHAIN, jump_cases
 
 
 def _q_sample(x_0, t, noise, alphas_bar):
@@ -52,104 +53,9 @@ q_sample = Check(
         "x_0", [SHORT_CHAIN, (", alpha_bar_T = 0", (2, 1, 4, 4), [9, 8], ALPHAS_BAR[:9] + [0.0]), LONG_CHAIN]
     ),
     among="t = 0, mixed t and T = 1000",
-    misconceptions=(
-        Misconception(
-            "You scaled the noise by 1 - alpha_bar: that is the variance. Noise is multiplied by a standard "
-            "deviation, its square root.",
-            spread=lambda a_bar: 1 - a_bar,
-        ),
-        Misconception(
-            "You scaled x_0 by alpha_bar. Each step multiplies the image by sqrt(1 - beta), so after all of them it "
-            "is multiplied by sqrt(alpha_bar): the images fade too fast without the root.",
-            signal=lambda a_bar: a_bar,
-        ),
-        Misconception(
-            "Both square roots are missing. alpha_bar and 1 - alpha_bar are shares of the variance; images and noise "
-            "are multiplied by the roots, or data of variance 1 do not keep it.",
-            signal=lambda a_bar: a_bar,
-            spread=lambda a_bar: 1 - a_bar,
-        ),
-        Misconception(
-            "The two coefficients are swapped: your x_t is noise at t = 0 and the image at the end. "
-            "sqrt(alpha_bar) belongs to x_0.",
-            brief="The two coefficients are swapped.",
-            signal=lambda a_bar: (1 - a_bar).sqrt(),
-            spread=lambda a_bar: a_bar.sqrt(),
-        ),
-        Misconception(
-            "You scaled the noise by 1 - sqrt(alpha_bar), so that the two weights add up to 1. It is the variances "
-            "that add up to 1, and they are the squares of the weights.",
-            brief="You scaled the noise by 1 - sqrt(alpha_bar).",
-            spread=lambda a_bar: 1 - a_bar.sqrt(),
-        ),
-        Misconception(
-            "You added the noise without scaling it. x_t then has too much noise at every t, the first as well: "
-            "multiply the noise by sqrt(1 - alpha_bar).",
-            spread=torch.ones_like,
-        ),
-        Misconception(
-            "You did not shrink x_0. The image never fades and the variance grows past 1: multiply x_0 by "
-            "sqrt(alpha_bar).",
-            signal=torch.ones_like,
-        ),
-        Misconception(
-            "You subtracted the noise. The samples look alike, but a network trained on them would learn -noise: "
-            "the noise is added.",
-            spread=lambda a_bar: -(1 - a_bar).sqrt(),
-        ),
-        Misconception(
-            "You read alphas_bar at t - 1. In code t = 0 is already the papers' t = 1, and index -1 wraps around to "
-            "the noisiest step: read it at t.",
-            table=lambda alphas_bar: alphas_bar.roll(1),
-        ),
-        Misconception(
-            "You are one step late: at t = 0 your x_t is x_0 without any noise. In code t = 0 is the papers' t = 1, "
-            "and one step of noise is in it.",
-            brief="You took the table one step late.",
-            table=shifted,
-        ),
-        Misconception(
-            "You took the running product of alphas_bar, which is one already: alphas_bar[t] is what you need.",
-            brief="You took the running product of alphas_bar, which is one already.",
-            table=lambda alphas_bar: alphas_bar.cumprod(0),
-        ),
-        Misconception(
-            "You used the alpha of the single step t. x_t holds the noise of all steps up to t: alpha_bar.",
-            table=alphas_of,
-        ),
-        Misconception(
-            "You took alphas_bar for betas, and built alphas_bar from it once more. It is given: look it up.",
-            table=lambda alphas_bar: (1 - alphas_bar).cumprod(0),
-        ),
-        Misconception(
-            "You used the first image's t for the whole batch. Every image has its own t: training needs many t in "
-            "one batch.",
-            look_up=lambda table, t, x: table[t[0]],
-        ),
-        Misconception(
-            "alphas_bar[t] has shape (B,), and broadcasting lines shapes up from the right: your coefficients meet the "
-            "columns of the images. It runs where B happens to be the width, and is wrong there. Each image needs "
-            "its own coefficient, so they must meet the batch axis.",
-            brief="Your alphas_bar[t] has shape (B,).",
-            look_up=lambda table, t, x: table[t],
-        ),
-        Misconception(
-            "Your coefficients have shape (B, 1): that is right for points, but on images it lines up with the rows. "
-            "They need one axis for each axis of x_0: (B, 1, ..., 1).",
-            brief="Your coefficients have shape (B, 1).",
-            look_up=lambda table, t, x: table[t][:, None],
-        ),
-        Misconception(
-            "Your coefficients have shape (B, 1, 1, 1): that is right for images only. Points are (B, 2) and videos "
-            "have five axes: count the axes of x_0.",
-            brief="Your coefficients have shape (B, 1, 1, 1).",
-            look_up=lambda table, t, x: table[t].view(-1, 1, 1, 1),
-        ),
-        Misconception(
-            "The two coefficients are swapped and have no roots. x_0 has sqrt(alpha_bar), the noise sqrt(1 - "
-            "alpha_bar).",
-            signal=lambda a_bar: 1 - a_bar,
-            spread=lambda a_bar: a_bar,
-        ),
+    misconceptions=mixed()
+    | looked_up(
+        "You took the table one step late<: at t = 0 your x_t is x_0 without any noise>. In code t = 0 is the papers' "
+        "t = 1, and one step of noise is in it."
     ),
 )

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import BETAS, double, fractions
 
 
@@ -63,106 +63,64 @@ walk = Check(
         ]
     ),
     among="one step, points and videos",
-    misconceptions=(
-        Misconception(
-            "You scaled the noise by beta: that is the variance of a step. Noise is multiplied by a standard "
-            "deviation, its square root.",
-            spread=lambda beta: beta,
+    misconceptions={
+        "You scaled the noise by beta: that is the variance of a step. Noise is multiplied by a standard deviation, "
+        "its square root.": dict(spread=lambda beta: beta),
+        "You shrink the image by 1 - beta. That is a share of its variance: the image is multiplied by the root<, or "
+        "it fades twice as fast>.": dict(signal=lambda beta: 1 - beta),
+        "Both square roots are missing. beta and 1 - beta are shares of the variance; images and noise are multiplied "
+        "by the roots.": dict(signal=lambda beta: 1 - beta, spread=lambda beta: beta),
+        "You do not shrink the image before you add noise<. The image never fades and the variance grows past 1>: "
+        "multiply by sqrt(1 - beta).": dict(signal=torch.ones_like),
+        "You added the noise without scaling it<. After one step hardly anything would be left to see>: multiply it by "
+        "sqrt(beta).": dict(spread=torch.ones_like),
+        "The two factors of a step are swapped: the first steps are the gentle ones, and they keep nearly all of the "
+        "image. sqrt(1 - beta) belongs to the image.": dict(signal=torch.sqrt, spread=lambda beta: (1 - beta).sqrt()),
+        "You scaled the noise by 1 - sqrt(1 - beta)<, so that the two weights add up to 1>. It is the variances that "
+        "add up to 1, and they are the squares of the weights.": dict(spread=lambda beta: 1 - (1 - beta).sqrt()),
+        "You subtracted the noise. It is added.": dict(spread=lambda beta: -beta.sqrt()),
+        "Each of your steps starts from x_0, so that nothing adds up. A step starts where the last one ended.": dict(
+            source=lambda states: states[0]
         ),
-        Misconception(
-            "You shrink the image by 1 - beta. That is a share of its variance: the image is multiplied by the root, "
-            "or it fades twice as fast.",
-            signal=lambda beta: 1 - beta,
+        "You use the same noise, noise[0], at every step<. The pushes then all go one way>: step i has noise[i].": dict(
+            drawn=lambda noise, i: noise[0]
         ),
-        Misconception(
-            "Both square roots are missing. beta and 1 - beta are shares of the variance; images and noise are "
-            "multiplied by the roots.",
-            signal=lambda beta: 1 - beta,
-            spread=lambda beta: beta,
+        "You use the noise from its end: step i has noise[i], the first step noise[0].": dict(
+            drawn=lambda noise, i: noise[len(noise) - 1 - i]
         ),
-        Misconception(
-            "You do not shrink the image before you add noise. The image never fades and the variance grows past 1: "
-            "multiply by sqrt(1 - beta).",
-            signal=torch.ones_like,
+        "You use betas[0] at every step. Step i has betas[i].": dict(table=lambda betas: betas[:1].expand_as(betas)),
+        "You use the betas from their end: step i has betas[i], the first step betas[0].": dict(
+            table=lambda betas: betas.flip(0)
         ),
-        Misconception(
-            "You added the noise without scaling it. After one step hardly anything would be left to see: multiply "
-            "it by sqrt(beta).",
-            spread=torch.ones_like,
+        "You step with 1 - alpha_bar, the noise of all steps so far. A single step adds the variance betas[i].": dict(
+            table=lambda betas: 1 - (1 - betas).cumprod(0)
         ),
-        Misconception(
-            "The two factors of a step are swapped: the first steps are the gentle ones, and they keep nearly all of "
-            "the image. sqrt(1 - beta) belongs to the image.",
-            signal=torch.sqrt,
-            spread=lambda beta: (1 - beta).sqrt(),
-        ),
-        Misconception(
-            "You scaled the noise by 1 - sqrt(1 - beta), so that the two weights add up to 1. It is the variances that "
-            "add up to 1, and they are the squares of the weights.",
-            spread=lambda beta: 1 - (1 - beta).sqrt(),
-        ),
-        Misconception("You subtracted the noise. It is added.", spread=lambda beta: -beta.sqrt()),
-        Misconception(
-            "Each of your steps starts from x_0, so that nothing adds up. A step starts where the last one ended.",
-            source=lambda states: states[0],
-        ),
-        Misconception(
-            "You use the same noise, noise[0], at every step. The pushes then all go one way: step i has noise[i].",
-            drawn=lambda noise, i: noise[0],
-        ),
-        Misconception(
-            "You use the noise from its end: step i has noise[i], the first step noise[0].",
-            drawn=lambda noise, i: noise[len(noise) - 1 - i],
-        ),
-        Misconception(
-            "You use betas[0] at every step. Step i has betas[i].", table=lambda betas: betas[:1].expand_as(betas)
-        ),
-        Misconception(
-            "You use the betas from their end: step i has betas[i], the first step betas[0].",
-            table=lambda betas: betas.flip(0),
-        ),
-        Misconception(
-            "You step with 1 - alpha_bar, the noise of all steps so far. A single step adds the variance betas[i].",
-            table=lambda betas: 1 - (1 - betas).cumprod(0),
-        ),
-        Misconception(
-            "Your states are jumps from x_0, each with one noise of its own: neighbours then have nothing to do with "
-            "each other. A walk makes each state from the one before.",
+        "Your states are jumps from x_0, each with one noise of its own<: neighbours then have nothing to do with each "
+        "other>. A walk makes each state from the one before.": dict(
             instead=lambda x_0, betas, noise: _step_by_step(
                 x_0, 1 - (1 - betas).cumprod(0), noise, source=lambda states: states[0]
-            ),
+            )
         ),
-        Misconception(
-            "You left out the first step, with betas[0] and noise[0]: T steps are made.",
-            instead=lambda x_0, betas, noise: _step_by_step(x_0, betas[1:], noise[1:]),
+        "You left out the first step, with betas[0] and noise[0]: T steps are made.": dict(
+            instead=lambda x_0, betas, noise: _step_by_step(x_0, betas[1:], noise[1:])
         ),
-        Misconception(
-            "All of your states are the last one. You changed one tensor in place, and the list holds it T + 1 times: "
-            "make a new tensor at each step.",
-            keep=lambda states: torch.stack(states[-1:] * len(states)),
+        "All of your states are the last one. You changed one tensor in place, and the list holds it T + 1 times: make "
+        "a new tensor at each step.": dict(keep=lambda states: torch.stack(states[-1:] * len(states))),
+        "x_0 is missing from what you return. The walk has T + 1 states: x_0 first, then one for each step.": dict(
+            keep=lambda states: torch.stack(states[1:])
         ),
-        Misconception(
-            "x_0 is missing from what you return. The walk has T + 1 states: x_0 first, then one for each step.",
-            keep=lambda states: torch.stack(states[1:]),
+        "The last state is missing: you kept each state before its step, and not the one after the last step.": dict(
+            keep=lambda states: torch.stack(states[:-1])
         ),
-        Misconception(
-            "The last state is missing: you kept each state before its step, and not the one after the last step.",
-            keep=lambda states: torch.stack(states[:-1]),
+        "You return the last state only. All T + 1 are asked for: collect them in a list, then torch.stack.": dict(
+            keep=lambda states: states[-1]
         ),
-        Misconception(
-            "You return the last state only. All T + 1 are asked for: collect them in a list, then torch.stack.",
-            keep=lambda states: states[-1],
+        "You joined the states along the batch axis. torch.stack gives them an axis of their own, in front.": dict(
+            keep=torch.cat
         ),
-        Misconception(
-            "You joined the states along the batch axis. torch.stack gives them an axis of their own, in front.",
-            keep=torch.cat,
+        "Your batch axis comes first. The axis of the states does: (T + 1, B, ...).": dict(
+            keep=lambda states: torch.stack(states, 1)
         ),
-        Misconception(
-            "Your batch axis comes first. The axis of the states does: (T + 1, B, ...).",
-            keep=lambda states: torch.stack(states, 1),
-        ),
-        Misconception(
-            "Your states stand in reverse. x_0 comes first, x_T last.", keep=lambda states: torch.stack(states[::-1])
-        ),
-    ),
+        "Your states stand in reverse. x_0 comes first, x_T last.": dict(keep=lambda states: torch.stack(states[::-1])),
+    },
 )

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import double, fractions
 from ddpm_lesson.checks.loss._discretized_log_prob_clues import reach
 from ddpm_lesson.checks.loss._words import reduced
@@ -124,123 +124,76 @@ discretized_log_prob = Check(
         _rounded_case(),
     ),
     among="2, 17 and 256 levels, and ends rounded in float32,",
-    misconceptions=(
-        Misconception(
-            "You wrote 255 into the formula. Half a bin is 1 / (levels - 1): the 8x8 digits have 17 levels, and with "
-            "256 they would be charged for values that they never take.",
-            **_both(half=lambda levels: 1 / 255),
+    misconceptions={
+        "You wrote 255 into the formula. Half a bin is 1 / (levels - 1): the 8x8 digits have 17 levels, and with 256 "
+        "they would be charged for values that they never take.": _both(half=lambda levels: 1 / 255),
+        "Half of your bin is 1 / levels. There are levels - 1 gaps, each of 2 / (levels - "
+        "1)<: yours leave holes>.": _both(half=lambda levels: 1 / levels),
+        "Half of your bin is 1 / (levels + 1). There are levels - 1 gaps, each of 2 / (levels - 1).": _both(
+            half=lambda levels: 1 / (levels + 1)
         ),
-        Misconception(
-            "Half of your bin is 1 / levels. There are levels - 1 gaps, each of 2 / (levels - 1): yours leave holes.",
-            **_both(half=lambda levels: 1 / levels),
+        "Your bin goes a whole gap to either side<, so that bins overlap>. A bin ends half way: 1 / (levels - 1) from "
+        "x.": _both(half=lambda levels: 2 / (levels - 1)),
+        "Your bins are half as wide as the gaps. From -1 to 1, not 0 to 1, neighbours are "
+        "2 / (levels - 1) apart.": _both(half=lambda levels: 0.5 / (levels - 1)),
+        "Your bins begin at x. x stands in the middle of its bin: half a bin to either side.": dict(
+            lower=lambda levels: 0.0, upper=lambda levels: 2 / (levels - 1)
         ),
-        Misconception(
-            "Half of your bin is 1 / (levels + 1). There are levels - 1 gaps, each of 2 / (levels - 1).",
-            **_both(half=lambda levels: 1 / (levels + 1)),
+        "Both tails are closed. What the Gaussian puts below -1 and above 1 belongs to the first and the last bin<: "
+        "without it the probabilities do not add up to 1>.": dict(first=_nowhere, last=_nowhere),
+        "The lower tail is closed. The first bin reaches down to -infinity: at x = -1 the lower CDF is 0.": dict(
+            first=_nowhere
         ),
-        Misconception(
-            "You went a whole gap to either side, so that bins overlap. A bin ends half way: 1 / (levels - 1) from x.",
-            brief="Your bin goes a whole gap to either side.",
-            **_both(half=lambda levels: 2 / (levels - 1)),
+        "The upper tail is closed. The last bin reaches up to infinity: at x = 1 the upper CDF is 1.": dict(
+            last=_nowhere
         ),
-        Misconception(
-            "Your bins are half as wide as the gaps. From -1 to 1, not 0 to 1, neighbours are 2 / (levels - 1) apart.",
-            **_both(half=lambda levels: 0.5 / (levels - 1)),
+        "You look for the ends with x == -1 and x == 1, or with <= and >=. A float32 pixel is not always exactly 1: "
+        "compare with half a bin to spare.": dict(first=lambda x, half: x == -1, last=lambda x, half: x == 1),
+        "You opened every bin up to infinity. Only the last one reaches there.": dict(
+            last=lambda x, half: torch.ones_like(x, dtype=torch.bool)
         ),
-        Misconception(
-            "Your bins begin at x. x stands in the middle of its bin: half a bin to either side.",
-            lower=lambda levels: 0.0,
-            upper=lambda levels: 2 / (levels - 1),
+        "You opened every bin down to -infinity. Only the first one reaches there.": dict(
+            first=lambda x, half: torch.ones_like(x, dtype=torch.bool)
         ),
-        Misconception(
-            "Both tails are closed. What the Gaussian puts below -1 and above 1 belongs to the first and the last bin: "
-            "without it the probabilities do not add up to 1.",
-            first=_nowhere,
-            last=_nowhere,
+        "The open ends are exchanged: at x = 1 the upper end is open, at x = -1 the lower one.": dict(
+            first=lambda x, half: x > 1 - half, last=lambda x, half: x < -1 + half
         ),
-        Misconception(
-            "The lower tail is closed. The first bin reaches down to -infinity: at x = -1 the lower CDF is 0.",
-            first=_nowhere,
+        "You return the logarithm of the density. A bin's probability is its integral, a difference of two CDFs.": dict(
+            instead=_log_density
         ),
-        Misconception(
-            "The upper tail is closed. The last bin reaches up to infinity: at x = 1 the upper CDF is 1.",
-            last=_nowhere,
+        "You return the logarithm of density times width. That is close for narrow bins only: take the difference of "
+        "two CDFs, and open the ends.": dict(
+            instead=lambda x, mean, std, levels: _log_density(x, mean, std, levels) + math.log(2 / (levels - 1))
         ),
-        Misconception(
-            "You look for the ends with x == -1 and x == 1, or with <= and >=. A float32 pixel is not always "
-            "exactly 1: "
-            "compare with half a bin to spare.",
-            first=lambda x, half: x == -1,
-            last=lambda x, half: x == 1,
+        "You took the root of std, as if it were a variance. It is the standard deviation: divide by it.": dict(
+            width=torch.sqrt
         ),
-        Misconception(
-            "You opened every bin up to infinity. Only the last one reaches there.",
-            last=lambda x, half: torch.ones_like(x, dtype=torch.bool),
+        "You divided by std^2, a variance. A distance in units of the standard deviation is divided by std once.": dict(
+            width=torch.square
         ),
-        Misconception(
-            "You opened every bin down to -infinity. Only the first one reaches there.",
-            first=lambda x, half: torch.ones_like(x, dtype=torch.bool),
+        "You took std for a log-variance. It is the standard deviation itself.": dict(
+            width=lambda std: (std / 2).exp()
         ),
-        Misconception(
-            "The open ends are exchanged: at x = 1 the upper end is open, at x = -1 the lower one.",
-            first=lambda x, half: x > 1 - half,
-            last=lambda x, half: x < -1 + half,
+        "You did not divide by std.": dict(width=torch.ones_like),
+        "You left out the root of 2: P(N(0, 1) < z) is (1 + erf(z / sqrt(2))) / 2.": dict(
+            cdf=lambda z: (1 + torch.erf(z)) / 2
         ),
-        Misconception(
-            "You return the logarithm of the density. A bin's probability is its integral, a difference of two CDFs.",
-            instead=_log_density,
+        "You took erf for the distribution function. It runs from -1 to 1: (1 + erf(z / sqrt(2))) / 2.": dict(
+            cdf=lambda z: torch.erf(z / math.sqrt(2))
         ),
-        Misconception(
-            "You return the logarithm of density times width. That is close for narrow bins only: take the "
-            "difference of "
-            "two CDFs, and open the ends.",
-            instead=lambda x, mean, std, levels: _log_density(x, mean, std, levels) + math.log(2 / (levels - 1)),
+        "You used the logistic distribution, as PixelCNN++ does. Here the noise is Gaussian: torch.special.ndtr.": dict(
+            cdf=torch.sigmoid
         ),
-        Misconception(
-            "You took the root of std, as if it were a variance. It is the standard deviation: divide by it.",
-            width=torch.sqrt,
+        "You used the tanh approximation of the CDF, as some published code does. It is off by up to 0.0002, more than "
+        "a bin in the tail holds: torch.erf and torch.special.ndtr are exact.": dict(cdf=_tanh_cdf),
+        "You return the probability. Its logarithm is asked for: the product over an image's pixels would be 0 in "
+        "floating point, the sum of logarithms is not.": dict(log=torch.clone),
+        "You took log2: those are bits. Nats are asked for; convert once, where bits are shown.": dict(log=torch.log2),
+        "You return minus the logarithm, a loss. The log-probability itself is asked for.": dict(
+            log=lambda p: -p.log()
         ),
-        Misconception(
-            "You divided by std^2, a variance. A distance in units of the standard deviation is divided by std once.",
-            width=torch.square,
-        ),
-        Misconception(
-            "You took std for a log-variance. It is the standard deviation itself.",
-            width=lambda std: (std / 2).exp(),
-        ),
-        Misconception("You did not divide by std.", width=torch.ones_like),
-        Misconception(
-            "You left out the root of 2: P(N(0, 1) < z) is (1 + erf(z / sqrt(2))) / 2.",
-            cdf=lambda z: (1 + torch.erf(z)) / 2,
-        ),
-        Misconception(
-            "You took erf for the distribution function. It runs from -1 to 1: (1 + erf(z / sqrt(2))) / 2.",
-            cdf=lambda z: torch.erf(z / math.sqrt(2)),
-        ),
-        Misconception(
-            "You used the logistic distribution, as PixelCNN++ does. Here the noise is Gaussian: torch.special.ndtr.",
-            cdf=torch.sigmoid,
-        ),
-        Misconception(
-            "You used the tanh approximation of the CDF, as some published code does. It is off by up to 0.0002, more "
-            "than a bin in the tail holds: torch.erf and torch.special.ndtr are exact.",
-            cdf=_tanh_cdf,
-        ),
-        Misconception(
-            "You return the probability. Its logarithm is asked for: the product over an image's pixels would be 0 in "
-            "floating point, the sum of logarithms is not.",
-            log=torch.clone,
-        ),
-        Misconception(
-            "You took log2: those are bits. Nats are asked for; convert once, where bits are shown.",
-            log=torch.log2,
-        ),
-        Misconception(
-            "You return minus the logarithm, a loss. The log-probability itself is asked for.", log=lambda p: -p.log()
-        ),
-        *reduced("Each coordinate's own is asked for: the bound needs their sum and bits/dim their mean."),
-        Misconception(
-            "Half a bin is not divided by std in yours. Brackets: (x + half - mean) / std, the whole of it.",
+        **reduced("Each coordinate's own is asked for: the bound needs their sum and bits/dim their mean."),
+        "Half a bin is not divided by std in yours. Brackets: (x + half - mean) / std, the whole of it.": dict(
             instead=lambda x, mean, std, levels: _binned(
                 x / std,
                 mean / std,
@@ -248,12 +201,9 @@ discretized_log_prob = Check(
                 levels,
                 first=lambda y, half: x < -1 + half,
                 last=lambda y, half: x > 1 - half,
-            ),
+            )
         ),
-        Misconception(
-            "You cut the Gaussian off at the ends and divided by what is left. Nothing is divided: the outer bins "
-            "are open.",
-            instead=_renormalised,
-        ),
-    ),
+        "You cut the Gaussian off at the ends and divided by what is left. Nothing is divided: "
+        "the outer bins are open.": dict(instead=_renormalised),
+    },
 )

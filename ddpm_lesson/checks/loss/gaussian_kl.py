@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import double, fractions
 from ddpm_lesson.checks.loss._words import reduced
 
@@ -90,77 +90,51 @@ gaussian_kl = Check(
         ]
     ),
     among="equal and very unequal Gaussians",
-    misconceptions=(
-        Misconception(
-            "Your arguments are reversed: that is KL(second || first). In the bound q comes first, because the "
-            "expectation is taken over q; p comes second.",
-            order=lambda first, second: (second, first),
+    misconceptions={
+        "Your arguments are reversed: that is KL(second || first). In the bound q comes first, because the expectation "
+        "is taken over q; p comes second.": dict(order=lambda first, second: (second, first)),
+        "You forgot the factor 1/2<. Without it the bound comes out twice too large>.": dict(factor=1.0),
+        "You forgot the - 1<. Two equal Gaussians are then half a nat apart, and must be 0 apart>.": dict(constant=0.0),
+        "You squared the variances, as if they were standard deviations. var is sigma^2 already.": dict(
+            as_var=torch.square
         ),
-        Misconception("You forgot the factor 1/2. Without it the bound comes out twice too large.", factor=1.0),
-        Misconception(
-            "You forgot the - 1. Two equal Gaussians are then half a nat apart, and must be 0 apart.", constant=0.0
+        "You took roots: standard deviations stand where variances belong. The formula holds var itself.": dict(
+            as_var=torch.sqrt
         ),
-        Misconception(
-            "You squared the variances, as if they were standard deviations. var is sigma^2 already.",
-            as_var=torch.square,
+        "You put variances into the formula for log-variances, which exponentiates them. Divide by var, and take its "
+        "logarithm.": dict(as_var=torch.exp),
+        "The logarithm has the wrong sign: it is log(var_2 / var_1)<. With yours too large a "
+        "variance is rewarded>.": dict(logarithm=lambda v_1, v_2: (v_1 / v_2).log()),
+        "Your logarithm counts twice. Textbooks write log(sigma_2 / sigma_1), which is half "
+        "of log(var_2 / var_1).": dict(logarithm=lambda v_1, v_2: 2 * (v_2 / v_1).log()),
+        "Your ratio of variances is upside down: var_1 / var_2, the first's spread in units of the second's.": dict(
+            ratio=lambda v_1, v_2: v_2 / v_1
         ),
-        Misconception(
-            "You took roots: standard deviations stand where variances belong. The formula holds var itself.",
-            as_var=torch.sqrt,
+        "You did not square the difference of the means<. An error to one side would then count as a gain>.": dict(
+            distance=lambda d, v_1, v_2: d / v_2
         ),
-        Misconception(
-            "You put variances into the formula for log-variances, which exponentiates them. Divide by var, and "
-            "take its "
-            "logarithm.",
-            as_var=torch.exp,
+        "You took the absolute difference of the means. It is squared.": dict(
+            distance=lambda d, v_1, v_2: d.abs() / v_2
         ),
-        Misconception(
-            "The logarithm has the wrong sign: it is log(var_2 / var_1). With yours too large a variance is rewarded.",
-            logarithm=lambda v_1, v_2: (v_1 / v_2).log(),
+        "You divided the squared distance by var_1. How far is far is said by the second's width: var_2.": dict(
+            distance=lambda d, v_1, v_2: d**2 / v_1
         ),
-        Misconception(
-            "Your logarithm counts twice. Textbooks write log(sigma_2 / sigma_1), which is half of log(var_2 / var_1).",
-            logarithm=lambda v_1, v_2: 2 * (v_2 / v_1).log(),
+        "You did not divide the squared distance of the means. How far is far is said by the "
+        "second's width: var_2.": dict(distance=lambda d, v_1, v_2: d**2),
+        "You divided the squared distance by the square of var_2. var is sigma^2 already.": dict(
+            distance=lambda d, v_1, v_2: d**2 / v_2**2
         ),
-        Misconception(
-            "Your ratio of variances is upside down: var_1 / var_2, the first's spread in units of the second's.",
-            ratio=lambda v_1, v_2: v_2 / v_1,
+        "You divided by log 2: those are bits. Nats are asked for; convert once, where bits are shown.": dict(
+            factor=0.5 / math.log(2)
         ),
-        Misconception(
-            "You did not square the difference of the means. An error to one side would then count as a gain.",
-            distance=lambda d, v_1, v_2: d / v_2,
+        "You return the cross entropy: the first Gaussian's entropy is not subtracted yet.": dict(
+            instead=lambda m_1, v_1, m_2, v_2: 0.5 * ((2 * math.pi * v_2).log() + (v_1 + (m_1 - m_2) ** 2) / v_2)
         ),
-        Misconception(
-            "You took the absolute difference of the means. It is squared.",
-            distance=lambda d, v_1, v_2: d.abs() / v_2,
-        ),
-        Misconception(
-            "You divided the squared distance by var_1. How far is far is said by the second's width: var_2.",
-            distance=lambda d, v_1, v_2: d**2 / v_1,
-        ),
-        Misconception(
-            "You did not divide the squared distance of the means. How far is far is said by the second's width: "
-            "var_2.",
-            distance=lambda d, v_1, v_2: d**2,
-        ),
-        Misconception(
-            "You divided the squared distance by the square of var_2. var is sigma^2 already.",
-            distance=lambda d, v_1, v_2: d**2 / v_2**2,
-        ),
-        Misconception(
-            "You divided by log 2: those are bits. Nats are asked for; convert once, where bits are shown.",
-            factor=0.5 / math.log(2),
-        ),
-        Misconception(
-            "You return the cross entropy: the first Gaussian's entropy is not subtracted yet.",
-            instead=lambda m_1, v_1, m_2, v_2: 0.5 * ((2 * math.pi * v_2).log() + (v_1 + (m_1 - m_2) ** 2) / v_2),
-        ),
-        *reduced("Each coordinate's own KL is asked for: the bound needs their sum and bits/dim their mean."),
-        Misconception(
-            "You return the mean of both directions. It is the KL of the first to the second, in one direction.",
+        **reduced("Each coordinate's own KL is asked for: the bound needs their sum and bits/dim their mean."),
+        "You return the mean of both directions. It is the KL of the first to the second, in one direction.": dict(
             instead=lambda mean_1, var_1, mean_2, var_2: (
                 (_half_sum(mean_1, var_1, mean_2, var_2) + _half_sum(mean_2, var_2, mean_1, var_1)) / 2
-            ),
+            )
         ),
-    ),
+    },
 )

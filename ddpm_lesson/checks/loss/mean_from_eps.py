@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import (
     BETAS,
     IMAGES,
@@ -18,7 +18,7 @@ from ddpm_lesson.checks._inputs import (
     products,
     tables_of_betas,
 )
-from ddpm_lesson.checks.loss._words import COLUMNS, FIRST_T
+from ddpm_lesson.checks._rows import COLUMNS, FIRST_T
 
 
 def _mean_from_eps(x_t, t, eps, betas):
@@ -98,93 +98,60 @@ mean_from_eps = Check(
         ]
     ),
     among="t = 0, mixed t, T = 1 and T = 1000",
-    misconceptions=(
-        Misconception(
-            "You divided by 1 - alpha_bar, a variance. eps counts in standard deviations of the noise: take the root.",
-            below=lambda c: 1 - c.a_bar,
+    misconceptions={
+        "You divided by 1 - alpha_bar, a variance. eps counts in standard deviations of "
+        "the noise: take the root.": dict(below=lambda c: 1 - c.a_bar),
+        "You wrote sqrt(beta) for beta. A step holds the share beta / (1 - alpha_bar) of the "
+        "noise<: yours is more>.": dict(above=lambda c: c.beta.sqrt()),
+        "You wrote alpha where beta belongs. What a step added is taken off again, and that is beta.": dict(
+            above=lambda c: c.alpha
         ),
-        Misconception(
-            "You wrote sqrt(beta) for beta. A step holds the share beta / (1 - alpha_bar) of the noise: yours is more.",
-            above=lambda c: c.beta.sqrt(),
+        "Under the root you have 1 - alpha, the noise of one step. x_t holds that of all so far: 1 - alpha_bar.": dict(
+            below=lambda c: (1 - c.alpha).sqrt()
         ),
-        Misconception(
-            "You wrote alpha where beta belongs. What a step added is taken off again, and that is beta.",
-            above=lambda c: c.alpha,
+        "You took alpha_bar_prev. eps is the noise in x_t, so alpha_bar at t itself<; yours "
+        "divides by 0 at t = 0>.": dict(below=lambda c: (1 - c.a_bar_prev).sqrt()),
+        "You subtracted all the noise. One step back takes a share of it only, beta / sqrt(1 - alpha_bar) * eps.": dict(
+            above=lambda c: (1 - c.a_bar).sqrt(), below=lambda c: torch.ones_like(c.beta)
         ),
-        Misconception(
-            "Under the root you have 1 - alpha, the noise of one step. x_t holds that of all so far: 1 - alpha_bar.",
-            below=lambda c: (1 - c.alpha).sqrt(),
+        "You divided by sqrt(alpha_bar)<, which undoes the fading of all steps>. One step "
+        "is undone: sqrt(alpha).": dict(divisor=lambda c: c.a_bar.sqrt()),
+        "You divided by alpha. The forward step multiplied x_{t-1} by its root: divide by sqrt(alpha).": dict(
+            divisor=lambda c: c.alpha
         ),
-        Misconception(
-            "You took alpha_bar_prev. eps is the noise in x_t, so alpha_bar at t itself; yours divides by 0 at t = 0.",
-            below=lambda c: (1 - c.a_bar_prev).sqrt(),
+        "You multiplied by sqrt(alpha). The forward step did that: it is undone by dividing.": dict(
+            divisor=lambda c: c.alpha.rsqrt()
         ),
-        Misconception(
-            "You subtracted all the noise. One step back takes a share of it only, beta / sqrt(1 - alpha_bar) * eps.",
-            above=lambda c: (1 - c.a_bar).sqrt(),
-            below=lambda c: torch.ones_like(c.beta),
+        "You did not divide by sqrt(alpha). The forward step shrank x_{t-1} by it<: your samples fade to grey>.": dict(
+            divisor=lambda c: torch.ones_like(c.alpha)
         ),
-        Misconception(
-            "You divided by sqrt(alpha_bar), which undoes the fading of all steps. One step is undone: sqrt(alpha).",
-            brief="You divided by sqrt(alpha_bar).",
-            divisor=lambda c: c.a_bar.sqrt(),
+        "You divided x_t by sqrt(alpha), but not eps. Brackets: the whole difference is divided.": dict(
+            image=lambda c: 1.0, above=lambda c: c.alpha.sqrt() * c.beta
         ),
-        Misconception(
-            "You divided by alpha. The forward step multiplied x_{t-1} by its root: divide by sqrt(alpha).",
-            divisor=lambda c: c.alpha,
+        "You divided eps by sqrt(alpha), but not x_t. Brackets: the whole difference is divided.": dict(
+            image=lambda c: c.alpha.sqrt()
         ),
-        Misconception(
-            "You multiplied by sqrt(alpha). The forward step did that: it is undone by dividing.",
-            divisor=lambda c: c.alpha.rsqrt(),
+        "You return the estimate of x_0. Asked for is the mean of x_{t-1}<; the two agree at t = 0 only>.": dict(
+            instead=_x_0
         ),
-        Misconception(
-            "You did not divide by sqrt(alpha). The forward step shrank x_{t-1} by it: your samples fade to grey.",
-            divisor=lambda c: torch.ones_like(c.alpha),
+        "You added the noise once more. It is in x_t already: subtract its share.": dict(above=lambda c: -c.beta),
+        "You read the tables at t - 1. In code t = 0 is the papers' t = 1, and index -1 wraps around: read at t.": dict(
+            steps=lambda t: t - 1
         ),
-        Misconception(
-            "You divided x_t by sqrt(alpha), but not eps. Brackets: the whole difference is divided.",
-            image=lambda c: 1.0,
-            above=lambda c: c.alpha.sqrt() * c.beta,
+        "Your running product is one of betas. alpha_bar is the product of the alphas, 1 - beta.": dict(
+            bar=lambda alphas: torch.cumprod(1 - alphas, 0)
         ),
-        Misconception(
-            "You divided eps by sqrt(alpha), but not x_t. Brackets: the whole difference is divided.",
-            image=lambda c: c.alpha.sqrt(),
+        "You looked betas up at t before you took the running product, which then runs over the images of the batch. "
+        "The product runs over the steps: first cumprod, then the look-up.": dict(instead=_looked_up_first),
+        FIRST_T: dict(steps=lambda t: t[:1].expand(len(t))),
+        COLUMNS: dict(look_up=lambda table, t, x: table[t]),
+        "That is the step of DDIM: x_0's estimate with alpha_bar_prev, and eps beside it. Asked for is the mean of "
+        "DDPM's step.": dict(instead=_ddim),
+        "You went through the estimate of x_0 and clipped it to [-1, 1]. Nothing is clipped here.": dict(
+            instead=_clipped
         ),
-        Misconception(
-            "You return the estimate of x_0. Asked for is the mean of x_{t-1}; the two agree at t = 0 only.",
-            instead=_x_0,
+        "You multiplied by sqrt(1 - alpha_bar) in the factor of eps. Divide by it.": dict(
+            below=lambda c: (1 - c.a_bar).rsqrt()
         ),
-        Misconception(
-            "You added the noise once more. It is in x_t already: subtract its share.",
-            above=lambda c: -c.beta,
-        ),
-        Misconception(
-            "You read the tables at t - 1. In code t = 0 is the papers' t = 1, and index -1 wraps around: read at t.",
-            steps=lambda t: t - 1,
-        ),
-        Misconception(
-            "Your running product is one of betas. alpha_bar is the product of the alphas, 1 - beta.",
-            bar=lambda alphas: torch.cumprod(1 - alphas, 0),
-        ),
-        Misconception(
-            "You looked betas up at t before you took the running product, which then runs over the images of the "
-            "batch. "
-            "The product runs over the steps: first cumprod, then the look-up.",
-            instead=_looked_up_first,
-        ),
-        Misconception(FIRST_T, steps=lambda t: t[:1].expand(len(t))),
-        Misconception(COLUMNS, brief="Your coefficients have shape (B,).", look_up=lambda table, t, x: table[t]),
-        Misconception(
-            "That is the step of DDIM: x_0's estimate with alpha_bar_prev, and eps beside it. Asked for is the mean "
-            "of DDPM's step.",
-            instead=_ddim,
-        ),
-        Misconception(
-            "You went through the estimate of x_0 and clipped it to [-1, 1]. Nothing is clipped here.", instead=_clipped
-        ),
-        Misconception(
-            "You multiplied by sqrt(1 - alpha_bar) in the factor of eps. Divide by it.",
-            below=lambda c: (1 - c.a_bar).rsqrt(),
-        ),
-    ),
+    },
 )

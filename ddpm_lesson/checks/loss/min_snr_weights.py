@@ -1,9 +1,11 @@
 """Exercise 2.9: min-SNR weights of three errors."""
 
+import math
+
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import double
 
 
@@ -65,6 +67,12 @@ def _both_least(function):
     return {"least": function, "eps": _plain}
 
 
+def _unbracketed(effect, at_0):
+    """A row of the table: w / snr + 1 for v, with this quotient at snr = 0."""
+    sentence = f"Python divides before it adds<: w / snr + 1 {effect}>. Put brackets around snr + 1."
+    return {sentence: dict(v=lambda snr, least, gamma: torch.where(snr > 0, least / snr, at_0) + 1)}
+
+
 def _uncapped(evidence) -> str:
     """gamma / snr for eps, whatever was done where snr is 0."""
     if evidence.output != "eps":
@@ -100,121 +108,76 @@ min_snr_weights = Check(
     ),
     among="snr = 0 and three gammas",
     outputs=("eps", "x_0", "v"),
-    misconceptions=(
-        Misconception(
-            "You return min(snr, gamma) three times: that is the weight of the error in x_0. The squared error is snr "
-            "times as large in eps and snr + 1 times in v: divide by that.",
-            give=lambda eps, x_0, v: (x_0, x_0, x_0),
+    misconceptions={
+        "You return min(snr, gamma) three times: that is the weight of the error in x_0. The squared error is snr "
+        "times as large in eps and snr + 1 times in v: divide by that.": dict(give=lambda eps, x_0, v: (x_0, x_0, x_0)),
+        "You return min(1, gamma / snr) three times: that is the weight of the error in eps. On x_0 or v it is another "
+        "loss, under which the steps with little noise count for far less.": dict(
+            give=lambda eps, x_0, v: (eps, eps, eps)
         ),
-        Misconception(
-            "You return min(1, gamma / snr) three times: that is the weight of the error in eps. On x_0 or v it is "
-            "another loss, under which the steps with little noise count for far less.",
-            give=lambda eps, x_0, v: (eps, eps, eps),
+        "You took the larger of snr and gamma<. Steps with little noise keep their huge "
+        "weight>: take the smaller.": _both_least(lambda snr, gamma: snr.clamp(min=gamma)),
+        "You clamped snr from below, at 1, as Salimans and Ho do. Min-SNR clamps it from above, at gamma.": _both_least(
+            lambda snr, gamma: snr.clamp(min=1)
         ),
-        Misconception(
-            "You took the larger of snr and gamma. Steps with little noise keep their huge weight: take the smaller.",
-            **_both_least(lambda snr, gamma: snr.clamp(min=gamma)),
+        "You capped snr at 1 where gamma is the cap.": dict(least=lambda snr, gamma: snr.clamp(max=1)),
+        "You did not cap snr: gamma is the largest weight that x_0's error may get.": dict(
+            least=lambda snr, gamma: snr
         ),
-        Misconception(
-            "You clamped snr from below, at 1, as Salimans and Ho do. Min-SNR clamps it from above, at gamma.",
-            **_both_least(lambda snr, gamma: snr.clamp(min=1)),
+        "You took the soft minimum, snr gamma / (snr + gamma). min(snr, gamma) has a corner at gamma.": dict(
+            least=lambda snr, gamma: snr * gamma / (snr + gamma), eps=lambda snr, least, gamma: gamma / (snr + gamma)
         ),
-        Misconception(
-            "You capped snr at 1 where gamma is the cap.",
-            least=lambda snr, gamma: snr.clamp(max=1),
+        "At snr = 0 you divide by 0 in the weight of eps<: it is 0 / 0, and one NaN ends the training>. min(1, gamma / "
+        "snr) is 1 there.": dict(eps=_plain),
+        "At snr = 0 your weight of eps is 0, and min(1, gamma / snr) is 1 there. 0 / 0 became 0, or a small number was "
+        "added below the line.": dict(eps=lambda snr, least, gamma: torch.where(snr > 0, least / snr, 0.0)),
+        "You did not cap the weight of eps at 1<: gamma / snr grows without limit where the noise is strong>.": dict(
+            eps=lambda snr, least, gamma: gamma / snr
         ),
-        Misconception(
-            "You did not cap snr: gamma is the largest weight that x_0's error may get.",
-            brief="You did not cap snr.",
-            least=lambda snr, gamma: snr,
+        "You took the larger of 1 and gamma / snr for eps. Its weight never passes 1: take the smaller.": dict(
+            eps=lambda snr, least, gamma: (gamma / snr).clamp(min=1)
         ),
-        Misconception(
-            "You took the soft minimum, snr gamma / (snr + gamma). min(snr, gamma) has a corner at gamma.",
-            least=lambda snr, gamma: snr * gamma / (snr + gamma),
-            eps=lambda snr, least, gamma: gamma / (snr + gamma),
+        "You divided the weight of v by snr<, and at snr = 0 that is 0 / 0>. The squared error in v is snr + 1 times "
+        "the one in x_0: divide by snr + 1, which is never 0.": dict(v=_plain),
+        "You divided the weight of v by snr. The squared error in v is snr + 1 times the one in x_0.": dict(
+            v=lambda snr, least, gamma: torch.where(snr > 0, least / snr, 1.0)
         ),
-        Misconception(
-            "At snr = 0 your weight of eps is 0 / 0, and one NaN ends the training. min(1, gamma / snr) is 1 there.",
-            brief="At snr = 0 you divide by 0 in the weight of eps.",
-            eps=_plain,
+        **_unbracketed("is NaN at snr = 0", math.nan),
+        **_unbracketed("is the weight of eps plus 1", 1.0),
+        **_unbracketed("is the weight of eps plus 1, and 1 at snr = 0 as you made it", 0.0),
+        **_unbracketed("is the weight of eps plus 1, and 0 at snr = 0 as you made it", -1.0),
+        "Your weight of v is that of eps, divided by snr, plus 1. It is that of x_0, and Python divides before it "
+        "adds: put brackets around snr + 1.": dict(v=lambda snr, least, gamma: (gamma / snr).clamp(max=1) / snr + 1),
+        "You divided the weight of eps by snr + 1 for v. v's is that of x_0, divided by snr + 1.": dict(
+            v=lambda snr, least, gamma: torch.where(snr > 0, least / snr, 1.0) / (snr + 1)
         ),
-        Misconception(
-            "At snr = 0 your weight of eps is 0, and min(1, gamma / snr) is 1 there. 0 / 0 became 0, or a small number "
-            "was added below the line.",
-            eps=lambda snr, least, gamma: torch.where(snr > 0, least / snr, 0.0),
+        "Your weight of v is that of x_0. The squared error in v is snr + 1 times as large: divide by snr + 1.": dict(
+            v=lambda snr, least, gamma: least
         ),
-        Misconception(
-            "You did not cap the weight of eps at 1: gamma / snr grows without limit where the noise is strong.",
-            brief="You did not cap the weight of eps at 1.",
-            eps=lambda snr, least, gamma: gamma / snr,
+        "Your weight of x_0 is snr itself: gamma is missing, the largest weight that it may get.": dict(
+            x_0=lambda snr, least, gamma: snr
         ),
-        Misconception(
-            "You took the larger of 1 and gamma / snr for eps. Its weight never passes 1: take the smaller.",
-            eps=lambda snr, least, gamma: (gamma / snr).clamp(min=1),
+        "The weights of eps and x_0 are swapped. x_0's is cut off at gamma; eps's never passes 1.": dict(
+            give=lambda eps, x_0, v: (x_0, eps, v)
         ),
-        Misconception(
-            "You divided the weight of v by snr, and at snr = 0 that is 0 / 0. The squared error in v is snr + 1 times "
-            "the one in x_0: divide by snr + 1, which is never 0.",
-            brief="You divided the weight of v by snr, and not by snr + 1.",
-            v=_plain,
+        "You wrote 5 into the formula. That is the paper's choice; here it is the argument gamma.": dict(
+            cap=lambda gamma: 5.0
         ),
-        Misconception(
-            "You divided the weight of v by snr. The squared error in v is snr + 1 times the one in x_0.",
-            v=lambda snr, least, gamma: torch.where(snr > 0, least / snr, 1.0),
+        "Python's min compares tensors as a whole. snr.clamp(max=gamma) compares number by number.": _both_least(min),
+        "Your numbers are those of alpha_bar, snr / (1 + snr), instead of snr.": dict(
+            instead=lambda snr, gamma: _three(snr / (1 + snr), gamma)
         ),
-        Misconception(
-            "Python divides before it adds: w / snr + 1 is the weight of eps plus 1. Put brackets around snr + 1.",
-            brief="Python divides before it adds: put brackets around snr + 1.",
-            v=lambda snr, least, gamma: torch.where(snr > 0, least / snr, 1.0) + 1,
+        "Those are the weights of P2, 1 / (1 + snr) for eps. Min-SNR's is min(1, gamma / snr): use gamma.": dict(
+            instead=lambda snr, gamma: (1 / (1 + snr), snr / (1 + snr), snr / (1 + snr) ** 2)
         ),
-        Misconception(
-            "Python divides before it adds: w / snr + 1 is NaN at snr = 0. Put brackets around snr + 1.",
-            brief="Python divides before it adds: put brackets around snr + 1.",
-            v=lambda snr, least, gamma: least / snr + 1,
+        "You took the smallest number of the whole tensor. Each entry is compared with gamma on its own.": dict(
+            least=lambda snr, gamma: torch.full_like(snr, min(snr.min().item(), gamma))
         ),
-        Misconception(
-            "You divided the weight of eps by snr + 1 for v. v's is that of x_0, divided by snr + 1.",
-            v=lambda snr, least, gamma: torch.where(snr > 0, least / snr, 1.0) / (snr + 1),
+        "You multiplied the weight of v by snr + 1. The squared error in v is snr + 1 times as large: divide.": dict(
+            v=lambda snr, least, gamma: least * (snr + 1)
         ),
-        Misconception(
-            "Your weight of v is that of x_0. The squared error in v is snr + 1 times as large: divide by snr + 1.",
-            v=lambda snr, least, gamma: least,
+        "Your weight of eps is 0 where snr is not above gamma. min(1, gamma / snr) is 1 there.": dict(
+            eps=lambda snr, least, gamma: torch.where(snr > gamma, gamma / snr, 0.0)
         ),
-        Misconception(
-            "Your weight of x_0 is snr itself: gamma is missing, the largest weight that it may get.",
-            x_0=lambda snr, least, gamma: snr,
-        ),
-        Misconception(
-            "The weights of eps and x_0 are swapped. x_0's is cut off at gamma; eps's never passes 1.",
-            give=lambda eps, x_0, v: (x_0, eps, v),
-        ),
-        Misconception(
-            "You wrote 5 into the formula. That is the paper's choice; here it is the argument gamma.",
-            cap=lambda gamma: 5.0,
-        ),
-        Misconception(
-            "Python's min compares tensors as a whole. snr.clamp(max=gamma) compares number by number.",
-            **_both_least(min),
-        ),
-        Misconception(
-            "Your numbers are those of alpha_bar, snr / (1 + snr), instead of snr.",
-            instead=lambda snr, gamma: _three(snr / (1 + snr), gamma),
-        ),
-        Misconception(
-            "Those are the weights of P2, 1 / (1 + snr) for eps. Min-SNR's is min(1, gamma / snr): use gamma.",
-            instead=lambda snr, gamma: (1 / (1 + snr), snr / (1 + snr), snr / (1 + snr) ** 2),
-        ),
-        Misconception(
-            "You took the smallest number of the whole tensor. Each entry is compared with gamma on its own.",
-            least=lambda snr, gamma: torch.full_like(snr, min(snr.min().item(), gamma)),
-        ),
-        Misconception(
-            "You multiplied the weight of v by snr + 1. The squared error in v is snr + 1 times as large: divide.",
-            v=lambda snr, least, gamma: least * (snr + 1),
-        ),
-        Misconception(
-            "Your weight of eps is 0 where snr is not above gamma. min(1, gamma / snr) is 1 there.",
-            eps=lambda snr, least, gamma: torch.where(snr > gamma, gamma / snr, 0.0),
-        ),
-    ),
+    },
 )

@@ -5,11 +5,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, IMAGES, LONG_BAR, at, before, double, fractions
+from ddpm_lesson.checks._rows import looked_up, mixed
 from ddpm_lesson.checks._run import called, read
 from ddpm_lesson.checks.loss._simple_loss_clues import Model, of_prediction_and_noise, what_is_given, what_is_told
-from ddpm_lesson.checks.loss._words import COLUMNS, FIRST_T, reduced
+from ddpm_lesson.checks.loss._words import reduced
 
 
 def _simple_loss(model, x_0, t, noise, alphas_bar):
@@ -40,10 +41,6 @@ def _with_gradient(function, model, *args):
     yield "gradient", torch.zeros(()) if gradient is None else read(gradient) * scale
 
 
-def _mixed(a_bar: Tensor, x_0: Tensor, noise: Tensor) -> Tensor:
-    return a_bar.sqrt() * x_0 + (1 - a_bar).sqrt() * noise
-
-
 def _squared_error(
     model: nn.Module,
     x_0: Tensor,
@@ -53,7 +50,8 @@ def _squared_error(
     *,
     table=lambda alphas_bar: alphas_bar,
     look_up=at,
-    mix=_mixed,
+    signal=torch.sqrt,  # both functions of alpha_bar_t
+    spread=lambda a_bar: (1 - a_bar).sqrt(),
     given=lambda x_0, x_t, noise: x_t,  # to the network, with
     told=lambda t, T: (t,),
     use=lambda prediction: prediction,
@@ -62,7 +60,8 @@ def _squared_error(
     weight=torch.ones_like,  # of the table alphas_bar
 ) -> Tensor:
     a_bar = look_up(table(alphas_bar), t, x_0)
-    prediction = use(model(given(x_0, mix(a_bar, x_0, noise), noise), *told(t, len(alphas_bar))))
+    x_t = signal(a_bar) * x_0 + spread(a_bar) * noise
+    prediction = use(model(given(x_0, x_t, noise), *told(t, len(alphas_bar))))
     return look_up(weight(alphas_bar), t, x_0) * error(target(x_0, noise, a_bar) - prediction)
 
 
@@ -97,128 +96,61 @@ simple_loss = Check(
         for table in [ALPHAS_BAR[:1] if t == [0, 0] else LONG_BAR if 999 in t else ALPHAS_BAR]
     ),
     among="two models with a weight, mixed t, T = 1 and T = 1000",
-    misconceptions=(
-        Misconception(
-            "Your target is x_0. This network predicts the noise: a sampler that takes its output for eps would "
-            "subtract the image and keep the noise.",
-            target=lambda x_0, noise, a_bar: x_0,
+    misconceptions={
+        "Your target is x_0. This network predicts the noise: a sampler that takes its output for eps would subtract "
+        "the image and keep the noise.": dict(target=lambda x_0, noise, a_bar: x_0),
+        "Your target is sqrt(1 - alpha_bar) * noise. The network predicts eps, of variance 1; samplers scale it.": dict(
+            target=lambda x_0, noise, a_bar: (1 - a_bar).sqrt() * noise
         ),
-        Misconception(
-            "Your target is sqrt(1 - alpha_bar) * noise. The network predicts eps, of variance 1; samplers scale it.",
-            target=lambda x_0, noise, a_bar: (1 - a_bar).sqrt() * noise,
+        "Your target is x_t, what the network was given. It predicts the noise alone.": dict(
+            target=lambda x_0, noise, a_bar: a_bar.sqrt() * x_0 + (1 - a_bar).sqrt() * noise
         ),
-        Misconception(
-            "Your target is x_t, what the network was given. It predicts the noise alone.",
-            target=lambda x_0, noise, a_bar: _mixed(a_bar, x_0, noise),
+        "You added noise and prediction, or your target is -noise. The error is the difference "
+        "from the noise itself.": dict(use=torch.neg),
+        "Your network sees x_0<, in which there is no noise to find>. It is given x_t.": dict(
+            given=lambda x_0, x_t, noise: x_0
         ),
-        Misconception(
-            "You added noise and prediction, or your target is -noise. The error is the difference from the noise "
-            "itself.",
-            use=torch.neg,
+        "Your network sees the noise itself<, which it only has to repeat>. It is given x_t.": dict(
+            given=lambda x_0, x_t, noise: noise
         ),
-        Misconception(
-            "Your network sees x_0, in which there is no noise to find. It is given x_t.",
-            brief="Your network sees x_0.",
-            given=lambda x_0, x_t, noise: x_0,
+        "Your network sees x_0 + noise<, as noisy at every t>. It is given x_t.": dict(
+            given=lambda x_0, x_t, noise: x_0 + noise
         ),
-        Misconception(
-            "Your network sees the noise itself, which it only has to repeat. It is given x_t.",
-            brief="Your network sees the noise itself.",
-            given=lambda x_0, x_t, noise: noise,
-        ),
-        Misconception(
-            "Your network sees x_0 + noise, as noisy at every t. It is given x_t.",
-            brief="Your network sees x_0 + noise.",
-            given=lambda x_0, x_t, noise: x_0 + noise,
-        ),
-        Misconception(
-            "No gradient reaches the network's weights: you detached the prediction, or ran the network under no_grad. "
-            "Training needs it.",
-            use=lambda prediction: prediction.detach(),
-        ),
-        *reduced(
+        "No gradient reaches the network's weights: you detached the prediction, or ran the network under no_grad. "
+        "Training needs it.": dict(use=lambda prediction: prediction.detach()),
+        **reduced(
             "The error of each coordinate is asked for, (B, *D): the caller averages, and may first weigh each t."
         ),
-        Misconception(
-            "You return the absolute error. Its best prediction is a median, and sampling needs the conditional mean.",
-            error=torch.abs,
+        "You return the absolute error. Its best prediction is a median, and sampling "
+        "needs the conditional mean.": dict(error=torch.abs),
+        "You return the error itself, with its sign. It is squared.": dict(error=lambda error: error),
+        "You halved the squared error. The loss has no factor.": dict(error=lambda error: error**2 / 2),
+        "You used the smooth L1 (Huber) loss. The squared error is asked for.": dict(
+            error=lambda error: torch.where(error.abs() < 1, error**2 / 2, error.abs() - 0.5)
         ),
-        Misconception("You return the error itself, with its sign. It is squared.", error=lambda error: error),
-        Misconception("You halved the squared error. The loss has no factor.", error=lambda error: error**2 / 2),
-        Misconception(
-            "You used the smooth L1 (Huber) loss. The squared error is asked for.",
-            error=lambda error: torch.where(error.abs() < 1, error**2 / 2, error.abs() - 0.5),
+        **mixed(" in x_t"),
+        **looked_up(),
+        "You called model(x_t). One network serves all noise levels and must be told which: model(x_t, t).": dict(
+            told=lambda t, T: ()
         ),
-        Misconception(
-            "You scaled the noise in x_t by 1 - alpha_bar, a variance: the network sees too little. Take the root.",
-            brief="You scaled the noise in x_t by 1 - alpha_bar, a variance.",
-            mix=lambda a_bar, x_0, noise: a_bar.sqrt() * x_0 + (1 - a_bar) * noise,
+        "You gave the network t / T. It takes the step t, as samplers pass it: scaling is its own business.": dict(
+            told=lambda t, T: (t / T,)
         ),
-        Misconception(
-            "You scaled x_0 in x_t by alpha_bar. The image fades with its root.",
-            mix=lambda a_bar, x_0, noise: a_bar * x_0 + (1 - a_bar).sqrt() * noise,
+        "You told the network t + 1. In code t counts from 0, in training and in sampling: pass t as it is.": dict(
+            told=lambda t, T: (t + 1,)
         ),
-        Misconception(
-            "Both roots are missing in x_t: images and noise are multiplied by standard deviations.",
-            mix=lambda a_bar, x_0, noise: a_bar * x_0 + (1 - a_bar) * noise,
+        "You told the network the same t for all images, the first's. Every image has its own.": dict(
+            told=lambda t, T: (t[:1],)
         ),
-        Misconception(
-            "The factors of x_0 and noise in x_t are swapped. The image fades with sqrt(alpha_bar).",
-            mix=lambda a_bar, x_0, noise: (1 - a_bar).sqrt() * x_0 + a_bar.sqrt() * noise,
+        "You weighed each step as the bound does with var = beta. L_simple leaves that out: the bound spends the "
+        "network on the first steps, whose noise is hardly visible.": dict(weight=_bound_weight),
+        "You compared estimates of x_0. That multiplies the squared error in eps by (1 - alpha_bar) / alpha_bar, which "
+        "is huge at the last steps: compare the noise itself.": dict(weight=lambda table: (1 - table) / table),
+        "Your target is v, sqrt(alpha_bar) * noise - sqrt(1 - alpha_bar) * x_0. This network predicts the noise.": dict(
+            target=lambda x_0, noise, a_bar: a_bar.sqrt() * noise - (1 - a_bar).sqrt() * x_0
         ),
-        Misconception(
-            "You added the noise to a faded x_0 without scaling it. In x_t it has the factor sqrt(1 - alpha_bar).",
-            mix=lambda a_bar, x_0, noise: a_bar.sqrt() * x_0 + noise,
+        "You weighed each step with its SNR. L_simple gives every step the weight 1.": dict(
+            weight=lambda table: table / (1 - table)
         ),
-        Misconception(
-            "You subtracted the noise in x_t. It is added, and the network learns its sign.",
-            mix=lambda a_bar, x_0, noise: a_bar.sqrt() * x_0 - (1 - a_bar).sqrt() * noise,
-        ),
-        Misconception(
-            "You read alphas_bar at t - 1. x_t has the noise of step t, and index -1 wraps around: read it at t.",
-            table=lambda alphas_bar: alphas_bar.roll(1),
-        ),
-        Misconception("You took alpha_bar_prev, the table one step late. x_t has the noise of step t.", table=before),
-        Misconception(
-            "You took the running product of alphas_bar, which is one already.",
-            brief="You took the running product of alphas_bar, which is one already.",
-            table=lambda alphas_bar: alphas_bar.cumprod(0),
-        ),
-        Misconception(COLUMNS, brief="Your coefficients have shape (B,).", look_up=lambda table, t, x: table[t]),
-        Misconception(FIRST_T, look_up=lambda table, t, x: table[t[0]]),
-        Misconception(
-            "You called model(x_t). One network serves all noise levels and must be told which: model(x_t, t).",
-            told=lambda t, T: (),
-        ),
-        Misconception(
-            "You gave the network t / T. It takes the step t, as samplers pass it: scaling is its own business.",
-            told=lambda t, T: (t / T,),
-        ),
-        Misconception(
-            "You told the network t + 1. In code t counts from 0, in training and in sampling: pass t as it is.",
-            told=lambda t, T: (t + 1,),
-        ),
-        Misconception(
-            "You told the network the same t for all images, the first's. Every image has its own.",
-            told=lambda t, T: (t[:1],),
-        ),
-        Misconception(
-            "You weighed each step as the bound does with var = beta. L_simple leaves that out: the bound spends the "
-            "network on the first steps, whose noise is hardly visible.",
-            weight=_bound_weight,
-        ),
-        Misconception(
-            "You compared estimates of x_0. That multiplies the squared error in eps by (1 - alpha_bar) / alpha_bar, "
-            "which is huge at the last steps: compare the noise itself.",
-            weight=lambda table: (1 - table) / table,
-        ),
-        Misconception(
-            "Your target is v, sqrt(alpha_bar) * noise - sqrt(1 - alpha_bar) * x_0. This network predicts the noise.",
-            target=lambda x_0, noise, a_bar: a_bar.sqrt() * noise - (1 - a_bar).sqrt() * x_0,
-        ),
-        Misconception(
-            "You weighed each step with its SNR. L_simple gives every step the weight 1.",
-            weight=lambda table: table / (1 - table),
-        ),
-    ),
+    },
 )

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import double, fractions
 from ddpm_lesson.checks._run import Misfit, read
 
@@ -97,6 +97,7 @@ def _looped(
     rate=lambda k, warmup: min(1.0, k / warmup),
     reduce=torch.mean,
     clear=lambda optimizer: optimizer.zero_grad(),
+    clear_late=lambda optimizer: None,
     clip=nn.utils.clip_grad_norm_,
     order=_one_step_each,
     blend=_blended,
@@ -111,6 +112,7 @@ def _looped(
         value = loss(model, x_0, t, noise)
         clear(optimizer)
         reduce(value).backward()
+        clear_late(optimizer)
         clip(weights, clip_norm)
         order(optimizer.step, partial(blend, average, model, decay, k))
         yield told(value.mean(), lambda now=(x_0, t, noise): loss(model, *now).mean().item())
@@ -154,70 +156,50 @@ training_loop = Check(
         _case("five steps, lr = 0.2, warmup = 10, clip_norm = 0.5, decay = 0", 5, 0.2, 10, 0.5, 0.0),
     ),
     among="a warm-up that does not end and gradients that need no clipping",
-    misconceptions=(
-        Misconception(
-            "You did not clear the gradients: backward adds to what is there, and each step walks along the sum of all "
-            "before it. optimizer.zero_grad() comes before backward.",
-            clear=lambda optimizer: None,
+    misconceptions={
+        "You did not clear the gradients: backward adds to what is there, and each step walks along the sum of all "
+        "before it. optimizer.zero_grad() comes before backward.": dict(clear=lambda optimizer: None),
+        "Your model does not move: its gradients are cleared between backward and step, or step() is never called. "
+        "optimizer.zero_grad() comes before backward, step() after clipping.": dict(
+            clear=lambda optimizer: None, clear_late=lambda optimizer: optimizer.zero_grad()
         ),
-        Misconception(
-            "You sent the sum backward. The gradient then grows with the batch and the image, and clip_norm means "
-            "something else for each size: take the mean.",
-            reduce=torch.sum,
+        "You sent the sum backward. The gradient then grows with the batch and the image, and clip_norm means "
+        "something else for each size: take the mean.": dict(reduce=torch.sum),
+        "You do not clip, or you clip before backward has made the gradient. clip_grad_norm_ stands between backward "
+        "and step.": dict(clip=lambda weights, clip_norm: None),
+        "You clipped each number of the gradient, which turns it. The norm is cut: clip_grad_norm_.": dict(
+            clip=nn.utils.clip_grad_value_
         ),
-        Misconception(
-            "You do not clip, or you clip before backward has made the gradient. clip_grad_norm_ stands between "
-            "backward and step.",
-            clip=lambda weights, clip_norm: None,
+        "You clipped each parameter's gradient by itself. The norm of all of them together is cut to clip_norm.": dict(
+            clip=_each_clipped
         ),
-        Misconception(
-            "You clipped each number of the gradient, which turns it. The norm is cut: clip_grad_norm_.",
-            clip=nn.utils.clip_grad_value_,
+        "You scale every gradient to the norm clip_norm. One that is smaller stays as it is.": dict(clip=_normalised),
+        "Your warm-up counts from 0<, so the first step does nothing>. k counts from 1.": dict(
+            rate=lambda k, warmup: min(1.0, (k - 1) / warmup)
         ),
-        Misconception(
-            "You clipped each parameter's gradient by itself. The norm of all of them together is cut to clip_norm.",
-            clip=_each_clipped,
+        "There is no warm-up: the learning rate is lr from the start.": dict(rate=lambda k, warmup: 1.0),
+        "Your learning rate goes on rising after the warm-up. It stays at lr: min(1, k / warmup).": dict(
+            rate=lambda k, warmup: k / warmup
         ),
-        Misconception(
-            "You scale every gradient to the norm clip_norm. One that is smaller stays as it is.",
-            clip=_normalised,
+        "You used plain gradient descent. The optimizer is Adam.": dict(made=torch.optim.SGD),
+        "You used AdamW, which also pulls every weight towards 0. The optimizer is Adam.": dict(made=torch.optim.AdamW),
+        "You make a new optimizer in every step, so Adam forgets the gradients before. Make it once.": dict(
+            renewed=lambda optimizer, make: make()
         ),
-        Misconception(
-            "Your warm-up counts from 0, so the first step does nothing. k counts from 1.",
-            rate=lambda k, warmup: min(1.0, (k - 1) / warmup),
+        "decay and 1 - decay are exchanged<: your average follows the last step>.": dict(
+            blend=lambda average, model, decay, k: _blended(average, model, 1 - decay, k)
         ),
-        Misconception("There is no warm-up: the learning rate is lr from the start.", rate=lambda k, warmup: 1.0),
-        Misconception(
-            "Your learning rate goes on rising after the warm-up. It stays at lr: min(1, k / warmup).",
-            rate=lambda k, warmup: k / warmup,
+        "Your average does not move. It is changed in place, after every step, under torch.no_grad().": dict(
+            blend=lambda average, model, decay, k: None
         ),
-        Misconception("You used plain gradient descent. The optimizer is Adam.", made=torch.optim.SGD),
-        Misconception(
-            "You used AdamW, which also pulls every weight towards 0. The optimizer is Adam.", made=torch.optim.AdamW
+        "Your average takes in the weights before the step. It takes those after it.": dict(
+            order=lambda step, blend: (blend(), step())
         ),
-        Misconception(
-            "You make a new optimizer in every step, so Adam forgets the gradients before. Make it once.",
-            renewed=lambda optimizer, make: make(),
+        "Your decay rises slowly, as in the package's EMA. A good idea; here decay is asked for as it is.": dict(
+            blend=lambda average, model, decay, k: _blended(average, model, min(decay, k / (9 + k)), k)
         ),
-        Misconception(
-            "decay and 1 - decay are exchanged: your average follows the last step.",
-            blend=lambda average, model, decay, k: _blended(average, model, 1 - decay, k),
+        "You yield the loss after the step, of the batch just learned. Yield the one that was minimised.": dict(
+            told=lambda value, again: again()
         ),
-        Misconception(
-            "Your average does not move. It is changed in place, after every step, under torch.no_grad().",
-            blend=lambda average, model, decay, k: None,
-        ),
-        Misconception(
-            "Your average takes in the weights before the step. It takes those after it.",
-            order=lambda step, blend: (blend(), step()),
-        ),
-        Misconception(
-            "Your decay rises slowly, as in the package's EMA. A good idea; here decay is asked for as it is.",
-            blend=lambda average, model, decay, k: _blended(average, model, min(decay, k / (9 + k)), k),
-        ),
-        Misconception(
-            "You yield the loss after the step, of the batch just learned. Yield the one that was minimised.",
-            told=lambda value, again: again(),
-        ),
-    ),
+    },
 )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import BETAS, Step, before, double, products, tables_of_betas
 
 
@@ -59,97 +59,63 @@ vlb_weight = Check(
         ]
     ),
     among="several variances and T = 1",
-    misconceptions=(
-        Misconception(
-            "You did not square beta. The bound holds the squared distance of the means, and beta is a factor of it.",
-            above=lambda c: c.beta,
+    misconceptions={
+        "You did not square beta. The bound holds the squared distance of the means, and beta is a factor of it.": dict(
+            above=lambda c: c.beta
         ),
-        Misconception(
-            "You forgot the 2. The KL of two Gaussians divides the squared distance of the means by 2 var.", two=1.0
+        "You forgot the 2. The KL of two Gaussians divides the squared distance of the means by 2 var.": dict(two=1.0),
+        "You have alpha_bar instead of alpha<. It goes to 0, and the noisiest steps would weigh most of all>.": dict(
+            step=lambda c: c.a_bar
         ),
-        Misconception(
-            "You have alpha_bar instead of alpha. It goes to 0, and the noisiest steps would weigh most of all.",
-            step=lambda c: c.a_bar,
+        "alpha is missing below the line. The mean divides by its root, and the weight by its square.": dict(
+            step=lambda c: torch.ones_like(c.alpha)
         ),
-        Misconception(
-            "alpha is missing below the line. The mean divides by its root, and the weight by its square.",
-            step=lambda c: torch.ones_like(c.alpha),
+        "You kept the root over alpha. In the mean it is a root; the weight is its square.": dict(
+            step=lambda c: c.alpha.sqrt()
         ),
-        Misconception(
-            "You kept the root over alpha. In the mean it is a root; the weight is its square.",
-            step=lambda c: c.alpha.sqrt(),
+        "You have 1 - alpha where 1 - alpha_bar belongs, all the noise in x_t<: late steps "
+        "come out far too heavy>.": dict(noise=lambda c: 1 - c.alpha),
+        "You have alpha_bar where 1 - alpha_bar belongs, the noise in x_t.": dict(noise=lambda c: c.a_bar),
+        "You kept the root over 1 - alpha_bar. In the mean it is a root; the weight is its square.": dict(
+            noise=lambda c: (1 - c.a_bar).sqrt()
         ),
-        Misconception(
-            "You have 1 - alpha where 1 - alpha_bar belongs, all the noise in x_t: late steps come out far too heavy.",
-            brief="You have 1 - alpha where 1 - alpha_bar belongs.",
-            noise=lambda c: 1 - c.alpha,
+        "You divided by the standard deviation of p. The KL divides by its variance, which "
+        "is var itself: no root.": dict(variance=lambda c, var: var.sqrt()),
+        "You squared var. The paper's sigma^2 is the variance, and var is that already.": dict(
+            variance=lambda c, var: var**2
         ),
-        Misconception(
-            "You have alpha_bar where 1 - alpha_bar belongs, the noise in x_t.",
-            noise=lambda c: c.a_bar,
+        "You put beta where var belongs<, and one beta cancelled>. The variance of p is a "
+        "choice, and an argument.": dict(variance=lambda c, var: c.beta),
+        "You put the posterior's variance where var belongs. The variance of p is a choice, and an argument.": dict(
+            variance=lambda c, var: c.beta * (1 - c.a_bar_prev) / (1 - c.a_bar)
         ),
-        Misconception(
-            "You kept the root over 1 - alpha_bar. In the mean it is a root; the weight is its square.",
-            noise=lambda c: (1 - c.a_bar).sqrt(),
+        "Python works from left to right: in beta**2 / 2 * var * ... only the 2 is below the line. Put brackets around "
+        "everything below it.": dict(
+            instead=lambda betas, var: betas**2 / 2 * var * (1 - betas) * (1 - torch.cumprod(1 - betas, 0))
         ),
-        Misconception(
-            "You divided by the standard deviation of p. The KL divides by its variance, which is var itself: no root.",
-            variance=lambda c, var: var.sqrt(),
+        "Python works from left to right: in beta**2 / (2 * var) * ... the rest stands above the line. Put brackets "
+        "around everything below it.": dict(
+            instead=lambda betas, var: betas**2 / (2 * var) * (1 - betas) * (1 - torch.cumprod(1 - betas, 0))
         ),
-        Misconception(
-            "You squared var. The paper's sigma^2 is the variance, and var is that already.",
-            variance=lambda c, var: var**2,
-        ),
-        Misconception(
-            "You put beta where var belongs, and one beta cancelled. The variance of p is a choice, and an argument.",
-            brief="You put beta where var belongs.",
-            variance=lambda c, var: c.beta,
-        ),
-        Misconception(
-            "You put the posterior's variance where var belongs. The variance of p is a choice, and an argument.",
-            variance=lambda c, var: c.beta * (1 - c.a_bar_prev) / (1 - c.a_bar),
-        ),
-        Misconception(
-            "Python works from left to right: in beta**2 / 2 * var * ... only the 2 is below the line. Put brackets "
-            "around everything below it.",
-            brief="Python works from left to right: put brackets around everything below the line.",
-            instead=lambda betas, var: betas**2 / 2 * var * (1 - betas) * (1 - torch.cumprod(1 - betas, 0)),
-        ),
-        Misconception(
-            "Python works from left to right: in beta**2 / (2 * var) * ... the rest stands above the line. Put "
-            "brackets "
-            "around everything below it.",
-            brief="Python works from left to right: put brackets around all that stands below the line.",
-            instead=lambda betas, var: betas**2 / (2 * var) * (1 - betas) * (1 - torch.cumprod(1 - betas, 0)),
-        ),
-        Misconception(
-            "Python works from left to right: your last factor, 1 - alpha_bar, stands above the line. Put brackets "
-            "around everything below it.",
-            noise=lambda c: 1 / (1 - c.a_bar),
-        ),
-        Misconception(
-            "You return the weight of the squared error in x_0, coef1^2 / (2 var). The squared error in eps is snr "
-            "times as large: its weight is yours divided by snr.",
+        "Python works from left to right: your last factor, 1 - alpha_bar, stands above the line. Put brackets around "
+        "everything below it.": dict(noise=lambda c: 1 / (1 - c.a_bar)),
+        "You return the weight of the squared error in x_0, coef1^2 / (2 var). The squared error in eps is snr times "
+        "as large: its weight is yours divided by snr.": dict(
             instead=lambda betas, var: (
                 before(torch.cumprod(1 - betas, 0)) * betas**2 / (2 * var * (1 - torch.cumprod(1 - betas, 0)) ** 2)
-            ),
+            )
         ),
-        Misconception(
-            "You took alpha_bar_prev. eps is the noise in x_t, so alpha_bar at t itself; yours divides by 0 at t = 0.",
-            noise=lambda c: 1 - c.a_bar_prev,
+        "You took alpha_bar_prev. eps is the noise in x_t, so alpha_bar at t itself<; yours "
+        "divides by 0 at t = 0>.": dict(noise=lambda c: 1 - c.a_bar_prev),
+        "Your running product is one of betas. alpha_bar is the product of the alphas, 1 - beta.": dict(
+            bar=lambda alphas: torch.cumprod(1 - alphas, 0)
         ),
-        Misconception(
-            "Your running product is one of betas. alpha_bar is the product of the alphas, 1 - beta.",
-            bar=lambda alphas: torch.cumprod(1 - alphas, 0),
+        "You return half the drop of the SNR, the weight of the error of x_0, and 0 at t = 0. Asked for is the weight "
+        "of the error in eps, with the variance var.": dict(
+            instead=lambda betas, var: _half_the_drop(torch.cumprod(1 - betas, 0))
         ),
-        Misconception(
-            "You return half the drop of the SNR, the weight of the error of x_0, and 0 at t = 0. Asked for is the "
-            "weight of the error in eps, with the variance var.",
-            instead=lambda betas, var: _half_the_drop(torch.cumprod(1 - betas, 0)),
+        "You squared the whole fraction. Only beta is squared: put the brackets around it alone.": dict(
+            instead=lambda betas, var: (betas / (2 * var * (1 - betas) * (1 - torch.cumprod(1 - betas, 0)))) ** 2
         ),
-        Misconception(
-            "You squared the whole fraction. Only beta is squared: put the brackets around it alone.",
-            instead=lambda betas, var: (betas / (2 * var * (1 - betas) * (1 - torch.cumprod(1 - betas, 0)))) ** 2,
-        ),
-    ),
+    },
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, LONG_BAR, before, double, fractions
 from ddpm_lesson.checks.sampling._step_factors import Probe, at_one_place, vague_factor, wrong_factor
 
@@ -137,170 +137,97 @@ ddim_step = Check(
         ]
     ),
     among="eta = 0, the clean image and T = 1000",
-    misconceptions=(
-        Misconception(
-            "At t_prev = -1 you read alphas_bar[-1], which wraps around to the noisiest step. The clean image has no "
-            "noise: its alpha_bar is 1.",
-            at_prev=lambda table, t, t_prev: table[t_prev],
+    misconceptions={
+        "At t_prev = -1 you read alphas_bar[-1], which wraps around to the noisiest step. The clean image has no "
+        "noise: its alpha_bar is 1.": dict(at_prev=lambda table, t, t_prev: table[t_prev]),
+        "At t_prev = -1 you take alphas_bar[0]<: one step of noise stays in the sample>. The clean image has "
+        "alpha_bar = 1.": dict(at_prev=lambda table, t, t_prev: table[max(t_prev, 0)]),
+        "At t_prev = 0 your alpha_bar is 1. Index 0 is the papers' t = 1, which has one step of noise; the clean "
+        "image is t_prev = -1.": dict(
+            at_prev=lambda table, t, t_prev: table[t_prev] if t_prev > 0 else torch.ones_like(table[0])
         ),
-        Misconception(
-            "At t_prev = -1 you take alphas_bar[0]: one step of noise stays in the sample. The clean image has "
-            "alpha_bar = 1.",
-            at_prev=lambda table, t, t_prev: table[max(t_prev, 0)],
+        "You step to t - 1. The chain that skips steps goes from t to t_prev: read alphas_bar there.": dict(
+            at_prev=_at_t_minus_1
         ),
-        Misconception(
-            "At t_prev = 0 your alpha_bar is 1. Index 0 is the papers' t = 1, which has one step of noise; the clean "
-            "image is t_prev = -1.",
-            at_prev=lambda table, t, t_prev: table[t_prev] if t_prev > 0 else torch.ones_like(table[0]),
+        "You step to t - 1, and at t = 0 index -1 wraps around to the noisiest step. Read alphas_bar at t_prev; below"
+        " 0 it is 1.": dict(at_prev=lambda table, t, t_prev: table[t - 1]),
+        "You took DDIM's alpha for the alpha of a single step. The paper's alpha_t is DDPM's alpha_bar_t: it is "
+        "given.": dict(table=lambda alphas_bar: alphas_bar / before(alphas_bar)),
+        "You took the running product of alphas_bar, which is one already. The paper's alpha_t is alphas_bar[t].": dict(
+            table=lambda alphas_bar: alphas_bar.cumprod(0)
         ),
-        Misconception(
-            "You step to t - 1. The chain that skips steps goes from t to t_prev: read alphas_bar there.",
-            at_prev=_at_t_minus_1,
+        "Under the root of the direction you subtract sigma. Variances add up: it is sigma^2.": dict(
+            direction=lambda prev, std, full: (1 - prev - std).sqrt()
         ),
-        Misconception(
-            "You step to t - 1, and at t = 0 index -1 wraps around to the noisiest step. Read alphas_bar at t_prev; "
-            "below 0 it is 1.",
-            brief="You step to t - 1, and at t = 0 index -1 wraps around.",
-            at_prev=lambda table, t, t_prev: table[t - 1],
+        "Your direction to x_t does not leave room for the noise that you add<: the variance grows past 1 - "
+        "alpha_bar>. Its factor is sqrt(1 - alpha_bar_prev - sigma^2).": dict(
+            direction=lambda prev, std, full: (1 - prev).sqrt()
         ),
-        Misconception(
-            "You took DDIM's alpha for the alpha of a single step. The paper's alpha_t is DDPM's alpha_bar_t: it is "
-            "given.",
-            table=lambda alphas_bar: alphas_bar / before(alphas_bar),
+        "Your direction to x_t leaves room for the noise of eta = 1, whatever eta is. "
+        "sigma holds eta there, too.": dict(direction=lambda prev, std, full: (1 - prev - full**2).sqrt()),
+        "The root over the factor of eps is missing: 1 - alpha_bar_prev - sigma^2 is a variance.": dict(
+            direction=lambda prev, std, full: 1 - prev - std**2
         ),
-        Misconception(
-            "You took the running product of alphas_bar, which is one already. The paper's alpha_t is alphas_bar[t].",
-            brief="You took the running product of alphas_bar, which is one already.",
-            table=lambda alphas_bar: alphas_bar.cumprod(0),
+        "You add sigma^2 under the root of the direction. It is subtracted: the noise brings it back.": dict(
+            direction=lambda prev, std, full: (1 - prev + std**2).sqrt()
         ),
-        Misconception(
-            "Under the root of the direction you subtract sigma. Variances add up: it is sigma^2.",
-            direction=lambda prev, std, full: (1 - prev - std).sqrt(),
+        "You scaled the noise by sigma^2: that is the variance. Noise is multiplied by a "
+        "standard deviation, sigma.": dict(loud=lambda sigma: sigma**2),
+        "You add no noise, but the direction leaves room for it. Add sigma noise.": dict(loud=torch.zeros_like),
+        "You squared eta. sigma is eta times a root: Eq. 16 has it to the power 1.": dict(share=lambda eta: eta**2),
+        "eta stands under your root. sigma is eta times the root: Eq. 16 has it outside.": dict(share=math.sqrt),
+        "eta has no effect: your sigma is always 0. It is eta times the root of Eq. 16.": dict(share=lambda eta: 0.0),
+        "eta has no effect: your step is always that of eta = 1.": dict(share=lambda eta: 1.0),
+        "Both roots of sigma are missing. (1 - alpha_bar_prev) / (1 - alpha_bar_t) (1 - alpha_bar_t / alpha_bar_prev)"
+        " is a variance.": dict(sigma=lambda kept, a, prev, eta: eta * (1 - prev) / (1 - a) * (1 - kept)),
+        "In sigma the root over 1 - alpha_bar_t / alpha_bar_prev is missing: Eq. 16 has two roots.": dict(
+            sigma=lambda kept, a, prev, eta: eta * ((1 - prev) / (1 - a)).sqrt() * (1 - kept)
         ),
-        Misconception(
-            "Your direction to x_t does not leave room for the noise that you add: the variance grows past "
-            "1 - alpha_bar. Its factor is sqrt(1 - alpha_bar_prev - sigma^2).",
-            brief="You do not subtract sigma^2 in the direction to x_t.",
-            direction=lambda prev, std, full: (1 - prev).sqrt(),
+        "In sigma the root over (1 - alpha_bar_prev) / (1 - alpha_bar_t) is missing: Eq. 16 has two roots.": dict(
+            sigma=lambda kept, a, prev, eta: eta * (1 - prev) / (1 - a) * (1 - kept).sqrt()
         ),
-        Misconception(
-            "Your direction to x_t leaves room for the noise of eta = 1, whatever eta is. sigma holds eta there, too.",
-            direction=lambda prev, std, full: (1 - prev - full**2).sqrt(),
+        "In sigma the factor sqrt(1 - alpha_bar_t / alpha_bar_prev) is missing: Eq. 16 has two roots.": dict(
+            sigma=lambda kept, a, prev, eta: eta * ((1 - prev) / (1 - a)).sqrt()
         ),
-        Misconception(
-            "The root over the factor of eps is missing: 1 - alpha_bar_prev - sigma^2 is a variance.",
-            direction=lambda prev, std, full: 1 - prev - std**2,
+        "Your sigma^2 is beta, 1 - alpha_bar_t / alpha_bar_prev. Eq. 16 multiplies it by (1 - alpha_bar_prev) / (1 - "
+        "alpha_bar_t): the last step then adds no noise, and the direction's root stays real.": dict(sigma=_hat),
+        "Your sigma^2 is beta, and a clamp hides that 1 - alpha_bar_prev - sigma^2 becomes negative. Eq. 16 has the "
+        "factor (1 - alpha_bar_prev) / (1 - alpha_bar_t) as well.": dict(
+            sigma=_hat, direction=lambda prev, std, full: (1 - prev - std**2).clamp(min=0).sqrt()
         ),
-        Misconception(
-            "You add sigma^2 under the root of the direction. It is subtracted: the noise brings it back.",
-            direction=lambda prev, std, full: (1 - prev + std**2).sqrt(),
+        "Your sigma has the beta of the single step t. The step goes from t to t_prev: 1 - alpha_bar_t / "
+        "alpha_bar_prev.": dict(kept=lambda a, prev, table, t: table[t] / before(table)[t]),
+        "In sigma (1 - alpha_bar_prev) / (1 - alpha_bar_t) is upside down.": dict(
+            sigma=lambda kept, a, prev, eta: eta * ((1 - a) / (1 - prev) * (1 - kept)).sqrt()
         ),
-        Misconception(
-            "You scaled the noise by sigma^2: that is the variance. Noise is multiplied by a standard deviation, "
-            "sigma.",
-            loud=lambda sigma: sigma**2,
+        "In sigma the ratio of the alpha_bar is upside down<, and a negative number comes under the root>: 1 - "
+        "alpha_bar_t / alpha_bar_prev.": dict(kept=lambda a, prev, table, t: prev / a),
+        "You scale the estimated x_0 by alpha_bar_prev: the root is missing.": dict(signal=lambda prev, a: prev),
+        "Your x_0 is x_t - sqrt(1 - alpha_bar_t) eps: it still has to be divided by sqrt(alpha_bar_t).": dict(
+            estimate=lambda x, eps, a, prev: x - (1 - a).sqrt() * eps
         ),
-        Misconception(
-            "You add no noise, but the direction leaves room for it. Add sigma noise.", loud=torch.zeros_like
+        "In your x_0 only eps is divided by sqrt(alpha_bar_t). The whole difference is: (x_t - ... eps) / "
+        "sqrt(alpha_bar_t).": dict(estimate=lambda x, eps, a, prev: x - (1 - a).sqrt() * eps / a.sqrt()),
+        "In your x_0 eps is multiplied by 1 - alpha_bar_t: the root is missing.": dict(
+            estimate=lambda x, eps, a, prev: (x - (1 - a) * eps) / a.sqrt()
         ),
-        Misconception(
-            "You squared eta. sigma is eta times a root: Eq. 16 has it to the power 1.", share=lambda eta: eta**2
+        "Your x_0 is divided by alpha_bar_t: the root is missing.": dict(
+            estimate=lambda x, eps, a, prev: (x - (1 - a).sqrt() * eps) / a
         ),
-        Misconception(
-            "eta stands under your root. sigma is eta times the root: Eq. 16 has it outside.", share=math.sqrt
+        "You put x_t where the estimated x_0 belongs: (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t).": dict(
+            estimate=lambda x, eps, a, prev: x
         ),
-        Misconception(
-            "eta has no effect: your sigma is always 0. It is eta times the root of Eq. 16.", share=lambda eta: 0.0
+        "Your x_0 is x_t / sqrt(alpha_bar_t): the noise is still in it. Take sqrt(1 - "
+        "alpha_bar_t) eps off first.": dict(estimate=lambda x, eps, a, prev: x / a.sqrt()),
+        "You estimate x_0 with alpha_bar_prev. x_t and eps are those of t: alpha_bar_t.": dict(
+            estimate=lambda x, eps, a, prev: (x - (1 - prev).sqrt() * eps) / prev.sqrt()
         ),
-        Misconception("eta has no effect: your step is always that of eta = 1.", share=lambda eta: 1.0),
-        Misconception(
-            "Both roots of sigma are missing. (1 - alpha_bar_prev) / (1 - alpha_bar_t) (1 - alpha_bar_t / "
-            "alpha_bar_prev) is a variance.",
-            sigma=lambda kept, a, prev, eta: eta * (1 - prev) / (1 - a) * (1 - kept),
-        ),
-        Misconception(
-            "In sigma the root over 1 - alpha_bar_t / alpha_bar_prev is missing: Eq. 16 has two roots.",
-            sigma=lambda kept, a, prev, eta: eta * ((1 - prev) / (1 - a)).sqrt() * (1 - kept),
-        ),
-        Misconception(
-            "In sigma the root over (1 - alpha_bar_prev) / (1 - alpha_bar_t) is missing: Eq. 16 has two roots.",
-            sigma=lambda kept, a, prev, eta: eta * (1 - prev) / (1 - a) * (1 - kept).sqrt(),
-        ),
-        Misconception(
-            "In sigma the factor sqrt(1 - alpha_bar_t / alpha_bar_prev) is missing: Eq. 16 has two roots.",
-            sigma=lambda kept, a, prev, eta: eta * ((1 - prev) / (1 - a)).sqrt(),
-        ),
-        Misconception(
-            "Your sigma^2 is beta, 1 - alpha_bar_t / alpha_bar_prev. Eq. 16 multiplies it by (1 - alpha_bar_prev) / "
-            "(1 - alpha_bar_t): the last step then adds no noise, and the direction's root stays real.",
-            brief="Your sigma^2 is beta, without (1 - alpha_bar_prev) / (1 - alpha_bar_t).",
-            sigma=_hat,
-        ),
-        Misconception(
-            "Your sigma^2 is beta, and a clamp hides that 1 - alpha_bar_prev - sigma^2 becomes negative. Eq. 16 has "
-            "the factor (1 - alpha_bar_prev) / (1 - alpha_bar_t) as well.",
-            brief="Your sigma^2 is beta, and a clamp hides that more is subtracted than there is.",
-            sigma=_hat,
-            direction=lambda prev, std, full: (1 - prev - std**2).clamp(min=0).sqrt(),
-        ),
-        Misconception(
-            "Your sigma has the beta of the single step t. The step goes from t to t_prev: 1 - alpha_bar_t / "
-            "alpha_bar_prev.",
-            kept=lambda a, prev, table, t: table[t] / before(table)[t],
-        ),
-        Misconception(
-            "In sigma (1 - alpha_bar_prev) / (1 - alpha_bar_t) is upside down.",
-            sigma=lambda kept, a, prev, eta: eta * ((1 - a) / (1 - prev) * (1 - kept)).sqrt(),
-        ),
-        Misconception(
-            "In sigma the ratio of the alpha_bar is upside down, and a negative number comes under the root: "
-            "1 - alpha_bar_t / alpha_bar_prev.",
-            brief="In sigma the ratio of the alpha_bar is upside down.",
-            kept=lambda a, prev, table, t: prev / a,
-        ),
-        Misconception(
-            "You scale the estimated x_0 by alpha_bar_prev: the root is missing.", signal=lambda prev, a: prev
-        ),
-        Misconception(
-            "Your x_0 is x_t - sqrt(1 - alpha_bar_t) eps: it still has to be divided by sqrt(alpha_bar_t).",
-            estimate=lambda x, eps, a, prev: x - (1 - a).sqrt() * eps,
-        ),
-        Misconception(
-            "In your x_0 only eps is divided by sqrt(alpha_bar_t). The whole difference is: (x_t - ... eps) / "
-            "sqrt(alpha_bar_t).",
-            estimate=lambda x, eps, a, prev: x - (1 - a).sqrt() * eps / a.sqrt(),
-        ),
-        Misconception(
-            "In your x_0 eps is multiplied by 1 - alpha_bar_t: the root is missing.",
-            estimate=lambda x, eps, a, prev: (x - (1 - a) * eps) / a.sqrt(),
-        ),
-        Misconception(
-            "Your x_0 is divided by alpha_bar_t: the root is missing.",
-            estimate=lambda x, eps, a, prev: (x - (1 - a).sqrt() * eps) / a,
-        ),
-        Misconception(
-            "You put x_t where the estimated x_0 belongs: (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t).",
-            estimate=lambda x, eps, a, prev: x,
-        ),
-        Misconception(
-            "Your x_0 is x_t / sqrt(alpha_bar_t): the noise is still in it. Take sqrt(1 - alpha_bar_t) eps off first.",
-            estimate=lambda x, eps, a, prev: x / a.sqrt(),
-        ),
-        Misconception(
-            "You estimate x_0 with alpha_bar_prev. x_t and eps are those of t: alpha_bar_t.",
-            estimate=lambda x, eps, a, prev: (x - (1 - prev).sqrt() * eps) / prev.sqrt(),
-        ),
-        Misconception(
-            "You clipped the estimated x_0 and kept eps, which then belongs to another x_0. Clipping is the denoiser's "
-            "business, and derives eps again; this step takes eps as it comes.",
-            clip=lambda x_0: x_0.clamp(-1, 1),
-        ),
-        Misconception(
-            "You return the estimated x_0. The step ends at t_prev: x_0 times sqrt(alpha_bar_prev), and noise again.",
-            brief="You return the estimated x_0.",
+        "You clipped the estimated x_0 and kept eps, which then belongs to another x_0. Clipping is the denoiser's "
+        "business, and derives eps again; this step takes eps as it comes.": dict(clip=lambda x_0: x_0.clamp(-1, 1)),
+        "You return the estimated x_0. The step ends at t_prev: x_0 times sqrt(alpha_bar_prev), and noise again.": dict(
             signal=lambda prev, a: torch.ones_like(prev),
             direction=lambda prev, std, full: torch.zeros_like(std),
             loud=torch.zeros_like,
         ),
-    ),
+    },
 )

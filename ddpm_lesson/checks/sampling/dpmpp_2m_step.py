@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, LONG_BAR, before, double, fractions
 from ddpm_lesson.checks.sampling._step_factors import Probe, at_one_place, vague_factor, wrong_factor
 
@@ -144,162 +144,99 @@ dpmpp_2m_step = Check(
         ]
     ),
     among="the first step, the clean image and T = 1000",
-    misconceptions=(
-        Misconception(
-            "Your 1 / (2 r) is r / 2: r is upside down, or 1 / 2 * r lacks its brackets. The longer this step beside "
-            "the last one, the further x_0 is extrapolated: r = (lambda_t - lambda_before) / h.",
-            brief="Your 1 / (2 r) is r / 2.",
-            ratio=lambda lam_t, lam_prev, lam_before, steps: (lam_prev - lam_t) / (lam_t - lam_before),
+    misconceptions={
+        "Your 1 / (2 r) is r / 2: r is upside down, or 1 / 2 * r lacks its brackets. The longer this step beside the "
+        "last one, the further x_0 is extrapolated: r = (lambda_t - lambda_before) / h.": dict(
+            ratio=lambda lam_t, lam_prev, lam_before, steps: (lam_prev - lam_t) / (lam_t - lam_before)
         ),
-        Misconception(
-            "Your extrapolation has the wrong sign and leans towards the estimate before. D goes beyond x_0, away from "
-            "it: r is positive, and x_0 has the weight 1 + 1 / (2 r).",
-            brief="Your extrapolation has the wrong sign.",
-            extrapolate=lambda x_0, x_0_before, r: (1 - 1 / (2 * r)) * x_0 + 1 / (2 * r) * x_0_before,
+        "Your extrapolation has the wrong sign< and leans towards the estimate before>. D goes beyond x_0, away from "
+        "it: r is positive, and x_0 has the weight 1 + 1 / (2 r).": dict(
+            extrapolate=lambda x_0, x_0_before, r: (1 - 1 / (2 * r)) * x_0 + 1 / (2 * r) * x_0_before
         ),
-        Misconception(
-            "The half is missing from your extrapolation: 1 / (2 r). The estimate is wanted for the middle of the "
-            "step, not for its end.",
-            extrapolate=lambda x_0, x_0_before, r: (1 + 1 / r) * x_0 - 1 / r * x_0_before,
+        "The half is missing from your extrapolation: 1 / (2 r). The estimate is wanted for the middle of the step, "
+        "not for its end.": dict(extrapolate=lambda x_0, x_0_before, r: (1 + 1 / r) * x_0 - 1 / r * x_0_before),
+        "You add x_0_before instead of subtracting it. D is an average with weights that add up to 1: 1 + 1 / (2 r) "
+        "and -1 / (2 r).": dict(
+            extrapolate=lambda x_0, x_0_before, r: (1 + 1 / (2 * r)) * x_0 + 1 / (2 * r) * x_0_before
         ),
-        Misconception(
-            "You add x_0_before instead of subtracting it. D is an average with weights that add up to 1: "
-            "1 + 1 / (2 r) and -1 / (2 r).",
-            brief="You add x_0_before instead of subtracting it.",
-            extrapolate=lambda x_0, x_0_before, r: (1 + 1 / (2 * r)) * x_0 + 1 / (2 * r) * x_0_before,
+        "The weights of your D do not add up to 1: x_0 has 1 + 1 / (2 r), since x_0_before has -1 / (2 r).": dict(
+            extrapolate=lambda x_0, x_0_before, r: x_0 - 1 / (2 * r) * x_0_before
         ),
-        Misconception(
-            "The weights of your D do not add up to 1: x_0 has 1 + 1 / (2 r), since x_0_before has -1 / (2 r).",
-            extrapolate=lambda x_0, x_0_before, r: x_0 - 1 / (2 * r) * x_0_before,
+        "You take all steps for equally long in lambda, r = 1: D is then 3/2 x_0 - 1/2 x_0_before. They are not: r = "
+        "(lambda_t - lambda_before) / h.": dict(
+            ratio=lambda lam_t, lam_prev, lam_before, steps: torch.ones_like(lam_t)
         ),
-        Misconception(
-            "You take all steps for equally long in lambda, r = 1: D is then 3/2 x_0 - 1/2 x_0_before. They are not: "
-            "r = (lambda_t - lambda_before) / h.",
-            brief="You take r = 1.",
-            ratio=lambda lam_t, lam_prev, lam_before, steps: torch.ones_like(lam_t),
-        ),
-        Misconception(
-            "You measure the steps in t. r is a ratio of steps in lambda, (lambda_t - lambda_before) / h.",
+        "You measure the steps in t. r is a ratio of steps in lambda, (lambda_t - lambda_before) / h.": dict(
             ratio=lambda lam_t, lam_prev, lam_before, steps: (
                 torch.ones_like(lam_t) * (steps[2] - steps[0]) / (steps[0] - steps[1])
-            ),
+            )
         ),
-        Misconception(
-            "Your last step reaches from t_before to t_prev, over both steps. It ends at t: lambda_t - lambda_before.",
-            ratio=lambda lam_t, lam_prev, lam_before, steps: (lam_prev - lam_before) / (lam_prev - lam_t),
+        "Your last step reaches from t_before to t_prev, over both steps. It ends at t: "
+        "lambda_t - lambda_before.": dict(
+            ratio=lambda lam_t, lam_prev, lam_before, steps: (lam_prev - lam_before) / (lam_prev - lam_t)
         ),
-        Misconception(
-            "x_0 and x_0_before are exchanged: x_0 is the estimate at t, the later and better one.",
-            known=lambda x_0, x_0_before: (x_0_before, x_0),
+        "x_0 and x_0_before are exchanged: x_0 is the estimate at t, the later and better one.": dict(
+            known=lambda x_0, x_0_before: (x_0_before, x_0)
         ),
-        Misconception(
-            "You do not use x_0_before: every step is of first order, which is DDIM's. Where it is given, extrapolate.",
-            brief="You do not use x_0_before.",
-            extrapolate=lambda x_0, x_0_before, r: x_0,
+        "You do not use x_0_before: every step is of first order, which is DDIM's. Where "
+        "it is given, extrapolate.": dict(extrapolate=lambda x_0, x_0_before, r: x_0),
+        "Your lambda is the log of the SNR. DPM-Solver's is that of its root, sqrt(alpha_bar / (1 - alpha_bar)): half"
+        " of it.": dict(lam=lambda a_bar: (a_bar / (1 - a_bar)).log()),
+        "Your lambda is a quarter of the log SNR: the half and the root are the same thing. Take one of them.": dict(
+            lam=lambda a_bar: (a_bar / (1 - a_bar)).log() / 4
         ),
-        Misconception(
-            "Your lambda is the log of the SNR. DPM-Solver's is that of its root, sqrt(alpha_bar / (1 - alpha_bar)): "
-            "half of it.",
-            lam=lambda a_bar: (a_bar / (1 - a_bar)).log(),
-        ),
-        Misconception(
-            "Your lambda is a quarter of the log SNR: the half and the root are the same thing. Take one of them.",
-            lam=lambda a_bar: (a_bar / (1 - a_bar)).log() / 4,
-        ),
-        Misconception(
-            "Your lambda is the log of sqrt(alpha_bar) over 1 - alpha_bar: the noise is a variance there. It needs its "
-            "root, too.",
-            lam=lambda a_bar: (a_bar.sqrt() / (1 - a_bar)).log(),
-        ),
-        Misconception(
-            "Your lambda is the log of the signal alone. It is that of signal over noise, "
-            "sqrt(alpha_bar / (1 - alpha_bar)).",
-            lam=lambda a_bar: a_bar.log() / 2,
-        ),
-        Misconception(
-            "Your h is negative. lambda, the log of signal over noise, grows towards the image: "
-            "h = lambda_prev - lambda_t.",
-            length=lambda lam_t, lam_prev: lam_t - lam_prev,
-        ),
-        Misconception(
-            "Your h is negative, and r with it. lambda, the log of signal over noise, grows towards the image: "
-            "h = lambda_prev - lambda_t.",
+        "Your lambda is the log of sqrt(alpha_bar) over 1 - alpha_bar: the noise is a variance there. It needs its "
+        "root, too.": dict(lam=lambda a_bar: (a_bar.sqrt() / (1 - a_bar)).log()),
+        "Your lambda is the log of the signal alone. It is that of signal over noise, sqrt(alpha_bar / (1 - "
+        "alpha_bar)).": dict(lam=lambda a_bar: a_bar.log() / 2),
+        "Your h is negative. lambda, the log of signal over noise, grows towards the image: h = lambda_prev - "
+        "lambda_t.": dict(length=lambda lam_t, lam_prev: lam_t - lam_prev),
+        "Your h is negative, and r with it. lambda, the log of signal over noise, grows towards the image: h = "
+        "lambda_prev - lambda_t.": dict(
             length=lambda lam_t, lam_prev: lam_t - lam_prev,
             ratio=lambda lam_t, lam_prev, lam_before, steps: (lam_t - lam_before) / (lam_t - lam_prev),
         ),
-        Misconception(
-            "The minus sign in front of sqrt(alpha_bar_prev) is missing. exp(-h) - 1 is negative, and x_0 is added in "
-            "the end.",
-            grow=lambda h: torch.expm1(-h),
+        "The minus sign in front of sqrt(alpha_bar_prev) is missing. exp(-h) - 1 is negative, and x_0 is added in the"
+        " end.": dict(grow=lambda h: torch.expm1(-h)),
+        "You wrote exp(-h) where exp(-h) - 1 belongs: a step of length 0 must change nothing.": dict(
+            grow=lambda h: -torch.exp(-h)
         ),
-        Misconception(
-            "You wrote exp(-h) where exp(-h) - 1 belongs: a step of length 0 must change nothing.",
-            grow=lambda h: -torch.exp(-h),
+        "You took exp(h) - 1, as in the form for eps. In the form for x_0 it is exp(-h) - 1.": dict(grow=torch.expm1),
+        "You took h where 1 - exp(-h) belongs. They are near for small steps only.": dict(grow=lambda h: h),
+        "The factor of x_t is upside down: x at t_prev has less noise, sqrt(1 - alpha_bar_prev) over sqrt(1 - "
+        "alpha_bar_t).": dict(kept=lambda a, prev: ((1 - a) / (1 - prev)).sqrt()),
+        "The factor of x_t is a ratio of variances: its root is missing.": dict(
+            kept=lambda a, prev: (1 - prev) / (1 - a)
         ),
-        Misconception(
-            "You took exp(h) - 1, as in the form for eps. In the form for x_0 it is exp(-h) - 1.",
-            grow=torch.expm1,
+        "The factor of x_t is a ratio of signals, as in the form for eps. In the form for x_0 it is the ratio of "
+        "noises, sqrt(1 - alpha_bar_prev) over sqrt(1 - alpha_bar_t).": dict(kept=lambda a, prev: (prev / a).sqrt()),
+        "The factor of x_t is the ratio of sqrt(1 / alpha_bar - 1), k-diffusion's sigma. Its images are divided by "
+        "sqrt(alpha_bar); for these it is the ratio of sqrt(1 - alpha_bar).": dict(
+            kept=lambda a, prev: ((1 / prev - 1) / (1 / a - 1)).sqrt()
         ),
-        Misconception("You took h where 1 - exp(-h) belongs. They are near for small steps only.", grow=lambda h: h),
-        Misconception(
-            "The factor of x_t is upside down: x at t_prev has less noise, sqrt(1 - alpha_bar_prev) over "
-            "sqrt(1 - alpha_bar_t).",
-            kept=lambda a, prev: ((1 - a) / (1 - prev)).sqrt(),
+        "The factor of D has alpha_bar_prev: its root is missing.": dict(signal=lambda a, prev: prev),
+        "The factor of D lacks sqrt(alpha_bar_prev), the share of the image at t_prev.": dict(
+            signal=lambda a, prev: torch.ones_like(a)
         ),
-        Misconception(
-            "The factor of x_t is a ratio of variances: its root is missing.", kept=lambda a, prev: (1 - prev) / (1 - a)
+        "At t_prev = -1 you read alphas_bar[-1], which wraps around to the noisiest step. There lambda is infinite, "
+        "and the step ends in x_0 itself.": dict(clean=lambda x_0, D: None),
+        "At t_prev = -1 you take alphas_bar[0]<: one step of noise stays in the sample>. "
+        "The step ends in x_0 itself.": dict(
+            clean=lambda x_0, D: None, at_prev=lambda table, t, t_prev: table[max(t_prev, 0)]
         ),
-        Misconception(
-            "The factor of x_t is a ratio of signals, as in the form for eps. In the form for x_0 it is the ratio of "
-            "noises, sqrt(1 - alpha_bar_prev) over sqrt(1 - alpha_bar_t).",
-            kept=lambda a, prev: (prev / a).sqrt(),
-        ),
-        Misconception(
-            "The factor of x_t is the ratio of sqrt(1 / alpha_bar - 1), k-diffusion's sigma. Its images are divided by "
-            "sqrt(alpha_bar); for these it is the ratio of sqrt(1 - alpha_bar).",
-            kept=lambda a, prev: ((1 / prev - 1) / (1 / a - 1)).sqrt(),
-        ),
-        Misconception("The factor of D has alpha_bar_prev: its root is missing.", signal=lambda a, prev: prev),
-        Misconception(
-            "The factor of D lacks sqrt(alpha_bar_prev), the share of the image at t_prev.",
-            signal=lambda a, prev: torch.ones_like(a),
-        ),
-        Misconception(
-            "At t_prev = -1 you read alphas_bar[-1], which wraps around to the noisiest step. There lambda is "
-            "infinite, and the step ends in x_0 itself.",
-            clean=lambda x_0, D: None,
-        ),
-        Misconception(
-            "At t_prev = -1 you take alphas_bar[0]: one step of noise stays in the sample. The step ends "
-            "in x_0 itself.",
-            clean=lambda x_0, D: None,
-            at_prev=lambda table, t, t_prev: table[max(t_prev, 0)],
-        ),
-        Misconception(
-            "At t_prev = 0 you return x_0. Index 0 is the papers' t = 1, which has one step of noise; the clean image "
-            "is t_prev = -1.",
-            ends=lambda t_prev: t_prev <= 0,
-        ),
-        Misconception(
-            "At t_prev = -1 you return D. lambda is infinite there, and does not say how far to extrapolate: the step "
-            "ends in x_0 itself.",
-            brief="At t_prev = -1 you return D.",
-            clean=lambda x_0, D: D,
-        ),
-        Misconception(
-            "At t_prev = -1 your alpha_bar is 1, lambda is infinite and infinities meet. Return x_0 there, before "
-            "lambda is formed.",
+        "At t_prev = 0 you return x_0. Index 0 is the papers' t = 1, which has one step of noise; the clean image is "
+        "t_prev = -1.": dict(ends=lambda t_prev: t_prev <= 0),
+        "At t_prev = -1 you return D. lambda is infinite there, and does not say how far to extrapolate: the step "
+        "ends in x_0 itself.": dict(clean=lambda x_0, D: D),
+        "At t_prev = -1 your alpha_bar is 1, lambda is infinite and infinities meet. Return x_0 there, before lambda "
+        "is formed.": dict(
             clean=lambda x_0, D: None,
             at_prev=lambda table, t, t_prev: table[t_prev] if t_prev >= 0 else torch.ones_like(table[0]),
         ),
-        Misconception(
-            "You step to t - 1. The chain that skips steps goes from t to t_prev: read alphas_bar there.",
-            at_prev=lambda table, t, t_prev: table[t - 1],
+        "You step to t - 1. The chain that skips steps goes from t to t_prev: read alphas_bar there.": dict(
+            at_prev=lambda table, t, t_prev: table[t - 1]
         ),
-        Misconception(
-            "You took the paper's alpha for the alpha of a single step. Its alpha_t is sqrt(alpha_bar_t), its sigma_t "
-            "sqrt(1 - alpha_bar_t).",
-            table=lambda alphas_bar: alphas_bar / before(alphas_bar),
-        ),
-    ),
+        "You took the paper's alpha for the alpha of a single step. Its alpha_t is sqrt(alpha_bar_t), its sigma_t "
+        "sqrt(1 - alpha_bar_t).": dict(table=lambda alphas_bar: alphas_bar / before(alphas_bar)),
+    },
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import BETAS, double, fractions, products
 from ddpm_lesson.checks.sampling._chains import named_states
 from ddpm_lesson.checks.sampling._inpaint_ways import every_repeat, mixed_by, once, painted, shared, with_x_T
@@ -92,191 +92,120 @@ inpaint = Check(
         ]
     ),
     among="points, repeats = 1 and T = 1",
-    misconceptions=(
-        Misconception(
-            "Your mask is the wrong way round: it is 1 where the image is known.",
-            mix=lambda mask, known_part, unknown, t: (1 - mask) * known_part + mask * unknown,
+    misconceptions={
+        "Your mask is the wrong way round: it is 1 where the image is known.": dict(
+            mix=lambda mask, known_part, unknown, t: (1 - mask) * known_part + mask * unknown
         ),
-        Misconception(
-            "You add the known part without making room for it: p_step's result has the factor 1 - mask.",
-            mix=lambda mask, known_part, unknown, t: mask * known_part + unknown,
+        "You add the known part without making room for it: p_step's result has the factor 1 - mask.": dict(
+            mix=lambda mask, known_part, unknown, t: mask * known_part + unknown
         ),
-        Misconception(
-            "You never mix in the known part: your images have nothing to do with it.",
-            to=lambda bar, t: torch.ones_like(bar[0]),
-            mix=lambda mask, known_part, unknown, t: unknown,
+        "You never mix in the known part<: your images have nothing to do with it>. Mix it in after every step.": dict(
+            to=lambda bar, t: torch.ones_like(bar[0]), mix=lambda mask, known_part, unknown, t: unknown
         ),
-        Misconception(
-            "You put in the known part at the very end only. The unknown part has to grow up beside it: mix after "
-            "every step.",
+        "You put in the known part at the very end only. The unknown part has to grow up beside it: mix after every "
+        "step.": dict(
             to=lambda bar, t: torch.ones_like(bar[0]),
             mix=lambda mask, known_part, unknown, t: unknown if t > 0 else mixed_by(mask, known_part, unknown, t),
         ),
-        Misconception(
-            "You mix before the step, and p_step changes the known pixels again. Mix its result, with the known part "
-            "noised to t - 1.",
-            brief="You mix before the step.",
+        "You mix before the step<, and p_step changes the known pixels again>. Mix its result, with the known part "
+        "noised to t - 1.": dict(
             to=lambda bar, t: bar[t],
             given=lambda x, known_part, mask: mixed_by(mask, known_part, x, 0),
             mix=lambda mask, known_part, unknown, t: unknown,
         ),
-        Misconception(
-            "Your known part is noised to t. p_step's result is x_{t-1}: both parts need the noise of t - 1.",
-            to=lambda bar, t: bar[t],
+        "Your known part is noised to t. p_step's result is x_{t-1}: both parts need the noise of t - 1.": dict(
+            to=lambda bar, t: bar[t]
         ),
-        Misconception(
-            "Your known part is noised to t, and clean at t = 0 only. p_step's result is x_{t-1}: both parts need the "
-            "noise of t - 1, at every t.",
-            to=lambda bar, t: bar[t] if t > 0 else torch.ones_like(bar[0]),
+        "Your known part is noised to t, and clean at t = 0 only. p_step's result is x_{t-1}: both parts need the "
+        "noise of t - 1, at every t.": dict(to=lambda bar, t: bar[t] if t > 0 else torch.ones_like(bar[0])),
+        "Your known part has no noise. Beside the noisy rest the network has never seen such an image: noise it to t "
+        "- 1.": dict(to=lambda bar, t: torch.ones_like(bar[0])),
+        "At t = 0 you read alphas_bar[-1], which wraps around to the noisiest step. There the known part is known "
+        "itself.": dict(to=lambda bar, t: bar[t - 1]),
+        "At t = 0 your known part has still one step of noise, of alphas_bar[0]. There it is known itself.": dict(
+            to=lambda bar, t: bar[max(t - 1, 0)]
         ),
-        Misconception(
-            "Your known part has no noise. Beside the noisy rest the network has never seen such an image: noise it to "
-            "t - 1.",
-            to=lambda bar, t: torch.ones_like(bar[0]),
+        "At t = 1 your known part has no noise yet. In code t = 1 leads to the papers' x_1, which has one step of "
+        "noise, alphas_bar[0]; only at t = 0 the known part is clean.": dict(
+            to=lambda bar, t: bar[t - 1] if t > 1 else torch.ones_like(bar[0])
         ),
-        Misconception(
-            "At t = 0 you read alphas_bar[-1], which wraps around to the noisiest step. There the known part is known "
-            "itself.",
-            to=lambda bar, t: bar[t - 1],
+        "You noise the known part with the alpha of a single step. It jumps from the clean image: alpha_bar.": dict(
+            bar=lambda betas: 1 - betas
         ),
-        Misconception(
-            "At t = 0 your known part has still one step of noise, of alphas_bar[0]. There it is known itself.",
-            to=lambda bar, t: bar[max(t - 1, 0)],
+        "In the known part the noise is scaled by 1 - alpha_bar: that is the variance. It needs the square root.": dict(
+            spread=lambda a_bar: 1 - a_bar
         ),
-        Misconception(
-            "At t = 1 your known part has no noise yet. In code t = 1 leads to the papers' x_1, which has one step of "
-            "noise, alphas_bar[0]; only at t = 0 the known part is clean.",
-            brief="At t = 1 your known part has no noise yet.",
-            to=lambda bar, t: bar[t - 1] if t > 1 else torch.ones_like(bar[0]),
+        "In the known part the image is scaled by alpha_bar: the root is missing.": dict(signal=lambda a_bar: a_bar),
+        "In the known part the image is not shrunk: it has the factor sqrt(alpha_bar_{t-1}).": dict(
+            signal=torch.ones_like
         ),
-        Misconception(
-            "You noise the known part with the alpha of a single step. It jumps from the clean image: alpha_bar.",
-            bar=lambda betas: 1 - betas,
+        "The known part has the same noise every time: you drew it before the loop. Draw anew each time.": dict(
+            draws=lambda draw: ((lambda noise: lambda: noise)(draw()), draw)
         ),
-        Misconception(
-            "In the known part the noise is scaled by 1 - alpha_bar: that is the variance. It needs the square root.",
-            spread=lambda a_bar: 1 - a_bar,
+        "The known part has the same noise in all repeats of one t. Draw anew each time, or the repeats have nothing "
+        "to harmonise with.": dict(at_each_t=once),
+        "The step back uses the noise of the known part once more. Two noises are needed: call draw() for each.": dict(
+            draws=shared
         ),
-        Misconception(
-            "In the known part the image is scaled by alpha_bar: the root is missing.", signal=lambda a_bar: a_bar
+        "You step back with 1 - alpha_bar_t, as if x_{t-1} were a clean image. One step of the forward process adds "
+        "beta_t.": dict(beta=lambda betas, alphas_bar, t: 1 - alphas_bar[t]),
+        "You step back with betas[t - 1]. From x_{t-1} to x_t leads step t, with betas[t].": dict(
+            beta=lambda betas, alphas_bar, t: betas[t - 1]
         ),
-        Misconception(
-            "In the known part the image is not shrunk: it has the factor sqrt(alpha_bar_{t-1}).",
-            signal=torch.ones_like,
+        "On the step back the noise is scaled by beta: that is the variance. It needs the square root.": dict(
+            back=lambda x, beta, noise: (1 - beta).sqrt() * x + beta * noise
         ),
-        Misconception(
-            "The known part has the same noise every time: you drew it before the loop. Draw anew each time.",
-            draws=lambda draw: ((lambda noise: lambda: noise)(draw()), draw),
+        "On the step back the image is scaled by 1 - beta: the root is missing.": dict(
+            back=lambda x, beta, noise: (1 - beta) * x + beta.sqrt() * noise
         ),
-        Misconception(
-            "The known part has the same noise in all repeats of one t. Draw anew each time, or the repeats have "
-            "nothing to harmonise with.",
-            brief="The known part has the same noise in all repeats of one t.",
-            at_each_t=once,
+        "On the step back both roots are missing: sqrt(1 - beta) for the image, sqrt(beta) for the noise.": dict(
+            back=lambda x, beta, noise: (1 - beta) * x + beta * noise
         ),
-        Misconception(
-            "The step back uses the noise of the known part once more. Two noises are needed: call draw() for each.",
-            draws=shared,
+        "On the step back the two factors are exchanged: sqrt(1 - beta) belongs to the image, sqrt(beta) to the "
+        "noise.": dict(back=lambda x, beta, noise: beta.sqrt() * x + (1 - beta).sqrt() * noise),
+        "On the step back the image is not shrunk: it has the factor sqrt(1 - beta_t).": dict(
+            back=lambda x, beta, noise: x + beta.sqrt() * noise
         ),
-        Misconception(
-            "You step back with 1 - alpha_bar_t, as if x_{t-1} were a clean image. One step of the forward process "
-            "adds beta_t.",
-            beta=lambda betas, alphas_bar, t: 1 - alphas_bar[t],
+        "You go back from p_step's result, before the known part is in it. Go back from the mixed x_{t-1}.": dict(
+            source=lambda mixed, unknown: unknown
         ),
-        Misconception(
-            "You step back with betas[t - 1]. From x_{t-1} to x_t leads step t, with betas[t].",
-            beta=lambda betas, alphas_bar, t: betas[t - 1],
+        "You go back after the last repeat, too<, and step t - 1 then gets x_t>. After the last repeat x_{t-1} goes "
+        "on.": dict(goes_back=lambda t, left: t > 0),
+        "You go back after the last repeat, too, and yield the state after it. x_{t-1} is asked for.": dict(
+            goes_back=lambda t, left: t > 0, shown=lambda mixed, state: state
         ),
-        Misconception(
-            "On the step back the noise is scaled by beta: that is the variance. It needs the square root.",
-            back=lambda x, beta, noise: (1 - beta).sqrt() * x + beta * noise,
+        "You go back at t = 0, too<: the finished image gets noise again>. There no repeat needs a step back.": dict(
+            goes_back=lambda t, left: left > 0
         ),
-        Misconception(
-            "On the step back the image is scaled by 1 - beta: the root is missing.",
-            back=lambda x, beta, noise: (1 - beta) * x + beta.sqrt() * noise,
+        "At t = 1 you do not go back. In code t = 0 is the papers' t = 1: only there no step back is made.": dict(
+            goes_back=lambda t, left: left > 0 and t > 1
         ),
-        Misconception(
-            "On the step back both roots are missing: sqrt(1 - beta) for the image, sqrt(beta) for the noise.",
-            back=lambda x, beta, noise: (1 - beta) * x + beta * noise,
+        "You never go back: the repeats give x_{t-1} to p_step, with t. Make it x_t again, by one step forward.": dict(
+            goes_back=lambda t, left: False, waits=lambda x, mixed: mixed
         ),
-        Misconception(
-            "On the step back the two factors are exchanged: sqrt(1 - beta) belongs to the image, sqrt(beta) to the "
-            "noise.",
-            back=lambda x, beta, noise: beta.sqrt() * x + (1 - beta).sqrt() * noise,
+        "At t = 0 your repeats give x_0 to p_step again. It takes x_t: without a step "
+        "back x_t stays what it was.": dict(waits=lambda x, mixed: mixed),
+        "Every repeat starts from the same x_t: nothing of the last one stays. It starts from x_{t-1}, after one step"
+        " forward.": dict(goes_back=lambda t, left: False),
+        "You do not repeat: each step is made once, whatever repeats is.": dict(times=lambda repeats: 1),
+        "You make one repeat too many. repeats counts all steps at one t, the first one too.": dict(
+            times=lambda repeats: repeats + 1
         ),
-        Misconception(
-            "On the step back the image is not shrunk: it has the factor sqrt(1 - beta_t).",
-            back=lambda x, beta, noise: x + beta.sqrt() * noise,
+        "You draw a noise after the last repeat and do not use it. draw() hands out one noise after another: call it "
+        "only where one is used.": dict(unused=lambda draw: draw()),
+        "Your steps run from t = 0 upwards. x_T is the noisiest state: begin with t = T - 1 and end with t = 0.": dict(
+            steps=range
         ),
-        Misconception(
-            "You go back from p_step's result, before the known part is in it. Go back from the mixed x_{t-1}.",
-            source=lambda mixed, unknown: unknown,
+        "You tell p_step t + 1. In code t runs from 0 to T - 1.": dict(told=lambda t: t + 1),
+        "You tell p_step t - 1, where it leads. It takes the t of x_t.": dict(told=lambda t: t - 1),
+        "You yield after every repeat. One state for each t is asked for: the yield belongs behind the repeats.": dict(
+            keep=every_repeat
         ),
-        Misconception(
-            "You go back after the last repeat, too, and step t - 1 then gets x_t. After the last repeat x_{t-1} goes "
-            "on.",
-            brief="You go back after the last repeat, too.",
-            goes_back=lambda t, left: t > 0,
+        "You yield in every repeat, after the step back. One state for each t is asked for, x_{t-1} of the last "
+        "repeat.": dict(keep=every_repeat, shown=lambda mixed, state: state),
+        "You yield x_T too. T states are asked for, the first after step T - 1.": dict(keep=with_x_T),
+        "You yield the last state only. One for each t is asked for: the yield belongs into the loop.": dict(
+            keep=lambda rows, x_T, T: (row[-1] for row in list(rows)[-1:])
         ),
-        Misconception(
-            "You go back after the last repeat, too, and yield the state after it. x_{t-1} is asked for.",
-            brief="You go back after the last repeat, too, and yield the state after it.",
-            goes_back=lambda t, left: t > 0,
-            shown=lambda mixed, state: state,
-        ),
-        Misconception(
-            "You go back at t = 0, too: the finished image gets noise again. There no repeat needs a step back.",
-            brief="You go back at t = 0, too.",
-            goes_back=lambda t, left: left > 0,
-        ),
-        Misconception(
-            "At t = 1 you do not go back. In code t = 0 is the papers' t = 1: only there no step back is made.",
-            goes_back=lambda t, left: left > 0 and t > 1,
-        ),
-        Misconception(
-            "You never go back: the repeats give x_{t-1} to p_step, with t. Make it x_t again, by one step forward.",
-            goes_back=lambda t, left: False,
-            waits=lambda x, mixed: mixed,
-        ),
-        Misconception(
-            "At t = 0 your repeats give x_0 to p_step again. It takes x_t: without a step back x_t stays what it was.",
-            waits=lambda x, mixed: mixed,
-        ),
-        Misconception(
-            "Every repeat starts from the same x_t: nothing of the last one stays. It starts from x_{t-1}, after one "
-            "step forward.",
-            goes_back=lambda t, left: False,
-        ),
-        Misconception("You do not repeat: each step is made once, whatever repeats is.", times=lambda repeats: 1),
-        Misconception(
-            "You make one repeat too many. repeats counts all steps at one t, the first one too.",
-            times=lambda repeats: repeats + 1,
-        ),
-        Misconception(
-            "You draw a noise after the last repeat and do not use it. draw() hands out one noise after another: call "
-            "it only where one is used.",
-            unused=lambda draw: draw(),
-        ),
-        Misconception(
-            "Your steps run from t = 0 upwards. x_T is the noisiest state: begin with t = T - 1 and end with t = 0.",
-            steps=range,
-        ),
-        Misconception("You tell p_step t + 1. In code t runs from 0 to T - 1.", told=lambda t: t + 1),
-        Misconception("You tell p_step t - 1, where it leads. It takes the t of x_t.", told=lambda t: t - 1),
-        Misconception(
-            "You yield after every repeat. One state for each t is asked for: the yield belongs behind the repeats.",
-            keep=every_repeat,
-        ),
-        Misconception(
-            "You yield in every repeat, after the step back. One state for each t is asked for, x_{t-1} of the last "
-            "repeat.",
-            keep=every_repeat,
-            shown=lambda mixed, state: state,
-        ),
-        Misconception("You yield x_T too. T states are asked for, the first after step T - 1.", keep=with_x_T),
-        Misconception(
-            "You yield the last state only. One for each t is asked for: the yield belongs into the loop.",
-            keep=lambda rows, x_T, T: (row[-1] for row in list(rows)[-1:]),
-        ),
-    ),
+    },
 )

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, LONG_BAR, STEEP_BAR, double
-from ddpm_lesson.checks.forward_process._words import UPSIDE_DOWN
+from ddpm_lesson.checks._rows import UPSIDE_DOWN
 
 
 def _respaced_betas(alphas_bar, timesteps):
@@ -88,105 +88,64 @@ respaced_betas = Check(
     ),
     among="uneven steps, one step, all steps and a beta above 0.999",
     exact_dtype=True,
-    misconceptions=(
-        Misconception(
-            "You return float32, which keeps seven digits only, and 1 minus a ratio near 1 leaves fewer. alphas_bar "
-            "is float64: so are your betas.",
-            dtype=lambda betas: betas.float(),
+    misconceptions={
+        "You return float32, which keeps seven digits only, and 1 minus a ratio near 1 leaves fewer. alphas_bar is "
+        "float64: so are your betas.": dict(dtype=lambda betas: betas.float()),
+        "Your betas went through float32, which keeps seven digits only: stay in alphas_bar's float64.": dict(
+            dtype=lambda betas: betas.float().double()
         ),
-        Misconception(
-            "Your betas went through float32, which keeps seven digits only: stay in alphas_bar's float64.",
-            dtype=lambda betas: betas.float().double(),
+        "Your betas are the old ones of the kept steps. A long step has to do the work of all the steps that it "
+        "skips<: with your betas the chain ends far from noise>.": dict(
+            instead=lambda alphas_bar, timesteps: _long_betas(alphas_bar)[timesteps]
         ),
-        Misconception(
-            "Your betas are the old ones of the kept steps. A long step has to do the work of all the steps that it "
-            "skips: with your betas the chain ends far from noise.",
-            instead=lambda alphas_bar, timesteps: _long_betas(alphas_bar)[timesteps],
+        "You return S - 1 betas: the first is missing. It leads from the clean image, where alpha_bar is 1, to the "
+        "first kept step.": dict(give=lambda betas: betas[1:]),
+        "Your first alpha_bar is divided by itself<, and the beta is 0>. The first beta leads from the clean image, "
+        "where alpha_bar is 1, to the first kept step.": dict(
+            first=lambda alphas_bar, timesteps: alphas_bar[timesteps[:1]]
         ),
-        Misconception(
-            "You return S - 1 betas: the first is missing. It leads from the clean image, where alpha_bar is 1, to "
-            "the first kept step.",
-            brief="The first of your betas is missing.",
-            give=lambda betas: betas[1:],
+        "Your first beta divides by the last alpha_bar: the shift wraps around. Before the first stands 1.": dict(
+            first=lambda alphas_bar, timesteps: alphas_bar[timesteps[-1:]]
         ),
-        Misconception(
-            "Your first beta is 0. It leads from the clean image, where alpha_bar is 1, to the first kept step.",
-            brief="Your first alpha_bar is divided by itself.",
-            first=lambda alphas_bar, timesteps: alphas_bar[timesteps[:1]],
+        "Your first beta divides by alphas_bar[0]. It leads from the clean image, where alpha_bar is 1.": dict(
+            first=lambda alphas_bar, timesteps: alphas_bar[:1]
         ),
-        Misconception(
-            "Your first beta divides by the last alpha_bar: the shift wraps around. Before the first stands 1.",
-            first=lambda alphas_bar, timesteps: alphas_bar[timesteps[-1:]],
+        "Your first beta divides by alphas_bar[timesteps[0] - 1], a step that the short chain does not visit (and at 0 "
+        "index -1 wraps around). Before the first kept step alpha_bar is 1.": dict(
+            first=lambda alphas_bar, timesteps: alphas_bar[timesteps[:1] - 1]
         ),
-        Misconception(
-            "Your first beta divides by alphas_bar[0]. It leads from the clean image, where alpha_bar is 1.",
-            first=lambda alphas_bar, timesteps: alphas_bar[:1],
+        "You divide by alphas_bar[timesteps - 1], the step before in the long chain (and at 0 index -1 wraps around). "
+        "Divide by alpha_bar at the kept step before; before the first it is 1.": dict(
+            instead=lambda alphas_bar, timesteps: 1 - alphas_bar[timesteps] / alphas_bar[timesteps - 1]
         ),
-        Misconception(
-            "Your first beta divides by alphas_bar[timesteps[0] - 1], a step that the short chain does not visit (and "
-            "at 0 index -1 wraps around). Before the first kept step alpha_bar is 1.",
-            first=lambda alphas_bar, timesteps: alphas_bar[timesteps[:1] - 1],
+        UPSIDE_DOWN: dict(rule=lambda a_bar, prev: 1 - prev / a_bar),
+        "You multiplied two alpha_bar. alpha_bar is a running product: what one step adds to it is the ratio of two "
+        "neighbours.": dict(rule=lambda a_bar, prev: 1 - a_bar * prev),
+        "You subtracted two alpha_bar. alpha_bar is a running product and not a sum: one step is the ratio of two "
+        "neighbours, and beta is 1 minus it.": dict(rule=lambda a_bar, prev: prev - a_bar),
+        "You divided the difference of two alpha_bar by the later one. A step starts from the earlier one.": dict(
+            rule=lambda a_bar, prev: (prev - a_bar) / a_bar
         ),
-        Misconception(
-            "You divide by alphas_bar[timesteps - 1], the step before in the long chain (and at 0 index -1 wraps "
-            "around). Divide by alpha_bar at the kept step before; before the first it is 1.",
-            instead=lambda alphas_bar, timesteps: 1 - alphas_bar[timesteps] / alphas_bar[timesteps - 1],
+        "You return the alphas of the short chain. beta is 1 - alpha.": dict(rule=lambda a_bar, prev: a_bar / prev),
+        "You return 1 - alpha_bar: that is all the noise up to a kept step. beta is the noise since the kept step "
+        "before: divide by its alpha_bar first.": dict(rule=lambda a_bar, prev: 1 - a_bar),
+        "You return alpha_bar at the kept steps. The betas that lead from one to the next are asked for.": dict(
+            rule=lambda a_bar, prev: a_bar
         ),
-        Misconception(
-            UPSIDE_DOWN, brief="Your ratio of two alpha_bar is upside down.", rule=lambda a_bar, prev: 1 - prev / a_bar
+        "You capped the betas at 0.999. The exercise has no cap: a long step may add nearly all the noise.": dict(
+            cap=lambda betas: betas.clamp(max=0.999)
         ),
-        Misconception(
-            "You multiplied two alpha_bar. alpha_bar is a running product: what one step adds to it is the ratio of "
-            "two neighbours.",
-            rule=lambda a_bar, prev: 1 - a_bar * prev,
-        ),
-        Misconception(
-            "You subtracted two alpha_bar. alpha_bar is a running product and not a sum: one step is the ratio of two "
-            "neighbours, and beta is 1 minus it.",
-            rule=lambda a_bar, prev: prev - a_bar,
-        ),
-        Misconception(
-            "You divided the difference of two alpha_bar by the later one. A step starts from the earlier one.",
-            rule=lambda a_bar, prev: (prev - a_bar) / a_bar,
-        ),
-        Misconception(
-            "You return the alphas of the short chain. beta is 1 - alpha.",
-            rule=lambda a_bar, prev: a_bar / prev,
-        ),
-        Misconception(
-            "You return 1 - alpha_bar: that is all the noise up to a kept step. beta is the noise since the kept step "
-            "before: divide by its alpha_bar first.",
-            rule=lambda a_bar, prev: 1 - a_bar,
-        ),
-        Misconception(
-            "You return alpha_bar at the kept steps. The betas that lead from one to the next are asked for.",
-            rule=lambda a_bar, prev: a_bar,
-        ),
-        Misconception(
-            "You capped the betas at 0.999. The exercise has no cap: a long step may add nearly all the noise.",
-            cap=lambda betas: betas.clamp(max=0.999),
-        ),
-        Misconception(
-            "You added up the betas of the skipped steps. That is close for small betas only, and can pass 1: the "
-            "alphas multiply, and beta is 1 minus their product.",
-            instead=_summed,
-        ),
-        Misconception(
-            "You took the betas of the kept steps times the number of steps that they stand for. The alphas multiply: "
-            "beta is 1 minus their product.",
+        "You added up the betas of the skipped steps. That is close for small betas only, and can pass 1: the alphas "
+        "multiply, and beta is 1 minus their product.": dict(instead=_summed),
+        "You took the betas of the kept steps times the number of steps that they stand for. The alphas multiply: beta "
+        "is 1 minus their product.": dict(
             instead=lambda alphas_bar, timesteps: (
                 _long_betas(alphas_bar)[timesteps] * torch.cat([timesteps[:1] + 1, timesteps.diff()])
-            ),
+            )
         ),
-        Misconception(
-            "You took minus the logarithm of the ratio. That is near beta for small betas only: beta is 1 minus the "
-            "ratio.",
-            rule=lambda a_bar, prev: -(a_bar / prev).log(),
-        ),
-        Misconception(
-            "You took the roots of alphas_bar. The ratio of two alpha_bar themselves is what the steps between them "
-            "keep.",
-            rule=lambda a_bar, prev: 1 - (a_bar / prev).sqrt(),
-        ),
-    ),
+        "You took minus the logarithm of the ratio. That is near beta for small betas only: "
+        "beta is 1 minus the ratio.": dict(rule=lambda a_bar, prev: -(a_bar / prev).log()),
+        "You took the roots of alphas_bar. The ratio of two alpha_bar themselves is what the "
+        "steps between them keep.": dict(rule=lambda a_bar, prev: 1 - (a_bar / prev).sqrt()),
+    },
 )

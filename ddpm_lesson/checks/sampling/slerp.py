@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import double, fractions
 
 
@@ -123,146 +123,80 @@ slerp = Check(
         ]
     ),
     among="points, wide angles, share = 0 and share = 1",
-    misconceptions=(
-        Misconception(
-            "You went along the straight line. Halfway two independent noises then have half the variance, and the "
-            "sampler has not seen such an x_T: go along the arc.",
-            weights=lambda angle, share: (1 - share, share),
+    misconceptions={
+        "You went along the straight line<. Halfway two independent noises then have half the variance, and the "
+        "sampler has not seen such an x_T>: go along the arc.": dict(weights=lambda angle, share: (1 - share, share)),
+        "Your weights are sqrt(1 - share) and sqrt(share). They keep the variance where a and b are independent; "
+        "slerp takes the angle between them: sin((1 - share) angle) / sin(angle).": dict(
+            weights=lambda angle, share: (math.sqrt(1 - share), math.sqrt(share))
         ),
-        Misconception(
-            "Your weights are sqrt(1 - share) and sqrt(share). They keep the variance where a and b are independent; "
-            "slerp takes the angle between them: sin((1 - share) angle) / sin(angle).",
-            weights=lambda angle, share: (math.sqrt(1 - share), math.sqrt(share)),
+        "You went along the straight line and scaled the variance back to 1. That supposes a right angle; slerp takes"
+        " the angle between a and b: sin((1 - share) angle) / sin(angle).": dict(
+            weights=lambda angle, share: [part / math.hypot(1 - share, share) for part in (1 - share, share)]
         ),
-        Misconception(
-            "You went along the straight line and scaled the variance back to 1. That supposes a right angle; slerp "
-            "takes the angle between a and b: sin((1 - share) angle) / sin(angle).",
-            brief="You went along the straight line and scaled the variance back to 1.",
-            weights=lambda angle, share: [part / math.hypot(1 - share, share) for part in (1 - share, share)],
+        "You took one angle for the whole batch: the sum runs over all images. Every pair of images has its own.": dict(
+            axes=lambda x: tuple(range(x.ndim))
         ),
-        Misconception(
-            "You took one angle for the whole batch: the sum runs over all images. Every pair of images has its own.",
-            axes=lambda x: tuple(range(x.ndim)),
+        "You used the angle of the first pair for the whole batch. Every pair of images has its own.": dict(
+            laid=lambda angle: angle[:1]
         ),
-        Misconception(
-            "You used the angle of the first pair for the whole batch. Every pair of images has its own.",
-            laid=lambda angle: angle[:1],
+        "You took an angle for each row, over the last axis only. An image is one vector: sum over all axes but the "
+        "batch's.": dict(axes=lambda x: (-1,)),
+        "You took an angle for each pixel, over the channels only (axis 1, which cosine_similarity takes by itself). "
+        "An image is one vector: sum over all axes but the batch's.": dict(axes=lambda x: (1,)),
+        "You took an angle for each channel, over its pixels. An image is one vector: sum over all axes but the "
+        "batch's.": dict(axes=lambda x: tuple(range(2, x.ndim)) or (1,)),
+        "Your angles are between the images of one batch: the sum runs over the batch axis. It runs over all axes but"
+        " this one.": dict(axes=lambda x: (0,)),
+        "The cosine is not divided by the two norms<: a scalar product of long vectors is no cosine, and beyond 1 its"
+        " arc cosine is nan>. Divide by norm(a) norm(b).": dict(lengths=lambda a, b, axes: 1.0),
+        "The cosine is not divided by the two norms, and a clamp to [-1, 1] hides it. Divide by norm(a) norm(b).": dict(
+            lengths=lambda a, b, axes: 1.0, arc=lambda cos: cos.clamp(-1, 1).acos()
         ),
-        Misconception(
-            "You took an angle for each row, over the last axis only. An image is one vector: sum over all axes but "
-            "the batch's.",
-            axes=lambda x: (-1,),
+        "You divided the cosine by the squares of both norms: a root is missing, or a norm too many.": dict(
+            lengths=lambda a, b, axes: _norms(a, b, axes) ** 2
         ),
-        Misconception(
-            "You took an angle for each pixel, over the channels only (axis 1, which cosine_similarity takes by "
-            "itself). An image is one vector: sum over all axes but the batch's.",
-            axes=lambda x: (1,),
+        "You divided the cosine by the square of a's norm. a and b have norms of their own: norm(a) norm(b).": dict(
+            lengths=lambda a, b, axes: _norms(a, a, axes)
         ),
-        Misconception(
-            "You took an angle for each channel, over its pixels. An image is one vector: sum over all axes but the "
-            "batch's.",
-            axes=lambda x: tuple(range(2, x.ndim)) or (1,),
+        "You divided the cosine by the number of coordinates, as if the images had variance 1. Divide by norm(a) "
+        "norm(b).": dict(lengths=lambda a, b, axes: math.prod(a.shape[axis] for axis in axes)),
+        "share and 1 - share are exchanged: share = 0 is to give a.": dict(part=lambda share: 1 - share),
+        "You did not divide by sin(angle). At share = 0 the result is then no longer a.": dict(
+            weights=lambda angle, share: (torch.sin((1 - share) * angle), torch.sin(share * angle))
         ),
-        Misconception(
-            "Your angles are between the images of one batch: the sum runs over the batch axis. It runs over all axes "
-            "but this one.",
-            axes=lambda x: (0,),
+        "Your weights are a cosine and a sine, share of a quarter turn. That is right for a right angle only: sin((1 "
+        "- share) angle) / sin(angle).": dict(
+            weights=lambda angle, share: (math.cos(share * math.pi / 2), math.sin(share * math.pi / 2))
         ),
-        Misconception(
-            "The cosine is not divided by the two norms: a scalar product of long vectors is no cosine, and beyond 1 "
-            "its arc cosine is nan.",
-            brief="The cosine is not divided by the two norms.",
-            lengths=lambda a, b, axes: 1.0,
+        "You took the cosine for the angle: acos is missing.": dict(arc=lambda cos: cos),
+        "You took asin of the cosine. The angle is its acos.": dict(arc=torch.asin),
+        "Your angle is in degrees. torch.sin takes radians, as torch.acos gives them.": dict(
+            laid=lambda angle: angle * 180 / math.pi
         ),
-        Misconception(
-            "The cosine is not divided by the two norms, and a clamp to [-1, 1] hides it. Divide by norm(a) norm(b).",
-            lengths=lambda a, b, axes: 1.0,
-            arc=lambda cos: cos.clamp(-1, 1).acos(),
+        "You took the absolute value of the cosine. Wide angles are angles too: the arc from a has to end in b.": dict(
+            arc=lambda cos: cos.abs().acos()
         ),
-        Misconception(
-            "You divided the cosine by the squares of both norms: a root is missing, or a norm too many.",
-            lengths=lambda a, b, axes: _norms(a, b, axes) ** 2,
+        "You turned b round where the angle is wide. Rotations q and -q are the same, noises are not: share = 1 is to"
+        " give b.": dict(instead=_shorter_way),
+        "You divided a and b themselves by their norms<, so that the result has norm 1>. A noise of D numbers has a "
+        "norm of about sqrt(D): only the cosine needs the norms.": dict(ends=_unit),
+        "Your result is divided by its norm. A noise of D numbers has a norm of about "
+        "sqrt(D): return the sum itself.": dict(finish=_unit),
+        "You turned the directions of a and b, and went along a straight line between their norms. The weights belong"
+        " to a and b themselves.": dict(instead=_by_directions),
+        "Your a cos(share angle) + u sin(share angle), with u = b - cos(angle) a scaled to norm 1, supposes that a "
+        "and b have norm 1. They do not: weigh a and b themselves with two sines.": dict(instead=_along_a_tangent),
+        "You took the mean off a and b before the angle: that is a correlation. The "
+        "vectors are taken as they are.": dict(instead=_correlation),
+        "Your angles have shape (B,)<, and broadcasting lines that up with the last axis, the columns of an image. It"
+        " runs where B happens to be the width, and is wrong there>: (B, 1, ..., 1) is needed.": dict(
+            laid=lambda angle: angle.flatten()
         ),
-        Misconception(
-            "You divided the cosine by the square of a's norm. a and b have norms of their own: norm(a) norm(b).",
-            lengths=lambda a, b, axes: _norms(a, a, axes),
+        "Your angles have shape (B, 1)<: that is right for points, but on images it lines up with the rows>. They "
+        "need one axis for each axis of a: (B, 1, ..., 1).": dict(laid=lambda angle: angle.flatten()[:, None]),
+        "Your angles have shape (B, 1, 1, 1)<: that is right for images only>. Count the axes of a.": dict(
+            laid=lambda angle: angle.view(-1, 1, 1, 1)
         ),
-        Misconception(
-            "You divided the cosine by the number of coordinates, as if the images had variance 1. Divide by "
-            "norm(a) norm(b).",
-            lengths=lambda a, b, axes: math.prod(a.shape[axis] for axis in axes),
-        ),
-        Misconception("share and 1 - share are exchanged: share = 0 is to give a.", part=lambda share: 1 - share),
-        Misconception(
-            "You did not divide by sin(angle). At share = 0 the result is then no longer a.",
-            weights=lambda angle, share: (torch.sin((1 - share) * angle), torch.sin(share * angle)),
-        ),
-        Misconception(
-            "Your weights are a cosine and a sine, share of a quarter turn. That is right for a right angle only: "
-            "sin((1 - share) angle) / sin(angle).",
-            weights=lambda angle, share: (math.cos(share * math.pi / 2), math.sin(share * math.pi / 2)),
-        ),
-        Misconception(
-            "You took the cosine for the angle: acos is missing.",
-            arc=lambda cos: cos,
-        ),
-        Misconception("You took asin of the cosine. The angle is its acos.", arc=torch.asin),
-        Misconception(
-            "Your angle is in degrees. torch.sin takes radians, as torch.acos gives them.",
-            laid=lambda angle: angle * 180 / math.pi,
-        ),
-        Misconception(
-            "You took the absolute value of the cosine. Wide angles are angles too: the arc from a has to end in b.",
-            arc=lambda cos: cos.abs().acos(),
-        ),
-        Misconception(
-            "You turned b round where the angle is wide. Rotations q and -q are the same, noises are not: share = 1 is "
-            "to give b.",
-            instead=_shorter_way,
-        ),
-        Misconception(
-            "You divided a and b themselves by their norms, so that the result has norm 1. A noise of D numbers has a "
-            "norm of about sqrt(D): only the cosine needs the norms.",
-            brief="You divided a and b themselves by their norms.",
-            ends=_unit,
-        ),
-        Misconception(
-            "Your result is divided by its norm. A noise of D numbers has a norm of about sqrt(D): return the sum "
-            "itself.",
-            brief="Your result is divided by its norm.",
-            finish=_unit,
-        ),
-        Misconception(
-            "You turned the directions of a and b, and went along a straight line between their norms. The weights "
-            "belong to a and b themselves.",
-            instead=_by_directions,
-        ),
-        Misconception(
-            "Your a cos(share angle) + u sin(share angle), with u = b - cos(angle) a scaled to norm 1, supposes that "
-            "a and b have norm 1. They do not: weigh a and b themselves with two sines.",
-            brief="Your formula supposes that a and b have norm 1.",
-            instead=_along_a_tangent,
-        ),
-        Misconception(
-            "You took the mean off a and b before the angle: that is a correlation. The vectors are taken as they are.",
-            instead=_correlation,
-        ),
-        Misconception(
-            "Your angles have shape (B,), and broadcasting lines that up with the last axis, the columns of an image. "
-            "It runs where B happens to be the width, and is wrong there: (B, 1, ..., 1) is needed.",
-            brief="Your angles have shape (B,).",
-            laid=lambda angle: angle.flatten(),
-        ),
-        Misconception(
-            "Your angles have shape (B, 1): that is right for points, but on images it lines up with the rows. They "
-            "need one axis for each axis of a: (B, 1, ..., 1).",
-            brief="Your angles have shape (B, 1).",
-            laid=lambda angle: angle.flatten()[:, None],
-        ),
-        Misconception(
-            "Your angles have shape (B, 1, 1, 1): that is right for images only. Count the axes of a.",
-            brief="Your angles have shape (B, 1, 1, 1).",
-            laid=lambda angle: angle.view(-1, 1, 1, 1),
-        ),
-    ),
+    },
 )

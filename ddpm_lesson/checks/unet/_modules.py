@@ -1,26 +1,101 @@
-"""What the checks of modules share: numbers for the parameters, and the words where the parameters are others."""
+"""What the checks of modules share: the script that uses a module, its gradients, and numbers for its parameters."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ddpm_lesson.checks._inputs import fractions
-from ddpm_lesson.checks._run import Misfit
+from ddpm_lesson.checks._run import Misfit, read
+from ddpm_lesson.checks._state import plain
+from ddpm_lesson.checks._unfilled import Unfilled
 
 
-def built(cls: Callable, options: tuple) -> nn.Module:
+class Wanted(NamedTuple):
+    """What is wanted of a state dict: its shapes, and the numbers that the check puts there, in float64."""
+
+    shapes: dict[str, tuple]
+    numbers: dict[str, Tensor]
+
+
+_known: dict[tuple, Wanted] = {}
+
+
+def script(specification: Callable, starts_as: str, change: Callable, further: dict[str, Callable]) -> Callable:
+    """The script of a class: the parameters, the module as built, with numbers in it, and then after each change.
+
+    The case's arguments are (options, inputs): the constructor's, and forward's, with x first; without inputs the
+    parameters are only counted. starts_as, change: what the module as built is, and change(module, *inputs), near 0 if
+    it is that. further: changes of the module in place, by the words for the result after them.
+    """
+
+    def used(cls: Callable, options: tuple, inputs: tuple) -> Iterator[tuple[str, Tensor]]:
+        wanted = _wanted(specification, options, bool(inputs))
+        with nullcontext() if inputs else Unfilled():
+            module = _built(cls, options)
+        yield "the number of parameters", _parameters_of(module, wanted)
+        if not inputs:
+            return
+        module = module.to(inputs[0]).eval()
+        yield f"whether it starts as {starts_as}", (change(module, *inputs).abs().max() < 1e-3).long()
+        _load(module, wanted, inputs[0])
+        yield "the result", read(module(*inputs))
+        for words, prepare in further.items():
+            prepare(module)
+            with torch.random.fork_rng(devices=[]):
+                out = module(*inputs)
+            yield f"the result {words}", read(out)
+        yield "x after the call", read(inputs[0])
+
+    return used
+
+
+def trained(specification: Callable) -> Callable:
+    """For `Check.trained`: the module's result, with numbers in it, and what gradients must reach, by name."""
+
+    def leaves(check, cls: Callable, args: tuple) -> tuple[Tensor | None, dict[str, Tensor]]:
+        options, inputs = args
+        if not inputs:
+            return None, {}
+        module = _built(cls, options).to(inputs[0]).eval()
+        _load(module, _wanted(specification, options, True), inputs[0])
+        found = {name: x.clone().requires_grad_() for name, x in zip(check.gradients, inputs, strict=False)}
+        passed = [x.view_as(x) for x in found.values()] + list(inputs[len(found) :])
+        found |= {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+        return module(*passed), found
+
+    return leaves
+
+
+def _built(cls, options):
     """The module as its class builds it. What it draws at random is not taken from the learner's generator."""
     with torch.random.fork_rng(devices=[]):
         return cls(*options)
 
 
-def parameters_of(module, wanted: nn.Module) -> Tensor:
+def _wanted(specification, options, filled):
+    """Computed once for each options, as the learner's modes do not matter to it."""
+    key = specification, repr(options), filled
+    if key not in _known:
+        with plain(), nullcontext() if filled else Unfilled():
+            state = _built(specification, options).state_dict()
+        shapes = {name: tuple(values.shape) for name, values in state.items()}
+        _known[key] = Wanted(shapes, _numbered(state) if filled else {})
+    return _known[key]
+
+
+def _load(module, wanted, like):
+    module.load_state_dict({name: numbers.to(like) for name, numbers in wanted.numbers.items()})
+
+
+def _parameters_of(module, wanted):
     """How many trained numbers the module has, once their names and shapes are those of the wanted one."""
     if not isinstance(module, nn.Module):
         raise Misfit(f"expected a class that builds an nn.Module, got {type(module).__name__}")
-    have, want = ({name: tuple(v.shape) for name, v in m.state_dict().items()} for m in (module, wanted))
+    have, want = {name: tuple(v.shape) for name, v in module.state_dict().items()}, wanted.shapes
     missing, more = ([name for name in a if name not in b] for a, b in ((want, have), (have, want)))
     if missing:
         instead = f"; you have {more[0]}, which has no counterpart" if more else ""
@@ -32,15 +107,10 @@ def parameters_of(module, wanted: nn.Module) -> Tensor:
     return torch.tensor(sum(p.numel() for p in module.parameters() if p.requires_grad))
 
 
-def nearly_zero(change: Tensor) -> Tensor:
-    """1 if no entry is above 0.001, else 0."""
-    return (change.abs().max() < 1e-3).long()
-
-
-def numbered(wanted: nn.Module, like: Tensor) -> dict[str, Tensor]:
-    """A state dict: numbers without pattern, of the size that keeps features near 1; a table stays what it is."""
-    state = {}
-    for i, (name, values) in enumerate(sorted(wanted.state_dict().items())):
+def _numbered(state):
+    """Numbers without pattern, of the size that keeps features near 1; a table stays what it is."""
+    filled = {}
+    for i, (name, values) in enumerate(sorted(state.items())):
         numbers = fractions(*values.shape, start=i + 1)
         if "timembedding.0" in name:
             numbers = values
@@ -48,5 +118,5 @@ def numbered(wanted: nn.Module, like: Tensor) -> dict[str, Tensor]:
             numbers = numbers * math.sqrt(3 / values[0].numel())
         elif "norm" in name or name.endswith((".0.weight", ".0.bias")):
             numbers = name.endswith("weight") + numbers / 4
-        state[name] = numbers.to(like)
-    return state
+        filled[name] = numbers.double()
+    return filled

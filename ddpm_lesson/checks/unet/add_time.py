@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import fractions
+from ddpm_lesson.checks.unet._rows import placed
 
 
 def _add_time(h, temb, weight, bias):
@@ -35,7 +36,6 @@ def _projected(
     weight: Tensor,
     bias: Tensor,
     *,
-    rows=_same,  # of temb
     before=F.silu,
     product=lambda temb, weight: temb @ weight.T,
     shift=lambda time, bias: time + bias,
@@ -43,7 +43,7 @@ def _projected(
     shape=lambda time: time[:, :, None, None],
     join=torch.add,
 ) -> Tensor:
-    return join(h, shape(after(shift(product(before(rows(temb)), weight), bias))))
+    return join(h, shape(after(shift(product(before(temb), weight), bias))))
 
 
 ACTIVATIONS = {
@@ -104,106 +104,51 @@ add_time = Check(
         for shape, tdim in [((2, 3, 4, 5), 6), ((2, 4, 3, 4), 8), ((3, 3, 2, 5), 3), ((4,) * 4, 4), ((1, 2, 3, 2), 5)]
     ),
     among="a batch and channels as large as the width",
-    misconceptions=(
-        Misconception(
-            "You forgot Swish. temb comes out of a linear layer, and two of them in a row are no more than one.",
-            before=_same,
+    misconceptions={
+        "You forgot Swish. temb comes out of a linear layer, and two of them in a row are no more than one.": dict(
+            before=_same
         ),
-        Misconception(
-            "You applied Swish after the linear layer. It comes before: after it, nothing below -0.28 could be added.",
-            before=_same,
-            after=F.silu,
+        "You applied Swish after the linear layer. It comes before<: after it, nothing below "
+        "-0.28 could be added>.": dict(before=_same, after=F.silu),
+        "You applied Swish twice, before and after the linear layer. It comes before only.": dict(
+            before=F.silu, after=F.silu
         ),
-        Misconception(
-            "You applied Swish twice, before and after the linear layer. It comes before only.",
-            before=F.silu,
-            after=F.silu,
-        ),
-        *(
-            Misconception(f"You took {name}. Swish is asked for, temb * sigmoid(temb).", before=function)
+        **{
+            f"You took {name}. Swish is asked for, temb * sigmoid(temb).": dict(before=function)
             for name, function in ACTIVATIONS.items()
-        ),
-        *(
-            Misconception(f"You took {name}, and after the linear layer. Swish comes before it.", before=_same, after=f)
+        },
+        **{
+            f"You took {name}, and after the linear layer. Swish comes before it.": dict(before=_same, after=f)
             for name, f in ACTIVATIONS.items()
+        },
+        "You forgot the bias of the linear layer, one number for each channel.": dict(shift=lambda time, bias: time),
+        "You multiplied by weight as it is. It is (C, tdim), one row for each channel: swish(temb) @ weight.T.": dict(
+            product=lambda temb, weight: temb @ weight
         ),
-        Misconception(
-            "You forgot the bias of the linear layer, one number for each channel.",
-            shift=lambda time, bias: time,
+        **placed("shape"),
+        "You multiplied. The time is added here.": dict(join=torch.mul),
+        "You subtracted the time. It is added.": dict(join=torch.sub),
+        "You scaled h by 1 + the time, as AdaGN does. Here the time is added.": dict(
+            join=lambda h, time: h * (1 + time)
         ),
-        Misconception(
-            "You multiplied by weight as it is. It is (C, tdim), one row for each channel: swish(temb) @ weight.T.",
-            product=lambda temb, weight: temb @ weight,
+        "You return the time alone. It is added to h.": dict(join=lambda h, time: time.expand_as(h)),
+        "You return the time alone, (B, C, 1, 1). It is added to h.": dict(join=lambda h, time: time),
+        "You applied Swish to the sum. It belongs to temb alone.": dict(give=F.silu),
+        "You applied Swish to the sum and not to temb. It belongs to temb alone.": dict(before=_same, give=F.silu),
+        "You scaled h by 1 + the time and added the time too, as FiLM does. It is added only.": dict(
+            join=lambda h, time: h * (1 + time) + time
         ),
-        Misconception(
-            "You used the first image's temb for the whole batch. Every image has its own.", rows=lambda temb: temb[:1]
+        "You averaged the time over the channels: one number for each image. Every channel gets its own.": dict(
+            after=lambda time: time.mean(1, keepdim=True)
         ),
-        Misconception(
-            "You added the time along the width: column j got channel j's number. It runs where C happens to be the "
-            "width. The new axes come last, (B, C, 1, 1).",
-            brief="You added the time along the width.",
-            shape=lambda time: time[:, None, None, :],
+        "You added the time to the first pixel only. Every pixel of a channel gets the same number.": dict(
+            join=lambda h, time: h + time * (torch.arange(h[0, 0].numel()).reshape(h.shape[2:]) == 0)
         ),
-        Misconception(
-            "You added the time along the height: row i got channel i's number. It runs where C happens to be the "
-            "height. The new axes come last, (B, C, 1, 1).",
-            brief="You added the time along the height.",
-            shape=lambda time: time[:, None, :, None],
+        "You divided by sqrt(tdim), as attention does with its channels. A linear layer has no such factor.": dict(
+            product=lambda temb, weight: temb @ weight.T / math.sqrt(temb.shape[1])
         ),
-        Misconception(
-            "You added (B, C) as it is, and broadcasting lines that up with height and width. It runs where the "
-            "numbers happen to agree. Add two axes at the end, (B, C, 1, 1).",
-            brief="You added (B, C) as it is.",
-            shape=_same,
+        "You took temb * sigmoid(-temb). Swish is temb * sigmoid(temb): a sign in its exponential.": dict(
+            before=lambda x: x * torch.sigmoid(-x)
         ),
-        Misconception(
-            "You added (B, C, 1), and broadcasting lines that up with channels, height and width. It runs where the "
-            "numbers happen to agree. Two axes are missing, (B, C, 1, 1).",
-            brief="You added (B, C, 1).",
-            shape=lambda time: time[:, :, None],
-        ),
-        Misconception(
-            "You added (C, B, 1, 1), batch and channels exchanged. It runs where B happens to be C, and gives images "
-            "the time of others.",
-            shape=lambda time: time.T[:, :, None, None],
-        ),
-        Misconception("You multiplied. The time is added here.", join=torch.mul),
-        Misconception("You subtracted the time. It is added.", join=torch.sub),
-        Misconception(
-            "You scaled h by 1 + the time, as AdaGN does. Here the time is added.",
-            join=lambda h, time: h * (1 + time),
-        ),
-        Misconception(
-            "You return the time alone. It is added to h.",
-            join=lambda h, time: time.expand_as(h),
-        ),
-        Misconception(
-            "You return the time alone, (B, C, 1, 1). It is added to h.",
-            join=lambda h, time: time,
-        ),
-        Misconception("You applied Swish to the sum. It belongs to temb alone.", give=F.silu),
-        Misconception(
-            "You applied Swish to the sum and not to temb. It belongs to temb alone.", before=_same, give=F.silu
-        ),
-        Misconception(
-            "You scaled h by 1 + the time and added the time too, as FiLM does. It is added only.",
-            join=lambda h, time: h * (1 + time) + time,
-        ),
-        Misconception(
-            "You averaged the time over the channels: one number for each image. Every channel gets its own.",
-            after=lambda time: time.mean(1, keepdim=True),
-        ),
-        Misconception(
-            "You added the time to the first pixel only. Every pixel of a channel gets the same number.",
-            join=lambda h, time: h + time * (torch.arange(h[0, 0].numel()).reshape(h.shape[2:]) == 0),
-        ),
-        Misconception(
-            "You divided by sqrt(tdim), as attention does with its channels. A linear layer has no such factor.",
-            product=lambda temb, weight: temb @ weight.T / math.sqrt(temb.shape[1]),
-        ),
-        Misconception(
-            "You took temb * sigmoid(-temb). Swish is temb * sigmoid(temb): a sign in its exponential.",
-            before=lambda x: x * torch.sigmoid(-x),
-        ),
-    ),
+    },
 )

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import fractions
-from ddpm_lesson.checks._run import read
-from ddpm_lesson.checks.unet._modules import built, nearly_zero, numbered, parameters_of
+from ddpm_lesson.checks.unet._modules import script, trained
+
+ROLES = ("proj_q", "proj_k", "proj_v")
 
 
 class _AttnBlock(nn.Module):
@@ -47,36 +48,29 @@ class _Built(_AttnBlock):
         in_ch: int,
         num_groups: int = 32,
         *,
+        groups=lambda num_groups: num_groups,
         start=nn.init.zeros_,
         norm=lambda block, x: block.group_norm(x),
-        roles=("proj_q", "proj_k", "proj_v"),
+        roles=ROLES,
         scale=math.sqrt,
         axis=-1,
+        weights=torch.softmax,
         project=lambda block, out: block.proj(out),
         join=lambda x, normed, out: x + out,
     ):
         super().__init__(in_ch, num_groups)
         start(self.proj.weight)
+        self.group_norm = nn.GroupNorm(groups(num_groups), in_ch)
         self.norm, self.roles, self.scale, self.axis = norm, roles, scale, axis
-        self.project, self.join = project, join
+        self.weights, self.project, self.join = weights, project, join
 
     def forward(self, x: Tensor) -> Tensor:
         normed = self.norm(self, x)
-        q, k, v = (getattr(self, role)(normed).flatten(2).mT for role in self.roles)
-        out = (q @ k.mT / self.scale(x.shape[1])).softmax(self.axis) @ v
+        plain = {"x": x, "normed": normed}
+        parts = [plain[role] if role in plain else getattr(self, role)(normed) for role in self.roles]
+        q, k, v = (part.flatten(2).mT for part in parts)
+        out = self.weights(q @ k.mT / self.scale(x.shape[1]), self.axis) @ v
         return self.join(x, normed, self.project(self, out.mT.reshape(x.shape)))
-
-
-def _used(cls, options, inputs):
-    """The script: the parameters, the block as built, and with numbers in it."""
-    (x,), wanted = inputs, built(_AttnBlock, options)
-    block = built(cls, options)
-    yield "the number of parameters", parameters_of(block, wanted)
-    block = block.to(x).eval()
-    yield "whether it starts as the identity", nearly_zero(block(x) - x)
-    block.load_state_dict(numbered(wanted, x))
-    yield "the result", read(block(x))
-    yield "x after the call", read(x)
 
 
 def _case(in_ch: int, num_groups: int, *size: int) -> Case:
@@ -90,32 +84,53 @@ AttnBlock = Check(
     name="AttnBlock",
     specification=_AttnBlock,
     form=_Built,
-    script=_used,
+    script=script(_AttnBlock, "the identity", lambda block, x: block(x) - x, {}),
     steps=True,
+    gradients=("x",),
+    trained=trained(_AttnBlock),
+    cuts={
+        "You detached x where it is added: what lies before the block learns through the attention only.": dict(
+            join=lambda x, normed, out: x.detach() + out
+        ),
+        "You detached the normalised x: the norm, and what lies before it, do not learn through the attention.": dict(
+            norm=lambda block, x: block.group_norm(x).detach()
+        ),
+        "You detached x before the norm: what lies before the block learns through the sum only.": dict(
+            norm=lambda block, x: block.group_norm(x.detach())
+        ),
+        "You detached the weights of the pixels, or queries and keys: proj_q and proj_k would never learn.": dict(
+            weights=lambda scores, axis: scores.softmax(axis).detach()
+        ),
+    },
     cases=(_case(4, 2, 2, 3, 5), _case(6, 3, 1, 2, 3), _case(2, 1, 3, 4, 1)),
     among="H different from W and as many channels as pixels",
-    misconceptions=(
-        Misconception(
-            "Your block does not start as x: set weight and bias of proj to 0 where you build it, nn.init.zeros_(...).",
-            start=nn.init.ones_,
+    misconceptions={
+        "Your block does not start as x: set weight and bias of proj to 0 where you build "
+        "it, nn.init.zeros_(...).": dict(start=nn.init.ones_),
+        "Queries, keys and values come from x as it is. They come from the normalised x.": dict(
+            norm=lambda block, x: x
         ),
-        Misconception(
-            "Queries, keys and values come from x as it is. They come from the normalised x.", norm=lambda block, x: x
+        "You return the average without x. The block adds to what it got.": dict(join=lambda x, normed, out: out),
+        "You add the average to the normalised x. It is added to x as it came.": dict(
+            join=lambda x, normed, out: normed + out
         ),
-        Misconception(
-            "You return the average without x. The block adds to what it got.", join=lambda x, normed, out: out
+        "You never use proj. It stands after the average.": dict(project=lambda block, out: out),
+        "Your norm has 32 groups, whatever num_groups is: pass num_groups to nn.GroupNorm.": dict(
+            groups=lambda num_groups: 32
         ),
-        Misconception(
-            "You add the average to the normalised x. It is added to x as it came.",
-            join=lambda x, normed, out: normed + out,
+        **{
+            f"Your {what} are not projected: you never call {role}. They are {role} of the normalised x.": dict(
+                roles=tuple("normed" if other == role else other for other in ROLES)
+            )
+            for what, role in zip(("queries", "keys", "values"), ROLES, strict=True)
+        },
+        "Your values are x itself: you never call proj_v. They are proj_v of the normalised x.": dict(
+            roles=("proj_q", "proj_k", "x")
         ),
-        Misconception("You never use proj. It stands after the average.", project=lambda block, out: out),
-        Misconception(
-            "You exchanged query and key: the pixel that looks has the query.", roles=("proj_k", "proj_q", "proj_v")
-        ),
-        Misconception("You took the keys for the values.", roles=("proj_q", "proj_k", "proj_k")),
-        Misconception("You forgot to divide by sqrt(C).", scale=lambda C: 1),
-        Misconception("You divided by C. Divide by its root.", scale=lambda C: C),
-        Misconception("Your softmax runs over the queries. It runs over the keys, the last axis.", axis=-2),
-    ),
+        "You exchanged query and key: the pixel that looks has the query.": dict(roles=("proj_k", "proj_q", "proj_v")),
+        "You took the keys for the values.": dict(roles=("proj_q", "proj_k", "proj_k")),
+        "You forgot to divide by sqrt(C).": dict(scale=lambda C: 1),
+        "You divided by C. Divide by its root.": dict(scale=lambda C: C),
+        "Your softmax runs over the queries. It runs over the keys, the last axis.": dict(axis=-2),
+    },
 )

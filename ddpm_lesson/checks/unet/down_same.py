@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import fractions
 
 
@@ -30,7 +30,8 @@ def _convolved(
     x: Tensor,
     weight: Tensor,
     *,
-    pad=(0, 1, 0, 1),  # left, right, above, below
+    rows=(0, 1),  # of zeros above and below; as H is even, one below is not reached if there is one above
+    columns=(0, 1),  # to the left and to the right
     mode="constant",
     value=0.0,
     kernel=lambda weight: weight,
@@ -38,7 +39,7 @@ def _convolved(
     padding=0,
 ) -> Tensor:
     fill = {"value": value} if mode == "constant" else {}
-    return F.conv2d(F.pad(x, pad, mode, **fill), kernel(weight), stride=stride, padding=padding)
+    return F.conv2d(F.pad(x, (*columns, *rows), mode, **fill), kernel(weight), stride=stride, padding=padding)
 
 
 def _windows(evidence) -> str:
@@ -100,79 +101,47 @@ down_same = Check(
         ]
     ),
     among="H different from W and sides of 2",
-    misconceptions=(
-        Misconception(
-            "Your windows begin one row above x and one column to its left, as with padding=1: zeros belong below "
-            "and to "
-            "the right only. The shape is the same, but every window of yours lies one pixel off.",
-            brief="Your windows begin one row above x and one column to its left, as with padding=1.",
-            pad=(1, 1, 1, 1),
+    misconceptions={
+        "Your windows begin one row above x and one column to its left, as with padding=1: zeros belong below and to "
+        "the right only<. The shape is the same, but every window of yours lies one pixel off>.": dict(
+            rows=(1, 1), columns=(1, 1)
         ),
-        Misconception(
-            "You padded twice: after F.pad the convolution needs no padding of its own.",
-            pad=(0, 1, 0, 1),
-            padding=1,
+        "Your windows begin one row above x: you padded above, alone or below as well. Zeros belong below only, so "
+        "that the first window begins at row 0.": dict(rows=(1, 1)),
+        "Your windows begin one column to the left of x: you padded there, alone or to the right as well. Zeros belong "
+        "to the right only, so that the first window begins at column 0.": dict(columns=(1, 1)),
+        "You padded above x, alone or below as well, and no column. F.pad counts from the last axis: (left, right, "
+        "above, below).": dict(rows=(1, 1), columns=(0, 0)),
+        "You padded to the left of x, alone or to the right as well, and no row. F.pad counts from the last axis: "
+        "(left, right, above, below).": dict(rows=(0, 0), columns=(1, 1)),
+        "You did not pad<: the result has H / 2 - 1 rows>. The last window lacks one row and one column.": dict(
+            rows=(0, 0), columns=(0, 0)
         ),
-        Misconception(
-            "You did not pad: the result has H / 2 - 1 rows. The last window lacks one row and one column.",
-            brief="You did not pad.",
-            pad=(0, 0, 0, 0),
+        "You padded to the right only. A row below is missing too.": dict(rows=(0, 0)),
+        "You padded below only. A column to the right is missing too.": dict(columns=(0, 0)),
+        "You padded twice: after F.pad the convolution needs no padding of its own.": dict(
+            rows=(0, 1), columns=(0, 1), padding=1
         ),
-        Misconception(
-            "You padded to the right only. A row below is missing too.",
-            pad=(0, 1, 0, 0),
+        "You repeated the edge. TensorFlow's padding is zeros.": dict(mode="replicate"),
+        "You padded with a mirror image. TensorFlow's padding is zeros.": dict(mode="reflect"),
+        "You padded with what lies at the other side. TensorFlow's padding is zeros.": dict(mode="circular"),
+        "You padded with ones. TensorFlow's padding is zeros.": dict(value=1.0),
+        "Your kernel is flipped in both directions, as in a mathematician's convolution. "
+        "conv2d wants it as it is.": dict(kernel=lambda weight: weight.flip(2, 3)),
+        "Your kernel is transposed: its rows lie along the width.": dict(kernel=lambda weight: weight.mT),
+        "You exchanged the input and output channels of weight. It is (C', C, 3, 3), as conv2d wants it.": dict(
+            kernel=lambda weight: weight.transpose(0, 1)
         ),
-        Misconception(
-            "You padded below only. A column to the right is missing too.",
-            pad=(0, 0, 0, 1),
+        "Your stride is 1, and should be 2<: the result is as large as x>.": dict(stride=1),
+        "Your stride is 3. It is 2: every second pixel.": dict(stride=3),
+        "You convolved with stride 1 and then averaged over 2x2 pixels. With stride 2 every second result is kept, and "
+        "nothing is averaged.": dict(instead=lambda x, weight: F.avg_pool2d(F.conv2d(x, weight, padding=1), 2)),
+        "You convolved with stride 1 and then took the largest of 2x2 pixels. With stride 2 every second result is "
+        "kept.": dict(instead=lambda x, weight: F.max_pool2d(F.conv2d(x, weight, padding=1), 2)),
+        "You averaged over 2x2 pixels and then convolved. The convolution itself has stride 2.": dict(
+            instead=lambda x, weight: F.conv2d(F.avg_pool2d(x, 2), weight, padding=1)
         ),
-        Misconception(
-            "You padded above and below. F.pad counts from the last axis: (left, right, above, below).",
-            pad=(0, 0, 1, 1),
-        ),
-        Misconception(
-            "You padded to the left and to the right. F.pad counts from the last axis: (left, right, above, below).",
-            pad=(1, 1, 0, 0),
-        ),
-        Misconception("You padded above and not below. The last window lacks a row.", pad=(0, 1, 1, 0)),
-        Misconception("You padded to the left and not to the right. The last window lacks a column.", pad=(1, 0, 0, 1)),
-        Misconception(
-            "You repeated the edge. TensorFlow's padding is zeros.",
-            mode="replicate",
-        ),
-        Misconception("You padded with a mirror image. TensorFlow's padding is zeros.", mode="reflect"),
-        Misconception("You padded with what lies at the other side. TensorFlow's padding is zeros.", mode="circular"),
-        Misconception("You padded with ones. TensorFlow's padding is zeros.", value=1.0),
-        Misconception(
-            "Your kernel is flipped in both directions, as in a mathematician's convolution. conv2d wants it as it is.",
-            kernel=lambda weight: weight.flip(2, 3),
-        ),
-        Misconception("Your kernel is transposed: its rows lie along the width.", kernel=lambda weight: weight.mT),
-        Misconception(
-            "You exchanged the input and output channels of weight. It is (C', C, 3, 3), as conv2d wants it.",
-            kernel=lambda weight: weight.transpose(0, 1),
-        ),
-        Misconception(
-            "Your stride is 1: the result is as large as x.", brief="Your stride is 1, and should be 2.", stride=1
-        ),
-        Misconception("Your stride is 3. It is 2: every second pixel.", stride=3),
-        Misconception(
-            "You convolved with stride 1 and then averaged over 2x2 pixels. With stride 2 every second result is kept, "
-            "and nothing is averaged.",
-            instead=lambda x, weight: F.avg_pool2d(F.conv2d(x, weight, padding=1), 2),
-        ),
-        Misconception(
-            "You convolved with stride 1 and then took the largest of 2x2 pixels. With stride 2 every second result is "
-            "kept.",
-            instead=lambda x, weight: F.max_pool2d(F.conv2d(x, weight, padding=1), 2),
-        ),
-        Misconception(
-            "You averaged over 2x2 pixels and then convolved. The convolution itself has stride 2.",
-            instead=lambda x, weight: F.conv2d(F.avg_pool2d(x, 2), weight, padding=1),
-        ),
-        Misconception(
-            "You kept every second pixel and then convolved. The convolution itself has stride 2, and sees all pixels.",
-            instead=lambda x, weight: F.conv2d(x[:, :, ::2, ::2], weight, padding=1),
-        ),
-    ),
+        "You kept every second pixel and then convolved. The convolution itself has stride "
+        "2, and sees all pixels.": dict(instead=lambda x, weight: F.conv2d(x[:, :, ::2, ::2], weight, padding=1)),
+    },
 )

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import double, fractions
 from ddpm_lesson.checks.unet._group_norm_clues import norm_or_affine, who_shares
 
@@ -99,131 +99,82 @@ group_norm = Check(
         _norm_case((1, 4, 2, 3), 4),
     ),
     among="one group, one channel a group and a very small x",
-    misconceptions=(
-        Misconception(
-            "Your mean and variance run over the batch too. Each image has its own: otherwise a sample would depend on "
-            "the others that are drawn beside it.",
-            axes=(0, 2, 3, 4),
+    misconceptions={
+        "Your mean and variance run over the batch too. Each image has its own: otherwise a sample would depend on the "
+        "others that are drawn beside it.": dict(axes=(0, 2, 3, 4)),
+        "You normalised every channel on its own. A group's channels share one mean and variance: alone, a channel "
+        "loses its level, and with it the time that is added to it.": dict(axes=(3, 4)),
+        "Your mean and variance are those of a single pixel's channels. They run over all pixels as well.": dict(
+            axes=(2,)
         ),
-        Misconception(
-            "You normalised every channel on its own. A group's channels share one mean and variance: alone, a channel "
-            "loses its level, and with it the time that is added to it.",
-            axes=(3, 4),
+        "You normalised each channel over the batch, as BatchNorm does. No image may see another.": dict(
+            axes=(0, 3, 4)
         ),
-        Misconception(
-            "Your mean and variance are those of a single pixel's channels. They run over all pixels as well.",
-            axes=(2,),
+        "You took all channels as one group. Asked for are num_groups, each with its own mean and variance.": dict(
+            groups=lambda num_groups, C: 1
         ),
-        Misconception(
-            "You normalised each channel over the batch, as BatchNorm does. No image may see another.",
-            axes=(0, 3, 4),
+        "You took num_groups for the size of a group. It is the number of groups; each has C "
+        "/ num_groups channels.": dict(groups=lambda num_groups, C: C // num_groups),
+        "You divided by n - 1, as var does by default. The norm wants the plain mean of squares: unbiased=False.": dict(
+            correction=1
         ),
-        Misconception(
-            "You took all channels as one group. Asked for are num_groups, each with its own mean and variance.",
-            groups=lambda num_groups, C: 1,
+        "You did not subtract the mean. It comes off before the division.": dict(centre=lambda h, mean: h),
+        "You did not divide by the standard deviation.": dict(scale=torch.ones_like),
+        "You divided by the variance. Its root brings the values to variance 1.": dict(scale=lambda var: var + 1e-5),
+        "You multiplied by the standard deviation. Divide by it: the values then have variance 1.": dict(
+            scale=lambda var: (var + 1e-5).rsqrt()
         ),
-        Misconception(
-            "You took num_groups for the size of a group. It is the number of groups; each has C / num_groups "
-            "channels.",
-            groups=lambda num_groups, C: C // num_groups,
+        "eps is missing: 1e-5 is added to the variance, under the root. A constant group "
+        "would else become 0 / 0.": dict(scale=torch.sqrt),
+        "Your eps is 1e-6, as in DDPM's own code. Here it is 1e-5, PyTorch's and the post's.": dict(
+            scale=lambda var: (var + 1e-6).sqrt()
         ),
-        Misconception(
-            "You divided by n - 1, as var does by default. The norm wants the plain mean of squares: unbiased=False.",
-            correction=1,
-        ),
-        Misconception(
-            "You did not subtract the mean. It comes off before the division.",
-            centre=lambda h, mean: h,
-        ),
-        Misconception("You did not divide by the standard deviation.", scale=torch.ones_like),
-        Misconception(
-            "You divided by the variance. Its root brings the values to variance 1.",
-            scale=lambda var: var + 1e-5,
-        ),
-        Misconception(
-            "You multiplied by the standard deviation. Divide by it: the values then have variance 1.",
-            scale=lambda var: (var + 1e-5).rsqrt(),
-        ),
-        Misconception(
-            "eps is missing: 1e-5 is added to the variance, under the root. A constant group would else become 0 / 0.",
-            scale=torch.sqrt,
-        ),
-        Misconception(
-            "Your eps is 1e-6, as in DDPM's own code. Here it is 1e-5, PyTorch's and the post's.",
-            scale=lambda var: (var + 1e-6).sqrt(),
-        ),
-        *(
-            Misconception(f"Your eps is {eps:g}. Here it is 1e-5.", scale=lambda var, eps=eps: (var + eps).sqrt())
+        **{
+            f"Your eps is {eps:g}. Here it is 1e-5.": dict(scale=lambda var, eps=eps: (var + eps).sqrt())
             for eps in (1e-3, 1e-4, 1e-8)
+        },
+        "You added eps to the root. It is added to the variance, under the root: small values then stay small.": dict(
+            scale=lambda var: var.sqrt() + 1e-5
         ),
-        Misconception(
-            "You added eps to the root. It is added to the variance, under the root: small values then stay small.",
-            scale=lambda var: var.sqrt() + 1e-5,
+        "std divides by n - 1, and eps is added to the variance, under the root: take the plain mean of squares, add "
+        "1e-5, take the root.": dict(scale=lambda var: var.sqrt() + 1e-5, correction=1),
+        "You left out weight and bias. After the norm every channel gets a scale and a shift of its own.": dict(
+            times=lambda h, weight: h, plus=lambda h, bias: h
         ),
-        Misconception(
-            "std divides by n - 1, and eps is added to the variance, under the root: take the plain mean of squares, "
-            "add 1e-5, take the root.",
-            scale=lambda var: var.sqrt() + 1e-5,
-            correction=1,
+        "You left out weight, the scale of each channel.": dict(times=lambda h, weight: h),
+        "You left out bias, the shift of each channel.": dict(plus=lambda h, bias: h),
+        "You added bias before you multiplied by weight. First times weight, then plus bias.": dict(
+            instead=lambda x, num_groups, weight, bias: _normed(x, num_groups, weight, weight * bias)
         ),
-        Misconception(
-            "You left out weight and bias. After the norm every channel gets a scale and a shift of its own.",
-            times=lambda h, weight: h,
-            plus=lambda h, bias: h,
+        "You used weight and bias as they are, of shape (C,)<, and broadcasting lines that up with the width. It runs "
+        "where C happens to be the width, and is wrong there>: give them two more axes, (C, 1, 1).": dict(
+            shaped=lambda v, weight: v
         ),
-        Misconception("You left out weight, the scale of each channel.", times=lambda h, weight: h),
-        Misconception("You left out bias, the shift of each channel.", plus=lambda h, bias: h),
-        Misconception(
-            "You added bias before you multiplied by weight. First times weight, then plus bias.",
-            instead=lambda x, num_groups, weight, bias: _normed(x, num_groups, weight, weight * bias),
+        "You gave weight and bias one axis only, (C, 1)<, and broadcasting lines that up with the height. It runs "
+        "where C happens to be the height>: give them two more axes, (C, 1, 1).": dict(
+            shaped=lambda v, weight: v[:, None]
         ),
-        Misconception(
-            "weight and bias have shape (C,), and broadcasting lines that up with the width. It runs where C happens "
-            "to be the width, and is wrong there: give them two more axes, (C, 1, 1).",
-            brief="You used weight and bias as they are, of shape (C,).",
-            shaped=lambda v, weight: v,
-        ),
-        Misconception(
-            "You gave weight and bias one axis only, (C, 1), and broadcasting lines that up with the height. It runs "
-            "where C happens to be the height: give them two more axes, (C, 1, 1).",
-            brief="You gave weight and bias one axis only, (C, 1).",
-            shaped=lambda v, weight: v[:, None],
-        ),
-        Misconception(
-            "You applied weight and bias to whole groups: channel c got those of its group's number. Mean and variance "
-            "belong to the group, but weight[c] and bias[c] to the channel.",
-            instead=_affine_by_group,
-        ),
-        Misconception(
-            "You scaled and shifted before the norm, which removes both again. weight and bias come after it.",
-            brief="You scaled and shifted before the norm.",
+        "You applied weight and bias to whole groups: channel c got those of its group's number. Mean and variance "
+        "belong to the group, but weight[c] and bias[c] to the channel.": dict(instead=_affine_by_group),
+        "You scaled and shifted before the norm<, which removes both again>. weight and bias come after it.": dict(
             instead=lambda x, num_groups, weight, bias: _normed(
                 x * weight[:, None, None] + bias[:, None, None], num_groups, torch.ones_like(bias), 0 * bias
-            ),
+            )
         ),
-        Misconception(
-            "Your groups are interleaved: channel c went to group c % num_groups. Neighbouring channels form a group: "
-            "C is split into (num_groups, C / num_groups), in this order.",
+        "Your groups are interleaved: channel c went to group c % num_groups. Neighbouring channels form a group: C is "
+        "split into (num_groups, C / num_groups), in this order.": dict(
             split=lambda x, groups: x.unflatten(1, (-1, groups)).transpose(1, 2),
             merge=lambda h: h.transpose(1, 2).flatten(1, 2),
         ),
-        Misconception(
-            "You grouped neighbouring channels, but put them back interleaved. Undo the split in the order it was "
-            "made.",
-            merge=lambda h: h.transpose(1, 2).flatten(1, 2),
+        "You grouped neighbouring channels, but put them back interleaved. Undo the split in "
+        "the order it was made.": dict(merge=lambda h: h.transpose(1, 2).flatten(1, 2)),
+        "You clamped the variance at 1e-5. eps is added to it: sqrt(var + 1e-5).": dict(
+            scale=lambda var: var.clamp(min=1e-5).sqrt()
         ),
-        Misconception(
-            "You clamped the variance at 1e-5. eps is added to it: sqrt(var + 1e-5).",
-            scale=lambda var: var.clamp(min=1e-5).sqrt(),
+        "You divided by the root of the mean square, as RMSNorm does, and did not subtract the mean.": dict(
+            instead=_by_mean_square
         ),
-        Misconception(
-            "You divided by the root of the mean square, as RMSNorm does, and did not subtract the mean.",
-            instead=_by_mean_square,
-        ),
-        Misconception(
-            "You took the mean of the channels' variances. The variance of a group also holds how far its channels "
-            "lie apart.",
-            instead=_by_channel_variances,
-        ),
-    ),
+        "You took the mean of the channels' variances. The variance of a group also holds how far its channels lie "
+        "apart.": dict(instead=_by_channel_variances),
+    },
 )

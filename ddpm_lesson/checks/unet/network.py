@@ -1,16 +1,12 @@
 """Exercise 3.10: the whole U-Net as a module."""
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import fractions
-from ddpm_lesson.checks._run import read
-from ddpm_lesson.checks._unfilled import Unfilled
-from ddpm_lesson.checks.unet._modules import built, nearly_zero, numbered, parameters_of
+from ddpm_lesson.checks.unet._modules import script, trained
 from ddpm_lesson.checks.unet.attn_block import _AttnBlock
 from ddpm_lesson.checks.unet.res_block import _ResBlock
 
@@ -138,40 +134,11 @@ class _Built(_UNet):
         return self.end(self.tail, h)
 
 
-def _used(cls, options, inputs):
-    """The script: the parameters; then, unless there is no image, the answers as built and with numbers in it."""
-    with nullcontext() if inputs else Unfilled():
-        wanted, unet = built(_UNet, options), built(cls, options)
-    yield "the number of parameters", parameters_of(unet, wanted)
-    if not inputs:
-        return
-    x, t = inputs
-    unet = unet.to(x).eval()
-    yield "whether it starts as the function 0", nearly_zero(unet(x, t))
-    unet.load_state_dict(numbered(wanted, x))
-    yield "the answer", read(unet(x, t))
-    with torch.random.fork_rng(devices=[]):
-        out = unet.train()(x, t)
-    yield "the answer in training", read(out)
-    yield "x after the call", read(x)
-
-
-def _case(
-    T: int,
-    ch: int,
-    ch_mult: list[int],
-    attn: list[int],
-    num_res_blocks: int,
-    dropout: float,
-    in_ch: int,
-    num_groups: int,
-    *size: int,
-) -> Case:
-    batch, height, width = size
+def _case(options: tuple, *size: int) -> Case:
+    (batch, height, width), (T, ch, ch_mult, attn, num_res_blocks, _, in_ch, _) = size, options
     x = 2 * fractions(batch, in_ch, height, width, start=101).double()
-    t = torch.tensor([T - 1, 0, T // 2][:batch])
     words = f"ch = {ch}, ch_mult = {ch_mult}, attn = {attn}, num_res_blocks = {num_res_blocks}, in_ch = {in_ch}"
-    return Case(words, ((T, ch, ch_mult, attn, num_res_blocks, dropout, in_ch, num_groups), (x, t)))
+    return Case(words, (options, (x, torch.tensor([T - 1, 0, T // 2][:batch]))))
 
 
 CIFAR = (1000, 128, [1, 2, 2, 2], [1], 2, 0.1, 3, 32)
@@ -181,49 +148,46 @@ UNet = Check(
     name="UNet",
     specification=_UNet,
     form=_Built,
-    script=_used,
+    script=script(_UNet, "the function 0", lambda unet, x, t: unet(x, t), {"in training": nn.Module.train}),
     steps=True,
+    gradients=("x",),
+    trained=trained(_UNet),
+    cuts={
+        "You detached the skips: the way down would learn through the middle only.": dict(
+            join=lambda h, skip: torch.cat([h, skip.detach()], 1)
+        ),
+        "You detached temb: the time embedding would never learn.": dict(told=torch.Tensor.detach),
+        "You detached what comes out of the middle: the middle would never learn.": dict(
+            middle=lambda layers: [*layers, lambda h, temb: h.detach()]
+        ),
+    },
     cases=(
-        _case(20, 4, [1, 2], [1], 1, 0.0, 1, 2, 2, 4, 6),
-        _case(20, 4, [1, 3, 2], [0, 2], 2, 1.0, 3, 2, 3, 4, 4),
-        _case(9, 6, [2], [], 1, 0.0, 2, 3, 2, 3, 4),
+        _case((9, 6, [2], [], 1, 0.0, 2, 3), 2, 3, 4),  # the smallest comes first: on it most mistakes are told apart
+        _case((20, 4, [1, 2], [1], 1, 0.0, 1, 2), 2, 4, 6),
+        _case((20, 4, [1, 3, 2], [0, 2], 2, 1.0, 3, 2), 3, 4, 4),
         Case("the network for CIFAR-10", (CIFAR, ())),
     ),
     among="one level, and the 35,746,307 parameters of CIFAR-10's network",
-    misconceptions=(
-        Misconception(
-            "Your network does not start as the function 0: set weight and bias of the tail's convolution to 0, "
-            "nn.init.zeros_(...).",
-            start=nn.init.ones_,
+    misconceptions={
+        "Your network does not start as the function 0: set weight and bias of the tail's convolution to 0, "
+        "nn.init.zeros_(...).": dict(start=nn.init.ones_),
+        "You join skip and features in the other order: what comes from below goes first, "
+        "torch.cat([h, skip], 1).": dict(join=lambda h, skip: torch.cat([skip, h], 1)),
+        "Your blocks on the way up get no skips: half of what they get is 0.": dict(
+            join=lambda h, skip: torch.cat([h, torch.zeros_like(skip)], 1)
         ),
-        Misconception(
-            "You join skip and features in the other order: what comes from below goes first, torch.cat([h, skip], 1).",
-            join=lambda h, skip: torch.cat([skip, h], 1),
+        "Your answer does not depend on t: temb goes to every residual block.": dict(told=torch.zeros_like),
+        "You apply Swish to temb before the blocks. Each block does that itself.": dict(told=F.silu),
+        "You apply Swish after the head. The first block begins with a norm.": dict(begin=F.silu),
+        "You never run the middle.": dict(middle=lambda layers: []),
+        "You run only the first block of the middle. There are two.": dict(middle=lambda layers: layers[:1]),
+        "You run the middle's blocks in reverse order. The one with attention is the first.": dict(
+            middle=lambda layers: list(layers)[::-1]
         ),
-        Misconception(
-            "Your blocks on the way up get no skips: half of what they get is 0.",
-            join=lambda h, skip: torch.cat([h, torch.zeros_like(skip)], 1),
+        "Your tail's norm is left out of the call: norm, Swish, convolution.": dict(
+            end=lambda tail, h: tail[2](tail[1](h))
         ),
-        Misconception("Your answer does not depend on t: temb goes to every residual block.", told=torch.zeros_like),
-        Misconception(
-            "You apply Swish to temb before the blocks. Each block does that itself.",
-            told=F.silu,
-        ),
-        Misconception("You apply Swish after the head. The first block begins with a norm.", begin=F.silu),
-        Misconception("You never run the middle.", middle=lambda layers: []),
-        Misconception("You run only the first block of the middle. There are two.", middle=lambda layers: layers[:1]),
-        Misconception(
-            "You run the middle's blocks in reverse order. The one with attention is the first.",
-            middle=lambda layers: list(layers)[::-1],
-        ),
-        Misconception(
-            "Your tail's norm is left out of the call: norm, Swish, convolution.",
-            end=lambda tail, h: tail[2](tail[1](h)),
-        ),
-        Misconception("Your tail has no Swish between norm and convolution.", end=lambda tail, h: tail[2](tail[0](h))),
-        Misconception(
-            "The dropout that your network is given does not reach its blocks.",
-            rate=lambda dropout: 0.0,
-        ),
-    ),
+        "Your tail has no Swish between norm and convolution.": dict(end=lambda tail, h: tail[2](tail[0](h))),
+        "The dropout that your network is given does not reach its blocks.": dict(rate=lambda dropout: 0.0),
+    },
 )

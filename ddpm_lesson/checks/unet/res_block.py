@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import fractions
-from ddpm_lesson.checks._run import read
-from ddpm_lesson.checks.unet._modules import built, nearly_zero, numbered, parameters_of
+from ddpm_lesson.checks.unet._modules import script, trained
+from ddpm_lesson.checks.unet._rows import placed
 
 
 class _ResBlock(nn.Module):
@@ -55,6 +55,8 @@ class _Built(_ResBlock):
         dropout: float,
         num_groups: int = 32,
         *,
+        groups_1=lambda num_groups, channels: num_groups,
+        groups_2=lambda num_groups, channels: num_groups,
         start=nn.init.zeros_,
         swish_1=F.silu,
         swish_2=F.silu,
@@ -66,6 +68,8 @@ class _Built(_ResBlock):
         end=lambda block, h, across: block.attn(h + across),
     ):
         super().__init__(in_ch, out_ch, tdim, dropout, num_groups)
+        self.block1[0] = nn.GroupNorm(groups_1(num_groups, in_ch), in_ch)
+        self.block2[0] = nn.GroupNorm(groups_2(num_groups, out_ch), out_ch)
         start(self.block2[3].weight)
         self.swish_1, self.swish_2, self.of_temb = swish_1, swish_2, of_temb
         self.order, self.place, self.drop, self.across, self.end = order, place, drop, shortcut, end
@@ -83,6 +87,7 @@ class _Built(_ResBlock):
                 h = h + shift
         h = self.drop(self.swish_2(h), self.rate, self.training)
         h = F.conv2d(h, self.block2[3].weight, self.block2[3].bias, padding=1)
+        h = h + shift if self.order[-1] == "end" else h
         return self.end(self, h, self.across(self, x))
 
 
@@ -93,22 +98,26 @@ class _Ramp(nn.Module):
         return h * h + 1
 
 
-def _used(cls, options, inputs):
-    """The script: the parameters, the block as built, with numbers in it, with an attention, in training."""
-    (x, temb), wanted = inputs, built(_ResBlock, options)
-    block = built(cls, options)
-    yield "the number of parameters", parameters_of(block, wanted)
-    block = block.to(x).eval()
+def _beyond_the_shortcut(block, x, temb):
     across = F.conv2d(x, block.shortcut.weight, block.shortcut.bias) if "shortcut.bias" in block.state_dict() else x
-    yield "whether it starts as its shortcut", nearly_zero(block(x, temb) - across)
-    block.load_state_dict(numbered(wanted, x))
-    yield "the result", read(block(x, temb))
+    return block(x, temb) - across
+
+
+def _attends(block):
     block.attn = _Ramp()
-    yield "the result with an attention", read(block(x, temb))
-    with torch.random.fork_rng(devices=[]):
-        out = block.train()(x, temb)
-    yield "the result in training", read(out)
-    yield "x after the call", read(x)
+
+
+def _ungrouped(subject, *slots):
+    """Rows of the table: norms that do not get num_groups, but PyTorch's or DDPM's usual numbers."""
+    numbers = {
+        "32 groups, whatever num_groups is": lambda num_groups, channels: 32,
+        "as many groups as channels, or 32": lambda num_groups, channels: min(32, channels),
+        "a single group": lambda num_groups, channels: 1,
+    }
+    return {
+        f"{subject} {words}. Both norms of the block take num_groups: pass it on.": dict.fromkeys(slots, number)
+        for words, number in numbers.items()
+    }
 
 
 def _case(in_ch: int, out_ch: int, tdim: int, dropout: float, num_groups: int, *size: int) -> Case:
@@ -124,61 +133,69 @@ ResBlock = Check(
     name="ResBlock",
     specification=_ResBlock,
     form=_Built,
-    script=_used,
+    script=script(
+        _ResBlock, "its shortcut", _beyond_the_shortcut, {"with an attention": _attends, "in training": nn.Module.train}
+    ),
     steps=True,
+    gradients=("x", "temb"),
+    trained=trained(_ResBlock),
+    cuts={
+        "You detached the shortcut: what lies before the block learns through the other way only.": dict(
+            shortcut=lambda block, x: block.shortcut(x).detach()
+        ),
+        "You detached x before the shortcut: what lies before the block learns through the other way only.": dict(
+            shortcut=lambda block, x: block.shortcut(x.detach())
+        ),
+        "You detached the time: temb_proj and the time embedding would never learn.": dict(
+            place=lambda shift: shift.detach()[:, :, None, None]
+        ),
+        "You detached temb: the time embedding would never learn.": dict(of_temb=lambda temb: F.silu(temb.detach())),
+    },
     cases=(
         _case(4, 4, 6, 0.0, 2, 2, 3, 5),
-        _case(4, 8, 6, 0.0, 2, 3, 4, 4),
-        _case(8, 4, 4, 1.0, 4, 2, 4, 2),  # with 1.0 dropout leaves nothing: no chance in it
+        _case(4, 32, 6, 0.0, 2, 3, 4, 4),  # 32 channels: a norm of 32 groups can be built, and is wrong
+        _case(32, 4, 4, 1.0, 4, 2, 4, 2),  # with 1.0 dropout leaves nothing: no chance in it
         _case(4, 4, 4, 1.0, 1, 4, 4, 4),
     ),
     among="equal, growing and shrinking channels",
-    misconceptions=(
-        Misconception(
-            "Your block does not start as its shortcut: set weight and bias of the last convolution to 0 where you "
-            "build it, nn.init.zeros_(...).",
-            start=nn.init.ones_,
+    misconceptions={
+        "Your block does not start as its shortcut: set weight and bias of the last convolution to 0 where you build "
+        "it, nn.init.zeros_(...).": dict(start=nn.init.ones_),
+        **_ungrouped("Your first norm has", "groups_1"),
+        **_ungrouped("Your second norm has", "groups_2"),
+        **_ungrouped("Your two norms have", "groups_1", "groups_2"),
+        "You forgot the Swish between the first norm and its convolution.": dict(swish_1=lambda h: h),
+        "You forgot the Swish after the second norm.": dict(swish_2=lambda h: h),
+        "You took ReLU in block1. Swish is nn.SiLU.": dict(swish_1=F.relu),
+        "You took ReLU in block2. Swish is nn.SiLU.": dict(swish_2=F.relu),
+        "You took ReLU in both halves. Swish is nn.SiLU.": dict(swish_1=F.relu, swish_2=F.relu),
+        "You forgot the Swish before the time's linear layer: temb_proj is Swish, then linear.": dict(
+            of_temb=lambda temb: temb
         ),
-        Misconception("You forgot the Swish between the first norm and its convolution.", swish_1=lambda h: h),
-        Misconception("You forgot the Swish after the second norm.", swish_2=lambda h: h),
-        Misconception("You took ReLU in block1. Swish is nn.SiLU.", swish_1=F.relu),
-        Misconception("You took ReLU in block2. Swish is nn.SiLU.", swish_2=F.relu),
-        Misconception("You took ReLU in both halves. Swish is nn.SiLU.", swish_1=F.relu, swish_2=F.relu),
-        Misconception(
-            "You forgot the Swish before the time's linear layer: temb_proj is Swish, then linear.",
-            of_temb=lambda temb: temb,
+        "Your block never uses temb. It is added after the first convolution.": dict(order=("conv", "norm")),
+        "You add the time after the second norm. It is added before: to the first convolution's result.": dict(
+            order=("conv", "norm", "time")
         ),
-        Misconception("Your block never uses temb. It is added after the first convolution.", order=("conv", "norm")),
-        Misconception(
-            "You add the time after the second norm. It is added before: to the first convolution's result.",
-            order=("conv", "norm", "time"),
+        "You add the time to what comes out of block2. It is added before its norm, to the "
+        "first convolution's result.": dict(order=("conv", "norm", "end")),
+        "You apply Swish to temb twice. temb_proj holds it already: temb_proj(temb), or Swish and temb_proj[1].": dict(
+            of_temb=lambda temb: F.silu(F.silu(temb))
         ),
-        Misconception("You left out the second norm.", order=("conv", "time")),
-        Misconception(
-            "You add the time along the width. It runs where C happens to be the width. Its axes are (B, C, 1, 1).",
-            place=lambda shift: shift[:, None, None, :],
+        "You left out the second norm.": dict(order=("conv", "time")),
+        **placed("place"),
+        "Your block drops nothing in training: dropout comes after the second Swish.": dict(drop=lambda h, *_: h),
+        "You forgot the shortcut: the block returns what should be added to x.": dict(shortcut=lambda b, x: 0),
+        "Your shortcut starts at the normalised x. It is x itself, or its 1x1 convolution.": dict(
+            shortcut=lambda block, x: block.shortcut(block.block1[0](x))
         ),
-        Misconception(
-            "You add the first image's time to the whole batch.", place=lambda shift: shift[:1, :, None, None]
+        "Your block never calls self.attn. It is applied last, to the sum.": dict(
+            end=lambda block, h, across: h + across
         ),
-        Misconception(
-            "Your block drops nothing in training: dropout comes after the second Swish.", drop=lambda h, *_: h
+        "You apply self.attn before the shortcut is added. It is applied last, to the sum.": dict(
+            end=lambda block, h, across: block.attn(h) + across
         ),
-        Misconception("You forgot the shortcut: the block returns what should be added to x.", shortcut=lambda b, x: 0),
-        Misconception(
-            "Your shortcut starts at the normalised x. It is x itself, or its 1x1 convolution.",
-            shortcut=lambda block, x: block.shortcut(block.block1[0](x)),
+        "You divide the sum by sqrt(2). DDPM adds the two as they are.": dict(
+            end=lambda block, h, across: block.attn((h + across) / 2**0.5)
         ),
-        Misconception(
-            "Your block never calls self.attn. It is applied last, to the sum.", end=lambda block, h, across: h + across
-        ),
-        Misconception(
-            "You apply self.attn before the shortcut is added. It is applied last, to the sum.",
-            end=lambda block, h, across: block.attn(h) + across,
-        ),
-        Misconception(
-            "You divide the sum by sqrt(2). DDPM adds the two as they are.",
-            end=lambda block, h, across: block.attn((h + across) / 2**0.5),
-        ),
-    ),
+    },
 )

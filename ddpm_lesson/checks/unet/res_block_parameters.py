@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 
 NAMES = ("in_ch", "out_ch", "tdim")
 
@@ -132,116 +132,70 @@ res_block_parameters = Check(
     ),
     among="equal, growing and shrinking channels",
     returns=int,
-    misconceptions=(
-        Misconception(
-            "You forgot the biases of convolutions and linear layer: one for each channel that they put out.",
-            bias_1=0,
-            bias_2=0,
-            bias_time=0,
-            bias_shortcut=0,
+    misconceptions={
+        "You forgot the biases of convolutions and linear layer: one for each channel that they put out.": dict(
+            bias_1=0, bias_2=0, bias_time=0, bias_shortcut=0
         ),
-        Misconception(
-            "You forgot all biases, those of the norms too: one for each channel that a layer puts out.",
-            bias_1=0,
-            bias_2=0,
-            bias_time=0,
-            bias_shortcut=0,
-            norm=lambda channels: channels,
+        "You forgot all biases, those of the norms too: one for each channel that a layer puts out.": dict(
+            bias_1=0, bias_2=0, bias_time=0, bias_shortcut=0, norm=lambda channels: channels
         ),
-        Misconception(
-            "2 * out_ch numbers are missing: the biases of two layers, of the two 3x3 convolutions for example, or the "
-            "second norm.",
-            bias_1=0,
-            bias_2=0,
+        "2 * out_ch numbers are missing: the biases of two layers, of the two 3x3 convolutions for example, or the "
+        "second norm.": dict(bias_1=0, bias_2=0),
+        "You counted one number for each channel of a norm. It has two, weight and bias.": dict(
+            norm=lambda channels: channels
         ),
-        Misconception(
-            "You counted one number for each channel of a norm. It has two, weight and bias.",
-            norm=lambda channels: channels,
+        "You forgot the norms. Each has a weight and a bias for each of its channels.": dict(norm=lambda channels: 0),
+        "You counted four numbers for each channel of a norm. Mean and variance are not "
+        "trained: two, weight and bias.": dict(norm=lambda channels: 4 * channels),
+        "You counted one norm only, that of out_ch. A first one stands before the first convolution.": dict(
+            norms=lambda i, o: (o,)
         ),
-        Misconception(
-            "You forgot the norms. Each has a weight and a bias for each of its channels.",
-            norm=lambda channels: 0,
+        "Your second norm has in_ch channels. It comes after the first convolution: out_ch.": dict(
+            norms=lambda i, o: (i, i)
         ),
-        Misconception(
-            "You counted four numbers for each channel of a norm. Mean and variance are not trained: two, weight "
-            "and bias.",
-            norm=lambda channels: 4 * channels,
+        "Your first norm has out_ch channels. It comes before the first convolution: in_ch.": dict(
+            norms=lambda i, o: (o, o)
         ),
-        Misconception(
-            "You counted one norm only, that of out_ch. A first one stands before the first convolution.",
-            norms=lambda i, o: (o,),
+        "Your second convolution maps in_ch to out_ch. The first did that already: the second keeps out_ch.": dict(
+            second=lambda i, o: (i, o)
         ),
-        Misconception(
-            "Your second norm has in_ch channels. It comes after the first convolution: out_ch.",
-            norms=lambda i, o: (i, i),
+        "Your second convolution keeps in_ch channels. It comes after the first, which puts out out_ch.": dict(
+            second=lambda i, o: (i, i)
         ),
-        Misconception(
-            "Your first norm has out_ch channels. It comes before the first convolution: in_ch.",
-            norms=lambda i, o: (o, o),
+        "You forgot the time: a linear layer from tdim to out_ch.": dict(time=lambda i, o, t: (0, 0)),
+        "Your time goes to in_ch channels. It is added after the first convolution, where there are out_ch.": dict(
+            time=lambda i, o, t: (t, i)
         ),
-        Misconception(
-            "Your second convolution maps in_ch to out_ch. The first did that already: the second keeps out_ch.",
-            second=lambda i, o: (i, o),
+        "A 3x3 convolution or the time's linear layer lacks its bias, one number for each of its out_ch outputs.": dict(
+            bias_time=0
         ),
-        Misconception(
-            "Your second convolution keeps in_ch channels. It comes after the first, which puts out out_ch.",
-            second=lambda i, o: (i, i),
+        "You counted a second linear layer, from tdim to tdim. It belongs to the time embedding, which all blocks "
+        "share.": dict(instead=lambda i, o, t: _counted(i, o, t) + t * t + t),
+        "Your time layer puts out 2 out_ch numbers, a scale and a shift. Here the time is only added.": dict(
+            time=lambda i, o, t: (t, 2 * o)
         ),
-        Misconception(
-            "You forgot the time: a linear layer from tdim to out_ch.",
-            time=lambda i, o, t: (0, 0),
+        "You counted a shortcut in every block. Where the channels stay, the input is added as it is.": dict(
+            shortcut=lambda i, o: True
         ),
-        Misconception(
-            "Your time goes to in_ch channels. It is added after the first convolution, where there are out_ch.",
-            time=lambda i, o, t: (t, i),
+        "You counted a shortcut where the channels stay, and none where they change. It is the other way round.": dict(
+            shortcut=lambda i, o: i == o
         ),
-        Misconception(
-            "A 3x3 convolution or the time's linear layer lacks its bias, one number for each of its out_ch outputs.",
-            bias_time=0,
+        "You counted a shortcut only where the channels grow. It is there whenever they change.": dict(
+            shortcut=lambda i, o: i < o
         ),
-        Misconception(
-            "You counted a second linear layer, from tdim to tdim. It belongs to the time embedding, which all blocks "
-            "share.",
-            instead=lambda i, o, t: _counted(i, o, t) + t * t + t,
+        "You counted a shortcut only where the channels shrink. It is there whenever they change.": dict(
+            shortcut=lambda i, o: i > o
         ),
-        Misconception(
-            "Your time layer puts out 2 out_ch numbers, a scale and a shift. Here the time is only added.",
-            time=lambda i, o, t: (t, 2 * o),
+        "You forgot the shortcut. Where the channels change, a 1x1 convolution leads from in_ch to out_ch.": dict(
+            shortcut=lambda i, o: False
         ),
-        Misconception(
-            "You counted a shortcut in every block. Where the channels stay, the input is added as it is.",
-            shortcut=lambda i, o: True,
+        "Your shortcut is a 3x3 convolution. It is 1x1: one number for each pair of channels.": dict(shortcut_size=9),
+        "Your shortcut lacks its bias: the 1x1 convolution has one number for each of its out_ch outputs.": dict(
+            bias_shortcut=0
         ),
-        Misconception(
-            "You counted a shortcut where the channels stay, and none where they change. It is the other way round.",
-            shortcut=lambda i, o: i == o,
+        "You counted 3 weights for each pair of channels of the 3x3 convolutions. A 3x3 kernel has 9.": dict(kernel=3),
+        "Your first convolution's bias has in_ch numbers. It has one for each channel that is put out: out_ch.": dict(
+            biased=lambda i, o: i
         ),
-        Misconception(
-            "You counted a shortcut only where the channels grow. It is there whenever they change.",
-            shortcut=lambda i, o: i < o,
-        ),
-        Misconception(
-            "You counted a shortcut only where the channels shrink. It is there whenever they change.",
-            shortcut=lambda i, o: i > o,
-        ),
-        Misconception(
-            "You forgot the shortcut. Where the channels change, a 1x1 convolution leads from in_ch to out_ch.",
-            shortcut=lambda i, o: False,
-        ),
-        Misconception(
-            "Your shortcut is a 3x3 convolution. It is 1x1: one number for each pair of channels.",
-            shortcut_size=9,
-        ),
-        Misconception(
-            "Your shortcut lacks its bias: the 1x1 convolution has one number for each of its out_ch outputs.",
-            bias_shortcut=0,
-        ),
-        Misconception(
-            "You counted 3 weights for each pair of channels of the 3x3 convolutions. A 3x3 kernel has 9.", kernel=3
-        ),
-        Misconception(
-            "Your first convolution's bias has in_ch numbers. It has one for each channel that is put out: out_ch.",
-            biased=lambda i, o: i,
-        ),
-    ),
+    },
 )

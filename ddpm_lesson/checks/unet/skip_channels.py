@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks.unet._skip_channels_ways import carried_on, first_only, late, very_first_only
 
 
@@ -129,165 +129,103 @@ skip_channels = Check(
     ),
     among="one level and levels that narrow",
     returns=list,
-    misconceptions=(
-        Misconception(
-            "You have num_res_blocks blocks in each level, so that skips are left over and meet the wrong level. On "
-            "the way up there is one more: it takes the skip that the level began with.",
-            brief="You have num_res_blocks blocks in each level on the way up, where there is one more.",
-            extra=0,
+    misconceptions={
+        "You have num_res_blocks blocks in each level<, so that skips are left over and meet the wrong level>. On the "
+        "way up there is one more: it takes the skip that the level began with.": dict(extra=0),
+        "<Your list of skips runs empty. >The head's output is the first of the skips<, every down-sampler's is one "
+        "too>.": dict(head=lambda ch: []),
+        "<Your list of skips runs empty as soon as there are two levels. >The down-samplers' "
+        "outputs are skips too.": dict(down=lambda level, last: 0),
+        "The last block of each of your levels has no skip. It takes the output of the down-sampler before the level, "
+        "and in the finest level that of the head.": dict(
+            entry=lambda now, skip, width, is_last: now + (0 if is_last else skip)
         ),
-        Misconception(
-            "Your list of skips runs empty. The head's output is the first of them, every down-sampler's is one too.",
-            brief="The head's output is missing from your list of skips.",
-            head=lambda ch: [],
+        "You counted a down-sampler after the last level<, where the middle follows at the same size>, or an output of "
+        "the middle, which is no skip<. All skips are shifted, and the head's output is missing or never taken: the "
+        "last skip of each of your levels has the level's own channels>.": dict(down=lambda level, last: 1),
+        "You took the skips in the order in which they were made. The last one made has the size at which the way up "
+        "begins: a stack, and no queue.": dict(take=lambda skips: skips.pop(0)),
+        "You looked at the last skip without taking it off<: every block gets the same one>.": dict(
+            take=lambda skips: skips[-1]
         ),
-        Misconception(
-            "Your list of skips runs empty as soon as there are two levels: the down-samplers' outputs are skips too.",
-            brief="The outputs of the down-samplers are missing from your list of skips.",
-            down=lambda level, last: 0,
+        "You went through ch_mult forwards on the way up. It begins at the coarsest level: backwards.": dict(
+            order=list
         ),
-        Misconception(
-            "The last block of each of your levels has no skip. It takes the output of the down-sampler before the "
-            "level, and in the finest level that of the head.",
-            entry=lambda now, skip, width, is_last: now + (0 if is_last else skip),
+        "You took the larger of what comes from below and the skip. torch.cat joins them: their channels add up.": dict(
+            entry=lambda now, skip, width, is_last: max(now, skip)
         ),
-        Misconception(
-            "You counted a down-sampler after the last level, where the middle follows at the same size, or an output "
-            "of the middle, which is no skip. All skips are shifted, and the head's output is missing or never taken: "
-            "the last skip of each of your levels has the level's own channels.",
-            brief="You counted a down-sampler after the last level, or an output of the middle, as a skip.",
-            down=lambda level, last: 1,
+        "You multiplied the channels from below by the skip's. torch.cat joins them: their channels add up.": dict(
+            entry=lambda now, skip, width, is_last: now * skip
         ),
-        Misconception(
-            "You took the skips in the order in which they were made. The last one made has the size at which the way "
-            "up begins: a stack, and no queue.",
-            take=lambda skips: skips.pop(0),
+        "You added the level's channels to those from below and of the skip. A block's input is the two joined.": dict(
+            entry=lambda now, skip, width, is_last: now + skip + width
         ),
-        Misconception(
-            "You looked at the last skip without taking it off: every block gets the same one.",
-            brief="You looked at the last skip without taking it off.",
-            take=lambda skips: skips[-1],
+        "You return twice the level's channels. What comes from below has the channels of the coarser level, and the "
+        "last skip of a level those of the finer one.": dict(entry=lambda now, skip, width, is_last: 2 * width),
+        "Your numbers are twice what comes from below: you doubled it, or your stack has two entries too many at its "
+        "end, as for the middle, whose outputs are no skips. The last skip of a level has other channels.": dict(
+            entry=lambda now, skip, width, is_last: 2 * now
         ),
-        Misconception(
-            "You went through ch_mult forwards on the way up. It begins at the coarsest level: backwards.",
-            order=list,
+        "The first block of a level gets what the coarser level put out. You counted the level's own channels.": dict(
+            instead=_early
         ),
-        Misconception(
-            "You took the larger of what comes from below and the skip. torch.cat joins them: their channels add up.",
-            entry=lambda now, skip, width, is_last: max(now, skip),
+        "The first block of a level gets what the coarser level put out, and you counted the level's own channels. And "
+        "every level has one block more than on the way down, num_res_blocks + 1.": dict(instead=_early_and_short),
+        "The blocks of your levels add up: each puts out its input's channels. It puts out "
+        "the level's, ch * mult.": dict(after=lambda now, width: now),
+        "You return the channels of the skips alone. A block's input also holds what comes from below: torch.cat joins "
+        "the two, and their channels add up.": dict(entry=lambda now, skip, width, is_last: skip),
+        "You return what comes from below alone. torch.cat joins it with a skip, and their channels add up.": dict(
+            entry=lambda now, skip, width, is_last: now
         ),
-        Misconception(
-            "You multiplied the channels from below by the skip's. torch.cat joins them: their channels add up.",
-            entry=lambda now, skip, width, is_last: now * skip,
+        "You return what the blocks put out. Their inputs are asked for.": dict(
+            entry=lambda now, skip, width, is_last: width
         ),
-        Misconception(
-            "You added the level's channels to those from below and of the skip. A block's input is the two joined.",
-            entry=lambda now, skip, width, is_last: now + skip + width,
+        "The way up begins with the channels of the coarsest level, ch * ch_mult[-1]. Yours begins with ch.": dict(
+            instead=lambda ch, ch_mult, n: _stacked(ch, ch_mult, n, bottom=lambda widths: ch)
         ),
-        Misconception(
-            "You return twice the level's channels. What comes from below has the channels of the coarser level, and "
-            "the last skip of a level those of the finer one.",
-            entry=lambda now, skip, width, is_last: 2 * width,
+        "You multiplied the entries of ch_mult with one another. Each is a multiple of ch itself.": dict(
+            widths=_multiplied
         ),
-        Misconception(
-            "Your numbers are twice what comes from below: you doubled it, or your stack has two entries too many "
-            "at its end, as for the middle, whose outputs are no skips. The last skip of a level has other channels.",
-            entry=lambda now, skip, width, is_last: 2 * now,
-        ),
-        Misconception(
-            "The first block of a level gets what the coarser level put out. You counted the level's own channels.",
-            instead=_early,
-        ),
-        Misconception(
-            "The first block of a level gets what the coarser level put out, and you counted the level's own channels. "
-            "And every level has one block more than on the way down, num_res_blocks + 1.",
-            instead=_early_and_short,
-        ),
-        Misconception(
-            "The blocks of your levels add up: each puts out its input's channels. It puts out the level's, ch * mult.",
-            after=lambda now, width: now,
-        ),
-        Misconception(
-            "You return the channels of the skips alone. A block's input also holds what comes from below: torch.cat "
-            "joins the two, and their channels add up.",
-            entry=lambda now, skip, width, is_last: skip,
-        ),
-        Misconception(
-            "You return what comes from below alone. torch.cat joins it with a skip, and their channels add up.",
-            entry=lambda now, skip, width, is_last: now,
-        ),
-        Misconception(
-            "You return what the blocks put out. Their inputs are asked for.",
-            entry=lambda now, skip, width, is_last: width,
-        ),
-        Misconception(
-            "The way up begins with the channels of the coarsest level, ch * ch_mult[-1]. Yours begins with ch.",
-            instead=lambda ch, ch_mult, n: _stacked(ch, ch_mult, n, bottom=lambda widths: ch),
-        ),
-        Misconception(
-            "You multiplied the entries of ch_mult with one another. Each is a multiple of ch itself.",
-            widths=_multiplied,
-        ),
-        Misconception(
-            "You multiplied the entries of ch_mult with one another on the way down. Each is a multiple of ch itself.",
+        "You multiplied the entries of ch_mult with one another on the way down. Each is a "
+        "multiple of ch itself.": dict(
             instead=lambda ch, ch_mult, n: _stacked(
-                ch,
-                ch_mult,
-                n,
-                widths=_multiplied,
-                rising=lambda widths: [ch * mult for mult in ch_mult],
-            ),
+                ch, ch_mult, n, widths=_multiplied, rising=lambda widths: [ch * mult for mult in ch_mult]
+            )
         ),
-        Misconception(
-            "Every block of yours on the way down multiplies its channels by mult. A level has ch * mult channels, "
-            "whatever "
-            "came before.",
-            instead=_growing,
+        "Every block of yours on the way down multiplies its channels by mult. A level has ch * mult channels, "
+        "whatever came before.": dict(instead=_growing),
+        "You left ch out: the entries of ch_mult are multiples of it.": dict(
+            instead=lambda ch, ch_mult, n: _stacked(1, ch_mult, n)
         ),
-        Misconception(
-            "You left ch out: the entries of ch_mult are multiples of it.",
-            instead=lambda ch, ch_mult, n: _stacked(1, ch_mult, n),
+        "Your list is in reverse order. The first block on the way up is in the coarsest level.": dict(
+            give=lambda inputs: inputs[::-1]
         ),
-        Misconception(
-            "Your list is in reverse order. The first block on the way up is in the coarsest level.",
-            give=lambda inputs: inputs[::-1],
-        ),
-        Misconception(
-            "Your down-samplers put out the channels of the next level. A down-sampler keeps the channels: those of "
-            "the level that it ends.",
+        "Your down-samplers put out the channels of the next level. A down-sampler keeps the channels: those of the "
+        "level that it ends.": dict(
             down=lambda level, last: level < last,
             down_width=lambda levels, level: levels[min(level + 1, len(levels) - 1)],
         ),
-        Misconception(
-            "The input of a block grows from block to block in yours: you took each for what the block puts out. It "
-            "puts out ch * mult.",
-            instead=carried_on,
+        "The input of a block grows from block to block in yours: you took each for what the block puts out. It puts "
+        "out ch * mult.": dict(instead=carried_on),
+        "What comes from below changes at the end of each level in yours. It changes after "
+        "the level's first block.": dict(instead=late),
+        "Only the first block of each of your levels has a skip. Every block on the way up takes one.": dict(
+            instead=first_only
         ),
-        Misconception(
-            "What comes from below changes at the end of each level in yours. It changes after the level's first "
-            "block.",
-            instead=late,
-        ),
-        Misconception(
-            "Only the first block of each of your levels has a skip. Every block on the way up takes one.",
-            instead=first_only,
-        ),
-        Misconception(
-            "On the way up your levels have ch * 2^level channels. They have ch * mult, as on the way down.",
+        "On the way up your levels have ch * 2^level channels. They have ch * mult, as on the way down.": dict(
             instead=lambda ch, ch_mult, n: _stacked(
                 ch, ch_mult, n, rising=lambda widths: [ch * 2**i for i in range(len(widths))]
-            ),
+            )
         ),
-        Misconception(
-            "You went through the way up as through the way down: from ch, with ch_mult forwards and the skips in "
-            "the order in which they were made. It goes backwards.",
+        "You went through the way up as through the way down: from ch, with ch_mult forwards and the skips in the "
+        "order in which they were made. It goes backwards.": dict(
             instead=lambda ch, ch_mult, n: _stacked(
                 ch, ch_mult, n, take=lambda skips: skips.pop(0), order=list, bottom=lambda widths: ch
-            ),
+            )
         ),
-        Misconception(
-            "Only the very first of your blocks has a skip. Every block on the way up takes one.",
-            instead=very_first_only,
+        "Only the very first of your blocks has a skip. Every block on the way up takes one.": dict(
+            instead=very_first_only
         ),
-    ),
+    },
 )

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._engine import Case, Check, Misconception
+from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import double
 
 
@@ -106,124 +106,69 @@ time_table = Check(
         Case(f"T = {T}, d_model = {d_model}", (T, d_model)) for T, d_model in [(8, 8), (10, 4), (3, 2), (1, 6)]
     ),
     among="T = 1 and d_model = 2",
-    misconceptions=(
-        Misconception(
-            "You return all sines and then all cosines, as DDPM's own code does. Here they alternate: entry 2k is the "
-            "sine, 2k + 1 the cosine of the same angle. A network trained on one layout cannot read the other.",
-            join=_in_halves,
+    misconceptions={
+        "You return all sines and then all cosines, as DDPM's own code does. Here they alternate: entry 2k is the "
+        "sine, 2k + 1 the cosine of the same angle. A network trained on one layout cannot read the other.": dict(
+            join=_in_halves
         ),
-        Misconception(
-            "Your exponents are k / (half - 1), as in DDPM's own code. Here they are k / half = 2k / d_model.",
-            power=lambda d_model: _k(d_model) / (d_model // 2 - 1),
+        "Your exponents are k / (half - 1), as in DDPM's own code. Here they are k / half = 2k / d_model.": dict(
+            power=lambda d_model: _k(d_model) / (d_model // 2 - 1)
         ),
-        Misconception(
-            "That is the table of DDPM's own code: all sines first, exponents k / (half - 1). Here sine and cosine "
-            "alternate and the exponents are 2k / d_model.",
-            power=lambda d_model: _k(d_model) / (d_model // 2 - 1),
-            join=_in_halves,
+        "That is the table of DDPM's own code: all sines first, exponents k / (half - 1). Here sine and cosine "
+        "alternate and the exponents are 2k / d_model.": dict(
+            power=lambda d_model: _k(d_model) / (d_model // 2 - 1), join=_in_halves
         ),
-        Misconception(
-            "You return all cosines and then all sines, as improved-diffusion does. Here they alternate, sine first.",
-            waves=(torch.cos, torch.sin),
-            join=_in_halves,
+        "You return all cosines and then all sines, as improved-diffusion does. Here they alternate, sine first.": dict(
+            waves=(torch.cos, torch.sin), join=_in_halves
         ),
-        Misconception(
-            "Your frequencies grow from 1 to nearly 10000: t is divided by the power, not multiplied. With yours "
-            "neighbouring steps get unrelated numbers.",
-            brief="Your exponents have the wrong sign.",
-            sign=1.0,
+        "Your exponents have the wrong sign<: the frequencies grow from 1 to nearly 10000, and neighbouring steps get "
+        "unrelated numbers>. t is divided by the power, not multiplied.": dict(sign=1.0),
+        "The minus in exp(-log(10000) * 2k / d_model) is missing<: your frequencies grow, and neighbouring steps get "
+        "unrelated numbers>.": dict(sign=1.0, grown=_in_float32),
+        "Your frequencies are powers of e<, from 1 to 1/e only>. They are powers of 10000: exp needs the factor "
+        "log(10000) in its exponent.": dict(base=math.e),
+        "Your frequencies are powers of 1000. The base is 10000.": dict(base=1000.0),
+        "Sine and cosine are exchanged. The sine has the even entries, so that row 0 reads 0, 1, 0, 1.": dict(
+            waves=(torch.cos, torch.sin)
         ),
-        Misconception(
-            "The minus in exp(-log(10000) * 2k / d_model) is missing: your frequencies grow, and neighbouring steps "
-            "get unrelated numbers.",
-            brief="The minus in exp(-log(10000) * 2k / d_model) is missing.",
-            sign=1.0,
-            grown=_in_float32,
+        "All your entries are sines. Every angle has two entries: its sine and its cosine.": dict(
+            waves=(torch.sin, torch.sin)
         ),
-        Misconception(
-            "Your frequencies are powers of e, from 1 to 1/e only. They are powers of 10000: exp needs the factor "
-            "log(10000) in its exponent.",
-            brief="Your frequencies are powers of e, and not of 10000.",
-            base=math.e,
+        "You return the sines only. Every angle has two entries: its sine and its cosine.": dict(waves=(torch.sin,)),
+        "You counted t from 1. In code t starts at 0: row 0 reads 0, 1, 0, 1.": dict(first=1),
+        "You divided t by T. The angle is t times a frequency, whatever T is.": dict(scale=lambda T: 1 / T),
+        "You multiplied t by 2 pi. The angle is t times a frequency, without it.": dict(scale=lambda T: 2 * math.pi),
+        "Your exponent is k / d_model. It is 2k / d_model<: with d_model / 2 frequencies yours stop at 1/100 (as they "
+        "do with 100 for the base 10000)>.": dict(power=lambda d_model: _k(d_model) / d_model),
+        "Your exponent is twice too large<: your index counts in twos already, and you doubled it once more>.": dict(
+            power=lambda d_model: 4 * _k(d_model) / d_model
         ),
-        Misconception("Your frequencies are powers of 1000. The base is 10000.", base=1000.0),
-        Misconception(
-            "Sine and cosine are exchanged. The sine has the even entries, so that row 0 reads 0, 1, 0, 1.",
-            waves=(torch.cos, torch.sin),
+        "Your exponents start with 2 / d_model. k starts at 0: the first frequency is 1.": dict(
+            power=lambda d_model: 2 * (_k(d_model) + 1) / d_model
         ),
-        Misconception(
-            "All your entries are sines. Every angle has two entries: its sine and its cosine.",
-            waves=(torch.sin, torch.sin),
+        "Your exponent is not divided by d_model<: the frequencies fall to nothing at once>.": dict(
+            power=lambda d_model: 2 * _k(d_model)
         ),
-        Misconception(
-            "You return the sines only. Every angle has two entries: its sine and its cosine.", waves=(torch.sin,)
+        "Sine and cosine of a pair have different frequencies: you took the entry's index for 2k. k counts pairs, so "
+        "that entries 2k and 2k + 1 share an angle.": dict(instead=_unpaired),
+        "Sine and cosine of a pair have different frequencies: you took the entry's index for k. k counts pairs, so "
+        "that entries 2k and 2k + 1 share an angle.": dict(instead=_unpaired_twice),
+        "Your angles are taken for degrees. torch.sin and torch.cos take radians: the angle as it is.": dict(
+            scale=lambda T: math.pi / 180
         ),
-        Misconception(
-            "You counted t from 1. In code t starts at 0: row 0 reads 0, 1, 0, 1.",
-            first=1,
+        "Your frequencies are in reverse order: the slowest first. k = 0 is the fastest, frequency 1.": dict(
+            grown=lambda base, exponent: (base**exponent).flip(0)
         ),
-        Misconception(
-            "You divided t by T. The angle is t times a frequency, whatever T is.",
-            scale=lambda T: 1 / T,
+        "All your frequencies are 1: the exponents came out as 0. An integer division (//) does that.": dict(
+            power=lambda d_model: 0.0 * _k(d_model)
         ),
-        Misconception(
-            "You multiplied t by 2 pi. The angle is t times a frequency, without it.",
-            scale=lambda T: 2 * math.pi,
+        "You stacked sines and cosines on a new first axis and reshaped: those of different t share a row. Stack them "
+        "on a new last axis.": dict(join=lambda waves: torch.stack(waves).reshape(len(waves[0]), -1)),
+        "You divided each row by its length. The sines and cosines themselves are asked for.": dict(
+            give=lambda table: table / math.sqrt(table.shape[1] / 2)
         ),
-        Misconception(
-            "Your exponent is k / d_model. It is 2k / d_model: with d_model / 2 frequencies yours stop at 1/100 "
-            "(as they do "
-            "with 100 for the base 10000).",
-            power=lambda d_model: _k(d_model) / d_model,
+        "Sine and cosine alternate over the rows of your table, with t. They alternate over the columns.": dict(
+            instead=_by_rows
         ),
-        Misconception(
-            "Your exponent is twice too large: your index counts in twos already, and you doubled it once more.",
-            brief="Your exponent is twice too large.",
-            power=lambda d_model: 4 * _k(d_model) / d_model,
-        ),
-        Misconception(
-            "Your exponents start with 2 / d_model. k starts at 0: the first frequency is 1.",
-            power=lambda d_model: 2 * (_k(d_model) + 1) / d_model,
-        ),
-        Misconception(
-            "Your exponent is not divided by d_model: the frequencies fall to nothing at once.",
-            brief="Your exponent is not divided by d_model.",
-            power=lambda d_model: 2 * _k(d_model),
-        ),
-        Misconception(
-            "Sine and cosine of a pair have different frequencies: you took the entry's index for 2k. k counts pairs, "
-            "so that entries 2k and 2k + 1 share an angle.",
-            instead=_unpaired,
-        ),
-        Misconception(
-            "Sine and cosine of a pair have different frequencies: you took the entry's index for k. k counts pairs, "
-            "so that entries 2k and 2k + 1 share an angle.",
-            instead=_unpaired_twice,
-        ),
-        Misconception(
-            "Your angles are taken for degrees. torch.sin and torch.cos take radians: the angle as it is.",
-            scale=lambda T: math.pi / 180,
-        ),
-        Misconception(
-            "Your frequencies are in reverse order: the slowest first. k = 0 is the fastest, frequency 1.",
-            grown=lambda base, exponent: (base**exponent).flip(0),
-        ),
-        Misconception(
-            "All your frequencies are 1: the exponents came out as 0. An integer division (//) does that.",
-            power=lambda d_model: 0.0 * _k(d_model),
-        ),
-        Misconception(
-            "You stacked sines and cosines on a new first axis and reshaped: those of different t share a row. "
-            "Stack them on a new last axis.",
-            join=lambda waves: torch.stack(waves).reshape(len(waves[0]), -1),
-        ),
-        Misconception(
-            "You divided each row by its length. The sines and cosines themselves are asked for.",
-            give=lambda table: table / math.sqrt(table.shape[1] / 2),
-        ),
-        Misconception(
-            "Sine and cosine alternate over the rows of your table, with t. They alternate over the columns.",
-            instead=_by_rows,
-        ),
-    ),
+    },
 )
