@@ -14,7 +14,7 @@
 # *The course:* 1 forward process → 2 loss → 3 U-Net → **4 sampling** → 5 variants
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 80 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own.
+# **The core path takes 80 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a quarter more time.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
@@ -23,7 +23,7 @@
 # | 3 | 4.7 A differential equation behind the steps … 4.10 What you now have | 30 |
 # | capstone | 4.11 Capstone: fill in what is missing | 34 |
 #
-# Sections called *Going deeper* are collapsed (33 minutes in all); the path does not need them, and they need the cells above them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (33 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, choose *View → Table of Contents*: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
@@ -1331,15 +1331,15 @@ print(f"exp(log_var / 2) = {(log_var / 2).exp():.4f}, log_var ** 0.5 = {log_var*
 # Every name in the table can be imported, and in a checkout every test can be run. Your own functions, checked above, compute the same.
 
 # %% [markdown] tags=["equations"]
-# | | equation | function | test |
-# |---|---|---|---|
-# | 4.1 | the mean of a step back, by the posterior and by the noise (DDPM Eq. 11) | `predictions.p_from_prediction` | `test_bound.py` `test_kl_agrees_with_quadrature` |
-# | 4.2 | two fixed variances, and when each is exact (DDPM Section 3.2) | `predictions.fixedsmall` | `test_samplers.py` `test_fixedsmall_is_the_exact_reverse_step_of_a_single_point` |
-# | 4.3 | the family $q_\sigma(x_{t-1} \mid x_t, x_0)$ (DDIM Eq. 7) | `process.GaussianDiffusion.q_posterior_ddim` | `test_process.py` `test_ddim_with_eta_1_is_the_posterior` |
-# | 4.4 | DDIM's step (DDIM Eq. 12) | `samplers.ddim.ddim` | `test_samplers.py` `test_ddim_chain_on_gaussian_data_has_the_closed_form` |
-# | 4.5 | $\sigma_t$ by $\eta$ (DDIM Eq. 16) | `samplers.ddim.ddim` | `test_samplers.py` `test_ddim_with_eta_1_is_ancestral_with_fixedsmall` |
-# | 4.6 | spherical interpolation (DDIM Appendix D.5) | `samplers.slerp` | `test_checks_04.py` `test_slerp_turns_evenly_and_keeps_the_norm` |
-# | 4.7 | DDIM's step as a step in $\sqrt{\operatorname{SNR}}$ | `samplers.levels.towards` | `test_solvers.py` `test_a_single_point_is_found_exactly` |
-# | 4.8 | the ODE behind the steps (DDIM Eq. 14) | `samplers.heun` | `test_solvers.py` `test_measured_order` |
-# | 4.9 | the estimate for the middle of a step (DPM-Solver++ Alg. 2) | `samplers.dpmpp_2m` | `test_solvers.py` `test_solvers_agree_with_diffusers` |
-# | 4.10 | betas of a shorter chain (Improved DDPM Eq. 19) | `process.GaussianDiffusion.respaced` | `test_process.py` `test_a_respaced_chain_has_the_marginals_of_its_base` |
+# | | equation | function, and the test that checks it |
+# |---|:--|:--|
+# | 4.1 | the mean of a step back, by the posterior and by the noise (DDPM Eq. 11) | <samp>predictions.<wbr>p_<wbr>from_<wbr>prediction</samp><br><samp>test_<wbr>bound.<wbr>py test_<wbr>kl_<wbr>agrees_<wbr>with_<wbr>quadrature</samp> |
+# | 4.2 | two fixed variances, and when each is exact (DDPM Section 3.2) | <samp>predictions.<wbr>fixedsmall</samp><br><samp>test_<wbr>samplers.<wbr>py test_<wbr>fixedsmall_<wbr>is_<wbr>the_<wbr>exact_<wbr>reverse_<wbr>step_<wbr>of_<wbr>a_<wbr>single_<wbr>point</samp> |
+# | 4.3 | the family $q_\sigma(x_{t-1} \mid x_t, x_0)$ (DDIM Eq. 7) | <samp>process.<wbr>GaussianDiffusion.<wbr>q_<wbr>posterior_<wbr>ddim</samp><br><samp>test_<wbr>process.<wbr>py test_<wbr>ddim_<wbr>with_<wbr>eta_<wbr>1_<wbr>is_<wbr>the_<wbr>posterior</samp> |
+# | 4.4 | DDIM's step (DDIM Eq. 12) | <samp>samplers.<wbr>ddim.<wbr>ddim</samp><br><samp>test_<wbr>samplers.<wbr>py test_<wbr>ddim_<wbr>chain_<wbr>on_<wbr>gaussian_<wbr>data_<wbr>has_<wbr>the_<wbr>closed_<wbr>form</samp> |
+# | 4.5 | $\sigma_t$ by $\eta$ (DDIM Eq. 16) | <samp>samplers.<wbr>ddim.<wbr>ddim</samp><br><samp>test_<wbr>samplers.<wbr>py test_<wbr>ddim_<wbr>with_<wbr>eta_<wbr>1_<wbr>is_<wbr>ancestral_<wbr>with_<wbr>fixedsmall</samp> |
+# | 4.6 | spherical interpolation (DDIM Appendix D.5) | <samp>samplers.<wbr>slerp</samp><br><samp>test_<wbr>checks_<wbr>04.<wbr>py test_<wbr>slerp_<wbr>turns_<wbr>evenly_<wbr>and_<wbr>keeps_<wbr>the_<wbr>norm</samp> |
+# | 4.7 | DDIM's step as a step in $\sqrt{\operatorname{SNR}}$ | <samp>samplers.<wbr>levels.<wbr>towards</samp><br><samp>test_<wbr>solvers.<wbr>py test_<wbr>a_<wbr>single_<wbr>point_<wbr>is_<wbr>found_<wbr>exactly</samp> |
+# | 4.8 | the ODE behind the steps (DDIM Eq. 14) | <samp>samplers.<wbr>heun</samp><br><samp>test_<wbr>solvers.<wbr>py test_<wbr>measured_<wbr>order</samp> |
+# | 4.9 | the estimate for the middle of a step (DPM-Solver++ Alg. 2) | <samp>samplers.<wbr>dpmpp_<wbr>2m</samp><br><samp>test_<wbr>solvers.<wbr>py test_<wbr>solvers_<wbr>agree_<wbr>with_<wbr>diffusers</samp> |
+# | 4.10 | betas of a shorter chain (Improved DDPM Eq. 19) | <samp>process.<wbr>GaussianDiffusion.<wbr>respaced</samp><br><samp>test_<wbr>process.<wbr>py test_<wbr>a_<wbr>respaced_<wbr>chain_<wbr>has_<wbr>the_<wbr>marginals_<wbr>of_<wbr>its_<wbr>base</samp> |
