@@ -14,16 +14,16 @@
 # *The course:* 1 forward process → 2 loss → 3 U-Net → **4 sampling** → 5 variants
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 80 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a quarter more time.
+# **The core path takes 81 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a quarter more time.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
 # | 1 | 4.1 What you will have at the end … 4.3 Whose error is it? | 27 |
 # | 2 | 4.4 DDIM: other chains with the same marginals … 4.6 The latent is a place to walk in | 23 |
-# | 3 | 4.7 A differential equation behind the steps … 4.10 What you now have | 30 |
+# | 3 | 4.7 A differential equation behind the steps … 4.10 What you now have | 31 |
 # | capstone | 4.11 Capstone: fill in what is missing | 34 |
 #
-# Sections called *Going deeper* are collapsed (33 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, choose *View → Table of Contents*: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (34 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, choose *View → Table of Contents*: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
@@ -123,7 +123,7 @@ for i in (0, 1, 500, 999):
     beta, a_bar = process.betas[i], process.alphas_bar[i]
     by_eq_11 = (x_t - beta / (1 - a_bar).sqrt() * eps) / (1 - beta).sqrt()
     assert torch.allclose(by_posterior, by_eq_11, rtol=1e-10, atol=1e-10)
-print("posterior of the estimated x_0 and Eq. 11 agree to 1e-10, at the first, a middle and the last step")
+print("posterior of the estimated x_0 and Eq. 11 agree to 1e-10, from the first step to the last")
 
 # %% [markdown]
 # A step back is a *draw*, so noise is added: $x_{t-1} = \mu_\theta+\sigma_t z$. How much? Take a case in which everything is known.
@@ -202,7 +202,8 @@ _ = plots.image_grid(torch.cat(rows), ncols=10)
 
 # %%
 a_bar_prev = process.alphas_bar_prev
-print(f"clip after the mean: rms {(1 / process.alphas_bar[-1] + (process.betas / a_bar_prev)[1:].sum()).sqrt():.1f}")
+end = 1 / process.alphas_bar[-1] + (process.betas / a_bar_prev)[1:].sum()
+print(f"clip after the mean: rms {end.sqrt():.1f}")
 
 
 def silent(x, t):
@@ -213,7 +214,7 @@ def silent(x, t):
 
 draws = torch.randn(1001, 2000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 *_, x = ancestral_chain(silent, process.betas, draws[-1], draws[:-1])
-assert abs(x.square().mean().sqrt() - 0.7746) < 0.06  # 0.7746 by quadrature; 6 standard errors of 2000 draws
+assert abs(x.square().mean().sqrt() - 0.7746) < 0.06  # by quadrature; 6 standard errors of 2000 draws
 print("clip before the mean: rms 0.77")
 
 # %% [markdown]
@@ -224,8 +225,8 @@ a, b, x_t, eps = 0.5, 0.9, 1.5, -0.3
 x_0 = min((x_t - math.sqrt(1 - a) * eps) / math.sqrt(a), 1.0)
 again = (x_t - math.sqrt(a) * x_0) / math.sqrt(1 - a)
 for name, e in (("kept", eps), ("derived again", again)):
-    print(f"eps {name}: {e:.2f}; x_t would be {math.sqrt(a) * x_0 + math.sqrt(1 - a) * e:.2f} instead of 1.50; "
-          f"next state {math.sqrt(b) * x_0 + math.sqrt(1 - b) * e:.2f}")
+    here, there = (math.sqrt(level) * x_0 + math.sqrt(1 - level) * e for level in (a, b))
+    print(f"eps {name}: {e:.2f}; x_t would be {here:.2f} instead of 1.50; next state {there:.2f}")
 
 # %% [markdown]
 # ## 4.3 Whose error is it?
@@ -245,7 +246,8 @@ mean, var, share = 0.0, 0.3 * 1.4**2 + 0.7 * 0.6**2 + 0.2**2, 0.3  # of the data
 found = x.mean(), x.var(), (x < -0.4).double().mean()
 fourth = ((x - x.mean()) ** 4).mean()
 errors = math.sqrt(var / 4000), ((fourth - var**2) / 4000).sqrt(), math.sqrt(0.3 * 0.7 / 4000)
-for name, value, exact, error in zip(("mean", "variance", "left cluster"), found, (mean, var, share), errors):
+names = "mean", "variance", "left cluster"
+for name, value, exact, error in zip(names, found, (mean, var, share), errors):
     assert abs(value - exact) < 4 * error
     print(f"{name:12}: exact {exact:.2f}, your 4000 draws within 4 standard errors (of {error:.3f})")
 
@@ -254,7 +256,8 @@ ax = plt.subplots(figsize=(6, 2.6), layout="constrained")[1]
 _ = ax.hist(x.flatten(), bins=80, density=True, color=plots.SKY, label="your draws")
 grid = torch.linspace(-2.5, 2, 400, dtype=torch.float64)
 bells = [w * torch.distributions.Normal(m, s).log_prob(grid).exp() for w, m, s in zip(*parts)]
-_ = ax.plot(grid, sum(bells), color="black", label="the data"), ax.legend(), ax.set(xlabel="$x_0$", ylabel="density")
+_ = ax.plot(grid, sum(bells), color="black", label="the data"), ax.legend()
+_ = ax.set(xlabel="$x_0$", ylabel="density")
 
 # %% [markdown]
 # *Figure 4.6.* Your loop with the exact denoiser, 1000 steps, beside the density of the data. Both clusters have the right place, width and share: the loop is right. What is wrong in a figure like 4.4 is due to the network, or to having too few steps. <!-- alt: A histogram with a low peak at minus 1.4 and a high one at 0.6; a black curve follows it. -->
@@ -266,7 +269,7 @@ _ = ax.plot(grid, sum(bells), color="black", label="the data"), ax.legend(), ax.
 
 # %%
 def spread(chain, s, var):
-    """Variance of each state of a chain with the exact denoiser for N(0, s^2) data, over the right one."""
+    """Variance of each state, with the exact denoiser for N(0, s^2) data, over the right one."""
     v, found, right = 1.0, [], chain.alphas_bar * s**2 + 1 - chain.alphas_bar
     for i in reversed(range(1, chain.T)):
         m = (1 - chain.betas[i] / right[i]) / (1 - chain.betas[i]).sqrt()
@@ -283,7 +286,8 @@ for ax, s, name in zip(axes, (1, 0), (r"data $\mathcal{N}(0, 1)$", "data in one 
         (short.posterior_var, "--", plots.VERMILION, "fixedsmall"),
     ):
         ax.plot(range(19, 0, -1), spread(short, s, var), style, color=color, label=label)
-    _ = ax.set(xlabel="steps to go", title=name, xlim=(20, 0), xticks=range(0, 21, 5)), ax.axhline(1, color="0.8", zorder=0)
+    _ = ax.set(xlabel="steps to go", title=name, xlim=(20, 0), xticks=range(0, 21, 5))
+    _ = ax.axhline(1, color="0.8", zorder=0)
 _ = axes[0].set(ylabel="variance / right variance"), axes[0].legend()
 
 # %% [markdown]
@@ -293,7 +297,7 @@ _ = axes[0].set(ylabel="variance / right variance"), axes[0].legend()
 for S in (1000, 100, 20):
     c = process.respaced(spacing.trailing(1000, S))
     small, large = spread(c, 1, c.posterior_var)[-1], spread(c, 0, c.betas)[-1]
-    print(f"{S:4} steps, one to go: fixedsmall on N(0, 1) {small:.3f}; fixedlarge on a point {large:.3f}")
+    print(f"{S:4} steps, one to go: fixedsmall, N(0, 1): {small:.3f}; fixedlarge, a point: {large:.3f}")
 
 # %% [markdown]
 # Read it twice. With 1000 steps the choice hardly matters, except in the last few. With 20 it matters a lot, and images, which lie between the two cases, would like something in between: that is why Improved DDPM lets the network learn the variance. `mnist_ddpm` did (figure 4.1 used it).
@@ -331,7 +335,8 @@ a, a_prev, x_0 = 0.3, 0.6, 0.5
 eps, z = torch.randn(2, 800, generator=torch.Generator().manual_seed(0))
 x_t, beta_tilde = math.sqrt(a) * x_0 + math.sqrt(1 - a) * eps, (1 - a_prev) / (1 - a) * (1 - a / a_prev)
 fig, axes = plt.subplots(1, 3, figsize=(9, 3), sharey=True, layout="constrained")
-for ax, var, name in zip(axes, (0, beta_tilde, 1 - a_prev), ("0", r"$\tilde\beta_t$", r"$1-\bar\alpha_{t-1}$")):
+names = "0", r"$\tilde\beta_t$", r"$1-\bar\alpha_{t-1}$"
+for ax, var, name in zip(axes, (0, beta_tilde, 1 - a_prev), names):
     x_prev = math.sqrt(a_prev) * x_0 + math.sqrt(1 - a_prev - var) * eps + math.sqrt(var) * z
     ax.scatter(x_t, x_prev, s=4, color=plots.BLUE, alpha=0.6)
     _ = ax.set(xlabel="$x_t$", title=rf"$\sigma_t^2$ = {name}")
@@ -343,7 +348,8 @@ _ = axes[0].set(ylabel="$x_{t-1}$")
 # %% tags=["folded"]
 for var in (0, beta_tilde, 1 - a_prev):
     slope = math.sqrt(1 - a_prev - var) / math.sqrt(1 - a)
-    print(f"sigma^2 = {var:.3f}: variance of x_(t-1) {slope**2 * (1 - a) + var:.4f}, by the jump {1 - a_prev:.4f}")
+    variance = slope**2 * (1 - a) + var
+    print(f"sigma^2 = {var:.3f}: variance of x_(t-1) {variance:.4f}, by the jump {1 - a_prev:.4f}")
 coef2 = math.sqrt(a / a_prev) * (1 - a_prev) / (1 - a)
 assert abs(coef2 - math.sqrt(1 - a_prev - beta_tilde) / math.sqrt(1 - a)) < 1e-12
 print(f"for sigma^2 = {beta_tilde:.3f} the weight of x_t is the posterior's coef2, {coef2:.4f}")
@@ -376,10 +382,12 @@ ddim_step = checks.ddim_step(ddim_step)
 # %%
 def walk(network, S, x_T, y=None, eta=0.0):
     """x_0 from x_T in S steps, by your ddim_step; the fresh noise is always the same."""
-    x, denoise, steps = x_T, network.denoiser(y), [-1, *spacing.trailing(1000, S)]
+    x, denoise, alphas_bar = x_T, network.denoiser(y), network.process.alphas_bar.float()
+    steps = [-1, *spacing.trailing(1000, S)]
     for k in range(S, 0, -1):
         eps = denoise(x, torch.full((len(x),), steps[k], device=device)).eps
-        x = ddim_step(x, eps, steps[k], steps[k - 1], network.process.alphas_bar.float(), eta, random(*x.shape, seed=100 + k))
+        z = random(*x.shape, seed=100 + k)
+        x = ddim_step(x, eps, steps[k], steps[k - 1], alphas_bar, eta, z)
     return x
 
 # %% [markdown]
@@ -388,7 +396,8 @@ def walk(network, S, x_T, y=None, eta=0.0):
 
 # %%
 x_T, y = random(8, 1, 28, 28, seed=3), mnist.labels(8)
-rows = [walk(mnist, S, x_T, y) for S in (5, 10, 50)] + [walk(mnist, S, x_T, y, eta=1.0) for S in (10, 50)]
+rows = [walk(mnist, S, x_T, y) for S in (5, 10, 50)]
+rows += [walk(mnist, S, x_T, y, eta=1.0) for S in (10, 50)]
 names = [f"$\\eta=0$, {S}" for S in (5, 10, 50)] + [f"$\\eta=1$, {S}" for S in (10, 50)]
 
 # %%
@@ -447,7 +456,7 @@ for k, name in enumerate(("sphere", "straight")):
 # %% [markdown] tags=["sitting"]
 # ## 4.7 A differential equation behind the steps
 #
-# *Sitting 3 of 3, 30 minutes.*
+# *Sitting 3 of 3, 31 minutes.*
 
 # %% tags=["start"]
 import math
@@ -461,7 +470,7 @@ from ddpm_lesson.predictions import fixedsmall
 torch.set_num_threads(1)
 mnist = load_pretrained("mnist_ddpm", device=device)
 ddim_step = checks.carried("ddim_step")
-parts = [torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.7], [[-1.4], [0.6]], [0.2, 0.2])]  # two clusters
+parts = [torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.7], [[-1.4], [0.6]], [0.2, 0.2])]
 
 # %% [markdown]
 # *Question.* More steps of DDIM compute the same digit more accurately. What is the exact result, and can one get near it with fewer evaluations?
@@ -500,12 +509,13 @@ estimate = torch.cat([state.prediction.x_0 for state in path]).flatten()
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True, layout="constrained")
-for ax, middle in zip(axes, (False, True)):
+bars = (False, "Euler: DDIM", plots.BLUE), (True, "second order: 2M", plots.VERMILION)
+for ax, (middle, title, color) in zip(axes, bars):
     ax.plot(level, estimate, color="0.6", linewidth=3)
     for k in range(25, 400, 25):
         used = estimate[k] + (estimate[k] - estimate[k - 25]) / 2 if middle else estimate[k]
-        ax.plot([level[k], level[min(k + 25, 399)]], [used, used], color=plots.VERMILION if middle else plots.BLUE, linewidth=1.5)
-    _ = ax.set(xlabel=r"$\lambda = \log r$", xlim=(-4, 3), title="second order: 2M" if middle else "Euler: DDIM")
+        ax.plot([level[k], level[min(k + 25, 399)]], [used, used], color=color)
+    _ = ax.set(xlabel=r"$\lambda = \log r$", xlim=(-4, 3), title=title)
 _ = axes[0].set(ylabel=r"$\hat x_0$")
 
 # %% [markdown]
@@ -566,7 +576,7 @@ x_T, exact = (quantiles(shares, fine.alphas_bar[k]) for k in (-1, 0))
 
 
 def measured(sampler, S):
-    """How often it asks the exact denoiser in S steps, and the mean distance from the exact quantiles."""
+    """How often it asks the exact denoiser in S steps, and its mean distance from the quantiles."""
     chain, asked = chain_of(S), []
     mixture = oracle.Mixture(chain, *parts)
 
@@ -586,9 +596,10 @@ def drawn(sampler, *p, **options):
         generator=torch.Generator().manual_seed(0), **options)
 
 
-all_samplers = {"DDIM": samplers.ddim, "2M, yours": multistep, "3M": samplers.dpmpp_3m, "Heun": samplers.heun}
-all_samplers |= {"2S": samplers.dpmpp_2s, "PLMS": samplers.plms}
-all_samplers |= {"ancestral": drawn(samplers.ancestral, fixedsmall), "2M SDE": drawn(samplers.dpmpp_2m_sde)}
+all_samplers = {"DDIM": samplers.ddim, "2M, yours": multistep, "3M": samplers.dpmpp_3m}
+all_samplers |= {"Heun": samplers.heun, "2S": samplers.dpmpp_2s, "PLMS": samplers.plms}
+all_samplers["ancestral"] = drawn(samplers.ancestral, fixedsmall)
+all_samplers["2M SDE"] = drawn(samplers.dpmpp_2m_sde)
 
 # %% [markdown]
 # > **Predict.** Twice as many evaluations: by how much does the error of DDIM fall? Of 2M? And of the ancestral sampler, which adds noise?
@@ -596,7 +607,8 @@ all_samplers |= {"ancestral": drawn(samplers.ancestral, fixedsmall), "2M SDE": d
 
 # %%
 counts = (5, 10, 20, 40, 80, 160, 320)
-table = {name: list(zip(*(measured(sampler, S) for S in counts))) for name, sampler in all_samplers.items()}
+found = {name: [measured(way, S) for S in counts] for name, way in all_samplers.items()}
+table = {name: list(zip(*pairs)) for name, pairs in found.items()}
 ax = plots_sampling.error_against_cost(table)
 _ = ax.set(ylabel="mean distance from the exact end"), ax.legend(fontsize="small", ncols=2)
 
@@ -632,7 +644,8 @@ shown |= {name: (all_samplers[name], 8) for name in ("ancestral", "2M SDE")}
 exact = states(samplers.heun, 250)
 fig, axes = plt.subplots(1, 5, figsize=(13, 3), sharey=True, layout="constrained")
 for ax, (name, (sampler, S)) in zip(axes, shown.items()):
-    _ = ax.plot(*exact.permute(2, 0, 1), color="0.75", linewidth=2), ax.scatter(*eight.means.T, s=90, color="0.85")
+    _ = ax.plot(*exact.permute(2, 0, 1), color="0.75", linewidth=2)
+    _ = ax.scatter(*eight.means.T, s=90, color="0.85")
     noisy = name in ("ancestral", "2M SDE")
     found, color = states(sampler, S)[:, :: 4 if noisy else 1], plots.VERMILION if noisy else plots.BLUE
     _ = plots_sampling.paths(found, ax=ax, color=color)
@@ -666,7 +679,8 @@ classifier, real = load_pretrained("mnist_classifier").model, load_moments("mnis
 
 def distance(sampling):
     """Frechet distance of 100 digits drawn in this way."""
-    return frechet_distance(classified(classifier, mnist.sample(100, sampling, y=mnist.labels(100)))[0], real)
+    images = mnist.sample(100, sampling, y=mnist.labels(100))
+    return frechet_distance(classified(classifier, images)[0], real)
 
 # %%
 compared = {"yours": chosen, "2M, trailing": Sampling("dpmpp_2m", steps="trailing10", seed=1)}
@@ -834,8 +848,9 @@ print(f"alphas_bar at the end: right betas {right:.1e}, picked betas {picked:.2f
 cosine_bar = torch.cumprod(1 - schedules.cosine(1000), 0)
 for choose in (spacing.leading, spacing.trailing):
     start = choose(1000, 10)[-1]
-    left = f"{cosine_bar[start].sqrt():.1%} of the amplitude left with cosine, {process.alphas_bar[start].sqrt():.1%} linear"
-    print(f"{choose.__name__:8}: starts at {start}; {left}")
+    left, linear = cosine_bar[start].sqrt(), process.alphas_bar[start].sqrt()
+    amplitude = f"cosine {left:.1%}, linear {linear:.1%}"
+    print(f"{choose.__name__:8}: starts at {start}; amplitude left: {amplitude}")
 
 # %% [markdown]
 # What does it cost? Data $\mathcal N(\mu, s^2)$ with the exact denoiser, $\eta = 0$: everything is linear, and the mean of the samples shows what is missing. A dark image has mean −0.7.
@@ -864,10 +879,12 @@ for S in (10, 300, 501):
 # **What goes wrong: `t - T // S` on uneven steps.** DDIM's step needs the *next visited* step. Code that computes it as $t - T/S$ is right for even steps only. On `spacing.quadratic`, with the two clusters of width 0.2 and their exact denoiser, from 41 quantiles of the noise:
 
 # %%
-linear_two = oracle.Mixture(process, *[torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.7], [[-1.4], [0.6]], [0.2, 0.2])])
+linear_two = oracle.Mixture(process, *parts)
 x_T = torch.distributions.Normal(0, 1).icdf((torch.arange(41, dtype=torch.float64) + 0.5) / 41)[:, None]
 steps = spacing.quadratic(1000, 20)
-for name, before in (("next visited", dict(zip(steps[1:], steps)).get), ("t - T // S", lambda t, _: t - 50)):
+for name, before in (
+    ("next visited", dict(zip(steps[1:], steps)).get), ("t - T // S", lambda t, _: t - 50)
+):
     x = x_T
     for t in reversed(steps):
         eps = linear_two(x, torch.full((41,), t)).eps
@@ -930,7 +947,8 @@ for s in (0.0, 0.1, 0.25, 0.5):
 # %%
 for S in (1000, 100, 10, 4):
     c = process.respaced(spacing.trailing(1000, S))
-    print(f"{S:4} steps: the last one has beta {c.betas[0]:.4f}, so the samples have variance {1 - c.betas[0]:.4f}")
+    beta = c.betas[0]
+    print(f"{S:4} steps: the last one has beta {beta:.4f}, so the samples have variance {1 - beta:.4f}")
 
 # %% [markdown]
 # Why is it left out nevertheless? Images are not Gaussian: their pixels lie in a smooth, low-dimensional set, and noise on all pixels leaves it. The mean is the better image, and the likelihood of notebook 2 takes the noise as what it is, uncertainty within a grey level. *See* ten steps, with the last noise left out and added:
@@ -986,7 +1004,8 @@ z = torch.randn(50, 500, 1, dtype=torch.float64, generator=torch.Generator().man
 x, sigma_hat = x_T, (1 - chain.alphas_bar / chain.alphas_bar_prev).sqrt()
 for i in reversed(range(50)):
     eps = exact_noise(x, torch.full((500,), i))
-    x = ddim_step(x, eps, i, i - 1, chain.alphas_bar, 1.0, torch.zeros_like(x)) + (sigma_hat[i] * z[i] if i else 0)
+    mean = ddim_step(x, eps, i, i - 1, chain.alphas_bar, 1.0, torch.zeros_like(x))
+    x = mean + (sigma_hat[i] * z[i] if i > 0 else 0)
 assert torch.allclose(x, by_algorithm_2, rtol=1e-9, atol=1e-9)
 print("DDIM's sigma-hat and Algorithm 2 with fixedlarge: equal to 1e-9")
 
@@ -997,7 +1016,8 @@ print("DDIM's sigma-hat and Algorithm 2 with fixedlarge: equal to 1e-9")
 a, a_prev, x_prev = 0.3, 0.6, 0.3
 for x_0 in (1.0, -1.0):
     eps = (x_prev - math.sqrt(a_prev) * x_0) / math.sqrt(1 - a_prev)
-    print(f"x_0 = {x_0:4}: the forward process goes to x_t = {math.sqrt(a) * x_0 + math.sqrt(1 - a) * eps:.3f}")
+    x_t = math.sqrt(a) * x_0 + math.sqrt(1 - a) * eps
+    print(f"x_0 = {x_0:4}: the forward process goes to x_t = {x_t:.3f}")
 
 # %% [markdown] tags=["deeper"]
 # ## 4.16 Going deeper: from an image to its latent
@@ -1060,7 +1080,8 @@ wrong = 0.5 * torch.randn(4000, 1, dtype=torch.float64, generator=torch.Generato
 chain, found = process.respaced(spacing.trailing(1000, 100)), {}
 for churn in (0, 1, 2, 10):
     generator = torch.Generator().manual_seed(1)
-    found[f"Heun, churn {churn:2}"] = last(samplers.heun(chain, normal, wrong, churn=churn, generator=generator))
+    walked = samplers.heun(chain, normal, wrong, churn=churn, generator=generator)
+    found[f"Heun, churn {churn:2}"] = last(walked)
 p = reverse(chain, normal, fixedlarge)
 found["ancestral"] = last(ancestral(chain, p, wrong, generator=torch.Generator().manual_seed(1)))
 
@@ -1092,17 +1113,19 @@ _ = plots.image_grid(estimates.flatten(0, 1), ncols=9, titles=[str(i) for i in s
 # %%
 chain = mnist.process.respaced(spacing.trailing(1000, 20))
 x_T, rows = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(9)).to(device), []
-way = {state.i: state.x_t for state in ancestral(
-    chain, reverse(chain, mnist.denoiser(), mnist.variance), x_T, generator=torch.Generator().manual_seed(1))}
+p, generator = reverse(chain, mnist.denoiser(), mnist.variance), torch.Generator().manual_seed(1)
+way = {state.i: state.x_t for state in ancestral(chain, p, x_T, generator=generator)}
 
 # %%
 for i in (20, 15, 10, 5):
     rest = chain.respaced(range(i))  # the last i steps of the way
     p = reverse(rest, mnist.denoiser(), mnist.variance)
-    rows.append(last(ancestral(rest, p, way[i].repeat(6, 1, 1, 1), generator=torch.Generator().manual_seed(2))))
+    six, generator = way[i].repeat(6, 1, 1, 1), torch.Generator().manual_seed(2)
+    rows.append(last(ancestral(rest, p, six, generator=generator)))
 
 # %%
-ax = plots.image_grid(torch.cat([torch.cat([way[i], row]) for i, row in zip((20, 15, 10, 5), rows)]), ncols=7)
+pairs = zip((20, 15, 10, 5), rows)
+ax = plots.image_grid(torch.cat([torch.cat([way[i], row]) for i, row in pairs]), ncols=7)
 for k, i in enumerate((20, 15, 10, 5)):
     _ = ax.text(-0.1, k * 1.06 + 0.5, f"{i} to go", ha="right", va="center", fontsize="small")
 
@@ -1113,7 +1136,7 @@ for k, i in enumerate((20, 15, 10, 5)):
 
 # %%
 def too_late(S, s=0.3):
-    """Standard deviation of the samples if step S // 3 of a chain of S steps is taken for the step below it."""
+    """Standard deviation of the samples if step S // 3 of S is taken for the step below it."""
     a, a_prev = process.respaced(spacing.trailing(1000, S)).alphas_bar[[S // 3, S // 3 - 1]]
     return s * ((a * s**2 + 1 - a) / (a_prev * s**2 + 1 - a_prev)).sqrt().item()
 
@@ -1148,7 +1171,8 @@ distortion = bits.image_x_0_mse.mean(1).flip(0).sqrt() * 8  # one grey level is 
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
-_ = left.plot(rate, distortion, ".-", color=plots.BLUE), left.set(xlabel="rate, bits/dim", ylabel="error, grey levels")
+_ = left.plot(rate, distortion, ".-", color=plots.BLUE)
+_ = left.set(xlabel="rate, bits/dim", ylabel="error, grey levels")
 _ = right.semilogy(bits.image_terms.mean(1), ".-", color=plots.VERMILION)
 _ = right.set(xlabel="loop index $i$", ylabel="bits/dim of the step")
 
@@ -1158,7 +1182,7 @@ _ = right.set(xlabel="loop index $i$", ylabel="bits/dim of the step")
 # %%
 first_ten = bits.image_terms[:10].mean(1).sum() / bits.totals.mean()
 assert 1.7 < bits.total < 2.6 and first_ten > 0.4
-print("bits/dim of 30 held-out digits, 100 steps: between 1.7 and 2.6 (equal use of 17 levels: log2(17) = 4.09)")
+print("bits/dim of 30 held-out digits, 100 steps: between 1.7 and 2.6 (17 equal levels: 4.09)")
 print("the last ten steps of sampling cost more than 40% of them")
 
 # %% [markdown]
@@ -1177,7 +1201,7 @@ steps_of = GaussianDiffusion(schedules.linear_scaled(100))
 
 # %%
 def completed(repeats):
-    """Mean and variance of the second pixel when the first is known: moments of (x1, x2), step by step."""
+    """Mean and variance of the second pixel when the first is known: moments, step by step."""
     mean, cov = torch.zeros(2).double(), identity
     for i in reversed(range(100)):
         row = steps_of.row(i)
@@ -1217,8 +1241,9 @@ paper[r"$\hat\sigma$"] = (367.43, 133.37, 32.72, 9.99)
 def measured_by(sampler, eta=0.0):
     """Steps, Frechet distances, and the lengths of their intervals down and up."""
     rows = [(r["sampling"], r["scores"]["Frechet distance"]) for r in record if r["n"] == 500]
-    rows = [(w["steps"], f) for w, f in rows if w["sampler"] == sampler and w["eta"] == eta and "trailing" in w["steps"]]
-    found = [(int(steps[8:]), f["value"], f["value"] - f["low"], f["high"] - f["value"]) for steps, f in rows]
+    rows = [(w["steps"], f) for w, f in rows if (w["sampler"], w["eta"]) == (sampler, eta)]
+    rows = [(int(steps[8:]), f) for steps, f in rows if steps.startswith("trailing")]
+    found = [(S, f["value"], f["value"] - f["low"], f["high"] - f["value"]) for S, f in rows]
     return zip(*sorted(found))
 
 # %%
@@ -1226,12 +1251,14 @@ fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 for (name, values), color in zip(paper.items(), (plots.BLUE, plots.VERMILION, plots.GREEN)):
     left.loglog((10, 20, 50, 100), values, "o-", color=color, label=name)
 for sampler, name, color in (
-    ("ddim", r"DDIM, $\eta = 0$", plots.BLUE), ("ancestral", "ancestral, learned variance", plots.VERMILION)
+    ("ddim", r"DDIM, $\eta = 0$", plots.BLUE),
+    ("ancestral", "ancestral, learned variance", plots.VERMILION),
 ):
     steps, value, down, up = measured_by(sampler)
     right.errorbar(steps, value, (down, up), marker="o", capsize=3, color=color, label=name)
 _ = left.set(xlabel="steps", ylabel="FID", title="CIFAR-10 (DDIM, Table 1)"), left.legend()
-_ = right.set(xlabel="steps", ylabel="Fréchet distance", title="MNIST, this course", xscale="log"), right.legend()
+_ = right.set(xlabel="steps", ylabel="Fréchet distance", title="MNIST, this course")
+_ = right.set_xscale("log"), right.legend()
 
 # %% [markdown]
 # *Figure 4.21.* Fréchet distance against steps; small is good. Left, the paper: with few steps no noise is best, and $\hat\sigma$ is useless. Right, ours: ancestral sampling is better at every number of steps, and its quality hardly depends on it from 10 steps on. The numbers of the two panels cannot be compared: other data, other features, other numbers of images. <!-- alt: Two panels. Left, three falling lines on logarithmic axes, eta 0 lowest. Right, two falling lines with error bars, DDIM above ancestral everywhere. -->
@@ -1246,7 +1273,8 @@ for eta, color in ((0.0, plots.BLUE), (1.0, plots.VERMILION)):
     walked = ddim(chain, mnist.denoiser(y), x_T, eta=eta, generator=torch.Generator().manual_seed(7))
     means = [state.prediction.x_0.mean().item() for state in walked if state.prediction is not None]
     _ = ax.plot(range(19, -1, -1), means, ".-", color=color, label=rf"$\eta$ = {eta:.0f}")
-_ = ax.set(xlabel="steps to go", ylabel="mean of $\\hat x_0$", xlim=(20, -1), xticks=range(0, 21, 5)), ax.legend()
+_ = ax.set(xlabel="steps to go", ylabel="mean of $\\hat x_0$"), ax.legend()
+_ = ax.set(xlim=(20, -1), xticks=range(0, 21, 5))
 
 # %% [markdown]
 # *Figure 4.22.* Mean pixel of the estimate, 30 digits, from the same noise. The first estimate is far too bright, for both. With η = 1 the brightness falls to that of real digits (−0.74) within a few steps. With η = 0 a part of the error stays to the end. <!-- alt: Two lines over the steps to go that start together, high up, and fall. The line of eta 1 falls lower and stays flat; that of eta 0 stays above it to the end. -->
@@ -1284,7 +1312,8 @@ class WithDropout(torch.nn.Module):
 
 noisy = WithDropout(digits.model).train()
 x, t = torch.zeros(2, 1, 8, 8, device=device, requires_grad=True), torch.full((2,), 500, device=device)
-print("as in the post: equal", torch.equal(noisy(x, t), noisy(x, t)), "| carries a graph", noisy(x, t).requires_grad)
+first, second = noisy(x, t), noisy(x, t)
+print("as in the post: equal", torch.equal(first, second), "| carries a graph", first.requires_grad)
 asked = make_denoiser(noisy, digits.process, epsilon)
 print("make_denoiser:  equal", torch.equal(asked(x.detach(), t).eps, asked(x.detach(), t).eps))
 
@@ -1307,7 +1336,8 @@ for _ in range(100):
     net(5 + torch.randn(64, 1, generator=torch.Generator().manual_seed(0)))
     for mine, its in zip(average.parameters(), net.parameters()):
         mine.data.lerp_(its.data, 0.5)
-print(f"running mean: of the network {net.running_mean.item():.0f}, of its average {average.running_mean.item():.0f}")
+its, mine = net.running_mean.item(), average.running_mean.item()
+print(f"running mean: of the network {its:.0f}, of its average {mine:.0f}")
 
 # %% [markdown]
 # **A third order that is a second one.** The authors' code of DPM-Solver++ and diffusers weigh the bend of the parabola in 3M by half of what its integral gives. On the conditions of figure 4.12 theirs is then of order 2, as a test of the course measures (`tests/test_solvers.py`); `samplers.dpmpp_3m` takes the whole bend.
