@@ -4,12 +4,13 @@
 
 One image of side 28 on one thread, 1000 steps, the estimated x_0 clipped, noise from a generator. The samplers take
 turns, and each number is the fastest of eight rounds: what is left of other work on the machine is in all of them.
-`--write` puts the table between the markers of benchmarks/README.md. It fails if a step of ancestral or ddim takes longer
-than that of diffusers. A step of heun is two questions to the network, on both sides.
+`--write` puts the table between the markers of benchmarks/README.md. It fails if a step of ancestral or ddim takes
+longer than that of diffusers. A step of heun is two questions to the network, on both sides.
 """
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -37,7 +38,7 @@ def ours():
     x_T, generator = torch.randn(1, 1, 28, 28), torch.Generator()
     chains = {"ancestral": lambda: samplers.ancestral(base, p, x_T, generator=generator)}
     for name in ("ddim", "dpmpp_2m", "heun"):
-        chains[name] = lambda sample=getattr(samplers, name): sample(base, denoise, x_T)
+        chains[name] = partial(getattr(samplers, name), base, denoise, x_T)
     return {name: lambda chain=chain: samplers.last(chain()) for name, chain in chains.items()}
 
 

@@ -73,7 +73,7 @@ def on_x_0(denoise: Denoiser, base: GaussianDiffusion, change: Callable[[Tensor]
     def denoise_changed(x_t: Tensor, t: Steps, prev: Prediction | None = None) -> Prediction:
         prediction = denoise(x_t, t, prev)
         x_0 = change(prediction.x_0)
-        return prediction._replace(x_0=x_0, eps=base.eps_from_x_0(x_t, t, x_0))
+        return Prediction(x_0, base.eps_from_x_0(x_t, t, x_0), prediction.var_frac)
 
     return denoise_changed
 

@@ -188,7 +188,8 @@ def decode(base: GaussianDiffusion, mean_type: MeanType, x_t: Tensor, t: Steps, 
     Not MeanType.decode: that one knows no variance.
     """
     output, var_frac = split(output, x_t)
-    return mean_type.decode(base, x_t, t, output)._replace(var_frac=var_frac)
+    prediction = mean_type.decode(base, x_t, t, output)
+    return Prediction(prediction.x_0, prediction.eps, var_frac)
 
 
 def p_from_prediction(
