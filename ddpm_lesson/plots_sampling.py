@@ -90,3 +90,30 @@ def error_against_cost(
     ax.set(xlabel=xlabel, ylabel="error")
     ax.legend(fontsize="small")
     return ax
+
+
+def quality_against_cost(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    reference: tuple[float, float, float],
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """Frechet distance over network evaluations, one line for each sampler, both axes logarithmic; no legend.
+
+    curves: name -> (evaluations, distances).  reference: low, value and high of an interval, for a long chain for example,
+    drawn as a band with a line in it; a low of 0 reaches the lower edge.
+    Raises ValueError as error_against_cost does, and if the interval is not in order or lies below 0.
+    """
+    low, value, high = reference
+    if not 0 <= low <= value <= high:
+        raise ValueError(f"reference must be 0 <= low <= value <= high, got {reference}")
+    ax = error_against_cost(curves, ax=ax)
+    ax.get_legend().remove()
+    bottom = 0.7 * min(value, *(distance for _, distances in curves.values() for distance in distances))
+    ax.axhspan(max(low, bottom), high, color="0.9", zorder=0)
+    ax.axhline(value, color="0.6", zorder=0)
+    ticks = sorted({cost for costs, _ in curves.values() for cost in costs if cost in (3, 5, 10, 20, 50, 100)})
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set(ylabel="Fréchet distance", ylim=(bottom, None))
+    return ax

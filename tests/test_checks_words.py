@@ -1,6 +1,7 @@
 """What is said must hold of the answer: no coincidence told as a deed, no effect that a second mistake has undone."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -24,6 +25,14 @@ def test_beside_a_second_mistake_whole_sentences_are_said(check):
         assert len(mistake.brief) <= len(mistake.sentence) and not ALONE.search(mistake.sentence)
         assert mistake.brief.endswith(".") and mistake.brief[0] not in " .,:;" and len(mistake.brief) > 10
         assert not any(odd in mistake.brief for odd in ("  ", " ,", " :", ",.", ":.", ";.")), mistake.brief
+
+
+@every_check
+def test_no_markup_is_printed(check):
+    """What encloses the part that is said alone is taken out; a comparison has a space on either side."""
+    for mistake in check.mistakes:
+        for text in (mistake.sentence, mistake.brief):
+            assert not re.search(r"(?<! )[<>]|[<>](?! )", re.sub("->|<=|>=", "", text)), text
 
 
 def test_a_pair_claims_no_effect_that_one_has_alone():

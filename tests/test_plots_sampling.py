@@ -53,3 +53,19 @@ def test_error_against_cost_has_a_line_for_each_sampler_on_logarithmic_axes():
 def test_error_against_cost_refuses_what_does_not_fit(errors):
     with pytest.raises(ValueError, match="as many evaluations as errors"):
         plots_sampling.error_against_cost(errors)
+
+
+def test_quality_against_cost_has_a_band_around_the_reference():
+    curves = {"first": ((3, 10), (0.2, 0.1)), "second": ((3, 10), (0.2, 0.05))}
+    ax = plots_sampling.quality_against_cost(curves, (0.0, 0.1, 0.4))
+    assert [line.get_label() for line in ax.lines[:2]] == ["first", "second"]
+    assert ax.lines[2].get_ydata() == [0.1, 0.1] and ax.get_legend() is None
+    band = ax.patches[0].get_extents().transformed(ax.transData.inverted())
+    assert band.ymax == pytest.approx(0.4) and band.ymin == pytest.approx(ax.get_ylim()[0]) and band.ymin < 0.05
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["3", "10"]
+
+
+@pytest.mark.parametrize("reference", [(0.2, 0.1, 0.4), (-0.1, 0.1, 0.4), (0.0, 0.5, 0.4)])
+def test_quality_against_cost_refuses_what_is_no_interval(reference):
+    with pytest.raises(ValueError, match="low <= value <= high"):
+        plots_sampling.quality_against_cost({"first": ((3, 10), (0.2, 0.1))}, reference)

@@ -39,12 +39,6 @@ def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
     return kept * x_t - alphas_bar[t_prev].sqrt() * torch.expm1(-h) * D
 
 
-def respaced_betas(alphas_bar, timesteps):
-    kept = alphas_bar[timesteps]
-    before = torch.cat([torch.ones_like(kept[:1]), kept[:-1]])  # the first kept step starts from the clean image
-    return 1 - kept / before
-
-
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
     alphas_bar, x_t = torch.cumprod(1 - betas, 0), x_T
     for t in reversed(range(len(betas))):
@@ -54,6 +48,12 @@ def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
                 known_part = alphas_bar[t - 1].sqrt() * known + (1 - alphas_bar[t - 1]).sqrt() * draw()
             x_prev = mask * known_part + (1 - mask) * unknown
             if left and t > 0:
-                x_t = (1 - betas[t]).sqrt() * x_prev + betas[t].sqrt() * draw()  # back, by one step forward
+                x_t = (1 - betas[t]).sqrt() * x_prev + betas[t].sqrt() * draw()  # one step forward, for the next repeat
         x_t = x_prev
         yield x_t
+
+
+def respaced_betas(alphas_bar, timesteps):
+    kept = alphas_bar[timesteps]
+    before = torch.cat([torch.ones_like(kept[:1]), kept[:-1]])  # the first kept step starts from the clean image
+    return 1 - kept / before

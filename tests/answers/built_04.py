@@ -348,7 +348,7 @@ def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
         yield x
 
 
-W(inpaint, "goes back by alpha_bar, as if x_{t-1} were x_0", "table", "You step back with 1 - alpha_bar_t")
+W(inpaint, "goes back by alpha_bar, as if x_{t-1} were x_0", "table", "You step forward with 1 - alpha_bar_t")
 
 
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
@@ -368,7 +368,7 @@ W(
     inpaint,
     "goes back after the last repeat too, at t = 0 from x_0",
     "two",
-    "You go back after the last repeat, too.",
+    "You go forward after the last repeat, too.",
     "At t = 0 your repeats give x_0 to p_step again.",
 )
 
@@ -424,7 +424,7 @@ def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
         yield x
 
 
-W(inpaint, "goes back with the beta of t - 1", "table", "You step back with betas[t - 1].")
+W(inpaint, "goes back with the beta of t - 1", "table", "You step forward with betas[t - 1].")
 
 
 def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
@@ -480,7 +480,7 @@ W(
     "variances for standard deviations, in the known part and on the way back",
     "two",
     "In the known part the noise is scaled by 1 - alpha_bar",
-    "On the step back the noise is scaled by beta",
+    "On the step forward the noise is scaled by beta",
 )
 
 
@@ -539,7 +539,7 @@ W(
     inpaint,
     "the two factors of the step back exchanged",
     "swap",
-    "On the step back the two factors are exchanged",
+    "On the step forward the two factors are exchanged",
 )
 
 

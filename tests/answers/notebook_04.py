@@ -521,7 +521,7 @@ def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
     return ((1 - p) / (1 - a)).sqrt() * x_t - p.sqrt() * torch.expm1(-h) * D
 
 
-W(dpmpp_2m_step, "r upside down: h / h_last", "swap", "r is upside down")
+W(dpmpp_2m_step, "r upside down: h / h_last", "swap", "The fraction of (4.9) is upside down")
 
 
 def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
@@ -556,7 +556,7 @@ def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
     return ((1 - p) / (1 - a)).sqrt() * x_t - p.sqrt() * torch.expm1(-h) * D
 
 
-W(dpmpp_2m_step, "the 1/2 of the extrapolation is missing", "factor", "The half is missing from your extrapolation")
+W(dpmpp_2m_step, "the 1/2 of the extrapolation is missing", "factor", "The half is missing from the fraction of (4.9)")
 
 
 def dpmpp_2m_step(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
@@ -705,7 +705,7 @@ W(
     dpmpp_2m_step,
     "r upside down, and alpha_bar without its root before D",
     "two",
-    "Your 1 / (2 r) is r / 2: r is upside down",
+    "The fraction of (4.9) is upside down",
     "The factor of D has alpha_bar_prev: its root is missing.",
 )
 
@@ -805,7 +805,7 @@ C(
     "dpmpp_2m_step",
 )
 
-# ---------------------------------------------------------------- 4.6
+# ---------------------------------------------------------------- 4.8
 
 
 def respaced_betas(alphas_bar, timesteps):

@@ -41,7 +41,7 @@ def painted(
     to=before_step,  # alpha_bar of the known part; where it is 1 no noise is drawn
     signal=torch.sqrt,
     spread=lambda a_bar: (1 - a_bar).sqrt(),
-    draws=lambda draw: (draw, draw),  # for the known part, and for the way back
+    draws=lambda draw: (draw, draw),  # for the known part, and for the step forward
     at_each_t=lambda draw: draw,
     told=lambda t: t,
     given=lambda x, known_part, mask: x,
@@ -52,7 +52,7 @@ def painted(
     beta=lambda betas, alphas_bar, t: betas[t],
     back=forward_step,
     unused=lambda draw: None,
-    waits=lambda x, mixed: x,  # where no step back is made before the next repeat
+    waits=lambda x, mixed: x,  # where no step forward is made before the next repeat
     shown=lambda mixed, state: mixed,
     keep=last_repeats,
 ):
@@ -93,7 +93,7 @@ def once(draw):
 
 
 def shared(draw):
-    """The way back gets the noise that the known part got last."""
+    """The step forward gets the noise that the known part got last."""
     kept: list[Tensor] = []
 
     def new():

@@ -126,6 +126,9 @@ ancestral_chain = Check(
         "You do not divide by sqrt(alpha). The step forward shrank the image, and the step back makes it larger "
         "again.": dict(grow=torch.ones_like),
         "You multiply by sqrt(alpha). The step forward did that; the step back divides by it.": dict(grow=torch.sqrt),
+        "You divide by the root of alpha_bar. Divide by the root of the single step's alpha, 1 - beta.": dict(
+            estimate=lambda mean, x, eps, table: mean * ((1 - table[0]) / table[1]).sqrt()
+        ),
         "You divide by alpha. The mean is divided by its square root.": dict(grow=torch.reciprocal),
         "Only eps is divided by sqrt(alpha). The whole bracket is: (x_t - ... eps) / sqrt(alpha).": dict(
             grow=torch.ones_like, weight=lambda beta, a_bar: beta / ((1 - a_bar) * (1 - beta)).sqrt()

@@ -51,7 +51,7 @@ def _by_eq_12(
     table=lambda alphas_bar: alphas_bar,
     at_prev=_at_t_prev,
     estimate=lambda x, eps, a, prev: (x - (1 - a).sqrt() * eps) / a.sqrt(),
-    clip=lambda x_0: x_0,
+    clip=lambda x_0, prev: x_0,
     signal=lambda prev, a: prev.sqrt(),
     share=lambda eta: eta,
     kept=lambda a, prev, table, t: a / prev,  # 1 - beta of the step
@@ -61,7 +61,7 @@ def _by_eq_12(
 ):
     bar = table(alphas_bar)
     a, prev = bar[t], at_prev(bar, t, t_prev)
-    x_0 = clip(estimate(x_t.double(), eps, a, prev))
+    x_0 = clip(estimate(x_t.double(), eps, a, prev), prev)
     std = sigma(kept(a, prev, bar, t), a, prev, share(eta))
     return (
         signal(prev, a) * x_0
@@ -223,7 +223,11 @@ ddim_step = Check(
             estimate=lambda x, eps, a, prev: (x - (1 - prev).sqrt() * eps) / prev.sqrt()
         ),
         "You clipped the estimated x_0 and kept eps, which then belongs to another x_0. Clipping is the denoiser's "
-        "business, and derives eps again; this step takes eps as it comes.": dict(clip=lambda x_0: x_0.clamp(-1, 1)),
+        "business, and derives eps again; this step takes eps as it comes.": dict(
+            clip=lambda x_0, prev: x_0.clamp(-1, 1)
+        ),
+        "You clipped the estimated x_0 at every step but the last. Clipping is the denoiser's business; this step "
+        "takes x_0 as (1.7) gives it.": dict(clip=lambda x_0, prev: x_0 if prev == 1 else x_0.clamp(-1, 1)),
         "You return the estimated x_0. The step ends at t_prev: x_0 times sqrt(alpha_bar_prev), and noise again.": dict(
             signal=lambda prev, a: torch.ones_like(prev),
             direction=lambda prev, std, full: torch.zeros_like(std),

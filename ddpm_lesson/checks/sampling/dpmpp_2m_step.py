@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, LONG_BAR, before, double, fractions
@@ -82,6 +83,17 @@ def _two_steps(
     return kept(a, prev) * x_t + signal(a, prev) * grow(length(lam_t, lam_prev)) * D
 
 
+def _eps_of_x_0(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar):
+    """DDIM's step to D, with the noise that belongs to x_0."""
+    right = _two_steps(x_t, x_0, x_0_before, t, t_prev, t_before, alphas_bar)
+    if t_prev < 0 or x_0_before is None:
+        return right
+    a, prev = alphas_bar[t], alphas_bar[t_prev]
+    lam = _half_log_snr(alphas_bar)
+    D = _extrapolated(x_0.double(), x_0_before.double(), _by_ratio(lam[t], lam[t_prev], lam[t_before], ()))
+    return right + (a * (1 - prev) / (1 - a)).sqrt() * (D - x_0)
+
+
 def _probes(pattern: Tensor) -> Iterator[Probe]:
     zero, bar = torch.zeros_like(pattern), double(ALPHAS_BAR)
     for steps in [(7, 5, 9), (6, 3, 8), (5, 4, 6), (4, 1, 9), (3, 2, 8), (3, 0, 5), (8, 2, 9)]:
@@ -145,31 +157,59 @@ dpmpp_2m_step = Check(
     ),
     among="the first step, the clean image and T = 1000",
     misconceptions={
-        "Your 1 / (2 r) is r / 2: r is upside down, or 1 / 2 * r lacks its brackets. The longer this step beside the "
-        "last one, the further x_0 is extrapolated: r = (lambda_t - lambda_before) / h.": dict(
+        "The fraction of (4.9) is upside down, or 1 / 2 * r lacks its brackets. The step that comes, lambda_prev - "
+        "lambda_t, stands above, and twice the last one below.": dict(
             ratio=lambda lam_t, lam_prev, lam_before, steps: (lam_prev - lam_t) / (lam_t - lam_before)
         ),
-        "Your extrapolation has the wrong sign< and leans towards the estimate before>. D goes beyond x_0, away from "
-        "it: r is positive, and x_0 has the weight 1 + 1 / (2 r).": dict(
+        "Your extrapolation has the wrong sign<, leaning towards the estimate before>. D goes beyond x_0, away from "
+        "it: the bracket of (4.9) is x_0 - x_0_before.": dict(
             extrapolate=lambda x_0, x_0_before, r: (1 - 1 / (2 * r)) * x_0 + 1 / (2 * r) * x_0_before
         ),
-        "The half is missing from your extrapolation: 1 / (2 r). The estimate is wanted for the middle of the step, "
+        "The half is missing from the fraction of (4.9). The estimate is wanted for the middle of the step, "
         "not for its end.": dict(extrapolate=lambda x_0, x_0_before, r: (1 + 1 / r) * x_0 - 1 / r * x_0_before),
-        "You add x_0_before instead of subtracting it. D is an average with weights that add up to 1: 1 + 1 / (2 r) "
-        "and -1 / (2 r).": dict(
+        "You add x_0_before instead of subtracting it. The weights of D add up to 1: 1 + f and -f, where f is the "
+        "fraction of (4.9).": dict(
             extrapolate=lambda x_0, x_0_before, r: (1 + 1 / (2 * r)) * x_0 + 1 / (2 * r) * x_0_before
         ),
-        "The weights of your D do not add up to 1: x_0 has 1 + 1 / (2 r), since x_0_before has -1 / (2 r).": dict(
-            extrapolate=lambda x_0, x_0_before, r: x_0 - 1 / (2 * r) * x_0_before
-        ),
-        "You take all steps for equally long in lambda, r = 1: D is then 3/2 x_0 - 1/2 x_0_before. They are not: r = "
-        "(lambda_t - lambda_before) / h.": dict(
-            ratio=lambda lam_t, lam_prev, lam_before, steps: torch.ones_like(lam_t)
-        ),
-        "You measure the steps in t. r is a ratio of steps in lambda, (lambda_t - lambda_before) / h.": dict(
+        "The weights of your D do not add up to 1: x_0 has 1 + f, since x_0_before has -f, where f is the fraction of "
+        "(4.9).": dict(extrapolate=lambda x_0, x_0_before, r: x_0 - 1 / (2 * r) * x_0_before),
+        "You take all steps for equally long in lambda: D is then 3/2 x_0 - 1/2 x_0_before. They are not: take the "
+        "fraction of (4.9).": dict(ratio=lambda lam_t, lam_prev, lam_before, steps: torch.ones_like(lam_t)),
+        "You measure the steps in t. The fraction of (4.9) is a ratio of steps in lambda, (lambda_prev - lambda_t) / "
+        "(2 (lambda_t - lambda_before)).": dict(
             ratio=lambda lam_t, lam_prev, lam_before, steps: (
                 torch.ones_like(lam_t) * (steps[2] - steps[0]) / (steps[0] - steps[1])
             )
+        ),
+        "You measure the steps in sqrt(SNR). The fraction of (4.9) is a ratio of steps in lambda, its log.": dict(
+            ratio=lambda lam_t, lam_prev, lam_before, steps: _by_ratio(
+                lam_t.exp(), lam_prev.exp(), lam_before.exp(), steps
+            )
+        ),
+        "You measure the steps in the SNR. The fraction of (4.9) is a ratio of steps in lambda, half of its log.": dict(
+            ratio=lambda lam_t, lam_prev, lam_before, steps: _by_ratio(
+                (2 * lam_t).exp(), (2 * lam_prev).exp(), (2 * lam_before).exp(), steps
+            )
+        ),
+        "In the fraction of (4.9) your lambda is the log of alpha_bar alone. It is that of sqrt(alpha_bar / (1 - "
+        "alpha_bar)).": dict(
+            ratio=lambda lam_t, lam_prev, lam_before, steps: _by_ratio(
+                F.logsigmoid(2 * lam_t), F.logsigmoid(2 * lam_prev), F.logsigmoid(2 * lam_before), steps
+            )
+        ),
+        "The brackets of the denominator are missing from the fraction of (4.9): / (2 * (...)). You multiply by the "
+        "last step in lambda.": dict(
+            ratio=lambda lam_t, lam_prev, lam_before, steps: 1 / ((lam_prev - lam_t) * (lam_t - lam_before))
+        ),
+        "The brackets of the denominator are missing from the fraction of (4.9): / (2 * (...)). You multiply by the "
+        "last step in log SNR.": dict(
+            ratio=lambda lam_t, lam_prev, lam_before, steps: 1 / (4 * (lam_prev - lam_t) * (lam_t - lam_before))
+        ),
+        "You derive eps from x_0 itself. eps must be derived from D, too: DDIM's step takes D instead of x_0 in both "
+        "places.": dict(instead=_eps_of_x_0),
+        "Your r is the SNR. That of (4.7) is its root: D has the factor sqrt(1 - alpha_bar_prev) (r_prev - r_t).": dict(
+            signal=lambda a, prev: (1 - prev).sqrt() * (prev / (1 - prev) - a / (1 - a)),
+            grow=torch.ones_like,
         ),
         "Your last step reaches from t_before to t_prev, over both steps. It ends at t: "
         "lambda_t - lambda_before.": dict(

@@ -1,4 +1,4 @@
-"""Exercise 4.7, the capstone: filling in what is missing of an image, with RePaint's steps back."""
+"""Exercise 4.7, the capstone: filling in what is missing of an image, with RePaint's resampling."""
 
 import itertools
 import math
@@ -21,14 +21,14 @@ def _inpaint(p_step, known, mask, betas, x_T, repeats, draw):
     shape, 1 where known, else 0.  betas: (T,).  x_T: (B, *D).  repeats: int, 1 or more.  draw: draw() -> standard
     normal noise, (B, *D); call it once for each noise that is used, when it is used.
     For t = T - 1 down to 0, repeats times: x_{t-1} is what p_step makes of x_t where unknown, and known noised to t - 1
-    where known (at t = 0 known itself); then, but not after the last repeat and not at t = 0, one step of the forward
-    process with beta_t makes of it the x_t of the next repeat.  Yields T states, (B, *D): for each t the x_{t-1} of
-    the last repeat.
+    where known (at t = 0 known itself); then, but not after the last repeat, one step of the forward process with
+    beta_t makes of it the x_t of the next repeat. At t = 0 there is one pass only, whatever repeats is.
+    Yields T states, (B, *D): for each t the x_{t-1} of the last repeat.
     """
     alphas_bar, x_t = products(betas.tolist()), x_T.double()
     for t in reversed(range(len(betas))):
         beta = betas[t].item()
-        for repeat in range(repeats):
+        for repeat in range(repeats if t > 0 else 1):
             unknown, noisy = p_step(x_t, t), known.double()
             if t > 0:
                 a_bar = alphas_bar[t - 1]
@@ -144,47 +144,47 @@ inpaint = Check(
         ),
         "The known part has the same noise in all repeats of one t. Draw anew each time, or the repeats have nothing "
         "to harmonise with.": dict(at_each_t=once),
-        "The step back uses the noise of the known part once more. Two noises are needed: call draw() for each.": dict(
+        "The step forward uses the noise of the known part again. Two noises are needed: call draw() for each.": dict(
             draws=shared
         ),
-        "You step back with 1 - alpha_bar_t, as if x_{t-1} were a clean image. One step of the forward process adds "
+        "You step forward with 1 - alpha_bar_t, as if x_{t-1} were a clean image. One step of the forward process adds "
         "beta_t.": dict(beta=lambda betas, alphas_bar, t: 1 - alphas_bar[t]),
-        "You step back with betas[t - 1]. From x_{t-1} to x_t leads step t, with betas[t].": dict(
+        "You step forward with betas[t - 1]. From x_{t-1} to x_t leads step t, with betas[t].": dict(
             beta=lambda betas, alphas_bar, t: betas[t - 1]
         ),
-        "On the step back the noise is scaled by beta: that is the variance. It needs the square root.": dict(
+        "On the step forward the noise is scaled by beta: that is the variance. It needs the square root.": dict(
             back=lambda x, beta, noise: (1 - beta).sqrt() * x + beta * noise
         ),
-        "On the step back the image is scaled by 1 - beta: the root is missing.": dict(
+        "On the step forward the image is scaled by 1 - beta: the root is missing.": dict(
             back=lambda x, beta, noise: (1 - beta) * x + beta.sqrt() * noise
         ),
-        "On the step back both roots are missing: sqrt(1 - beta) for the image, sqrt(beta) for the noise.": dict(
+        "On the step forward both roots are missing: sqrt(1 - beta) for the image, sqrt(beta) for the noise.": dict(
             back=lambda x, beta, noise: (1 - beta) * x + beta * noise
         ),
-        "On the step back the two factors are exchanged: sqrt(1 - beta) belongs to the image, sqrt(beta) to the "
+        "On the step forward the two factors are exchanged: sqrt(1 - beta) belongs to the image, sqrt(beta) to the "
         "noise.": dict(back=lambda x, beta, noise: beta.sqrt() * x + (1 - beta).sqrt() * noise),
-        "On the step back the image is not shrunk: it has the factor sqrt(1 - beta_t).": dict(
+        "On the step forward the image is not shrunk: it has the factor sqrt(1 - beta_t).": dict(
             back=lambda x, beta, noise: x + beta.sqrt() * noise
         ),
-        "You go back from p_step's result, before the known part is in it. Go back from the mixed x_{t-1}.": dict(
+        "You go forward from p_step's result, before the known part is in it. Go forward from the mixed x_{t-1}.": dict(
             source=lambda mixed, unknown: unknown
         ),
-        "You go back after the last repeat, too<, and step t - 1 then gets x_t>. After the last repeat x_{t-1} goes "
+        "You go forward after the last repeat, too<, and step t - 1 then gets x_t>. After the last repeat x_{t-1} goes "
         "on.": dict(goes_back=lambda t, left: t > 0),
-        "You go back after the last repeat, too, and yield the state after it. x_{t-1} is asked for.": dict(
+        "You go forward after the last repeat, too, and yield the state after it. x_{t-1} is asked for.": dict(
             goes_back=lambda t, left: t > 0, shown=lambda mixed, state: state
         ),
-        "You go back at t = 0, too<: the finished image gets noise again>. There no repeat needs a step back.": dict(
+        "You go forward at t = 0, too<: the finished image gets noise again>. There one pass is enough.": dict(
             goes_back=lambda t, left: left > 0
         ),
-        "At t = 1 you do not go back. In code t = 0 is the papers' t = 1: only there no step back is made.": dict(
+        "At t = 1 you do not go forward. In code t = 0 is the papers' t = 1: only there no step forward is made.": dict(
             goes_back=lambda t, left: left > 0 and t > 1
         ),
-        "You never go back: the repeats give x_{t-1} to p_step, with t. Make it x_t again, by one step forward.": dict(
+        "You never go forward: the repeats give x_{t-1} to p_step, with t. Make it x_t again, one step forward.": dict(
             goes_back=lambda t, left: False, waits=lambda x, mixed: mixed
         ),
-        "At t = 0 your repeats give x_0 to p_step again. It takes x_t: without a step "
-        "back x_t stays what it was.": dict(waits=lambda x, mixed: mixed),
+        "At t = 0 your repeats give x_0 to p_step again. It takes x_t: there one pass is made, whatever repeats "
+        "is.": dict(waits=lambda x, mixed: mixed),
         "Every repeat starts from the same x_t: nothing of the last one stays. It starts from x_{t-1}, after one step"
         " forward.": dict(goes_back=lambda t, left: False),
         "You do not repeat: each step is made once, whatever repeats is.": dict(times=lambda repeats: 1),
@@ -201,7 +201,7 @@ inpaint = Check(
         "You yield after every repeat. One state for each t is asked for: the yield belongs behind the repeats.": dict(
             keep=every_repeat
         ),
-        "You yield in every repeat, after the step back. One state for each t is asked for, x_{t-1} of the last "
+        "You yield in every repeat, after the step forward. One state for each t is asked for, x_{t-1} of the last "
         "repeat.": dict(keep=every_repeat, shown=lambda mixed, state: state),
         "You yield x_T too. T states are asked for, the first after step T - 1.": dict(keep=with_x_T),
         "You yield the last state only. One for each t is asked for: the yield belongs into the loop.": dict(

@@ -1,4 +1,4 @@
-"""Exercise 4.6: the betas of a chain that skips steps."""
+"""Exercise 4.8: the betas of a chain that skips steps."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from ddpm_lesson.checks._rows import UPSIDE_DOWN
 
 
 def _respaced_betas(alphas_bar, timesteps):
-    """Exercise 4.6: betas of the chain that visits only these timesteps.  Nichol, Dhariwal 2021, sec. 4.
+    """Exercise 4.8: betas of the chain that visits only these timesteps.  Nichol, Dhariwal 2021, sec. 4.
 
     alphas_bar: (T,) float64.  timesteps: (S,) int64, increasing, in 0..T-1.  Returns (S,) float64.
     The short chain has the long chain's alpha_bar at every timestep that it visits.
@@ -72,7 +72,7 @@ def _first_divisor(evidence) -> str:
 
 
 respaced_betas = Check(
-    number="4.6",
+    number="4.8",
     name="respaced_betas",
     specification=_respaced_betas,
     form=_by_ratio,

@@ -69,6 +69,12 @@ def _shorter_way(a, b, share):
     return _on_an_arc(a, torch.where(wide, -b.double(), b.double()), share)
 
 
+def _line_as_long_as_a(a, b, share):
+    line = (1 - share) * a.double() + share * b.double()
+    first, whole = _norms_of(a.double(), line)
+    return line * first / whole
+
+
 def _by_directions(a, b, share):
     """An arc of directions, times a norm between the two."""
     x, y = a.double(), b.double()
@@ -133,6 +139,10 @@ slerp = Check(
         "You went along the straight line and scaled the variance back to 1. That supposes a right angle; slerp takes"
         " the angle between a and b: sin((1 - share) angle) / sin(angle).": dict(
             weights=lambda angle, share: [part / math.hypot(1 - share, share) for part in (1 - share, share)]
+        ),
+        "You went along the straight line and scaled the result to a's length. For latents of equal length this length "
+        "is right, but the speed along the arc is not: sin((1 - share) angle) / sin(angle).": dict(
+            instead=_line_as_long_as_a
         ),
         "You took one angle for the whole batch: the sum runs over all images. Every pair of images has its own.": dict(
             axes=lambda x: tuple(range(x.ndim))
