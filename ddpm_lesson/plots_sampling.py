@@ -100,7 +100,7 @@ def quality_against_cost(
 ) -> Axes:
     """Frechet distance over network evaluations, one line for each sampler, both axes logarithmic; no legend.
 
-    curves: name -> (evaluations, distances).  reference: low, value and high of an interval, for a long chain for example,
+    curves: name -> (evaluations, distances).  reference: low, value and high of an interval, such as a long chain's,
     drawn as a band with a line in it; a low of 0 reaches the lower edge.
     Raises ValueError as error_against_cost does, and if the interval is not in order or lies below 0.
     """
