@@ -2,8 +2,8 @@
 
 Draws 250 images of each class in turn with each shipped network by each sampler at 3 to 50 evaluations of the network,
 and writes solvers.json beside this file. About 3 minutes for digits_ddpm and 15 for mnist_ddpm on an idle core. Rows
-that are there, of the same weights, are kept. The Frechet distance of the first 100 images stands beside that of all, to
-be compared with the rows of 1000 steps in NAME.json, which have so many.
+that are there, of the same weights, are kept. The Frechet distance of the first 100 images stands beside that of all,
+to be compared with the rows of 1000 steps in NAME.json, which have so many.
 """
 
 import json
@@ -27,7 +27,7 @@ EVALUATIONS = (3, 5, 8, 10, 15, 20, 50)
 N, FEW = 250, 100
 
 # Sampler, how it chooses steps, and how many steps make so many evaluations. Heun and PLMS average eps: from the last
-# step of the cosine schedule, where alphas_bar is 2e-9, that leads nowhere, and so they start lower, with leading steps.
+# step of the cosine schedule, where alphas_bar is 2e-9, that leads nowhere; they start lower, with leading steps.
 CHAINS = {
     "ancestral": (Sampling("ancestral"), "trailing", lambda e: e),
     "DDIM": (Sampling("ddim"), "trailing", lambda e: e),
