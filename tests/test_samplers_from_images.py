@@ -308,6 +308,29 @@ def test_a_mask_of_numbers_is_refused():
         inpainting(base, reverse(base, clusters(base), fixedsmall), torch.zeros(1, 2), torch.ones(1, 2))
 
 
+@pytest.mark.parametrize(
+    "x_0, mask, got",
+    [
+        (torch.zeros(3, 2), torch.ones(1, 2).bool(), r"x_0 \(3, 2\) and mask \(1, 2\)"),
+        (torch.zeros(1, 2), torch.ones(6, 2).bool(), r"x_0 \(1, 2\) and mask \(6, 2\)"),
+        (torch.zeros(1, 1, 2), torch.ones(2).bool(), r"x_0 \(1, 1, 2\) and mask \(2,\)"),
+    ],
+)
+def test_an_image_or_a_mask_of_another_shape_is_refused(x_0, mask, got):
+    base = GaussianDiffusion(linear(10, 0.05, 0.5))
+    mixed = inpainting(base, reverse(base, clusters(base), fixedsmall), x_0, mask)
+    with pytest.raises(ValueError, match=rf"must broadcast to x_t \(4, 2\), got {got}"):
+        mixed(torch.zeros(4, 2), 3)
+
+
+def test_inpainting_keeps_the_dtype_of_x_T():
+    base = GaussianDiffusion(linear(10, 0.05, 0.5))
+    mixed = inpainting(
+        base, reverse(base, clusters(base), fixedsmall), torch.zeros(1, 2).double(), torch.ones(2).bool()
+    )
+    assert last(ancestral(base, mixed, torch.randn(3, 2).bfloat16())).dtype == torch.bfloat16
+
+
 # Hooks on the estimated x_0.
 
 

@@ -223,8 +223,8 @@ def solvers() -> list[str]:
     held = json.loads((HERE / "solvers.json").read_text(encoding="utf-8"))
     lines = [
         "## solvers\n",
-        "Every sampler by the number of evaluations of the network: Frechet distance, in brackets its 95 % interval. Made "
-        f"with `{held['made_by']}`; {held['n']} images a row, of each class in turn.\n",
+        "Every sampler by the number of evaluations of the network: Frechet distance, in brackets its 95 % interval. "
+        f"Made with `{held['made_by']}`; {held['n']} images a row, of each class in turn.\n",
     ]
     for name, network in held["networks"].items():
         asked = sorted({row["asked_for"] for row in network["rows"]})
