@@ -35,7 +35,7 @@ def dpmpp_2m(process: GaussianDiffusion, denoise: Denoiser, x_T: Tensor) -> Iter
 def dpmpp_2m_sde(
     process: GaussianDiffusion, denoise: Denoiser, x_T: Tensor, *, generator: torch.Generator | None = None
 ) -> Iterator[State]:
-    """SDE-DPM-Solver++(2M): `ancestral` with fixedsmall, but with the x_0 of `dpmpp_2m`.  Lu et al. 2022, arXiv 2211.01095.
+    """SDE-DPM-Solver++(2M): `ancestral` with fixedsmall, but with the x_0 of `dpmpp_2m`.  Lu et al. 2022.
 
     x_T: (B, *D), not changed. Yields T + 1 states, x_T first. The last step takes the mean. generator: as in
     `Gaussian.sample`.
