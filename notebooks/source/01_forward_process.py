@@ -23,7 +23,7 @@
 # | 3 | 1.7 The posterior: one step back, if you know where you came from … 1.11 What you now have | 35 |
 # | capstone | 1.12 Capstone: a forward process of your own | 38 |
 #
-# Sections called *Going deeper* are collapsed (25 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, choose *View → Table of Contents*: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (17 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, choose *View → Table of Contents*: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
@@ -80,7 +80,7 @@ rows = torch.stack([state.x_t for state in shown], 1)
 _ = plots.chain(rows, [20 * state.i for state in shown])
 
 # %% [markdown]
-# *Figure 1.1.* Read it from left to right: five images of pure noise become five digits that nobody wrote. The number above a column says how many steps of noise are left in it. A network of this course made them, told which digits to draw, in 50 large steps (how, in notebook 4). At the end of this notebook it will draw digits with *your* functions. <!-- alt: Five rows of six small images. Each row starts as random grey pixels on the left and ends on the right as a digit: 0, 1, 2, 3 and 4. -->
+# *Figure 1.1.* Read it from left to right: five images of pure noise become five digits that nobody wrote. The number above a column says how many steps of noise are left in it. A network of this course made them, told which digits to draw, in 50 large steps (how, in section 4.12 of notebook 4). At the end of this notebook it will draw digits with *your* functions. <!-- alt: Five rows of six small images. Each row starts as random grey pixels on the left and ends on the right as a digit: 0, 1, 2, 3 and 4. -->
 #
 # How do you draw from a distribution that nobody can write down? Destroying an image is easy: add noise, a little at a time, until nothing else is left. Nobody has to learn that, and drawing pure noise is easy. Then learn the way back, one small step at a time. That is a *denoising diffusion probabilistic model*, DDPM. It has two processes:
 #
@@ -966,7 +966,7 @@ _ = axes[1, 0].set(ylabel="$q(x_{t-1} | x_t)$")
 # %% [markdown]
 # *Figure 1.15.* Above: $\log q(x_{t-1})$, and in blue the interval on which the bell is not small (two widths to each side). Below: the exact step back, and the Gaussian of the same mean and variance. Left, the interval holds both clusters and the step has two modes. Right, the curve on such a short interval is nearly a straight line, and step and Gaussian coincide. <!-- alt: Four panels. Left column, beta 0.5: a log density with two humps, both inside a wide blue band; below, a density with two peaks and a broad dashed Gaussian that misses both. Right column, beta 0.004: a narrow blue band; below, one peak and a dashed Gaussian on top of it. -->
 #
-# The smaller the step, the nearer it is to a Gaussian. That is the reason for $T = 1000$, and the price of DDPM: a thousand network calls for one image.
+# The smaller the step, the nearer it is to a Gaussian. That is the reason for $T = 1000$, and the price of DDPM: a thousand network calls for one image. (How a chain visits fewer steps, and what that costs: section 4.12 of notebook 4.)
 #
 # *The mean.* The true step back is an average of posteriors, over all $x_0$ that could have produced this $x_t$. The mean of an average is the average of the means, and by (1.6) the posterior's mean is linear in $x_0$. So
 # $$\mathbb E[x_{t-1}\mid x_t] = \text{coef1}\cdot\mathbb E[x_0\mid x_t] + \text{coef2}\cdot x_t . \tag{1.9}$$
@@ -1147,62 +1147,7 @@ plots.animate(draw_film, frames, alt="an image turns into noise and comes back",
 # *Figure 1.18.* Your image on your curve: there by the jump, with one noise, and back by posterior steps, with fresh noise at each. The way back wanders, and ends exactly in the image, because the posterior knows it. A sampler does the same with an estimate instead. <!-- alt: An animation. On the left a digit dissolves into noise and comes back; on the right a dot runs down the curve of alpha bar and up again. -->
 
 # %% [markdown] tags=["deeper"]
-# ## 1.13 Going deeper: skipping steps
-
-# %% [markdown]
-# *Question.* Training used 1000 steps. Must sampling visit all of them? (Notebook 4 goes on from here.)
-#
-# *Derive.* Choose some steps $\tau_1 < \tau_2 < \dots < \tau_S$. Nothing in (1.2) changes: $x_{\tau_i}$ still has $\bar\alpha_{\tau_i}$. The chain that visits only these steps is a chain like any other: by section 1.3 the skipped steps between two visited ones merge into a single Gaussian step, whose noise is independent of what came before. Its betas must lead from one to the next. From $\bar\alpha_{\tau_i} = (1-\beta_i')\,\bar\alpha_{\tau_{i-1}}$,
-# $$\beta_i' = 1-\frac{\bar\alpha_{\tau_i}}{\bar\alpha_{\tau_{i-1}}},\qquad \bar\alpha_{\tau_0} = 1 . \tag{1.10: Improved DDPM Eq. 19}$$
-# As a *forward* chain it is exact, and every formula of this notebook, the posterior too, holds for it with these betas. What suffers is the way back: the betas are large, and section 1.9 says what that means for a Gaussian step.
-#
-# **Exercise 1.11 (one star, 4 minutes).** Equation (1.10): from the table `alphas_bar` (T,) and the chosen `timesteps` (increasing), the betas of the short chain, as float64.
-# <details><summary>Hint 1</summary>Look up alphas_bar at the timesteps, then divide each by the one before.</details>
-# <details><summary>Hint 2</summary>Before the first entry, alpha_bar is 1, not alphas_bar[timesteps[0] - 1].</details>
-
-# %%
-def respaced_betas(alphas_bar, timesteps):
-    ...
-
-# %%
-respaced_betas = checks.respaced_betas(respaced_betas)
-
-# %%
-from ddpm_lesson import GaussianDiffusion, schedules, spacing
-
-betas = schedules.linear(1000)
-alphas_bar = torch.cumprod(1 - betas, 0)
-visited = torch.tensor(spacing.trailing(1000, 10))
-short = respaced_betas(alphas_bar, visited)
-assert torch.allclose(short, GaussianDiffusion(betas).respaced(visited.tolist()).betas, rtol=1e-9)
-print("it visits    ", visited.tolist())
-print("its betas    ", [round(b, 3) for b in short.tolist()])
-print("not these    ", [round(b, 3) for b in betas[visited].tolist()])
-
-# %% [markdown]
-# *Verify.* Carry mean and variance through the hundred single steps from index 300 to 399, and compare with the one step of the short chain that replaces them:
-
-# %%
-mean, var = 1.0, 0.0
-for beta in betas[300:400].tolist():
-    mean, var = math.sqrt(1 - beta) * mean, (1 - beta) * var + beta
-assert abs(mean - math.sqrt(1 - short[3])) < 1e-12 and abs(var - short[3]) < 1e-12
-print(f"variance of the noise: of a hundred steps {var:.4f}, of the one step {short[3]:.4f}")
-
-# %% [markdown]
-# **What goes wrong: the betas of the chosen steps.** `betas[timesteps]` looks right and adds far too little noise. And two obvious ways to choose 10 of 1000 steps do not *sample* from the same place: every hundredth step from 0 (`leading`) starts sampling at index 900 and never visits the last 99. On the cosine schedule some of the image is still there:
-
-# %%
-picked, right = (torch.prod(1 - b).item() for b in (betas[visited], short))
-print(f"alphas_bar at the end: right betas {right:.1e}, picked betas {picked:.2f}")
-cosine_bar = torch.cumprod(1 - schedules.cosine(1000), 0)
-for choose in (spacing.leading, spacing.trailing):
-    start = choose(1000, 10)[-1]
-    left = cosine_bar[start].sqrt()
-    print(f"{choose.__name__}: starts at {start}; cosine: {left:.1%} of the amplitude left")
-
-# %% [markdown] tags=["deeper"]
-# ## 1.14 What you have, equation by equation
+# ## 1.13 What you have, equation by equation
 
 # %% [markdown] tags=["equations"]
 # | | equation | function, and the test that checks it |
@@ -1216,7 +1161,6 @@ for choose in (spacing.leading, spacing.trailing):
 # | 1.7 | $x_0$ from the noise (DDPM Eq. 15) | <samp>process.<wbr>GaussianDiffusion.<wbr>x_<wbr>0_<wbr>from_<wbr>eps</samp><br><samp>test_<wbr>process.<wbr>py test_<wbr>erratum_<wbr>06_<wbr>an_<wbr>error_<wbr>in_<wbr>eps_<wbr>grows_<wbr>157_<wbr>fold_<wbr>and_<wbr>beta_<wbr>1_<wbr>gives_<wbr>no_<wbr>number</samp> |
 # | 1.8 | $x_0$ from the mean of $x_{t-1}$ | <samp>process.<wbr>GaussianDiffusion.<wbr>x_<wbr>0_<wbr>from_<wbr>x_<wbr>prev</samp><br><samp>test_<wbr>process.<wbr>py test_<wbr>erratum_<wbr>05_<wbr>x_<wbr>0_<wbr>from_<wbr>x_<wbr>prev_<wbr>is_<wbr>exact_<wbr>first_<wbr>and_<wbr>ill_<wbr>conditioned_<wbr>late</samp> |
 # | 1.9 | mean of the true step back | <samp>process.<wbr>GaussianDiffusion.<wbr>x_<wbr>prev_<wbr>from_<wbr>x_<wbr>0</samp><br><samp>test_<wbr>oracle.<wbr>py test_<wbr>as_<wbr>model_<wbr>minimises_<wbr>the_<wbr>squared_<wbr>error_<wbr>of_<wbr>its_<wbr>mean_<wbr>type</samp> |
-# | 1.10 | betas of a shorter chain (Improved DDPM Eq. 19) | <samp>process.<wbr>GaussianDiffusion.<wbr>respaced</samp><br><samp>test_<wbr>process.<wbr>py test_<wbr>a_<wbr>respaced_<wbr>chain_<wbr>has_<wbr>the_<wbr>marginals_<wbr>of_<wbr>its_<wbr>base</samp> |
 
 # %% [markdown]
 # Every name in the table is found in `ddpm_lesson`, and in a checkout every test can be run. Your own functions, checked above, compute the same.
