@@ -438,7 +438,7 @@ digits, labels = data.digits()[:]
 #
 # - starts high: the first step back, from $x_1$ to $x_0$, should have little to do;
 # - ends near 0: the chain must end in noise (section 1.6);
-# - **spends many steps where image and noise are comparable**. At other steps, little is decided about which digit it is. We count the steps with $|\log\operatorname{SNR}| < 2$ (natural logarithm: a ratio between 1/7.4 and 7.4).
+# - **spends many steps where image and noise are comparable**. Above this band almost every digit can still be read; far below it nothing is left of the image. The limit 2 is a convention: 64 pixels together still tell something down to about −4 (figure 1.8). We count the steps with $|\log\operatorname{SNR}| < 2$ (natural logarithm: a ratio between 1/7.4 and 7.4).
 #
 # All three are needed. A chain could jump to the middle in its first step, or into noise in its last, and still spend nearly all other steps in the middle.
 #
@@ -596,10 +596,10 @@ _ = ax.set(xlabel="mean of the 64 pixels of $x_T$", ylabel="density"), ax.legend
 # %% [markdown]
 # *Figure 1.10.* The mean brightness of $x_T$ for all 1797 digits. With 1000 steps it lies around 0, as that of noise does. With 100 steps it stays dark: a sampler would start at images that are too bright, which the network never saw. <!-- alt: Two histograms. That of T = 1000 is centred at 0, that of T = 100 lies clearly to the left of it. -->
 #
-# We measure how far $x_T$, given $x_0$, is from noise in bits per pixel: the Kullback-Leibler divergence (explained at the end of section 1.9) from $\mathcal N(0, 1)$, which for $x_0 = \pm1$ is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2 derives it). A chain *ends in noise* if it ends below 0.01 bits.
+# We measure how far $x_T$, given $x_0$, is from noise in bits per pixel: the Kullback-Leibler divergence from $\mathcal N(0, 1)$, a distance between two distributions that is 0 only if they are equal, which for $x_0 = \pm1$ is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2 derives it). A chain *ends in noise* if it ends below 0.01 bits.
 #
 # **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas whose first is below 0.01, that end in noise *and* have many steps at which image and noise are comparable. Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down which of them end in noise, and guess their order by the share of steps with $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
-# <details><summary>Hint</summary>For small betas $\bar\alpha_T \approx e^{-(\beta_1+\dots+\beta_T)}$ (section 1.3): the sum decides where a chain ends. What must be done to the ends of the line so that 100 steps have the sum of 1000?</details>
+# <details><summary>Hint</summary>For small betas $\bar\alpha_T \approx e^{-(\beta_1+\dots+\beta_T)}$ (section 1.3): the sum decides where a chain ends. Below 0.01 bits means $\bar\alpha_T < 0.014$: which sum is that?</details>
 # <details><summary>One answer</summary>Of these three the untouched line has the largest share, because it stops in the middle: the share alone is not enough. The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise and has 34 %, nearly the 35 % of the 1000 linear steps. The cosine ends in noise too and has 56 %. (Run the folded cell below figure 1.11.) (A large <em>last</em> beta alone ends any chain in noise.)</details>
 
 # %%
@@ -734,7 +734,7 @@ _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center",
 # The result:
 # $$\begin{aligned} q(x_{t-1}\mid x_t,x_0) &= \mathcal N\big(x_{t-1};\ \tilde\mu_t,\ \tilde\beta_t I\big), \\ \tilde\mu_t &= \text{coef1}\cdot x_0 + \text{coef2}\cdot x_t, \\ \text{coef1} &= \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t},\qquad \text{coef2} = \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}, \\ \tilde\beta_t &= \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t . \end{aligned} \tag{1.6: DDPM Eq. 6-7}$$
 #
-# **Exercise 1.8 (two stars, 7 minutes).** Return `(mean, var)` of (1.6), mean (B, \*D) and var (B, 1, …, 1): the variance, not its logarithm. It must be exact at `t = 0`, the papers' $t = 1$. What is $\bar\alpha_{t-1}$ there?
+# **Exercise 1.8 (two stars, 7 minutes).** Return `(mean, var)` of (1.6), mean (B, \*D) and var (B, 1, …, 1): the variance, not its logarithm. It must be exact at `t = 0`, the papers' $t = 1$. What is $\bar\alpha_{t-1}$ there? Section 1.10 calls your function on a GPU if there is one: make new tensors where `betas` is (`torch.ones_like`, or `device=betas.device`).
 # <details><summary>Hint 1</summary>It is the empty product. Build the table alphas_bar_prev from alphas_bar by a shift.</details>
 # <details><summary>Hint 2</summary>The roots: over alphas_bar_prev in front of x_0, over alpha in front of x_t, none in the variance.</details>
 
@@ -866,7 +866,7 @@ estimate = x_0_from_eps(x, t, predicted_noise(x, t), chain_bar)
 _ = plots.chain(torch.stack([x, estimate]), t, names=("$x_t$", "estimate"))
 
 # %% [markdown]
-# *Figure 1.13.* Upper row: a digit with more and more noise. Lower row: the estimated $x_0$. Where there is little noise, the estimate is the digit. At t = 800 it is an average of all digits that could have produced $x_t$. At the last step of this cosine chain it is nothing but magnified error (shown here as black and white). <!-- alt: Two rows of six images. The upper row is a five that drowns in noise; the lower row shows a sharp five up to t = 600, a blurred one at 800 and black and white squares at 999. -->
+# *Figure 1.13.* Upper row: a digit with more and more noise. Lower row: the estimated $x_0$. Where there is little noise, the estimate is the digit. At t = 800 it is an average of all digits that could have produced $x_t$. At the last step of this cosine chain it is nothing but magnified error (shown here as black and white). <!-- alt: Two rows of six images. The upper row is a five that drowns in noise; the lower row shows a sharp five up to t = 400, a softer one at 600, a blurred one at 800 and black and white squares at 999. -->
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: which way back to $x_0$ can be trusted
@@ -1015,7 +1015,7 @@ print(f"beta = 0.5: {share:.0%} of the step back from 0.2 lies left of 0")
 # %% [markdown]
 # ## 1.10 Your functions draw digits
 #
-# Start in noise. At every step ask the network for the noise, turn it into $x_0$ (yours), take the posterior (yours), and draw from it.
+# Start in noise. At every step ask the network for the noise, turn it into $x_0$ (yours), take the posterior (yours), and draw from it. The estimate takes the place of $x_0$. The mean is then right if the estimate is the average $x_0$ (section 1.9); the variance is a little too small, which hardly matters with 1000 steps (notebook 2 says which variance to choose). This time nobody says which digit to draw.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -1073,9 +1073,9 @@ print(f"existing digits: {real:.1f} from the nearest other one (median)")
 #
 # *Capstone, 38 minutes.*
 #
-# **Exercise 1.10 (capstone, 35 minutes).** Build a class that makes a forward process from *any* falling curve, and animate an image of your choice: the way to noise uses the jump; the way back takes posterior steps, which know the image.
+# **Exercise 1.10 (capstone, 35 minutes).** Build a class that makes a forward process from *any* curve that falls at every step and reaches 0 at the end at the earliest, and animate an image of your choice: the way to noise uses the jump; the way back takes posterior steps, which know the image.
 #
-# - `Forward(curve, T, max_beta)`: `curve` takes $u$, (T + 1,) float64 from 0 to 1, and returns the curve of $\bar\alpha$ there. Make the tables `betas` and `alphas_bar`, both (T,) float64. No beta may exceed `max_beta`, and `alphas_bar` is the cumulative product of 1 − `betas`, after the cap.
+# - `Forward(curve, T, max_beta)`: `curve` takes $u$, (T + 1,) float64 from 0 to 1, and returns the curve of $\bar\alpha$ there. Make the tables `betas` and `alphas_bar`, both (T,) float64: $\beta_t = 1 - \text{curve}(t/T)\,/\,\text{curve}((t-1)/T)$ for the papers' $t = 1, \dots, T$. Only ratios count, so a curve that starts below 1 is scaled to start at 1, as $f$ in (1.4). No beta may exceed `max_beta`, and `alphas_bar` is the cumulative product of 1 − `betas`, after the cap.
 # - `bits_left()`: how far the chain's end is from noise, $-\tfrac12\log_2(1-\bar\alpha_T)$.
 # - `q_sample(x_0, t, noise)`: the jump.
 # - `back(x_0, x_T, noise)`: all states (T + 1, B, \*D) from $x_T$ to $x_0$, each drawn from the posterior given $x_0$ and the state before. `noise` is (T, B, \*D), and `noise[t]` belongs to step `t`.
