@@ -89,7 +89,7 @@ def sections(T: int, counts: Sequence[int]) -> list[int]:
 
 
 def log_snr(snr: Tensor, S: int) -> list[int]:
-    """Evenly spaced in the log of the signal-to-noise ratio, from 0 to T - 1.  Lu et al. 2022, Section 5 ("logSNR").
+    """Evenly spaced in the log of the signal-to-noise ratio, from 0 to T - 1.  Lu et al. 2022, "logSNR".
 
     snr: (T,), `process.snr`, falling. The nearest steps; two that fall on one are taken once, so fewer than S may come
     back: the first steps of a chain lie far apart in log-SNR. Raises ValueError also for S = 1.

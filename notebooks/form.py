@@ -125,7 +125,11 @@ def fill_in(cells: Sequence[NotebookNode]) -> None:
 
 def metadata(cells: Sequence[NotebookNode]) -> list[dict]:
     """What the build writes beside each cell: tags; what is collapsed or folded, for JupyterLab and for Colab; and the
-    alternative text of a picture, for nbconvert and for MyST-NB."""
+    alternative text of a picture, for nbconvert and for MyST-NB.
+
+    JupyterLab 4.6 hides the cells below a collapsed heading once its page has had the focus, as a window that opens has
+    and as a click gives. A headless browser has to ask for it (Emulation.setFocusEmulationEnabled); else all show.
+    """
     found: list[dict] = []
     for i, cell in enumerate(cells):
         data: dict = {"tags": tags(cell)} if tags(cell) else {}

@@ -19,7 +19,7 @@ from ddpm_lesson.bound import (
     prior_kl,
     vlb_term,
 )
-from ddpm_lesson.coefficients import at
+from ddpm_lesson.coefficients import spread
 from ddpm_lesson.denoisers import previous_x_0
 from ddpm_lesson.gaussian import Gaussian
 from ddpm_lesson.predictions import (
@@ -41,7 +41,7 @@ T1000 = GaussianDiffusion(linear(1000))
 
 def all_beta(process, i, prediction, x_t):
     """fixedlarge with var[0] = beta_0."""
-    return at(process.betas.log(), i, x_t)
+    return spread(process.row(i).log_betas, x_t)
 
 
 # On Gaussian data, with expectations taken exactly. Every term is a polynomial of degree 2 in x_0 and noise, and the

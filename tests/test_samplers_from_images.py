@@ -11,7 +11,7 @@ from ddpm_lesson.denoisers import dynamic_threshold, on_x_0
 from ddpm_lesson.predictions import Prediction, fixedlarge, fixedsmall
 from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.samplers import ancestral, ddim, ddim_inversion, last, repaint, reverse, slerp, start_at
-from ddpm_lesson.schedules import linear, zero_terminal_snr
+from ddpm_lesson.schedules import linear, linear_scaled, zero_terminal_snr
 from ddpm_lesson.variants.inpainting import inpainting
 
 
@@ -230,10 +230,105 @@ def test_jumping_back_makes_the_rest_agree_with_what_is_known():
     assert once > 0.05 and share_in_the_wrong_cluster(5) < once / 3
 
 
+def correlated(base, c):
+    """The exact denoiser of two standard normal coordinates with correlation c, and its matrix at each step.
+
+    E[x_0 | x_t] = sqrt(a) C (a C + (1 - a) I)^-1 x_t with the covariance C.
+    """
+    covariance = torch.tensor([[1.0, c], [c, 1.0]], dtype=torch.float64)
+
+    def gain(t):
+        a = base.row(t).alphas_bar
+        return a**0.5 * covariance @ torch.linalg.inv(a * covariance + (1 - a) * torch.eye(2, dtype=torch.float64))
+
+    def denoise(x_t, t, prev=None):
+        x_0 = x_t @ gain(t).T
+        return Prediction(x_0, base.eps_from_x_0(x_t, t, x_0))
+
+    return denoise, gain
+
+
+def moments_of_repaint(base, gain, known, length, times):
+    """Mean and covariance of the last state: every step is linear, so that they are found without a draw."""
+    mean, cov = torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    a = torch.cumprod(1 - base.betas, 0)
+    labels = published_jumps(base.T, length, times)
+    for now, then in itertools.pairwise(labels):
+        if then > now:  # up, by q(x_t | x_{t-1})
+            b = base.betas[then]
+            mean, cov = (1 - b).sqrt() * mean, (1 - b) * cov + b * torch.eye(2, dtype=torch.float64)
+            continue
+        before = a[now - 1] if now > 0 else torch.tensor(1.0, dtype=torch.float64)
+        b = base.betas[now]
+        step = before.sqrt() * b / (1 - a[now]) * gain(now) + (1 - b).sqrt() * (1 - before) / (1 - a[now]) * torch.eye(
+            2
+        )
+        mean, cov = step @ mean, step @ cov @ step.T + b * (now > 0) * torch.eye(2)
+        mean[0], cov[0, :], cov[:, 0] = before.sqrt() * known, 0, 0  # the known part is drawn anew, from q(x | x_0)
+        cov[0, 0] = 1 - before
+    return mean, cov
+
+
+@pytest.mark.parametrize("length, times", [(5, 1), (5, 4), (1, 3)])
+def test_repaint_has_its_own_exact_moments_and_a_bias(length, times):
+    # Correlation 0.9 and known y = 1.5: the true posterior of z is N(1.35, 0.19).
+    n, base = 40_000, GaussianDiffusion(linear(20, 0.01, 0.4))
+    denoise, gain = correlated(base, 0.9)
+    x_0 = torch.tensor([[1.5, 0.0]], dtype=torch.float64)
+    p = inpainting(base, reverse(base, denoise, fixedlarge), x_0, torch.tensor([[True, False]]))
+    generator = torch.Generator().manual_seed(0)
+    x_T = torch.randn(n, 2, dtype=torch.float64, generator=generator)
+    z = last(repaint(base, p, x_T, jump_length=length, jump_n_sample=times, generator=generator))[:, 1]
+    mean, cov = moments_of_repaint(base, gain, 1.5, length, times)
+    var = cov[1, 1].item()
+    assert z.mean().item() == pytest.approx(mean[1].item(), abs=4 * (var / n) ** 0.5)
+    assert z.var().item() == pytest.approx(var, abs=4 * var * (2 / n) ** 0.5)
+    assert mean[1] < 1.3  # too near to 0, whatever is drawn
+
+
+def test_more_repeats_reduce_repaints_bias_and_do_not_remove_it():
+    # The true posterior is N(1.35, 0.19). Many repeats lead to another limit, the nearer to it the smaller the steps.
+    def repeated(T, times):
+        base = GaussianDiffusion(linear_scaled(T))
+        _, gain = correlated(base, 0.9)
+        mean, cov = moments_of_repaint(base, gain, 1.5, 1, times)
+        return mean[1].item(), cov[1, 1].item()
+
+    means, variances = zip(*(repeated(50, times) for times in (1, 5, 50, 500)), strict=True)
+    assert list(means) == sorted(means) and list(variances) == sorted(variances, reverse=True)
+    assert means[0] == pytest.approx(0.90, abs=0.01) and variances[0] == pytest.approx(0.35, abs=0.01)
+    assert means[-1] - means[-2] < 0.003 < 0.015 < 1.35 - means[-1]  # what is left does not go away
+    finer, _ = repeated(200, 500)
+    assert 0 < 1.35 - finer < 0.2 * (1.35 - means[-1])
+
+
 def test_a_mask_of_numbers_is_refused():
     base = GaussianDiffusion(linear(10, 0.05, 0.5))
     with pytest.raises(TypeError, match="mask must be bool, True where the image is known, got torch.float32"):
         inpainting(base, reverse(base, clusters(base), fixedsmall), torch.zeros(1, 2), torch.ones(1, 2))
+
+
+@pytest.mark.parametrize(
+    "x_0, mask, got",
+    [
+        (torch.zeros(3, 2), torch.ones(1, 2).bool(), r"x_0 \(3, 2\) and mask \(1, 2\)"),
+        (torch.zeros(1, 2), torch.ones(6, 2).bool(), r"x_0 \(1, 2\) and mask \(6, 2\)"),
+        (torch.zeros(1, 1, 2), torch.ones(2).bool(), r"x_0 \(1, 1, 2\) and mask \(2,\)"),
+    ],
+)
+def test_an_image_or_a_mask_of_another_shape_is_refused(x_0, mask, got):
+    base = GaussianDiffusion(linear(10, 0.05, 0.5))
+    mixed = inpainting(base, reverse(base, clusters(base), fixedsmall), x_0, mask)
+    with pytest.raises(ValueError, match=rf"must broadcast to x_t \(4, 2\), got {got}"):
+        mixed(torch.zeros(4, 2), 3)
+
+
+def test_inpainting_keeps_the_dtype_of_x_T():
+    base = GaussianDiffusion(linear(10, 0.05, 0.5))
+    mixed = inpainting(
+        base, reverse(base, clusters(base), fixedsmall), torch.zeros(1, 2).double(), torch.ones(2).bool()
+    )
+    assert last(ancestral(base, mixed, torch.randn(3, 2).bfloat16())).dtype == torch.bfloat16
 
 
 # Hooks on the estimated x_0.

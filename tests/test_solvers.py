@@ -1,5 +1,6 @@
 """Samplers of higher order: measured orders, closed forms, diffusers' solvers in float64, and their mechanics."""
 
+import itertools
 import math
 
 import pytest
@@ -113,6 +114,103 @@ def test_a_single_point_is_found_exactly(name, steps):
     denoise = oracle.GaussianData(base, point, 0.0)
     x_0 = last(ALL[name](base.respaced(list(steps)), denoise, torch.randn(3, 2, dtype=torch.float64)))
     torch.testing.assert_close(x_0, point.expand(3, 2), rtol=0, atol=1e-9)
+
+
+# On N(m, s^2) data x_0 and eps are affine in x_t, and so is each step. The recursions are those of the papers, in their
+# own variables: lambda, h and exp(-h) for DPM-Solver++, sigma and x / signal for EDM, transferred eps for PNDM.
+
+M, S = 0.3, 0.5
+
+
+def seen(x, signal, noise):
+    """x_0 and eps that a perfect network sees."""
+    x_0 = M + signal * S**2 / (signal**2 * S**2 + noise**2) * (x - signal * M)
+    return x_0, (x - signal * x_0) / noise
+
+
+def move(x, x_0, a, b):
+    """DPM-Solver++'s first order: sigma' / sigma x - alpha' (exp(-h) - 1) x_0."""
+    if b[1] == 0:
+        return x_0
+    h = math.log(b[0] / b[1]) - math.log(a[0] / a[1])
+    return b[1] / a[1] * x - b[0] * math.expm1(-h) * x_0
+
+
+def ratio(a, b, c):
+    """h_before / h for levels a before b before c."""
+    la, lb, lc = (math.log(signal / noise) for signal, noise in (a, b, c))
+    return (lb - la) / (lc - lb)
+
+
+def by_2m(x, grid):
+    before = None
+    for k, (a, b) in enumerate(itertools.pairwise(grid)):
+        x_0, _ = seen(x, *a)
+        D = x_0
+        if before is not None and b[1] > 0:
+            r = ratio(grid[k - 1], a, b)
+            D = (1 + 1 / (2 * r)) * x_0 - 1 / (2 * r) * before
+        x, before = move(x, D, a, b), x_0
+    return x
+
+
+def by_2s(x, grid):
+    k = 0
+    while k < len(grid) - 1:
+        x_0, _ = seen(x, *grid[k])
+        if k + 3 < len(grid):
+            u, _ = seen(move(x, x_0, grid[k], grid[k + 1]), *grid[k + 1])
+            r = ratio(grid[k], grid[k + 1], grid[k + 2])  # of the first part to the second
+            share = r / (1 + r)
+            x, k = move(x, x_0 + (u - x_0) / (2 * share), grid[k], grid[k + 2]), k + 2
+        else:
+            x, k = move(x, x_0, grid[k], grid[k + 1]), k + 1
+    return x
+
+
+def by_heun(x, grid):
+    y = x / grid[0][0]
+    for a, b in itertools.pairwise(grid):
+        sigma, then = a[1] / a[0], b[1] / b[0]
+        slope = (y - seen(a[0] * y, *a)[0]) / sigma
+        tried = y + (then - sigma) * slope
+        if then > 0:
+            slope = (slope + (tried - seen(b[0] * tried, *b)[0]) / then) / 2
+        y = y + (then - sigma) * slope
+    return y
+
+
+def by_plms(x, grid):
+    eps = []
+
+    def transfer(x, e, a, b):
+        return b[0] * (x - a[1] * e) / a[0] + b[1] * e
+
+    for a, b in itertools.pairwise(grid):
+        eps = [seen(x, *a)[1], *eps][:4]
+        weights = {1: [1], 2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12], 4: [55 / 24, -59 / 24, 37 / 24, -9 / 24]}
+        e = sum(w * each for w, each in zip(weights[len(eps)], eps, strict=True))
+        if len(eps) == 1 and b[1] > 0:
+            e = (e + seen(transfer(x, e, a, b), *b)[1]) / 2
+        x = transfer(x, e, a, b)
+    return x
+
+
+PAPERS = {"dpmpp_2m": by_2m, "dpmpp_2s": by_2s, "heun": by_heun, "plms": by_plms}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 10, 25])
+@pytest.mark.parametrize("name", PAPERS)
+def test_moments_on_gaussian_data_are_those_of_the_papers_recursions(name, steps):
+    base = GaussianDiffusion(linear(1000))
+    visited = spacing.trailing(1000, steps)
+    products = torch.cumprod(1 - linear(1000), 0).tolist()
+    grid = [(products[t] ** 0.5, (1 - products[t]) ** 0.5) for t in reversed(visited)] + [(1.0, 0.0)]
+    denoise = oracle.GaussianData(base, torch.tensor([M], dtype=torch.float64), S)
+    at_0, at_1 = last(SOLVERS[name](base.respaced(visited), denoise, torch.tensor([[0.0], [1.0]]).double())).flatten()
+    mean, slope = PAPERS[name](0.0, grid), PAPERS[name](1.0, grid) - PAPERS[name](0.0, grid)
+    assert at_0.item() == pytest.approx(mean, abs=1e-9)
+    assert (at_1 - at_0).item() == pytest.approx(slope, abs=1e-9)  # the sample's standard deviation
 
 
 @every_solver

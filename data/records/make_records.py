@@ -215,7 +215,28 @@ def readme() -> str:
         total = f"{bits['total']:.3f} +- {1.96 * bits['standard_error']:.3f}"
         lines.append(f"\nBits/dim of {bits['n']} images held out: {total}, the prior {bits['prior']:.1e} of it.")
         lines.append(f"By t, in fifths from the first step to the last: {split}.\n")
-    return "\n".join([*lines, *short_trainings()])
+    return "\n".join([*lines, *solvers(), *short_trainings()])
+
+
+def solvers() -> list[str]:
+    """The tables of solvers.json, line by line: Frechet distance by sampler and evaluations."""
+    held = json.loads((HERE / "solvers.json").read_text(encoding="utf-8"))
+    lines = [
+        "## solvers\n",
+        "Every sampler by the number of evaluations of the network: Frechet distance, in brackets its 95 % interval. "
+        f"Made with `{held['made_by']}`; {held['n']} images a row, of each class in turn.\n",
+    ]
+    for name, network in held["networks"].items():
+        asked = sorted({row["asked_for"] for row in network["rows"]})
+        chains = list(dict.fromkeys(row["chain"] for row in network["rows"]))
+        cell = {
+            (row["chain"], row["asked_for"]): "{:.3g} ({:.3g} to {:.3g})".format(*row["frechet"])
+            for row in network["rows"]
+        }
+        lines += [f"| {name} | {' | '.join(map(str, asked))} |", "|---|" + "---|" * len(asked)]
+        lines += [f"| {chain} | {' | '.join(cell[chain, each] for each in asked)} |" for chain in chains]
+        lines += [""]
+    return lines
 
 
 def short_trainings() -> list[str]:

@@ -24,7 +24,8 @@ def repaint(
 
     After jump_length steps down, x goes as many steps up again, by `q_step`, and comes down anew: what `inpainting`
     mixes into p has then time to agree with the rest. jump_n_sample = 1 is `ancestral`. x_T: (B, *D), not changed.
-    Yields a state after every step, up or down, x_T first. Raises ValueError for a length or number below 1.
+    A chain of jump_length steps or fewer is `ancestral` as well: there is no room for a jump. Yields a state after
+    every step, up or down, x_T first. Raises ValueError for a length or number below 1.
     """
     if min(jump_length, jump_n_sample) < 1:
         raise ValueError(f"jump_length and jump_n_sample must be positive, got {jump_length} and {jump_n_sample}")

@@ -15,7 +15,7 @@ from ddpm_lesson.process import GaussianDiffusion
 class State(NamedTuple):
     """x_t, (B, *D), with i steps still to go: i = T holds x_T, i = 0 the sample. i is the papers' t of x_t.
 
-    prediction: the one that led here, None at the start.
+    prediction: the last one that was made on the way here, None at the start.
     """
 
     i: int

@@ -12,11 +12,11 @@ from ddpm_lesson.process import GaussianDiffusion
 def start_at(
     process: GaussianDiffusion, x_0: Tensor, i: int, *, generator: Generator | None = None
 ) -> tuple[GaussianDiffusion, Tensor]:
-    """The chain of the first i steps and x_t ~ q(x_t | x_0) where it starts.  SDEdit: Meng et al. 2022, Alg. 1.
+    """The chain of the first i steps and x_t ~ q(x_t | x_0) where it starts.  SDEdit: Meng et al. 2022, VP form.
 
     x_0: (B, *D). i: how many steps are left to go, 1..T. Returns what a sampler takes, its process and its x_T:
     that redraws what i steps of noise have erased, and keeps the rest. Two images noised so and mixed give DDPM's
-    interpolation (Ho et al. 2020, Section 4.3). Stopping early is leaving the loop over the states.
+    interpolation (Ho et al. 2020, its section on interpolation). Stopping early is leaving the loop over the states.
     Raises ValueError if i leaves 1..T. Not noised to i and then stepped from i - 1, a published mistake.
     """
     if not 1 <= i <= process.T:
@@ -29,6 +29,7 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
 
     a, b: (B, *D), pairs of whole images. share: 0 gives a, 1 gives b. Returns (B, *D) in a's dtype.
     (sin((1 - share) angle) a + sin(share angle) b) / sin(angle), with the angle of each pair.
+    Not defined for a latent of zeros or for opposite latents.
     Not (1 - share) a + share b: half way that has half of the variance, and x_T must be standard normal.
     Raises ValueError if the shapes differ.
     """

@@ -35,7 +35,7 @@ def dpmpp_2m(process: GaussianDiffusion, denoise: Denoiser, x_T: Tensor) -> Iter
 def dpmpp_2m_sde(
     process: GaussianDiffusion, denoise: Denoiser, x_T: Tensor, *, generator: torch.Generator | None = None
 ) -> Iterator[State]:
-    """SDE-DPM-Solver++(2M): `ancestral` with fixedsmall, but with the x_0 of `dpmpp_2m`.  Lu et al. 2022, App. D.
+    """SDE-DPM-Solver++(2M): `ancestral` with fixedsmall, but with the x_0 of `dpmpp_2m`.  Lu et al. 2022.
 
     x_T: (B, *D), not changed. Yields T + 1 states, x_T first. The last step takes the mean. generator: as in
     `Gaussian.sample`.
@@ -54,7 +54,7 @@ def dpmpp_2m_sde(
 
 
 def dpmpp_3m(process: GaussianDiffusion, denoise: Denoiser, x_T: Tensor) -> Iterator[State]:
-    """DPM-Solver++(3M): a parabola in log-SNR through the last three x_0.  Lu et al. 2022, App. B.
+    """DPM-Solver++(3M): a parabola in log-SNR through the last three x_0.  Lu et al. 2022, arXiv 2211.01095.
 
     The first two steps are those of `dpmpp_2m`, and so are the last two. x_T: (B, *D), not changed. Yields T + 1
     states, x_T first. Third order; the authors' code and diffusers take half of the parabola's bend: second order.
@@ -78,11 +78,12 @@ ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 2
 
 
 def plms(process: GaussianDiffusion, denoise: Denoiser, x_T: Tensor) -> Iterator[State]:
-    """PNDM's pseudo linear multistep: DDIM's step with the eps of Adams-Bashforth.  Liu et al. 2022, Eq. 11-13.
+    """PNDM's pseudo linear multistep: DDIM's step with the eps of Adams-Bashforth.  Liu et al. 2022, arXiv 2202.09778.
 
     The weights of the last four eps are those of equal steps in t, so that the steps should be even. The first step
-    takes the mean of eps at both its ends. Asks the network T + 1 times. x_T: (B, *D), not changed. Yields T + 1
-    states, x_T first. Raises ValueError for a process that ends at alphas_bar = 0.
+    takes the mean of eps at both its ends, as Latent Diffusion's code does; the paper begins with Runge-Kutta steps.
+    Asks the network T + 1 times (once for T = 1). x_T: (B, *D), not changed. Yields T + 1 states, x_T first.
+    Raises ValueError for a process that ends at alphas_bar = 0.
     """
     level = levels_with_signal(process)
     x_t, prediction, seen = x_T, None, deque[Tensor](maxlen=4)

@@ -23,9 +23,11 @@ def heun(
     """Heun's method on the probability flow ODE.  Karras et al. 2022, Algorithm 1; with churn Algorithm 2.
 
     Each step is tried with eps at its start and done again with the mean of eps at both its ends; the last one, to the
-    clean image, stays as it was tried. Asks the network 2 T - 1 times. x_T: (B, *D), not changed. Yields T + 1 states.
+    clean image, stays as it was tried. Asks the network 2 T - 1 times. x_T: (B, *D), not changed. Yields T + 1 states;
+    the prediction of a state is that of the tried end.
     churn: S_churn there, 0 for none; before each step fresh noise raises the level by a factor 1 + churn / T, at most
-    sqrt(2), rounded to the nearest level that the base has, since the network knows no others.
+    sqrt(2), rounded to the nearest level that the base has, since the network knows no others. So a churn that is too
+    small for the base's levels does nothing, and the last level cannot be raised.
     Raises ValueError if churn is negative, and for a process that ends at alphas_bar = 0.
     """
     if not churn >= 0:
@@ -53,7 +55,8 @@ def dpmpp_2s(process: GaussianDiffusion, denoise: Denoiser, x_T: Tensor) -> Iter
 
     From level s by first order to the next level u; x_0 there, extended to the middle of the whole way in log-SNR,
     leads from s to the level after u. The last steps, to the clean image, are of first order. Asks the network T
-    times. x_T: (B, *D), not changed. Yields the states of every second i, and of the last two.
+    times. x_T: (B, *D), not changed. Yields the states of every second i, and of the last two; where alphas_bar
+    = 0 no log-SNR can be halved, and that first step is of first order, too.
     """
     level = levels(process)
     x_t, i, prediction = x_T, process.T, None

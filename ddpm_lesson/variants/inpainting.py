@@ -11,6 +11,12 @@ from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.samplers import Reverse, Step
 
 
+def _fits(part: Tensor, x: Tensor) -> bool:
+    """Whether part can be expanded to x's shape."""
+    sides = zip(reversed(part.shape), reversed(x.shape), strict=False)
+    return part.ndim <= x.ndim and all(a in (1, b) for a, b in sides)
+
+
 def inpainting(process: GaussianDiffusion, p: Reverse, x_0: Tensor, mask: Tensor) -> Reverse:
     """p with q(x_{t-1} | x_0) instead where x_0 is known: RePaint's mixing.  Lugmayr et al. 2022, Eq. 8.
 
@@ -22,7 +28,10 @@ def inpainting(process: GaussianDiffusion, p: Reverse, x_0: Tensor, mask: Tensor
         raise TypeError(f"mask must be bool, True where the image is known, got {mask.dtype}")
 
     def p_mixed(x_t: Tensor, i: int, prev: Prediction | None = None) -> Step:
-        step, image = p(x_t, i, prev), x_0.expand(x_t.shape)
+        if not _fits(x_0, x_t) or not _fits(mask, x_t):
+            got = f"x_0 {tuple(x_0.shape)} and mask {tuple(mask.shape)}"
+            raise ValueError(f"x_0 and mask must broadcast to x_t {tuple(x_t.shape)}, got {got}")
+        step, image = p(x_t, i, prev), x_0.to(x_t.dtype).expand(x_t.shape)
         known = process.q_marginal(image, i - 1) if i > 0 else Gaussian(image, torch.full_like(image, -math.inf))
         mean = torch.where(mask, known.mean, step.p.mean)
         return Step(Gaussian(mean, torch.where(mask, known.log_var, step.p.log_var)), step.prediction)

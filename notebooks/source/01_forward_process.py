@@ -23,7 +23,7 @@
 # | 3 | 1.7 The posterior: one step back, if you know where you came from … 1.11 What you now have | 35 |
 # | capstone | 1.12 Capstone: a forward process of your own | 38 |
 #
-# Sections called *Going deeper* are collapsed (25 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, choose *View → Table of Contents*: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (17 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, choose *View → Table of Contents*: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
@@ -80,7 +80,7 @@ rows = torch.stack([state.x_t for state in shown], 1)
 _ = plots.chain(rows, [20 * state.i for state in shown])
 
 # %% [markdown]
-# *Figure 1.1.* Read it from left to right: five images of pure noise become five digits that nobody wrote. The number above a column says how many steps of noise are left in it. A network of this course made them, told which digits to draw, in 50 large steps (how, in notebook 4). At the end of this notebook it will draw digits with *your* functions. <!-- alt: Five rows of six small images. Each row starts as random grey pixels on the left and ends on the right as a digit: 0, 1, 2, 3 and 4. -->
+# *Figure 1.1.* Read it from left to right: five images of pure noise become five digits that nobody wrote. The number above a column says how many steps of noise are left in it. A network of this course made them, told which digits to draw, in 50 large steps (how, in section 4.12 of notebook 4). At the end of this notebook it will draw digits with *your* functions. <!-- alt: Five rows of six small images. Each row starts as random grey pixels on the left and ends on the right as a digit: 0, 1, 2, 3 and 4. -->
 #
 # How do you draw from a distribution that nobody can write down? Destroying an image is easy: add noise, a little at a time, until nothing else is left. Nobody has to learn that, and drawing pure noise is easy. Then learn the way back, one small step at a time. That is a *denoising diffusion probabilistic model*, DDPM. It has two processes:
 #
@@ -438,7 +438,7 @@ digits, labels = data.digits()[:]
 #
 # - starts high: the first step back, from $x_1$ to $x_0$, should have little to do;
 # - ends near 0: the chain must end in noise (section 1.6);
-# - **spends many steps where image and noise are comparable**. At other steps, little is decided about which digit it is. We count the steps with $|\log\operatorname{SNR}| < 2$ (natural logarithm: a ratio between 1/7.4 and 7.4).
+# - **spends many steps where image and noise are comparable**. Above this band almost every digit can still be read; far below it nothing is left of the image. The limit 2 is a convention: 64 pixels together still tell something down to about −4 (figure 1.8). We count the steps with $|\log\operatorname{SNR}| < 2$ (natural logarithm: a ratio between 1/7.4 and 7.4).
 #
 # All three are needed. A chain could jump to the middle in its first step, or into noise in its last, and still spend nearly all other steps in the middle.
 #
@@ -596,10 +596,10 @@ _ = ax.set(xlabel="mean of the 64 pixels of $x_T$", ylabel="density"), ax.legend
 # %% [markdown]
 # *Figure 1.10.* The mean brightness of $x_T$ for all 1797 digits. With 1000 steps it lies around 0, as that of noise does. With 100 steps it stays dark: a sampler would start at images that are too bright, which the network never saw. <!-- alt: Two histograms. That of T = 1000 is centred at 0, that of T = 100 lies clearly to the left of it. -->
 #
-# We measure how far $x_T$, given $x_0$, is from noise in bits per pixel: the Kullback-Leibler divergence (explained at the end of section 1.9) from $\mathcal N(0, 1)$, which for $x_0 = \pm1$ is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2 derives it). A chain *ends in noise* if it ends below 0.01 bits.
+# We measure how far $x_T$, given $x_0$, is from noise in bits per pixel: the Kullback-Leibler divergence from $\mathcal N(0, 1)$, a distance between two distributions that is 0 only if they are equal, which for $x_0 = \pm1$ is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2 derives it). A chain *ends in noise* if it ends below 0.01 bits.
 #
 # **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas whose first is below 0.01, that end in noise *and* have many steps at which image and noise are comparable. Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down which of them end in noise, and guess their order by the share of steps with $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
-# <details><summary>Hint</summary>For small betas $\bar\alpha_T \approx e^{-(\beta_1+\dots+\beta_T)}$ (section 1.3): the sum decides where a chain ends. What must be done to the ends of the line so that 100 steps have the sum of 1000?</details>
+# <details><summary>Hint</summary>For small betas $\bar\alpha_T \approx e^{-(\beta_1+\dots+\beta_T)}$ (section 1.3): the sum decides where a chain ends. Below 0.01 bits means $\bar\alpha_T < 0.014$: which sum is that?</details>
 # <details><summary>One answer</summary>Of these three the untouched line has the largest share, because it stops in the middle: the share alone is not enough. The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise and has 34 %, nearly the 35 % of the 1000 linear steps. The cosine ends in noise too and has 56 %. (Run the folded cell below figure 1.11.) (A large <em>last</em> beta alone ends any chain in noise.)</details>
 
 # %%
@@ -734,7 +734,7 @@ _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center",
 # The result:
 # $$\begin{aligned} q(x_{t-1}\mid x_t,x_0) &= \mathcal N\big(x_{t-1};\ \tilde\mu_t,\ \tilde\beta_t I\big), \\ \tilde\mu_t &= \text{coef1}\cdot x_0 + \text{coef2}\cdot x_t, \\ \text{coef1} &= \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t},\qquad \text{coef2} = \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}, \\ \tilde\beta_t &= \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t . \end{aligned} \tag{1.6: DDPM Eq. 6-7}$$
 #
-# **Exercise 1.8 (two stars, 7 minutes).** Return `(mean, var)` of (1.6), mean (B, \*D) and var (B, 1, …, 1): the variance, not its logarithm. It must be exact at `t = 0`, the papers' $t = 1$. What is $\bar\alpha_{t-1}$ there?
+# **Exercise 1.8 (two stars, 7 minutes).** Return `(mean, var)` of (1.6), mean (B, \*D) and var (B, 1, …, 1): the variance, not its logarithm. It must be exact at `t = 0`, the papers' $t = 1$. What is $\bar\alpha_{t-1}$ there? Section 1.10 calls your function on a GPU if there is one: make new tensors where `betas` is (`torch.ones_like`, or `device=betas.device`).
 # <details><summary>Hint 1</summary>It is the empty product. Build the table alphas_bar_prev from alphas_bar by a shift.</details>
 # <details><summary>Hint 2</summary>The roots: over alphas_bar_prev in front of x_0, over alpha in front of x_t, none in the variance.</details>
 
@@ -866,7 +866,7 @@ estimate = x_0_from_eps(x, t, predicted_noise(x, t), chain_bar)
 _ = plots.chain(torch.stack([x, estimate]), t, names=("$x_t$", "estimate"))
 
 # %% [markdown]
-# *Figure 1.13.* Upper row: a digit with more and more noise. Lower row: the estimated $x_0$. Where there is little noise, the estimate is the digit. At t = 800 it is an average of all digits that could have produced $x_t$. At the last step of this cosine chain it is nothing but magnified error (shown here as black and white). <!-- alt: Two rows of six images. The upper row is a five that drowns in noise; the lower row shows a sharp five up to t = 600, a blurred one at 800 and black and white squares at 999. -->
+# *Figure 1.13.* Upper row: a digit with more and more noise. Lower row: the estimated $x_0$. Where there is little noise, the estimate is the digit. At t = 800 it is an average of all digits that could have produced $x_t$. At the last step of this cosine chain it is nothing but magnified error (shown here as black and white). <!-- alt: Two rows of six images. The upper row is a five that drowns in noise; the lower row shows a sharp five up to t = 400, a softer one at 600, a blurred one at 800 and black and white squares at 999. -->
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: which way back to $x_0$ can be trusted
@@ -966,7 +966,7 @@ _ = axes[1, 0].set(ylabel="$q(x_{t-1} | x_t)$")
 # %% [markdown]
 # *Figure 1.15.* Above: $\log q(x_{t-1})$, and in blue the interval on which the bell is not small (two widths to each side). Below: the exact step back, and the Gaussian of the same mean and variance. Left, the interval holds both clusters and the step has two modes. Right, the curve on such a short interval is nearly a straight line, and step and Gaussian coincide. <!-- alt: Four panels. Left column, beta 0.5: a log density with two humps, both inside a wide blue band; below, a density with two peaks and a broad dashed Gaussian that misses both. Right column, beta 0.004: a narrow blue band; below, one peak and a dashed Gaussian on top of it. -->
 #
-# The smaller the step, the nearer it is to a Gaussian. That is the reason for $T = 1000$, and the price of DDPM: a thousand network calls for one image.
+# The smaller the step, the nearer it is to a Gaussian. That is the reason for $T = 1000$, and the price of DDPM: a thousand network calls for one image. (How a chain visits fewer steps, and what that costs: section 4.12 of notebook 4.)
 #
 # *The mean.* The true step back is an average of posteriors, over all $x_0$ that could have produced this $x_t$. The mean of an average is the average of the means, and by (1.6) the posterior's mean is linear in $x_0$. So
 # $$\mathbb E[x_{t-1}\mid x_t] = \text{coef1}\cdot\mathbb E[x_0\mid x_t] + \text{coef2}\cdot x_t . \tag{1.9}$$
@@ -1015,7 +1015,7 @@ print(f"beta = 0.5: {share:.0%} of the step back from 0.2 lies left of 0")
 # %% [markdown]
 # ## 1.10 Your functions draw digits
 #
-# Start in noise. At every step ask the network for the noise, turn it into $x_0$ (yours), take the posterior (yours), and draw from it.
+# Start in noise. At every step ask the network for the noise, turn it into $x_0$ (yours), take the posterior (yours), and draw from it. The estimate takes the place of $x_0$. The mean is then right if the estimate is the average $x_0$ (section 1.9); the variance is a little too small, which hardly matters with 1000 steps (notebook 2 says which variance to choose). This time nobody says which digit to draw.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -1073,9 +1073,9 @@ print(f"existing digits: {real:.1f} from the nearest other one (median)")
 #
 # *Capstone, 38 minutes.*
 #
-# **Exercise 1.10 (capstone, 35 minutes).** Build a class that makes a forward process from *any* falling curve, and animate an image of your choice: the way to noise uses the jump; the way back takes posterior steps, which know the image.
+# **Exercise 1.10 (capstone, 35 minutes).** Build a class that makes a forward process from *any* curve that falls at every step and reaches 0 at the end at the earliest, and animate an image of your choice: the way to noise uses the jump; the way back takes posterior steps, which know the image.
 #
-# - `Forward(curve, T, max_beta)`: `curve` takes $u$, (T + 1,) float64 from 0 to 1, and returns the curve of $\bar\alpha$ there. Make the tables `betas` and `alphas_bar`, both (T,) float64. No beta may exceed `max_beta`, and `alphas_bar` is the cumulative product of 1 − `betas`, after the cap.
+# - `Forward(curve, T, max_beta)`: `curve` takes $u$, (T + 1,) float64 from 0 to 1, and returns the curve of $\bar\alpha$ there. Make the tables `betas` and `alphas_bar`, both (T,) float64: $\beta_t = 1 - \text{curve}(t/T)\,/\,\text{curve}((t-1)/T)$ for the papers' $t = 1, \dots, T$. Only ratios count, so a curve that starts below 1 is scaled to start at 1, as $f$ in (1.4). No beta may exceed `max_beta`, and `alphas_bar` is the cumulative product of 1 − `betas`, after the cap.
 # - `bits_left()`: how far the chain's end is from noise, $-\tfrac12\log_2(1-\bar\alpha_T)$.
 # - `q_sample(x_0, t, noise)`: the jump.
 # - `back(x_0, x_T, noise)`: all states (T + 1, B, \*D) from $x_T$ to $x_0$, each drawn from the posterior given $x_0$ and the state before. `noise` is (T, B, \*D), and `noise[t]` belongs to step `t`.
@@ -1147,62 +1147,7 @@ plots.animate(draw_film, frames, alt="an image turns into noise and comes back",
 # *Figure 1.18.* Your image on your curve: there by the jump, with one noise, and back by posterior steps, with fresh noise at each. The way back wanders, and ends exactly in the image, because the posterior knows it. A sampler does the same with an estimate instead. <!-- alt: An animation. On the left a digit dissolves into noise and comes back; on the right a dot runs down the curve of alpha bar and up again. -->
 
 # %% [markdown] tags=["deeper"]
-# ## 1.13 Going deeper: skipping steps
-
-# %% [markdown]
-# *Question.* Training used 1000 steps. Must sampling visit all of them? (Notebook 4 goes on from here.)
-#
-# *Derive.* Choose some steps $\tau_1 < \tau_2 < \dots < \tau_S$. Nothing in (1.2) changes: $x_{\tau_i}$ still has $\bar\alpha_{\tau_i}$. The chain that visits only these steps is a chain like any other: by section 1.3 the skipped steps between two visited ones merge into a single Gaussian step, whose noise is independent of what came before. Its betas must lead from one to the next. From $\bar\alpha_{\tau_i} = (1-\beta_i')\,\bar\alpha_{\tau_{i-1}}$,
-# $$\beta_i' = 1-\frac{\bar\alpha_{\tau_i}}{\bar\alpha_{\tau_{i-1}}},\qquad \bar\alpha_{\tau_0} = 1 . \tag{1.10: Improved DDPM Eq. 19}$$
-# As a *forward* chain it is exact, and every formula of this notebook, the posterior too, holds for it with these betas. What suffers is the way back: the betas are large, and section 1.9 says what that means for a Gaussian step.
-#
-# **Exercise 1.11 (one star, 4 minutes).** Equation (1.10): from the table `alphas_bar` (T,) and the chosen `timesteps` (increasing), the betas of the short chain, as float64.
-# <details><summary>Hint 1</summary>Look up alphas_bar at the timesteps, then divide each by the one before.</details>
-# <details><summary>Hint 2</summary>Before the first entry, alpha_bar is 1, not alphas_bar[timesteps[0] - 1].</details>
-
-# %%
-def respaced_betas(alphas_bar, timesteps):
-    ...
-
-# %%
-respaced_betas = checks.respaced_betas(respaced_betas)
-
-# %%
-from ddpm_lesson import GaussianDiffusion, schedules, spacing
-
-betas = schedules.linear(1000)
-alphas_bar = torch.cumprod(1 - betas, 0)
-visited = torch.tensor(spacing.trailing(1000, 10))
-short = respaced_betas(alphas_bar, visited)
-assert torch.allclose(short, GaussianDiffusion(betas).respaced(visited.tolist()).betas, rtol=1e-9)
-print("it visits    ", visited.tolist())
-print("its betas    ", [round(b, 3) for b in short.tolist()])
-print("not these    ", [round(b, 3) for b in betas[visited].tolist()])
-
-# %% [markdown]
-# *Verify.* Carry mean and variance through the hundred single steps from index 300 to 399, and compare with the one step of the short chain that replaces them:
-
-# %%
-mean, var = 1.0, 0.0
-for beta in betas[300:400].tolist():
-    mean, var = math.sqrt(1 - beta) * mean, (1 - beta) * var + beta
-assert abs(mean - math.sqrt(1 - short[3])) < 1e-12 and abs(var - short[3]) < 1e-12
-print(f"variance of the noise: of a hundred steps {var:.4f}, of the one step {short[3]:.4f}")
-
-# %% [markdown]
-# **What goes wrong: the betas of the chosen steps.** `betas[timesteps]` looks right and adds far too little noise. And two obvious ways to choose 10 of 1000 steps do not *sample* from the same place: every hundredth step from 0 (`leading`) starts sampling at index 900 and never visits the last 99. On the cosine schedule some of the image is still there:
-
-# %%
-picked, right = (torch.prod(1 - b).item() for b in (betas[visited], short))
-print(f"alphas_bar at the end: right betas {right:.1e}, picked betas {picked:.2f}")
-cosine_bar = torch.cumprod(1 - schedules.cosine(1000), 0)
-for choose in (spacing.leading, spacing.trailing):
-    start = choose(1000, 10)[-1]
-    left = cosine_bar[start].sqrt()
-    print(f"{choose.__name__}: starts at {start}; cosine: {left:.1%} of the amplitude left")
-
-# %% [markdown] tags=["deeper"]
-# ## 1.14 What you have, equation by equation
+# ## 1.13 What you have, equation by equation
 
 # %% [markdown] tags=["equations"]
 # | | equation | function, and the test that checks it |
@@ -1216,7 +1161,6 @@ for choose in (spacing.leading, spacing.trailing):
 # | 1.7 | $x_0$ from the noise (DDPM Eq. 15) | <samp>process.<wbr>GaussianDiffusion.<wbr>x_<wbr>0_<wbr>from_<wbr>eps</samp><br><samp>test_<wbr>process.<wbr>py test_<wbr>erratum_<wbr>06_<wbr>an_<wbr>error_<wbr>in_<wbr>eps_<wbr>grows_<wbr>157_<wbr>fold_<wbr>and_<wbr>beta_<wbr>1_<wbr>gives_<wbr>no_<wbr>number</samp> |
 # | 1.8 | $x_0$ from the mean of $x_{t-1}$ | <samp>process.<wbr>GaussianDiffusion.<wbr>x_<wbr>0_<wbr>from_<wbr>x_<wbr>prev</samp><br><samp>test_<wbr>process.<wbr>py test_<wbr>erratum_<wbr>05_<wbr>x_<wbr>0_<wbr>from_<wbr>x_<wbr>prev_<wbr>is_<wbr>exact_<wbr>first_<wbr>and_<wbr>ill_<wbr>conditioned_<wbr>late</samp> |
 # | 1.9 | mean of the true step back | <samp>process.<wbr>GaussianDiffusion.<wbr>x_<wbr>prev_<wbr>from_<wbr>x_<wbr>0</samp><br><samp>test_<wbr>oracle.<wbr>py test_<wbr>as_<wbr>model_<wbr>minimises_<wbr>the_<wbr>squared_<wbr>error_<wbr>of_<wbr>its_<wbr>mean_<wbr>type</samp> |
-# | 1.10 | betas of a shorter chain (Improved DDPM Eq. 19) | <samp>process.<wbr>GaussianDiffusion.<wbr>respaced</samp><br><samp>test_<wbr>process.<wbr>py test_<wbr>a_<wbr>respaced_<wbr>chain_<wbr>has_<wbr>the_<wbr>marginals_<wbr>of_<wbr>its_<wbr>base</samp> |
 
 # %% [markdown]
 # Every name in the table is found in `ddpm_lesson`, and in a checkout every test can be run. Your own functions, checked above, compute the same.

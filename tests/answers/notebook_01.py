@@ -13,7 +13,7 @@ answers = Answers()
 W, C = answers.wrong, answers.correct
 
 
-# the student's own, right extract of exercise 1.2, which later answers call
+# the student's own, right extract of exercise 1.3, which later answers call
 def look_up(v, t, x_shape):
     return v[t].view(-1, *([1] * (len(x_shape) - 1)))
 

@@ -1,4 +1,4 @@
-"""What is found out of an answer to exercise 1.6: a divisor kept from 0, an estimate that is thresholded."""
+"""What is found out of an answer to exercise 1.9: a divisor kept from 0, an estimate that is thresholded."""
 
 import torch
 

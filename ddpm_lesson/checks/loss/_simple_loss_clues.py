@@ -37,7 +37,7 @@ def what_is_told(evidence) -> str:
 
 
 def what_is_given(evidence) -> str:
-    """What the network is given, as an answer to exercise 1.3."""
+    """What the network is given, as an answer to exercise 1.4."""
 
     def q_sample(x_0, t, noise, alphas_bar):
         spy = Model(0.5, 1)
