@@ -353,7 +353,7 @@ _ = axes[0].set(ylabel="$x_{t-1}$")
 for var in (0, beta_tilde, 1 - a_prev):
     x_prev = math.sqrt(a_prev) * x_0 + math.sqrt(1 - a_prev - var) * eps + math.sqrt(var) * z
     assert abs(x_prev.var() - (1 - a_prev)) < 4 * (1 - a_prev) * math.sqrt(2 / 799)
-    print(f"sigma^2 = {var:.3f}: variance of 800 draws: {1 - a_prev:.1f} by (1.2), within 4 standard errors")
+    print(f"sigma^2 = {var:.3f}: 800 draws have the variance of (1.2) within 4 standard errors")
 coef2 = math.sqrt(a / a_prev) * (1 - a_prev) / (1 - a)
 assert abs(coef2 - math.sqrt(1 - a_prev - beta_tilde) / math.sqrt(1 - a)) < 1e-12
 print(f"for sigma^2 = {beta_tilde:.3f} the weight of x_t is the posterior's coef2, {coef2:.4f}")
@@ -714,7 +714,7 @@ _ = ax.invert_yaxis(), ax.set(xlabel="Fréchet distance of 100 digits")
 #
 # On real networks the best sampler is not always the one of the highest order: the network is wrong, too, and noise can correct an error made early (figure 4.9).
 #
-# <details><summary>What we found</summary>(100 digits, two seeds.) With noise: ancestral, DDIM with η = 1 and 2M SDE reach 0.13 to 0.18. Without, on trailing steps, the order does not decide: DDIM, 2M, 3M and 2S are alike, between 0.3 and 0.7 depending on the seed. On steps even in log SNR 2M is at 0.34 and 0.24 where DDIM is at 0.72 and 0.36: there the order counts. More of these steps lie at high noise, so that no step there is long; that this is the cause is a guess. With trailing steps Heun and PLMS fail altogether, above 10: the first of these steps leads over a factor of thousands in the noise. From `leading9`, which starts where $\bar\alpha$ is 0.03, PLMS reaches 0.72 and 0.76, near DDIM's 0.65 and 0.56 on `leading10`; Heun, with half as many steps, 2.4 and 3.1. (Figure 4.23, below *Going deeper*, shows all samplers at 3 to 50 evaluations.) Second order is decisive where the network is nearly exact; with a small network and ten evaluations, noise is.</details>
+# <details><summary>What we found</summary>(100 digits, two seeds.) With noise: ancestral, DDIM with η = 1 and 2M SDE reach 0.13 to 0.18. Without, on trailing steps, the order does not decide: DDIM, 2M, 3M and 2S are alike, between 0.3 and 0.7 depending on the seed. On steps even in log SNR 2M is at 0.34 and 0.24 where DDIM is at 0.72 and 0.36: there the order counts. More of these steps lie at high noise, so that no step there is long; that this is the cause is a guess. With trailing steps Heun and PLMS fail altogether, above 10: the first of these steps leads over a factor of thousands in the noise. From <code>leading9</code>, which starts where $\bar\alpha$ is 0.03, PLMS reaches 0.72 and 0.76, near DDIM's 0.65 and 0.56 on <code>leading10</code>; Heun, with half as many steps, 2.4 and 3.1. (Figure 4.23 in section 4.21 shows all samplers at 3 to 50 evaluations.) Second order is decisive where the network is nearly exact; with a small network and ten evaluations, noise is.</details>
 
 # %% [markdown]
 # ## 4.10 What you now have
@@ -1233,8 +1233,7 @@ def completed(repeats, T=100):
     steps_of = GaussianDiffusion(schedules.linear_scaled(T))
     mean, cov = torch.zeros(2).double(), identity
     for i in reversed(range(T)):
-        row = steps_of.row(i)
-        a, a_prev = row.alphas_bar, row.alphas_bar_prev
+        a, a_prev = (row := steps_of.row(i)).alphas_bar, row.alphas_bar_prev
         answer = a**0.5 * C @ torch.linalg.inv(a * C + (1 - a) * identity)
         M = row.posterior_mean_coef1 * answer + row.posterior_mean_coef2 * identity
         for repeat in range(repeats if i > 0 else 1):
@@ -1357,7 +1356,7 @@ _ = axes[1].set(ylabel="")
 _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
 
 # %% [markdown]
-# *Figure 4.23.* Fréchet distance against network evaluations; small is good. At ten evaluations every sampler except Heun and PLMS lies within the interval of all 1000 ancestral steps, on both networks. The intervals are wide: so few images cannot rank the samplers within the band. What they show: Heun and PLMS, which have to start at leading steps, need more evaluations, and so does 2M on steps even in log SNR below eight. On MNIST the two samplers that add noise have the lowest values from five evaluations on; on the digits the deterministic ones do, up to ten. <!-- alt: Two panels with logarithmic axes, nine falling lines each, and a grey band. Heun is highest, then PLMS; 2M on log-SNR steps starts high and falls fast; the others lie in the band or just above it from five evaluations on. On MNIST ancestral and 2M SDE lie clearly below the rest. -->
+# *Figure 4.23.* Fréchet distance against network evaluations; small is good. At ten evaluations every sampler except Heun and PLMS lies within the interval of all 1000 ancestral steps, on both networks. The intervals are wide: so few images cannot rank the samplers within the band. What they show: Heun and PLMS, which have to start at leading steps, need more evaluations, and so does 2M on steps even in log SNR, up to eight. On MNIST the two samplers that add noise have the lowest values from five evaluations on; on the digits the deterministic ones do, up to fifteen. <!-- alt: Two panels with logarithmic axes, nine falling lines each, and a grey band. Heun is highest, then PLMS; 2M on log-SNR steps starts high and falls fast; the others lie in the band or just above it from five evaluations on. On MNIST ancestral and 2M SDE lie clearly below the rest. -->
 
 # %% tags=["folded"]
 within = []
