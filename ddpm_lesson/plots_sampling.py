@@ -80,6 +80,13 @@ def error_against_cost(
 
     errors: name -> (evaluations, errors), as many of each.  Raises ValueError for no line or two lengths.
     """
+    ax = _lines(errors, ax)
+    ax.set(xlabel=xlabel, ylabel="error")
+    ax.legend(fontsize="small")
+    return ax
+
+
+def _lines(errors: Mapping[str, tuple[Sequence[float], Sequence[float]]], ax: Axes | None) -> Axes:
     if not errors or any(len(cost) != len(error) for cost, error in errors.values()):
         raise ValueError("errors must hold as many evaluations as errors for at least one sampler")
     ax = ax or plt.subplots(figsize=(7, 4), layout="constrained")[1]
@@ -87,8 +94,6 @@ def error_against_cost(
         style = LINE_STYLES[k // len(COLOURS) % len(LINE_STYLES)]
         marker, color = MARKERS[k % len(MARKERS)], COLOURS[k % len(COLOURS)]
         ax.loglog(cost, error, style, marker=marker, markersize=4, color=color, label=name)
-    ax.set(xlabel=xlabel, ylabel="error")
-    ax.legend(fontsize="small")
     return ax
 
 
@@ -107,13 +112,12 @@ def quality_against_cost(
     low, value, high = reference
     if not 0 <= low <= value <= high:
         raise ValueError(f"reference must be 0 <= low <= value <= high, got {reference}")
-    ax = error_against_cost(curves, ax=ax)
-    ax.get_legend().remove()
+    ax = _lines(curves, ax)
     bottom = 0.7 * min(value, *(distance for _, distances in curves.values() for distance in distances))
     ax.axhspan(max(low, bottom), high, color="0.9", zorder=0)
     ax.axhline(value, color="0.6", zorder=0)
     ticks = sorted({cost for costs, _ in curves.values() for cost in costs if cost in (3, 5, 10, 20, 50, 100)})
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
     ax.set_xticks([], minor=True)
-    ax.set(ylabel="Fréchet distance", ylim=(bottom, None))
+    ax.set(xlabel="network evaluations", ylabel="Fréchet distance", ylim=(bottom, None))
     return ax
