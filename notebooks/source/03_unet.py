@@ -163,7 +163,7 @@ def show(step=300):
 # $$\begin{aligned} f^*(x) &= \mathbb E[\epsilon\mid x] = \sum_t q(t\mid x)\;\mathbb E[\epsilon\mid x_t = x,\ t], \\ q(t\mid x) &= \frac{q_t(x)}{\sum_s q_s(x)} . \end{aligned} \tag{3.1}$$
 # The first expectation is conditioned on $x$ alone, not on $t$: here $t$ is random, too. $q_t$ is the density of $x_t$, and the second line is Bayes' rule with all $t$ equally likely before. The price follows from the law of total variance, for each pixel:
 # $$\operatorname{Var}(\epsilon\mid x) = \underbrace{\textstyle\sum_t q(t\mid x)\operatorname{Var}(\epsilon\mid x,t)}_{\text{remains, even if } t \text{ is told}} + \underbrace{\operatorname{Var}_{t\mid x}\big(\mathbb E[\epsilon\mid x,t]\big)}_{\text{the price of not being told}}$$
-# An image of many pixels reveals most of its noise level (how rough is it?), so the price is smaller than for a single number. For a single number (the example of the next section, which is optional) the smallest loss rises from 0.186 to 0.311, +67 %. For digits section 3.8 measures it.
+# Averaged over $x$, the left side is the smallest loss of a network that is not told $t$, and the first term that of one that is (notebook 2). An image of many pixels reveals most of its noise level (how rough is it?), so the price is smaller than for a single number. For a single number (the example of the next section, which is optional) the smallest loss rises from 0.186 to 0.311, +67 %. For digits section 3.8 measures it.
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: the price of not being told t
@@ -950,7 +950,7 @@ for i, steps in enumerate((30, 100, 300)):
 # - No attention: nowhere, not in the middle either. No start at 0: the last layer of each branch, and of the network, starts at ordinary size.
 #
 # > **Predict.** Which network has the largest loss after 800 steps, and which draws the worst digits?
-# > <details><summary>Then look</summary>Without skips the loss is the largest, without time it is nearly as large. Both draw badly, in two ways: without time some images stay covered with noise, for the network cannot tell how much is left; without skips the digits look clean, but the features that a classifier computes from them are as far from those of real digits as without time. Without attention nothing changes.</details>
+# > <details><summary>Then look</summary>Without skips the loss is the largest, without time it is nearly as large. Both draw badly, in two ways: without time some images stay covered with noise, for the network cannot tell how much is left; without skips the background looks clean, but strokes are uneven or broken, and the features that a classifier computes from the digits are as far from those of real digits as without time. Without attention nothing changes.</details>
 #
 # The trainings, three seeds each, take a quarter of an hour: `data/records/unet_ablations_long.py` has made them.
 
@@ -980,7 +980,7 @@ for i, name in enumerate(names):
     axes[1].text(-0.15, 1.06 * i + 0.5, name, ha="right", va="center", fontsize="small")
 
 # %% [markdown]
-# *Figure 3.13.* Five networks. Left: the loss on held-out digits after 60, 200 and 800 steps; bars are means of three seeds, lines the seeds. Right: what the first seed's networks draw after 800 steps. Without time some images stay covered with noise; without skips the digits look clean.
+# *Figure 3.13.* Five networks. Left: the loss on held-out digits after 60, 200 and 800 steps; bars are means of three seeds, lines the seeds. Right: what the first seed's networks draw after 800 steps. Without time some images stay covered with noise; without skips the background is clean, but strokes are uneven or broken.
 # <!-- alt: Bars of five networks, three for each: no skips is far the worst after 60 steps and only a little worse than no time after 800. Five rows of eight drawn digits: in the row without time one image is pure noise and others have spots. -->
 
 # %% tags=["folded"]
@@ -1161,7 +1161,7 @@ fig, ax = plt.subplots(figsize=(8.3, 1.8), layout="constrained")
 _ = plots.image_grid(draw(net, 48), ncols=16, ax=ax)
 
 # %% [markdown]
-# *Figure 3.15.* Forty-eight digits, drawn from noise by a U-Net that you wrote. (Until your class is right, the course's own draws them.) Some are unclear, as are some in the data; longer training helps.
+# *Figure 3.15.* Forty-eight digits, drawn from noise by a U-Net that you wrote. (Until your class is right, the course's own draws them.) Some are unclear, as are some in the data; longer training helps: write 1500 instead of 700. (The returned network is the average over the training and is frozen: it cannot be trained further.)
 # <!-- alt: Three rows of sixteen small digits, most of them readable. -->
 
 # %% [markdown] tags=["deeper"]
