@@ -88,7 +88,7 @@ class GaussianDiffusionSampler(nn.Module):
     forward: x_T (B, *D) standard normal -> x_0 (B, *D), clipped to [-1, 1]. The model runs in eval mode and without
     gradients, whatever its state, and gets its state back. For data that leave [-1, 1], 2-D points for example, take
     clip_denoised=False and the last of `states`, which is not clipped.
-    Raises ValueError for an unknown mean_type or var_type, and for an x_T of another size.
+    Raises ValueError for an unknown mean_type or var_type, and for an x_T of another size or on another device.
 
     >>> from ddpm_lesson.networks.mlp import MLP
     >>> sampler = GaussianDiffusionSampler(MLP(T=20, dim=2), 1e-4, 0.5, 20)
@@ -121,6 +121,8 @@ class GaussianDiffusionSampler(nn.Module):
         """Every state from x_T to x_0, the last one not yet clipped: for pictures of the way."""
         if not x_T.is_floating_point():
             raise TypeError(f"x_T must be floating point noise, got {x_T.dtype}")
+        if x_T.device != self.process.betas.device:
+            raise ValueError(f"x_T must be on the sampler's device {self.process.betas.device}, got {x_T.device}")
         if self.img_size is not None and x_T.shape[2:] != (self.img_size, self.img_size):
             raise ValueError(f"x_T must be (B, C, {self.img_size}, {self.img_size}), got {tuple(x_T.shape)}")
         denoise = make_denoiser(self.model, self.process, self.mean_type)

@@ -113,11 +113,11 @@ def fill_in(cells: Sequence[NotebookNode]) -> None:
                     f"**The core path takes {total} minutes, in {count}.** Each can be started alone: run "
                     "the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier "
                     "exercise, if its check said yes in this kernel; else the course's own. If English is not your "
-                    "first language, plan about a quarter more time.\n",
+                    "first language, plan about a third more time. The capstone comes on top.\n",
                     *table,
                     f"\nSections called *Going deeper* are collapsed ({more} minutes in all); the path does not need "
-                    "them, and they need the cells above them. If JupyterLab shows them open, choose *View → Table of "
-                    "Contents*: that collapses them. (The rule: 200 words a minute, a minute for each "
+                    "them, and they need the cells above them. If JupyterLab shows them open, click once into "
+                    "the page: that collapses them. (The rule: 200 words a minute, a minute for each "
                     "displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)",
                 ]
             )

@@ -540,7 +540,7 @@ def test_x_T_that_is_not_floating_point_is_refused(dtype):
 
 
 def test_x_T_on_another_device_is_refused():
-    with pytest.raises(ValueError, match="on one device, got t on cpu and images on meta"):
+    with pytest.raises(ValueError, match="x_T must be on the sampler's device cpu, got meta"):
         GaussianDiffusionSampler(echo, 0.1, 0.5, 2)(torch.zeros(2, 1, device="meta"))
 
 

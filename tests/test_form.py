@@ -70,7 +70,7 @@ def test_minutes_are_written_once_and_do_not_count_themselves():
     assert once[2].startswith("## 1.1 Begin\n\n*Sitting 1 of 1, 10 minutes.*\n\nword")
     assert once[4].startswith("## 1.3 Build\n\n*Capstone, 30 minutes.*\n\n**Exercise")
     assert "takes 10 minutes, in 1 sitting.**" in once[1] and "| capstone | 1.3 Build | 30 |" in once[1]
-    assert "(5 minutes in all)" in once[1] and "not your first language, plan about a quarter more time" in once[1]
+    assert "(5 minutes in all)" in once[1] and "not your first language, plan about a third more time" in once[1]
     form.fill_in(cells)
     assert [cell.source for cell in cells] == once
 

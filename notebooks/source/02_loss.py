@@ -14,15 +14,15 @@
 # *The course:* 1 forward process → **2 loss** → 3 U-Net → 4 sampling → 5 variants
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 75 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a quarter more time.
+# **The core path takes 76 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
 # | 1 | 2.1 Train first … 2.4 What least squares learns | 39 |
-# | 2 | 2.5 Noise, image and score: three names for one answer … 2.8 Which weight? | 36 |
+# | 2 | 2.5 Noise, image and score: three names for one answer … 2.8 Which weight? | 37 |
 # | capstone | 2.9 Capstone: a training loop for digits and 2.20 Where to read on | 40 |
 #
-# Sections called *Going deeper* are collapsed (86 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, choose *View → Table of Contents*: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (86 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
@@ -380,7 +380,7 @@ for name, f in (("E[x_0 | x_t]", m), ("the medians", median)):
 # %% [markdown] tags=["sitting"]
 # ## 2.5 Noise, image and score: three names for one answer
 #
-# *Sitting 2 of 2, 36 minutes.*
+# *Sitting 2 of 2, 37 minutes.*
 #
 # *Question.* By (2.4) your network learned the average noise, $\mathbb E[\epsilon\mid x_t]$. The step back needs the average image, $\mathbb E[x_0\mid x_t]$. Other papers train a *score*. Are these three different things?
 
@@ -456,7 +456,7 @@ for ax, t in zip(axes, (20, 100, 400), strict=True):
 #
 # The model starts in noise and walks back, $p(x_T) = \mathcal N(0, I)$:
 # $$\begin{aligned} p_\theta(x_{0:T}) &= p(x_T)\,\prod_{t=1}^T p_\theta(x_{t-1}\mid x_t), \\ p_\theta(x_{t-1}\mid x_t) &= \mathcal N\big(x_{t-1};\ \mu_\theta(x_t, t),\ \sigma_t^2 I\big). \end{aligned} \tag{2.8: DDPM Eq. 1}$$
-# We want $-\log p_\theta(x_0)$ to be small. Every path $x_1,\dots,x_T$ can end in $x_0$, but nearly all of them hardly ever do. The forward process, started in $x_0$, draws probable ones. So multiply and divide by $q(x_{1:T}\mid x_0)$: the integral over paths becomes an expectation under $q$. And $-\log$ bends upwards (question 3 above):
+# We want $-\log p_\theta(x_0)$ to be small. Every path $x_1,\dots,x_T$ can end in $x_0$, but nearly every path that the model draws ends far from $x_0$, so that an average over such paths takes far too many draws. The forward process, started in $x_0$, draws probable ones. So multiply and divide by $q(x_{1:T}\mid x_0)$: the integral over paths becomes an expectation under $q$. And $-\log$ bends upwards (question 3 above):
 # $$\begin{aligned} -\log p_\theta(x_0) &= -\log\ \mathbb E_q\left[\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right] \\ &\le\ \mathbb E_q\left[-\log\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right] =: L . \end{aligned} \tag{2.9: DDPM Eq. 3}$$
 # $L$ is the **variational bound** (变分下界; $-L$ is a *lower* bound of $\log p_\theta$, hence the name ELBO). The difference between $L$ and $-\log p_\theta(x_0)$ is called the gap.
 #
@@ -585,7 +585,7 @@ def vlb_weight(betas, var):
 vlb_weight = checks.vlb_weight(vlb_weight)
 
 # %% [markdown]
-# > **Predict.** The weight at t = 1 and at t = 999: equal, ten times larger at t = 1, or more than ten times?
+# > **Predict.** The weight at t = 1 and at t = 999 (t of the code): equal, ten times larger at t = 1, or more than ten times?
 # > <details><summary>Then look</summary>More, as the figure shows. The bound cares most for the smallest t, where fine detail is decided.</details>
 
 # %%
@@ -604,7 +604,7 @@ ax.axhline(1, color=plots.VERMILION, label=r"$L_\mathrm{simple}$")
 _ = ax.set(xlabel="t", ylabel="weight, scaled to mean 1"), ax.legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 2.10.* What an error of the noise costs in the bound, and in $L_\text{simple}$, each scaled to mean 1 (a common factor only changes the effective learning rate). The two curves of the bound differ by a factor of about 2 at the smallest t, too far left to see; elsewhere they nearly coincide. <!-- alt: On a logarithmic axis the weight of the bound is high at the smallest t, falls steeply, and rises slowly again towards large t; that of L simple is a flat line; the bound lies above it below t = 100. -->
+# *Figure 2.10.* What an error of the noise costs in the bound, and in $L_\text{simple}$, each scaled to mean 1 (a common factor only changes the effective learning rate). The two curves of the bound differ by a factor of about 2 at the smallest t, too far left to see; elsewhere they nearly coincide. <!-- alt: On a logarithmic axis the weight of the bound is high at the smallest t, falls steeply, and rises slowly again towards large t; that of L simple is a flat line; the bound lies above it below t = 100 and again at the very end. -->
 
 # %% [markdown]
 # ## 2.8 Which weight?
@@ -628,7 +628,7 @@ _ = ax.set(xlabel="t", ylabel="weight, scaled to mean 1"), ax.legend(fontsize="s
 # - min-SNR: `(5 / process.snr).clamp(max=1)`.
 #
 # Only the shape of $w$ counts: it is scaled to mean 1.
-# <details><summary>What we found</summary>In 1000 steps none clearly beats $L_\text{simple}$. The bound's weight does worse everywhere, even in the bands of the smallest t. $1/\operatorname{SNR}$ is worse by far, it spends nearly all of its weight on large t, where there is little to learn. Min-SNR is about equal. More weight below t = 200 helps there only after about 3000 steps (<code>trained(w, 3000)</code>), and only a little, and at large t it costs. The steep answers at small t need more steps, not only more weight.</details>
+# <details><summary>What we found</summary>In 1000 steps none is nearer to the best answer than $L_\text{simple}$ at every t. The bound's weight does worse, even in the bands of the smallest t: it multiplies a few rare t by up to 50, so that single examples decide a batch (section 2.17 draws these t more often instead). $1/\operatorname{SNR}$ is nearer at large t, above about t = 500, where nearly all of its weight lies and little was missing; below, where the samples are decided, it is worse by far. Min-SNR is about equal. More weight below t = 200 helps only at the smallest t, after about 3000 steps (<code>trained(w, 3000)</code>), and only a little; at larger t it costs. The steep answers at small t need more steps, not only more weight.</details>
 
 # %%
 w = vlb_weight(process.betas, process.betas)  # yours: any positive tensor of 1000 numbers
@@ -739,7 +739,7 @@ ax = plots.loss_curve(history, smooth=100)
 _ = ax.set(ylim=(0, 1.1))
 
 # %% [markdown]
-# *Figure 2.12.* The loss on digits. For *new* digits nobody knows the best possible loss. For these training digits it is known (section 2.16), and reaching it would mean copying them. So compare with held-out digits. <!-- alt: The loss falls from 1 to about 0.2 and goes on falling slowly. -->
+# *Figure 2.12.* The loss on digits. For *new* digits nobody knows the best possible loss. For these training digits it is known (section 2.16), and reaching it would mean copying them. So compare with held-out digits (section 2.16). <!-- alt: The loss falls from 1 to about 0.2 and goes on falling slowly. -->
 
 # %% tags=["capstone"]
 @torch.no_grad()

@@ -9,12 +9,12 @@
 # - predict the shape of every tensor in it, and its parameters;
 # - measure what a piece is worth, and say what such a measurement does not show.
 #
-# **You need** notebook 1 and, of notebook 2, what least squares learns and how the noise is predicted; convolutions and `torch.nn` (a self-check follows). All cells together run in about two minutes on two CPU cores.
+# **You need** notebook 1 and, of notebook 2, what least squares learns and how the noise is predicted; convolutions and `torch.nn` (a self-check follows, in a collapsed section). All cells together run in about two minutes on two quiet CPU cores, and in up to five on a busy machine.
 #
 # *The course:* 1 forward process → 2 loss → **3 U-Net** → 4 sampling → 5 variants. It follows a blog post, 《【研究生工作周报】(DDPM)》 ("A graduate student's weekly report: DDPM"), called *the post*; where its text is wrong, you will measure why.
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 88 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a quarter more time.
+# **The core path takes 88 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
@@ -22,7 +22,7 @@
 # | 2 | 3.5 Attention: every pixel asks all others … 3.8 What is each piece worth? | 45 |
 # | capstone | 3.9 Capstone: your own U-Net and 3.17 What you now have | 34 |
 #
-# Sections called *Going deeper* are collapsed (75 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, choose *View → Table of Contents*: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (75 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it. Sitting 1 starts with the cell after it.
@@ -163,7 +163,7 @@ def show(step=300):
 # $$\begin{aligned} f^*(x) &= \mathbb E[\epsilon\mid x] = \sum_t q(t\mid x)\;\mathbb E[\epsilon\mid x_t = x,\ t], \\ q(t\mid x) &= \frac{q_t(x)}{\sum_s q_s(x)} . \end{aligned} \tag{3.1}$$
 # The first expectation is conditioned on $x$ alone, not on $t$: here $t$ is random, too. $q_t$ is the density of $x_t$, and the second line is Bayes' rule with all $t$ equally likely before. The price follows from the law of total variance, for each pixel:
 # $$\operatorname{Var}(\epsilon\mid x) = \underbrace{\textstyle\sum_t q(t\mid x)\operatorname{Var}(\epsilon\mid x,t)}_{\text{remains, even if } t \text{ is told}} + \underbrace{\operatorname{Var}_{t\mid x}\big(\mathbb E[\epsilon\mid x,t]\big)}_{\text{the price of not being told}}$$
-# An image of many pixels reveals most of its noise level (how rough is it?), so the price is smaller than for a single number. For a single number (the example of the next section, which is optional) the smallest loss rises from 0.186 to 0.311, +67 %. For digits section 3.8 measures it.
+# Averaged over $x$, the left side is the smallest loss of a network that is not told $t$, and the first term that of one that is (notebook 2). An image of many pixels reveals most of its noise level (how rough is it?), so the price is smaller than for a single number. For a single number (the example of the next section, which is optional) the smallest loss rises from 0.186 to 0.311, +67 %. For digits section 3.8 measures it.
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: the price of not being told t
@@ -261,7 +261,7 @@ _ = ax.set(xlabel="t", ylabel=r"$q(t\mid x_t)$", ylim=(1e-4, 1)), ax.legend(font
 #
 # The bare number is a poor input: $t = 3$ and $t = 4$ differ by a thousandth of the range, but their noise differs by 16 % in size. A table with a free row for each $t$ (one-hot) has the opposite fault: row 500 learns nothing from row 501. What we need is a vector that is similar for neighbouring $t$, different for distant $t$, and fine enough to tell 3 from 4.
 #
-# DDPM takes the encoding of Vaswani and others (2017): $d/2$ waves of different speeds ($d$, in code `d_model`, is the length of $e(t)$), from frequency 1 down to nearly $1/10000$. The fast waves tell neighbours apart, the slow ones tell early from late:
+# DDPM takes the encoding of Vaswani and others (2017): $d/2$ waves of different speeds ($d$, in code `d_model`, is the length of $e(t)$), from frequency 1 down to nearly $1/10000$ for $d = 128$. The fast waves tell neighbours apart, the slow ones tell early from late:
 # $$\begin{aligned} e(t)_{2k} &= \sin(\omega_k t),\qquad e(t)_{2k+1} = \cos(\omega_k t), \\ \omega_k &= 10000^{-k/(d/2)},\qquad k = 0,\dots,\tfrac d2-1 . \end{aligned} \tag{3.2: Vaswani Section 3.5}$$
 #
 # **Exercise 3.1 (one star, 6 minutes).** Write the whole table, (T, d_model), without loops. Sine and cosine alternate.
@@ -293,7 +293,7 @@ _ = axes[1].legend(ncols=3, fontsize="x-small", handlelength=1, columnspacing=1)
 # *Figure 3.5.* Your table. Left: its sines, fast waves above, slow ones below. (The arcs in the upper half are an artefact of the picture: neighbouring rows there differ by about one full turn, so they look alike.) Right: the inner product of three rows with all rows: a sharp peak at s = t on a broad hill. Near steps are similar, distant ones less so.
 # <!-- alt: Left, stripes that are narrow at the top and wide at the bottom. Right, three curves, each with a sharp peak of 64 at its own t and lower values elsewhere. -->
 #
-# In the network two linear layers follow the table, so that it can form what it needs from the waves. They make $\tau$, the *time embedding*. With your table:
+# In the network two linear layers follow the table, so that it can form what it needs from the waves. They make $\tau$, the *time embedding*, of `tdim` = 4 `ch` numbers. With your table:
 
 # %%
 torch.manual_seed(0)
@@ -465,7 +465,7 @@ _ = ax.set(xlim=(-0.5, 10.5), ylim=(-1.4, 1.4)), ax.axis("off")
 #
 # **Exercise 3.3 (one star, 4 minutes).** Write the first plus: add the time to `h` (B, C, H, W). `temb`, that is $\tau$, is (B, tdim), `weight` (C, tdim), `bias` (C,). Leave `h` as it is, and return a new tensor.
 # <details><summary>Hint 1</summary>Swish first, then F.linear(..., weight, bias). The result is (B, C).</details>
-# <details><summary>Hint 2</summary>Two axes of length 1 are missing at the end: [:, :, None, None]. Without them PyTorch lines the C numbers up with the columns of the image: an error, or a silent mistake if W = C.</details>
+# <details><summary>Hint 2</summary>Two axes of length 1 are missing at the end: [:, :, None, None]. Without them PyTorch lines the C numbers up with the columns of the image: an error, or a silent mistake if the width equals C.</details>
 
 # %%
 def add_time(h, temb, weight, bias):
@@ -803,7 +803,7 @@ print(f"{sum(p.numel() for p in cifar.parameters() if p.requires_grad):,} traine
 # - a layer that doubles the side takes none.
 #
 # Move the controls: which choice costs parameters, and which does not?
-# <details><summary>Then look</summary><code>ch</code> costs most: a convolution has channels in times channels out, so twice the channels are about four times the parameters. More levels and more blocks cost most where the level is wide. Attention costs little: 4 C² + 6 C, about a fifth of its residual block. The size of the image costs nothing.</details>
+# <details><summary>Then look</summary><code>ch</code> costs most: a convolution has channels in times channels out, so twice the channels are about four times the parameters. More levels and more blocks cost most where the level is wide. Attention costs little: 4 C² + 6 C, between an eighth and a quarter of its residual block. The size of the image costs nothing.</details>
 
 # %%
 # NBVAL_IGNORE_OUTPUT
@@ -950,7 +950,7 @@ for i, steps in enumerate((30, 100, 300)):
 # - No attention: nowhere, not in the middle either. No start at 0: the last layer of each branch, and of the network, starts at ordinary size.
 #
 # > **Predict.** Which network has the largest loss after 800 steps, and which draws the worst digits?
-# > <details><summary>Then look</summary>Without skips the loss is the largest, without time it is nearly as large. Both draw badly, in two ways: without time some images stay covered with noise, for the network cannot tell how much is left; without skips the digits look clean, but the features that a classifier computes from them are as far from those of real digits as without time. Without attention nothing changes.</details>
+# > <details><summary>Then look</summary>Without skips the loss is the largest, without time it is nearly as large. Both draw badly, in two ways: without time some images stay covered with noise, for the network cannot tell how much is left; without skips the background looks clean, but strokes are uneven or broken, and the features that a classifier computes from the digits are as far from those of real digits as without time. Without attention nothing changes.</details>
 #
 # The trainings, three seeds each, take a quarter of an hour: `data/records/unet_ablations_long.py` has made them.
 
@@ -980,7 +980,7 @@ for i, name in enumerate(names):
     axes[1].text(-0.15, 1.06 * i + 0.5, name, ha="right", va="center", fontsize="small")
 
 # %% [markdown]
-# *Figure 3.13.* Five networks. Left: the loss on held-out digits after 60, 200 and 800 steps; bars are means of three seeds, lines the seeds. Right: what the first seed's networks draw after 800 steps. Without time some images stay covered with noise; without skips the digits look clean.
+# *Figure 3.13.* Five networks. Left: the loss on held-out digits after 60, 200 and 800 steps; bars are means of three seeds, lines the seeds. Right: what the first seed's networks draw after 800 steps. Without time some images stay covered with noise; without skips the background is clean, but strokes are uneven or broken.
 # <!-- alt: Bars of five networks, three for each: no skips is far the worst after 60 steps and only a little worse than no time after 800. Five rows of eight drawn digits: in the row without time one image is pure noise and others have spots. -->
 
 # %% tags=["folded"]
@@ -1008,8 +1008,9 @@ for name in ("no time", "no skips"):
     print(f"{name:8} after 2000 steps, two seeds: loss {' and '.join(more)} %")
 
 # %% [markdown]
-# ("Nearest digit": root mean square distance of a sample from the training digit most like it, mean of 192 samples; noise makes it large. "Fréchet": distance between mean and covariance of a classifier's features, of samples and of training digits, as in FID, section 2.8.) Three lessons:
+# ("Nearest digit": root mean square distance of a sample from the training digit most like it, mean of 192 samples; noise makes it large. "Fréchet": distance between mean and covariance of a classifier's features, of samples and of training digits, as in FID, section 2.8.) Four lessons:
 #
+# - **A network that is not told t pays the price of (3.1)**: +16 % after 800 steps here, where a single number costs +67 %.
 # - **The length matters.** After 60 steps the numbers say how fast a network learns: without skips +62 %, without the start at 0 +16 %, without time +9 %. After 200 steps they are +22 %, +11 % and +15 %. After 800 steps they are +19 %, +5 % and +16 %. "No skips" and "no time" come closer. After 2000 steps (two seeds, the last lines above) "no time" is at +13 % and +16 %, "no skips" at +10 % and +19 %: both stay behind, and two seeds do not say which is worse.
 # - **The measure matters.** After 800 steps, by the nearest-digit distance, which is sensitive to noise, "no time" is worst (0.46; "no skips" has 0.41). By the Fréchet distance of features the two are equal (6.4 and 6.3; full 3.2).
 # - **No difference is a result, too**, for this network and these images: without attention the loss does not change by more than 1 %. On 8x8 pixels the convolutions see the whole image anyway.
@@ -1128,7 +1129,7 @@ x, t = torch.randn(2, 1, 8, 8), torch.tensor([10, 500])
 assert torch.allclose(yours(x, t), theirs(x, t), rtol=1e-3, atol=1e-3)
 
 # %% [markdown]
-# Now train it: 700 steps, half a minute to a minute on two CPU cores. (`draw` is that of section 3.7, and `fit_longer` its `fit` without pictures on the way.)
+# Now train it: 700 steps, half a minute to two minutes on a CPU. (`draw` is that of section 3.7, and `fit_longer` its `fit` without pictures on the way.)
 
 # %% tags=["folded"]
 short = chain.respaced(spacing.trailing(1000, 100))
@@ -1160,7 +1161,7 @@ fig, ax = plt.subplots(figsize=(8.3, 1.8), layout="constrained")
 _ = plots.image_grid(draw(net, 48), ncols=16, ax=ax)
 
 # %% [markdown]
-# *Figure 3.15.* Forty-eight digits, drawn from noise by a U-Net that you wrote. (Until your class is right, the course's own draws them.) Some are unclear, as are some in the data; longer training helps.
+# *Figure 3.15.* Forty-eight digits, drawn from noise by a U-Net that you wrote. (Until your class is right, the course's own draws them.) Some are unclear, as are some in the data; longer training helps: write 1500 instead of 700. (The returned network is the average over the training and is frozen: it cannot be trained further.)
 # <!-- alt: Three rows of sixteen small digits, most of them readable. -->
 
 # %% [markdown] tags=["deeper"]
