@@ -14,7 +14,7 @@
 # *The course:* 1 forward process → 2 loss → 3 U-Net → **4 sampling** → 5 variants
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 87 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a quarter more time.
+# **The core path takes 87 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
@@ -23,7 +23,7 @@
 # | 3 | 4.7 A differential equation behind the steps … 4.10 What you now have | 34 |
 # | capstone | 4.11 Capstone: fill in what is missing | 34 |
 #
-# Sections called *Going deeper* are collapsed (37 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, choose *View → Table of Contents*: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (37 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
