@@ -438,7 +438,7 @@ digits, labels = data.digits()[:]
 #
 # - starts high: the first step back, from $x_1$ to $x_0$, should have little to do;
 # - ends near 0: the chain must end in noise (section 1.6);
-# - **spends many steps where image and noise are comparable**. Above this band almost every digit can still be read; far below it nothing is left of the image. The limit 2 is a convention: 64 pixels together still tell something down to about −4 (figure 1.8). We count the steps with $|\log\operatorname{SNR}| < 2$ (natural logarithm: a ratio between 1/7.4 and 7.4).
+# - **spends many steps where image and noise are comparable**. Above this band almost every digit can still be read; far below it nothing is left of the image. We count the steps with $|\log\operatorname{SNR}| < 2$ (natural logarithm: a ratio between 1/7.4 and 7.4). The limit 2 is a convention: 64 pixels together still tell something at −4.
 #
 # All three are needed. A chain could jump to the middle in its first step, or into noise in its last, and still spend nearly all other steps in the middle.
 #
@@ -596,11 +596,11 @@ _ = ax.set(xlabel="mean of the 64 pixels of $x_T$", ylabel="density"), ax.legend
 # %% [markdown]
 # *Figure 1.10.* The mean brightness of $x_T$ for all 1797 digits. With 1000 steps it lies around 0, as that of noise does. With 100 steps it stays dark: a sampler would start at images that are too bright, which the network never saw. <!-- alt: Two histograms. That of T = 1000 is centred at 0, that of T = 100 lies clearly to the left of it. -->
 #
-# We measure how far $x_T$, given $x_0$, is from noise in bits per pixel: the Kullback-Leibler divergence from $\mathcal N(0, 1)$, a distance between two distributions that is 0 only if they are equal, which for $x_0 = \pm1$ is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2 derives it). A chain *ends in noise* if it ends below 0.01 bits.
+# We measure how far $x_T$, given $x_0$, is from noise in bits per pixel: the Kullback-Leibler divergence from $\mathcal N(0, 1)$. It is 0 only if the two distributions are equal. For $x_0 = \pm1$ it is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2 derives it). A chain *ends in noise* if it ends below 0.01 bits.
 #
 # **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas whose first is below 0.01, that end in noise *and* have many steps at which image and noise are comparable. Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down which of them end in noise, and guess their order by the share of steps with $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
 # <details><summary>Hint</summary>For small betas $\bar\alpha_T \approx e^{-(\beta_1+\dots+\beta_T)}$ (section 1.3): the sum decides where a chain ends. Below 0.01 bits means $\bar\alpha_T < 0.014$: which sum is that?</details>
-# <details><summary>One answer</summary>Of these three the untouched line has the largest share, because it stops in the middle: the share alone is not enough. The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise and has 34 %, nearly the 35 % of the 1000 linear steps. The cosine ends in noise too and has 56 %. (Run the folded cell below figure 1.11.) (A large <em>last</em> beta alone ends any chain in noise.)</details>
+# <details><summary>One answer</summary>Of the untouched line, the line times 10 and the cosine, the untouched line has the largest share, because it stops in the middle: the share alone is not enough. The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise and has 34 %, nearly the 35 % of the 1000 linear steps. It goes further than it must: a sum of 4.3 is enough. The cosine ends in noise too and has 56 %. (Run the folded cell below figure 1.11.) (A large <em>last</em> beta alone ends any chain in noise, and meets the conditions. But then the last step does nearly all the work; section 1.9 shows why a large step is bad.)</details>
 
 # %%
 chosen = linear_betas(1e-4, 0.02, 100)  # your choice
@@ -1073,7 +1073,7 @@ print(f"existing digits: {real:.1f} from the nearest other one (median)")
 #
 # *Capstone, 38 minutes.*
 #
-# **Exercise 1.10 (capstone, 35 minutes).** Build a class that makes a forward process from *any* curve that falls at every step and reaches 0 at the end at the earliest, and animate an image of your choice: the way to noise uses the jump; the way back takes posterior steps, which know the image.
+# **Exercise 1.10 (capstone, 35 minutes).** Build a class that makes a forward process from *any* curve that falls at every step and is positive before its last point, and animate an image of your choice: the way to noise uses the jump; the way back takes posterior steps, which know the image.
 #
 # - `Forward(curve, T, max_beta)`: `curve` takes $u$, (T + 1,) float64 from 0 to 1, and returns the curve of $\bar\alpha$ there. Make the tables `betas` and `alphas_bar`, both (T,) float64: $\beta_t = 1 - \text{curve}(t/T)\,/\,\text{curve}((t-1)/T)$ for the papers' $t = 1, \dots, T$. Only ratios count, so a curve that starts below 1 is scaled to start at 1, as $f$ in (1.4). No beta may exceed `max_beta`, and `alphas_bar` is the cumulative product of 1 − `betas`, after the cap.
 # - `bits_left()`: how far the chain's end is from noise, $-\tfrac12\log_2(1-\bar\alpha_T)$.

@@ -14,11 +14,11 @@
 # *The course:* 1 forward process → **2 loss** → 3 U-Net → 4 sampling → 5 variants
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 76 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
+# **The core path takes 77 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
-# | 1 | 2.1 Train first … 2.4 What least squares learns | 39 |
+# | 1 | 2.1 Train first … 2.4 What least squares learns | 40 |
 # | 2 | 2.5 Noise, image and score: three names for one answer … 2.8 Which weight? | 37 |
 # | capstone | 2.9 Capstone: a training loop for digits and 2.20 Where to read on | 40 |
 #
@@ -99,7 +99,7 @@ _ = plots.image_grid(drawn, ncols=10)
 # %% [markdown] tags=["sitting"]
 # ## 2.1 Train first
 #
-# *Sitting 1 of 2, 39 minutes.*
+# *Sitting 1 of 2, 40 minutes.*
 #
 # *Question.* Notebook 1 ended with one missing function: the average clean image behind a noisy one. Nobody can compute it for real images. But training pairs cost nothing: take an image, add noise. Can a network learn from such pairs how to walk back? We train first, on points in the plane, and ask afterwards why it worked.
 #
@@ -338,9 +338,9 @@ averages()
 _ = interact(averages, t=(0, 999, 37))
 
 # %% [markdown]
-# With little noise the line is a step: $x_t$ says which cluster it was. With much noise it is flat at the mean of the data, −0.4: the clusters are forgotten. Steep functions like this one were the last thing that your network learned.
+# At t = 0 the line is the diagonal: $x_t$ is almost $x_0$ itself. Near t = 100 the noise is wider than a cluster, but the clusters are still apart: the line is nearly a step, and $x_t$ says only which cluster it was. With much noise it is flat at the mean of the data, −0.4: the clusters are forgotten. Steep functions like that step were the last thing that your network learned.
 #
-# > **Predict.** A network of unlimited size, trained without end on these pairs at $t = 300$: where does its loss stop, at 0, at the variance of the data (0.88), or between?
+# > **Predict.** A network of unlimited size that predicts $x_0$, trained without end on these pairs at $t = 300$: where does its loss stop, at 0, at the variance of the data (0.88), or between?
 # > <details><summary>Then look</summary>Between: at the irreducible part, printed below.</details>
 #
 # As an example of a wrong $f$ take $\tanh(3x_t)$. Sums over a grid give all three terms of (2.4):
@@ -565,13 +565,13 @@ _ = interact(bound_of, s=(0.1, 1.5, 0.1))
 # %% [markdown]
 # ## 2.7 What the bound asks of the network
 #
-# In $L_{t-1}$ the first Gaussian is the posterior $\mathcal N(\tilde\mu_t, \tilde\beta_t I)$, the second the model's step $\mathcal N(\mu_\theta, \sigma_t^2 I)$. Choose $\sigma_t^2$ by hand. Then only one part of (2.11) contains the network:
+# In $L_{t-1}$ the first Gaussian is the posterior $\mathcal N(\tilde\mu_t, \tilde\beta_t I)$, the second the model's step $\mathcal N(\mu_\theta, \sigma_t^2 I)$. Choose $\sigma_t^2$ by hand. Coordinates are independent, so their divergences add up, and the square of (2.11) becomes $\lVert\cdot\rVert^2$. Only one part of (2.11) contains the network:
 # $$L_{t-1} = \mathbb E_q\left[\frac{1}{2\sigma_t^2}\,\big\|\tilde\mu_t(x_t,x_0)-\mu_\theta(x_t,t)\big\|^2\right] + C . \tag{2.12: DDPM Eq. 8}$$
 # **A squared distance of means.** For one $x_0$ its minimum is the posterior mean itself; but the network does not know $x_0$. Average over the data as well, and (2.4) says what is best: $\mu_\theta = \mathbb E[\tilde\mu_t\mid x_t]$, the mean of the true step back. The likelihood asks for the same thing, a conditional mean.
 #
 # Both means have the form (2.2), one with the true noise and one with the network's. Subtract; $x_t$ cancels:
 # $$\frac{1}{2\sigma_t^2}\,\|\tilde\mu_t-\mu_\theta\|^2 = \frac{\beta_t^2}{2\sigma_t^2\,\alpha_t\,(1-\bar\alpha_t)}\;\|\epsilon-\epsilon_\theta(x_t,t)\|^2 . \tag{2.13: DDPM Eq. 12}$$
-# So the bound is your `simple_loss` with a **weight that depends on $t$ alone**.
+# So, up to constants and apart from $L_0$, the bound is your `simple_loss` with a **weight that depends on $t$ alone**.
 #
 # **Exercise 2.5 (one star, 4 minutes).** This weight for all steps: `betas` and `var`, the model's $\sigma_t^2$, are (T,); return (T,).
 # <details><summary>Hint 1</summary>alphas and alphas_bar come from betas.</details>
