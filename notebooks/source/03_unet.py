@@ -163,7 +163,7 @@ def show(step=300):
 # $$\begin{aligned} f^*(x) &= \mathbb E[\epsilon\mid x] = \sum_t q(t\mid x)\;\mathbb E[\epsilon\mid x_t = x,\ t], \\ q(t\mid x) &= \frac{q_t(x)}{\sum_s q_s(x)} . \end{aligned} \tag{3.1}$$
 # The first expectation is conditioned on $x$ alone, not on $t$: here $t$ is random, too. $q_t$ is the density of $x_t$, and the second line is Bayes' rule with all $t$ equally likely before. The price follows from the law of total variance, for each pixel:
 # $$\operatorname{Var}(\epsilon\mid x) = \underbrace{\textstyle\sum_t q(t\mid x)\operatorname{Var}(\epsilon\mid x,t)}_{\text{remains, even if } t \text{ is told}} + \underbrace{\operatorname{Var}_{t\mid x}\big(\mathbb E[\epsilon\mid x,t]\big)}_{\text{the price of not being told}}$$
-# Averaged over $x$, the left side is the smallest loss of a network that is not told $t$, and the first term that of one that is (notebook 2). An image of many pixels reveals most of its noise level (how rough is it?), so the price is smaller than for a single number. For a single number (the example of the next section, which is optional) the smallest loss rises from 0.186 to 0.311, +67 %. For digits section 3.8 measures it.
+# Averaged over $x$, the left side is the smallest loss of a network that is not told $t$, and the first term is the smallest loss of a network that is told $t$ (notebook 2). An image of many pixels reveals most of its noise level (how rough is it?), so the price is smaller than for a single number. For a single number (the example of the next section, which is optional) the smallest loss rises from 0.186 to 0.311, +67 %. For digits section 3.8 measures it.
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: the price of not being told t
@@ -369,7 +369,7 @@ print("distance of the two tables, length of a row = 1:", at)
 # $$\begin{aligned} y_{cp} &= \gamma_c\,\frac{h_{cp}-\mu_g}{\sqrt{\sigma_g^2+10^{-5}}}+\delta_c, \\ \mu_g &= \frac1{|S_g|}\sum_{S_g}h,\qquad \sigma_g^2 = \frac1{|S_g|}\sum_{S_g}(h-\mu_g)^2 . \end{aligned} \tag{3.4}$$
 #
 # > **Predict.** Why not BatchNorm, which normalises each channel over the whole batch? Think of what a batch of DDPM holds.
-# > <details><summary>Then look</summary>Images at different t. Batch statistics would mix nearly clean images with pure noise, and the answer for one image would depend on its neighbours in the batch. (This is our reason. DDPM's Appendix B gives another: "to make the implementation simpler".)</details>
+# > <details><summary>Then look</summary>Images at different t. Batch statistics would mix nearly clean images with pure noise, and the answer for one image would depend on its neighbours in the batch. (This is our reason. DDPM's Appendix B does not speak of batch normalisation; it says that group normalisation took the place of weight normalisation "to make the implementation simpler".)</details>
 
 # %%
 x, colours = torch.linspace(-6, 6, 241), ListedColormap([*plots.COLOURS, "0.4", "0.75"])
@@ -503,7 +503,7 @@ assert sum(p.numel() for p in block.parameters()) == 16_608
 # **What goes wrong: a norm that removes the time.** The time is *added* to a channel as a whole, and then comes a norm, which *subtracts* a mean. If a group of the norm is a single channel, they cancel. The post has 32 groups everywhere, so this happens in every block of 32 channels.
 #
 # > **Predict.** Your block with 32 channels is told t = 0, then t = 900. How does the change of its output depend on the number of groups: 1, 2, 4, 8, 16, 32?
-# > <details><summary>Then look</summary>With 32 groups the output does not change at all: the block runs, trains, and ignores t. With k channels to a group, subtracting the mean removes 1/k of the variance that the time adds: a half if k = 2, a quarter if k = 4, as in DDPM's network for CIFAR-10. The rest survives. (The bars show root mean squares, so they fall less.)</details>
+# > <details><summary>Then look</summary>With 32 groups the output does not change at all: the block runs, trains, and ignores t. With k channels to a group, subtracting the mean removes 1/k of the variance that the time adds: a half if k = 2, a quarter if k = 4, as in the blocks of 128 channels of DDPM's network for CIFAR-10. The rest survives. (The bars show root mean squares, so they fall less.)</details>
 
 # %%
 x, groups, changes = torch.randn(1, 32, 8, 8).expand(2, -1, -1, -1), (1, 2, 4, 8, 16, 32), []
@@ -655,7 +655,7 @@ for ax in axes[1:3]:
     ax.plot(pixel % 8, pixel // 8, "s", ms=12, mfc="none", mec=plots.VERMILION, mew=2)
 
 # %% [markdown]
-# *Figure 3.10.* Your attention at work. The marked pixel lies in the hole of the 0. It looks at itself, and at pixels left of the 0: both have background around them and a stroke on their right.
+# *Figure 3.10.* Your attention at work. The marked pixel lies in the hole of the 0. It looks at itself, at pixels below it in the hole, and at pixels left of the 0: they have background around them and a stroke on their right.
 # <!-- alt: A clean zero, the same with noise and one marked pixel, the weights of this pixel, which are high inside the hole and at the left border, and the averaged image, smoother than the noisy one. -->
 
 # %%
@@ -803,7 +803,7 @@ print(f"{sum(p.numel() for p in cifar.parameters() if p.requires_grad):,} traine
 # - a layer that doubles the side takes none.
 #
 # Move the controls: which choice costs parameters, and which does not?
-# <details><summary>Then look</summary><code>ch</code> costs most: a convolution has channels in times channels out, so twice the channels are about four times the parameters. More levels and more blocks cost most where the level is wide. Attention costs little: 4 C² + 6 C, between an eighth and a quarter of its residual block. The size of the image costs nothing.</details>
+# <details><summary>Then look</summary><code>ch</code> costs most: a convolution has channels in times channels out, so twice the channels are about four times the parameters. More levels and more blocks cost most where the level is wide. Attention costs little: 4 C² + 6 C, between a tenth and about a quarter of its residual block. The size of the image costs nothing.</details>
 
 # %%
 # NBVAL_IGNORE_OUTPUT
@@ -822,7 +822,7 @@ def design(ch=16, ch_mult="1 2", attn="1", num_res_blocks=1):
 
 # %% [markdown]
 # **Exercise 3.8 (two stars, 6 minutes).** Predict, without building the network: the number of *input* channels of every residual block on the way up, first to last, as a list of ints. For CIFAR-10's network it begins with 512 and ends with 256.
-# <details><summary>Hint 1</summary>Walk down and append to a list, in the order of the rules above. Then walk up and pop.</details>
+# <details><summary>Hint 1</summary>Walk down and append to a list in the order in which the network runs (the blocks of a level, then its DownSample). Then walk up and pop.</details>
 # <details><summary>Hint 2</summary>On the way up keep <code>now</code>, the channels that come from below. It starts as ch * ch_mult[-1] and becomes ch * mult after every block.</details>
 
 # %%
@@ -1016,7 +1016,7 @@ for name in ("no time", "no skips"):
 # - **No difference is a result, too**, for this network and these images: without attention the loss does not change by more than 1 %. On 8x8 pixels the convolutions see the whole image anyway.
 #
 # **Exercise 3.9 (design, 7 minutes).** You may spend 60,000 parameters, a third of the network above. Choose `ch`, `ch_mult`, `attn` and `num_res_blocks` (the controls in section 3.6 count for you). Write down your prediction first: by how many per cent is its held-out loss larger after 300 steps? Then measure, here with one seed.
-# <details><summary>Then look</summary>Held-out loss above that of the larger network, mean of three seeds (<code>data/records/unet_ablations_ends.py</code>): ch=16, ch_mult=[1], attn=[], num_res_blocks=2 (55,505 parameters) 1 %; ch=8, ch_mult=[1, 2], attn=[], num_res_blocks=2 (58,593 parameters) 10 %; the design in the next cell (44,969 parameters) 14 %. Here one wide level does better than two narrow ones.</details>
+# <details><summary>Then look</summary>Held-out loss above that of the larger network, mean of three seeds (<code>data/records/unet_ablations_ends.py</code>): ch=16, ch_mult=[1], attn=[], num_res_blocks=2 (55,505 parameters) 1 %; ch=8, ch_mult=[1, 2], attn=[], num_res_blocks=2 (58,593 parameters) 10 %; the design in the next cell (44,969 parameters) 14 %. Of these, one wide level does better than two narrow ones. (Parameters are not time: on the full size of the image a wide level computes more.)</details>
 
 # %%
 choice = {"ch": 8, "ch_mult": [1, 2], "attn": [1], "num_res_blocks": 1}
