@@ -14,11 +14,11 @@
 # *The course:* 1 forward process → 2 loss → **3 U-Net** → 4 sampling → 5 variants. It follows a blog post, 《【研究生工作周报】(DDPM)》 ("A graduate student's weekly report: DDPM"), called *the post*; where its text is wrong, you will measure why.
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 88 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
+# **The core path takes 89 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
-# | 1 | 3.1 One network for all noise levels … 3.4 The residual block, and where time enters | 43 |
+# | 1 | 3.1 One network for all noise levels … 3.4 The residual block, and where time enters | 44 |
 # | 2 | 3.5 Attention: every pixel asks all others … 3.8 What is each piece worth? | 45 |
 # | capstone | 3.9 Capstone: your own U-Net and 3.17 What you now have | 34 |
 #
@@ -118,7 +118,7 @@ _ = plots.unet_map(small, 8, ax=axes[1]).set_ylim(top=0.5)
 # %% [markdown] tags=["sitting"]
 # ## 3.1 One network for all noise levels
 #
-# *Sitting 1 of 2, 43 minutes.*
+# *Sitting 1 of 2, 44 minutes.*
 #
 # *Question.* Notebook 2 asks for the average noise behind $x_t$ at a thousand noise levels, $t$ known: a thousand functions. A thousand networks would need a thousand trainings, and neighbouring levels need nearly the same answer. So one network serves all. Must it be told which level it sees?
 #
@@ -163,7 +163,7 @@ def show(step=300):
 # $$\begin{aligned} f^*(x) &= \mathbb E[\epsilon\mid x] = \sum_t q(t\mid x)\;\mathbb E[\epsilon\mid x_t = x,\ t], \\ q(t\mid x) &= \frac{q_t(x)}{\sum_s q_s(x)} . \end{aligned} \tag{3.1}$$
 # The first expectation is conditioned on $x$ alone, not on $t$: here $t$ is random, too. $q_t$ is the density of $x_t$, and the second line is Bayes' rule with all $t$ equally likely before. The price follows from the law of total variance, for each pixel:
 # $$\operatorname{Var}(\epsilon\mid x) = \underbrace{\textstyle\sum_t q(t\mid x)\operatorname{Var}(\epsilon\mid x,t)}_{\text{remains, even if } t \text{ is told}} + \underbrace{\operatorname{Var}_{t\mid x}\big(\mathbb E[\epsilon\mid x,t]\big)}_{\text{the price of not being told}}$$
-# Averaged over $x$, the left side is the smallest loss of a network that is not told $t$, and the first term is the smallest loss of a network that is told $t$ (notebook 2). An image of many pixels reveals most of its noise level (how rough is it?), so the price is smaller than for a single number. For a single number (the example of the next section, which is optional) the smallest loss rises from 0.186 to 0.311, +67 %. For digits section 3.8 measures it.
+# Averaged over $x$, the left side is the smallest loss of a network that is not told $t$, and the first term is the smallest loss of a network that is told $t$ (notebook 2). An image of many pixels reveals most of its noise level (how rough is it?), so the price is smaller than for a single number. For a single number (the example of the next section, which is optional) the smallest loss rises from 0.186 to 0.311, +67 %. For digits section 3.8 gives an estimate.
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: the price of not being told t
@@ -293,7 +293,7 @@ _ = axes[1].legend(ncols=3, fontsize="x-small", handlelength=1, columnspacing=1)
 # *Figure 3.5.* Your table. Left: its sines, fast waves above, slow ones below. (The arcs in the upper half are an artefact of the picture: neighbouring rows there differ by about one full turn, so they look alike.) Right: the inner product of three rows with all rows: a sharp peak at s = t on a broad hill. Near steps are similar, distant ones less so.
 # <!-- alt: Left, stripes that are narrow at the top and wide at the bottom. Right, three curves, each with a sharp peak of 64 at its own t and lower values elsewhere. -->
 #
-# In the network two linear layers follow the table, so that it can form what it needs from the waves. They make $\tau$, the *time embedding*, of `tdim` = 4 `ch` numbers. With your table:
+# In the network two linear layers, with Swish between them, follow the table, so that it can form what it needs from the waves. They make $\tau$, the *time embedding*, of `tdim` = 4 `ch` numbers. With your table:
 
 # %%
 torch.manual_seed(0)
@@ -465,7 +465,7 @@ _ = ax.set(xlim=(-0.5, 10.5), ylim=(-1.4, 1.4)), ax.axis("off")
 #
 # **Exercise 3.3 (one star, 4 minutes).** Write the first plus: add the time to `h` (B, C, H, W). `temb`, that is $\tau$, is (B, tdim), `weight` (C, tdim), `bias` (C,). Leave `h` as it is, and return a new tensor.
 # <details><summary>Hint 1</summary>Swish first, then F.linear(..., weight, bias). The result is (B, C).</details>
-# <details><summary>Hint 2</summary>Two axes of length 1 are missing at the end: [:, :, None, None]. Without them PyTorch lines the C numbers up with the columns of the image: an error, or a silent mistake if the width equals C.</details>
+# <details><summary>Hint 2</summary>Two axes of length 1 are missing at the end: [:, :, None, None]. Without them PyTorch lines the C numbers up with the columns of the image: an error, or a silent mistake where the sizes fit by chance.</details>
 
 # %%
 def add_time(h, temb, weight, bias):
@@ -1010,7 +1010,7 @@ for name in ("no time", "no skips"):
 # %% [markdown]
 # ("Nearest digit": root mean square distance of a sample from the training digit most like it, mean of 192 samples; noise makes it large. "Fréchet": distance between mean and covariance of a classifier's features, of samples and of training digits, as in FID, section 2.8.) Four lessons:
 #
-# - **A network that is not told t pays the price of (3.1)**: +16 % after 800 steps here, where a single number costs +67 %.
+# - **A network that is not told t pays a price**, as (3.1) says: +16 % after 800 steps. This compares two trainings, not the smallest losses; for a single number the smallest loss rises by 67 %.
 # - **The length matters.** After 60 steps the numbers say how fast a network learns: without skips +62 %, without the start at 0 +16 %, without time +9 %. After 200 steps they are +22 %, +11 % and +15 %. After 800 steps they are +19 %, +5 % and +16 %. "No skips" and "no time" come closer. After 2000 steps (two seeds, the last lines above) "no time" is at +13 % and +16 %, "no skips" at +10 % and +19 %: both stay behind, and two seeds do not say which is worse.
 # - **The measure matters.** After 800 steps, by the nearest-digit distance, which is sensitive to noise, "no time" is worst (0.46; "no skips" has 0.41). By the Fréchet distance of features the two are equal (6.4 and 6.3; full 3.2).
 # - **No difference is a result, too**, for this network and these images: without attention the loss does not change by more than 1 %. On 8x8 pixels the convolutions see the whole image anyway.
