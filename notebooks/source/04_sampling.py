@@ -410,7 +410,7 @@ for k, name in enumerate(names):
     _ = ax.text(-0.1, k * 1.06 + 0.5, name, ha="right", va="center", fontsize="small")
 
 # %% [markdown]
-# *Figure 4.9.* Eight latents, one in each column, walked with different numbers of steps. With η = 0 the columns agree: the same digit, with the same slant. With η = 1 they do not. (And for this network the rows with η = 1 are mostly clearer digits: section 4.9 asks why.) <!-- alt: Five rows of eight digits. The first three rows show the same digits column by column, some of them ugly; the last two rows show digits, most of them clear, that differ from those above and from each other. -->
+# *Figure 4.9.* Eight latents, one in each column, walked with different numbers of steps. With η = 0 most columns agree: the same digit, with the same slant. With η = 1 they do not. (And for this network the rows with η = 1 are mostly clearer digits: section 4.9 asks why.) <!-- alt: Five rows of eight digits. The first three rows show the same digits column by column, some of them ugly; the last two rows show digits, most of them clear, that differ from those above and from each other. -->
 
 # %% tags=["folded"]
 def apart(a, b):
@@ -630,7 +630,7 @@ ax = plots_sampling.error_against_cost(table)
 _ = ax.set(ylabel="mean distance from the exact end"), ax.legend(fontsize="small", ncols=2)
 
 # %% [markdown]
-# *Figure 4.12.* Every sampler with the exact denoiser, from the same start. The slope is the order: DDIM falls with the first power of the evaluations, 2M, Heun, 2S and PLMS with the second, 3M with the third. Heun asks twice in each step; 2S makes one step of every two levels. So for the same cost their steps are twice as long. The two samplers that add noise (dashed) stop falling between 0.02 and 0.1: that is the random error of 400 points. <!-- alt: A plot with logarithmic axes. Two dashed curves flatten between 0.02 and 0.1; DDIM falls slowly; four curves fall twice as steeply, PLMS lowest, Heun highest; 3M falls most steeply. -->
+# *Figure 4.12.* Every sampler with the exact denoiser, from the same start. The slope is the order: DDIM falls with the first power of the evaluations, 2M, Heun, 2S and PLMS with the second, 3M with the third. Heun asks twice in each step; 2S makes one step of every two levels. So for the same cost their steps are twice as long. The two samplers that add noise (dashed) stop falling at a few hundredths: that is the random error of 400 points. <!-- alt: A plot with logarithmic axes. Two dashed curves flatten between 0.02 and 0.1; DDIM falls slowly; four curves fall twice as steeply, PLMS lowest, Heun highest; 3M falls most steeply. -->
 
 # %%
 for name in ("DDIM", "2M, yours", "Heun", "2S", "PLMS", "3M"):
@@ -684,7 +684,7 @@ for ax, (name, (sampler, S)) in zip(axes, shown.items()):
 # - `"heun"` needs 2S − 1, `"plms"` S + 1: use `steps="leading5"` and `"leading9"`. Both step with ε and make no digits from the last step of this cosine schedule ($\bar\alpha_T = 2\cdot10^{-9}$), so they have to start lower;
 # - `steps=`: `"leading10"` takes every 100th step from 0 and starts sampling at index 900; `"trailing10"` starts at 999; `"log_snr10"` is even in log SNR; `"karras10"` (Karras and others 2022) puts more steps where there is little noise (nearly equal steps may be merged).
 #
-# The measure is the Fréchet distance: how far mean and covariance of 100 drawn MNIST digits are from those of the 60,000 real ones, in the features of a small classifier. Small is good. With so few images the distance is biased upwards and varies strongly between seeds, for some samplers by a factor of two. Repeat with another seed before you conclude: differences below a factor of two mean nothing. And 100 real digits score 0.76 in the course's record, so compare the bars with each other only.
+# The measure is the Fréchet distance: how far mean and covariance of 100 drawn MNIST digits are from those of the 60,000 real ones, in the features of a small classifier. Small is good. With so few images the distance is biased upwards and varies strongly between seeds, for some samplers by a factor of two. Repeat with another seed before you conclude: differences below a factor of two mean nothing. And 100 real digits score 0.76 in the course's record (they were taken at random, with unequal numbers of the classes, and their interval is 0 to 1.55), so compare the bars with each other only.
 
 # %%
 chosen = Sampling("ddim", steps="leading10", seed=1)  # your choice
@@ -714,7 +714,7 @@ _ = ax.invert_yaxis(), ax.set(xlabel="Fréchet distance of 100 digits")
 #
 # On real networks the best sampler is not always the one of the highest order: the network is wrong, too, and noise can correct an error made early (figure 4.9).
 #
-# <details><summary>What we found</summary>(100 digits, two seeds.) With noise: ancestral, DDIM with η = 1 and 2M SDE reach 0.13 to 0.18. Without, on trailing steps, the order does not decide: DDIM, 2M, 3M and 2S are alike, between 0.3 and 0.7 depending on the seed. On steps even in log SNR 2M is at 0.34 and 0.24 where DDIM is at 0.72 and 0.36: there the order counts. More of these steps lie at high noise, so that no step there is long; that this is the cause is a guess. With trailing steps Heun and PLMS fail altogether, above 10: the first of these steps leads over a factor of thousands in the noise. From <code>leading9</code>, which starts where $\bar\alpha$ is 0.03, PLMS reaches 0.72 and 0.76, near DDIM's 0.65 and 0.56 on <code>leading10</code>; Heun, with half as many steps, 2.4 and 3.1. (Figure 4.23 in section 4.21 shows all samplers at 3 to 50 evaluations.) Second order is decisive where the network is nearly exact; with a small network and ten evaluations, noise is.</details>
+# <details><summary>What we found</summary>(100 digits, two seeds.) With noise: ancestral, DDIM with η = 1 and 2M SDE reach 0.13 to 0.18. Without, on trailing steps, the order does not decide: DDIM, 2M, 3M and 2S are alike, between 0.3 and 0.7 depending on the seed. On steps even in log SNR 2M is at 0.34 and 0.24 where DDIM is at 0.72 and 0.36, lower with both seeds, by factors of 2.1 and 1.5: by our rule a hint that the order counts there, not a proof. With trailing steps Heun and PLMS fail altogether, above 10: the first of these steps leads over a factor of thousands in the noise. From <code>leading9</code>, which starts where $\bar\alpha$ is 0.03, PLMS reaches 0.72 and 0.76, near DDIM's 0.65 and 0.56 on <code>leading10</code>; Heun, with half as many steps, 2.4 and 3.1. (Figure 4.23 in section 4.21 shows all samplers at 3 to 50 evaluations.) With the exact denoiser the order decides. With this network and ten evaluations noise does; on <code>digits_ddpm</code> it does not (figure 4.23). So measure with your own network.</details>
 
 # %% [markdown]
 # ## 4.10 What you now have
