@@ -539,7 +539,7 @@ _ = axes[0].set(ylabel=r"$\hat x_0$")
 # ## 4.8 Second order, at no extra evaluation
 #
 # The estimate for the middle of the step costs nothing: the last evaluation is still in memory. On a straight line in $\lambda$ through the estimate at $t$ and the one before, at $t+1$,
-# $$D = \hat x_0(t)+\frac{\lambda_{t-1}-\lambda_t}{2\,(\lambda_t-\lambda_{t+1})}\big(\hat x_0(t)-\hat x_0(t+1)\big) . \tag{4.9: DPM-Solver++ Alg. 2}$$
+# $$\begin{aligned} D = \hat x_0(t) &+ \frac{\lambda_{t-1}-\lambda_t}{2\,(\lambda_t-\lambda_{t+1})} \\ &\times\big(\hat x_0(t)-\hat x_0(t+1)\big) . \end{aligned} \tag{4.9: DPM-Solver++ Alg. 2}$$
 # The fraction is half of the coming step, in units of the last one. Then make DDIM's step (4.7) with $D$ instead of $\hat x_0$. This is **DPM-Solver++(2M)**: second order, multistep. Why *two*: let a step have length $h$ in $\lambda$. A bar at the start of the step misses an area of order $h^2$, and there are about $1/h$ steps, so the errors add up to order $h$. A bar at the height of the middle misses only what is not straight, an area of order $h^3$, and the errors add up to $h^2$.
 #
 # **Exercise 4.5 (two stars, 12 minutes).** One step of 2M from `t` to `t_prev` (ints). `t_prev`, `t`, `t_before` take the places of $t-1$, $t$, $t+1$ in (4.9). Return the state at `t_prev`. `x_0` is the estimate at `t`; `x_0_before` is the one at `t_before`, a larger index, or None at the very first step: then $D = \hat x_0$. At `t_prev = -1` return `x_0`: there $\lambda$ is infinite, and nothing can be extrapolated.
