@@ -10,4 +10,4 @@ from ddpm_lesson.checks.sampling.inpaint import inpaint
 from ddpm_lesson.checks.sampling.respaced_betas import respaced_betas
 from ddpm_lesson.checks.sampling.slerp import slerp
 
-__all__ = ["ancestral_chain", "ddim_step", "slerp", "dpmpp_2m_step", "respaced_betas", "inpaint"]
+__all__ = ["ancestral_chain", "ddim_step", "slerp", "dpmpp_2m_step", "inpaint", "respaced_betas"]
