@@ -265,5 +265,5 @@ FINISHED = {
     + (simple_loss, mean_from_eps, gaussian_kl, vlb_weight, training_loop, discretized_log_prob, min_snr_weights)
     + (time_table, group_norm, add_time, ResBlock, attention, AttnBlock)
     + (skip_channels, UNet, down_same, res_block_parameters)
-    + (ancestral_chain, ddim_step, slerp, dpmpp_2m_step, respaced_betas, inpaint)
+    + (ancestral_chain, ddim_step, slerp, dpmpp_2m_step, inpaint, respaced_betas)
 }
