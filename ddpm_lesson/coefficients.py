@@ -154,9 +154,9 @@ class Coefficients(nn.Module):
         Numbers are read on the CPU: a loop over steps never waits for a GPU. Raises TypeError for a t that is not
         integer, ValueError for a t out of range or on another device.
 
-        >>> process = Coefficients(torch.tensor([0.36, 0.5]))
-        >>> process.row(0).sqrt_alphas_bar, process.row(torch.tensor([0, 1, 1])).betas
-        (0.8, tensor([0.3600, 0.5000, 0.5000], dtype=torch.float64))
+        >>> process = Coefficients(torch.tensor([0.25, 0.5]))
+        >>> process.row(0).betas, process.row(torch.tensor([0, 1, 1])).betas
+        (0.25, tensor([0.2500, 0.5000, 0.5000], dtype=torch.float64))
         """
         if isinstance(t, Tensor):
             _check_steps(t, self.betas)
