@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from ddpm_lesson.interop.diffusers import _diffusers
+
 TWINS: dict[str, tuple[str, dict[str, Any]]] = {
     "ancestral": ("DDPMScheduler", {}),
     "ddim": ("DDIMScheduler", {"timestep_spacing": "trailing"}),
-    "heun": (
-        "HeunDiscreteScheduler",
-        {"timestep_spacing": "leading"},
-    ),  # whose x_T is as noisy as ours
+    # Its "leading" begins at sqrt(sigma_T^2 + 1), as x_T / sqrt(alphas_bar_T) does, the other spacings at sigma_T.
+    "heun": ("HeunDiscreteScheduler", {"timestep_spacing": "leading"}),
     "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "final_sigmas_type": "zero"}),
     "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "final_sigmas_type": "zero"}),
     "dpmpp_2s": ("DPMSolverSinglestepScheduler", {"algorithm_type": "dpmsolver++", "final_sigmas_type": "zero"}),
@@ -27,10 +27,10 @@ def twin(sampler: str, ddpm: Any, **changes: Any) -> Any:
     sampler: a name in `TWINS`. ddpm: the DDPMScheduler that `to_diffusers` gives; its betas, meaning, variance and
     clipping are taken over, as far as the other scheduler knows them. changes: of its configuration; DDIM and PNDM
     choose their steps themselves, and go by timestep_spacing="trailing" unless told otherwise.
-    Raises ValueError for another name: dpmpp_3m has no twin (see there), and for plms with clipping, which PNDM cannot.
+    Raises ValueError for another name (dpmpp_3m has no twin, see there) and for plms with clipping, which PNDM cannot,
+    ImportError if diffusers is missing.
     """
-    import diffusers
-
+    diffusers = _diffusers()
     if sampler not in TWINS:
         raise ValueError(f"diffusers has a twin of {', '.join(TWINS)}, got {sampler!r}")
     name, options = TWINS[sampler]
