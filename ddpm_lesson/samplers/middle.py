@@ -15,8 +15,8 @@ def start_at(
     """The chain of the first i steps and x_t ~ q(x_t | x_0) where it starts.  SDEdit: Meng et al. 2022, VP form.
 
     x_0: (B, *D). i: how many steps are left to go, 1..T. Returns what a sampler takes, its process and its x_T:
-    the sampler draws anew what i steps of noise have erased, and keeps the rest. Two images noised so and mixed give DDPM's
-    interpolation (Ho et al. 2020, its section on interpolation). Stopping early is leaving the loop over the states.
+    the sampler draws anew what i steps of noise have erased, and keeps the rest. Two images noised so and mixed give
+    DDPM's interpolation (Ho et al. 2020). Stopping early is leaving the loop over the states.
     Raises ValueError if i leaves 1..T. Not noised to i and then stepped from i - 1, a published mistake.
     """
     if not 1 <= i <= process.T:
