@@ -5,7 +5,7 @@ Index t runs over 0..T-1; t = 0 is the papers' t = 1.
 
 import math
 from collections.abc import Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,7 +47,14 @@ def combine(*terms: tuple[float | Tensor, Tensor]) -> Tensor:
     alike = first.dtype in (torch.float32, torch.float64)
     for c, x in terms:
         alike = alike and type(c) is float and x.dtype == first.dtype and x.shape == first.shape
-    return reduce(torch.add, [c * x for c, x in terms]) if alike else _combine(terms)
+    return reduce(torch.add, [_number(c, x.dtype) * x for c, x in terms]) if alike else _combine(terms)
+
+
+@lru_cache(maxsize=2**16)
+def _number(c: float, dtype: torch.dtype) -> Tensor:
+    """c as a tensor without dimensions, on the CPU: an image is multiplied by it in half the time of a float."""
+    with torch.inference_mode(False):
+        return torch.scalar_tensor(c, dtype=dtype, device="cpu")
 
 
 def _combine(terms: Sequence[tuple[float | Tensor, Tensor]]) -> Tensor:
