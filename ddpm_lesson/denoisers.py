@@ -1,6 +1,6 @@
 """Denoisers: what samplers ask. A network becomes one here; clipping, guidance and the like wrap one into another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -21,7 +21,8 @@ class Denoiser(Protocol):
     def __call__(self, x_t: Tensor, t: Steps, prev: Prediction | None = None) -> Prediction: ...
 
 
-Condition = Tensor | Callable[[Tensor, Tensor, Prediction | None], Tensor]
+Conditions = Mapping[str, Tensor]  # what a network is told besides x_t and t, by the names of its arguments
+Condition = Tensor | Callable[[Tensor, Tensor, Prediction | None], Tensor]  # one of them, or how to make it anew
 
 
 def make_denoiser(

@@ -10,14 +10,15 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
+from ddpm_lesson._tensors import randn_like
 from ddpm_lesson.batches import minibatches
+from ddpm_lesson.denoisers import Conditions
 from ddpm_lesson.losses import Loss
 from ddpm_lesson.process import GaussianDiffusion, Noised
 from ddpm_lesson.timesteps import TimestepSampler, Uniform
 
 __all__ = ["EMA", "TrainStep", "constant", "cosine", "minibatches", "train"]  # minibatches: of batches.py
 
-Conditions = Mapping[str, Tensor]  # what a network is told besides x_t and t, by the names of its arguments
 Batch = Tensor | tuple[Tensor] | tuple[Tensor, Tensor | Conditions]
 
 
@@ -101,6 +102,7 @@ def train(
     ema: EMA | None = None,
     timesteps: TimestepSampler | None = None,
     conditions: Callable[[Noised, Conditions], Conditions] | None = None,
+    noise: Callable[..., Tensor] = randn_like,
     mixed_precision: bool = False,
     compiled: bool = False,
     generator: Generator | None = None,
@@ -112,6 +114,7 @@ def train(
     with what the model is told of each image, or (x_0, y), short for the labels alone; gone through again when it ends.
     conditions: (noised, those of the batch) -> those that the model gets, for what depends on the draw: an estimate of
     its own for self-conditioning, a latent. Called with gradients: `make_denoiser` asks the model without them.
+    noise: noise(x_0, generator=...) -> (B, *D), if it is not standard normal: `variants.offset_noise`.
     loss: loss(output, noised) -> (B,) or (B, *D), such as partial(simple_loss, process, epsilon); the mean is
     minimised. optimizer: Adam if not given. In step k the learning rate is lr rate(k), times k / warmup up to
     k = warmup. clip_norm: the gradient's norm is cut to it; math.inf for none. accumulate: batches whose gradients are
@@ -151,7 +154,7 @@ def train(
         for batch in islice(batches, accumulate):
             x_0, given = _to(device, batch)
             t, weights = timesteps.sample(len(x_0), generator=generator, device=device)
-            noised = process.noised(x_0, t, generator=generator)
+            noised = process.noised(x_0, t, noise(x_0, generator=generator))
             given = given if conditions is None else conditions(noised, given)
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
                 output = forward(noised.x_t, t, **given)
