@@ -52,6 +52,10 @@ from ddpm_lesson.checks.variants import (
     guided_mean,
     hybrid_loss,
     learned_log_var,
+    rescaled_eps,
+    v_target,
+    x_0_from_v,
+    zero_terminal_snr,
 )
 
 _by_number = (
@@ -61,6 +65,7 @@ _by_number = (
     *(skip_channels, UNet, down_same, res_block_parameters),
     *(ancestral_chain, ddim_step, slerp, dpmpp_2m_step, inpaint, respaced_betas),
     *(learned_log_var, hybrid_loss, guided_mean, guided_eps, cfg_eps, guided_chain),
+    *(v_target, x_0_from_v, zero_terminal_snr, rescaled_eps),
 )
 registry = {check.name: check for check in _by_number}
 

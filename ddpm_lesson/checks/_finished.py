@@ -311,6 +311,30 @@ def guided_chain(model, x_T, y, scale, timesteps, alphas_bar):
             yield state.x_t
 
 
+def v_target(x_0, noise, t, alphas_bar):
+    from ddpm_lesson.process import GaussianDiffusion
+
+    return GaussianDiffusion.from_alphas_bar(alphas_bar).to(t.device).velocity(x_0, t, noise)
+
+
+def x_0_from_v(x_t, v, t, alphas_bar):
+    from ddpm_lesson.process import GaussianDiffusion
+
+    return GaussianDiffusion.from_alphas_bar(alphas_bar).to(t.device).x_0_from_v(x_t, t, v)
+
+
+def zero_terminal_snr(betas):
+    from ddpm_lesson import schedules
+
+    return schedules.zero_terminal_snr(betas)
+
+
+def rescaled_eps(eps_cond, eps_guided, phi):
+    from ddpm_lesson.variants.guidance import rescaled
+
+    return rescaled(0.0, phi)(eps_cond, eps_guided)  # scale 0 takes the second output as it is
+
+
 FINISHED = {
     f.__name__: f
     for f in (linear_betas, walk, extract, q_sample, cosine_betas, posterior, x_0_from_eps, Forward)
@@ -319,4 +343,5 @@ FINISHED = {
     + (skip_channels, UNet, down_same, res_block_parameters)
     + (ancestral_chain, ddim_step, slerp, dpmpp_2m_step, inpaint, respaced_betas)
     + (learned_log_var, hybrid_loss, guided_mean, guided_eps, cfg_eps, guided_chain)
+    + (v_target, x_0_from_v, zero_terminal_snr, rescaled_eps)
 }

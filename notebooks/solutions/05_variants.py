@@ -53,3 +53,25 @@ def guided_chain(model, x_T, y, scale, timesteps, alphas_bar):
         eps = (x_t - a_bar.sqrt() * x_0) / (1 - a_bar).sqrt()  # that of the clipped x_0
         x_t = a_bar_next.sqrt() * x_0 + (1 - a_bar_next).sqrt() * eps
         yield x_t
+
+
+def v_target(x_0, noise, t, alphas_bar):
+    a_bar = alphas_bar[t].view(-1, *[1] * (x_0.ndim - 1))
+    return a_bar.sqrt() * noise - (1 - a_bar).sqrt() * x_0
+
+
+def x_0_from_v(x_t, v, t, alphas_bar):
+    a_bar = alphas_bar[t].view(-1, *[1] * (x_t.ndim - 1))
+    return a_bar.sqrt() * x_t - (1 - a_bar).sqrt() * v
+
+
+def zero_terminal_snr(betas):
+    root = torch.cumprod(1 - betas, 0).sqrt()
+    alphas_bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    return 1 - alphas_bar / torch.cat([torch.ones_like(alphas_bar[:1]), alphas_bar[:-1]])
+
+
+def rescaled_eps(eps_cond, eps_guided, phi):
+    axes = tuple(range(1, eps_cond.ndim))
+    ratio = eps_cond.std(axes, keepdim=True) / eps_guided.std(axes, keepdim=True)  # (B, 1, ..., 1)
+    return phi * eps_guided * ratio + (1 - phi) * eps_guided

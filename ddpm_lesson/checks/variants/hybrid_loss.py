@@ -8,7 +8,6 @@ from torch import Tensor
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import double, fractions
 
-
 BIT = math.log(2)  # in nats
 
 
