@@ -269,7 +269,7 @@ class Animation:
     """An animated PNG that a notebook shows as a picture.  `png`: the file's bytes.  `alt`: what it shows.
 
     It needs no script, no server and no trusted notebook: JupyterLab, Colab and browsers play it as they show
-    any PNG, and a viewer that knows no animated PNG shows the first frame.
+    any PNG, and a viewer that knows no animated PNG shows the last frame.
     """
 
     png: bytes
@@ -311,10 +311,10 @@ def animate(
     if not pictures:
         raise ValueError("frames must hold at least one frame, got none")
     palette = _palette(pictures[:: math.ceil(len(pictures) / 8)])
-    first, *rest = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
-    durations = [1000 / fps] * len(rest) + [1500]
-    file = io.BytesIO()
-    first.save(file, "PNG", save_all=True, append_images=rest, duration=durations, loop=0)
+    moving = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    durations = [1000 / fps] * (len(moving) - 1) + [1500]
+    file, still = io.BytesIO(), moving[-1]
+    still.save(file, "PNG", save_all=True, default_image=True, append_images=moving, duration=durations, loop=0)
     return Animation(file.getvalue(), alt)
 
 

@@ -23,7 +23,7 @@
 # | 3 | 4.7 A differential equation behind the steps … 4.10 What you now have | 34 |
 # | capstone | 4.11 Capstone: fill in what is missing | 34 |
 #
-# Sections called *Going deeper* are collapsed (37 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (38 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
@@ -923,14 +923,16 @@ for name, before in (
     print(f"{name:12}: width of the two clusters {left.std():.2f} and {right.std():.2f}")
 
 # %% [markdown] tags=["deeper"]
-# ## 4.13 Going deeper: every parameterisation, with both fixed variances
+# ## 4.13 Going deeper: every parameterisation, with every variance
 
 # %% [markdown]
 # A network may predict the noise, the clean image, the mean of $x_{t-1}$, or $v$. Notebook 2 (section 2.12) showed that the losses differ by a weight. Sampling does not differ at all, if every output is decoded by its own rule: with the exact denoiser, whatever it is asked to say, the same noise gives the same samples.
+#
+# A network can also say which variance the step back has. Its output then has a second half of the same shape: the logarithm of the variance itself (`learned`), or its place between the logarithms of the two fixed ones (`learned_range`; notebook 5 explains why that is better). Both go with any of the four meanings, too.
 
 # %%
 from ddpm_lesson.denoisers import make_denoiser
-from ddpm_lesson.predictions import MEAN_TYPES, epsilon, fixedlarge, fixedsmall, xstart
+from ddpm_lesson.predictions import MEAN_TYPES, VARIANCES, epsilon, fixedlarge, fixedsmall, xstart
 from ddpm_lesson.samplers import ancestral, reverse
 
 half = oracle.GaussianData(process, torch.zeros(1, dtype=torch.float64), 0.5)
@@ -938,15 +940,33 @@ x_T = torch.randn(500, 1, dtype=torch.float64, generator=torch.Generator().manua
 chain = process.respaced(spacing.trailing(1000, 50))
 
 
-def samples(model, mean_type, variance):
+def samples(model, mean_type, variance, chain=chain):
     p = reverse(chain, make_denoiser(model, process, mean_type), variance)
     return last(ancestral(chain, p, x_T, generator=torch.Generator().manual_seed(1)))
 
+# %% [markdown]
+# `learned` knows the variances of the 1000 steps only, so it takes them all; the others take 50 steps. For data $\mathcal N(0, s^2)$ the exact variance of a step is known: $\tilde\beta_t$, and what is not known of $x_0$, times coef1 squared.
+
 # %%
-for variance in (fixedlarge, fixedsmall):
-    found = [samples(half.as_model(meaning), meaning, variance) for meaning in MEAN_TYPES.values()]
+def second_half(t, name):
+    """What a perfect network adds: the exact log variance, or its place in the range, from -1 to 1."""
+    c, s2 = process.row(t), 0.5**2
+    var = c.posterior_var + c.posterior_mean_coef1**2 * s2 * (1 - c.alphas_bar) / (1 - (1 - s2) * c.alphas_bar)
+    low, high = c.posterior_log_var_clipped, c.log_betas
+    return var.log() if name == "learned" else (2 * (var.log() - low) / (high - low) - 1).where(t > 0, 0.0)
+
+
+def learner(model, name):
+    return lambda x_t, t: torch.cat([model(x_t, t), second_half(t, name)[:, None]], 1)
+
+# %%
+for name, variance in VARIANCES.items():
+    steps, found = (process if name == "learned" else chain), []
+    for meaning in MEAN_TYPES.values():
+        model = half.as_model(meaning)
+        found.append(samples(learner(model, name) if "learned" in name else model, meaning, variance, steps))
     assert all(torch.allclose(x, found[0], rtol=1e-6, atol=1e-6) for x in found)
-    print(f"{variance.__name__}: {', '.join(MEAN_TYPES)} give the same 500 samples to 1e-6")
+    print(f"{name:13}: {', '.join(MEAN_TYPES)} give the same 500 samples to 1e-6")
 
 # %% [markdown]
 # **What goes wrong: training and sampling use different parameterisations.** The post's trainer always fits the noise, whatever its sampler is told. Take the network that answers the exact noise for data $\mathcal N(0, s^2)$, and read its answer as $x_0$. Everything is linear, so the variance can be carried along (fixedlarge, 1000 linear steps):
@@ -966,7 +986,7 @@ for s in (0.0, 0.1, 0.25, 0.5):
     print(f"data of standard deviation {s:4}: samples of {misread(s):.2g}")
 
 # %% [markdown]
-# It explodes or collapses, depending on the data. (A *learned* variance, `learned` or `learned_range`, is a second half of the network's output and goes with any of the four meanings: notebook 5.) One `MeanType` object, which training and sampling share, makes this mistake impossible: it knows the target *and* the way back.
+# It explodes or collapses, depending on the data. One `MeanType` object, which training and sampling share, makes this mistake impossible: it knows the target *and* the way back.
 
 # %% [markdown] tags=["deeper"]
 # ## 4.14 Going deeper: no noise at the last step, and its price
