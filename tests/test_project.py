@@ -30,7 +30,9 @@ ORDER = (
     "samplers networks ddpm variants points images data batches training experiments cli __main__"
 ).split()
 LEAVES = ["plots", "plots_sampling", "plots_variants", "checks", "interop"]
-ROOM = "checkpoints recipes sampling build pretrained runs metrics features classifiers evaluation".split()  # likewise
+ROOM = (  # likewise
+    "checkpoints recipes sampling build conditions pretrained runs metrics features classifiers evaluation"
+).split()
 
 
 def modules(package: Path) -> list[str]:
