@@ -105,8 +105,8 @@ rescaled_eps = Check(
         "You took a standard deviation for each channel, over its pixels. An image has one, over all of D.": dict(
             axes=lambda x: tuple(range(2, x.ndim)) or (1,)
         ),
-        "You took a standard deviation over the last two axes, one for each channel of an image. An image has one, over all "
-        "of D.": dict(axes=lambda x: (-2, -1)),
+        "You took a standard deviation over the last two axes, one for each channel of an image. It has one, over "
+        "all of D.": dict(axes=lambda x: (-2, -1)),
         "You took a standard deviation for each row, over the last axis. An image has one, over all of D.": dict(
             axes=lambda x: (-1,)
         ),
