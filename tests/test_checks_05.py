@@ -381,7 +381,7 @@ def test_what_is_left_on_the_callers_x_t_is_told_beside_another_mistake(name):
 
     text = verdict(name, answer)
     assert "two mistakes at once" in text and "You averaged over the batch: " in text
-    assert "changes the caller's x_t" in text
+    assert "requires_grad on in the caller's x_t" in text
 
 
 @pytest.mark.parametrize(

@@ -341,6 +341,15 @@ W(guided_mean, "[:, y]", "indexing", "log_p[:, y] is (B, B)")
 
 def guided_mean(mean, var, x_t, t, y, classifier, scale):
     x = x_t.detach().requires_grad_(True)
+    log_p = classifier(x, t)[y].sum()
+    return mean + scale * var * torch.autograd.grad(log_p, x)[0]
+
+
+W(guided_mean, "[y]", "indexing", "picks rows")
+
+
+def guided_mean(mean, var, x_t, t, y, classifier, scale):
+    x = x_t.detach().requires_grad_(True)
     log_p = classifier(x, t).sum()
     return mean + scale * var * torch.autograd.grad(log_p, x)[0]
 
@@ -354,7 +363,7 @@ def guided_mean(mean, var, x_t, t, y, classifier, scale):
     return mean + scale * var * torch.autograd.grad(log_p, x_t)[0]
 
 
-W(guided_mean, "requires_grad_ on the caller's x_t", "in-place", "changes the caller's x_t")
+W(guided_mean, "requires_grad_ on the caller's x_t", "in-place", "requires_grad on in the caller's x_t")
 
 
 def guided_mean(mean, var, x_t, t, y, classifier, scale):
@@ -363,7 +372,13 @@ def guided_mean(mean, var, x_t, t, y, classifier, scale):
     return mean + scale * var * torch.autograd.grad(log_p, x_t)[0]
 
 
-W(guided_mean, "requires_grad_ on x_t, and the mean", "two", "changes the caller's x_t", "You averaged over the batch")
+W(
+    guided_mean,
+    "requires_grad_ on x_t, and the mean",
+    "two",
+    "requires_grad on in the caller's x_t",
+    "You averaged over the batch",
+)
 
 
 def guided_mean(mean, var, x_t, t, y, classifier, scale):
@@ -372,7 +387,7 @@ def guided_mean(mean, var, x_t, t, y, classifier, scale):
     return mean + scale * var * torch.autograd.grad(log_p, x, create_graph=True)[0]
 
 
-W(guided_mean, "create_graph", "gradient", "it holds the graph")
+W(guided_mean, "create_graph", "gradient", "Your result holds the graph")
 
 
 def guided_mean(mean, var, x_t, t, y, classifier, scale):
@@ -604,7 +619,7 @@ def guided_eps(eps, x_t, t, y, classifier, scale, alphas_bar):
     return eps - scale * (1 - a).sqrt() * grad
 
 
-W(guided_eps, "x_t.requires_grad = True", "in-place", "changes the caller's x_t")
+W(guided_eps, "x_t.requires_grad = True", "in-place", "requires_grad on in the caller's x_t")
 
 
 def guided_eps(eps, x_t, t, y, classifier, scale, alphas_bar):

@@ -164,6 +164,16 @@ W(learned_log_var, "t - 1", "indexing", "You read the tables at t - 1.")
 
 
 def learned_log_var(v, t, betas, alphas_bar):
+    t = t.clamp(min=1)
+    var = betas[t] * (1 - alphas_bar[t - 1]) / (1 - alphas_bar[t])
+    frac = (v + 1) / 2
+    return frac * column(betas[t].log(), v) + (1 - frac) * column(var.log(), v)
+
+
+W(learned_log_var, "both ends of t = 1 at t = 0", "edge", "At t = 0 you read both ends at 1.")
+
+
+def learned_log_var(v, t, betas, alphas_bar):
     low, high = (table[t[0]] for table in ends(betas, alphas_bar))
     frac = (v + 1) / 2
     return frac * high + (1 - frac) * low
