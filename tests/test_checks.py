@@ -19,6 +19,7 @@ from test_checks_01 import VARIANTS as VARIANTS_01
 from test_checks_02 import VARIANTS as VARIANTS_02
 from test_checks_03 import VARIANTS as VARIANTS_03
 from test_checks_04 import VARIANTS as VARIANTS_04
+from test_checks_05 import VARIANTS as VARIANTS_05
 from torch import nn
 from torch.nn import functional as F
 
@@ -533,6 +534,7 @@ VARIANTS = (
     | VARIANTS_02
     | VARIANTS_03
     | VARIANTS_04
+    | VARIANTS_05
     | {
         "linear_betas": [
             linear_by_loop,
@@ -1232,7 +1234,7 @@ def test_the_checks_import_torch_and_nothing_of_the_course():
     """But the finished implementations, and these only when they are called."""
     for path in (ROOT / "ddpm_lesson" / "checks").glob("**/*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in tree.body if path.name == "_finished.py" else ast.walk(tree):
+        for node in tree.body if path.name.startswith("_finished") else ast.walk(tree):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module] if isinstance(node, ast.ImportFrom) else []
             for module in modules:

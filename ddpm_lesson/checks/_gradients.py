@@ -28,11 +28,12 @@ def cut_off(check, function: Callable, modes: Modes) -> str:
             continue
         if sentence := _known(check, function, modes):
             return f"Every value is right, but gradients are not. {sentence}"
-        if stray:
-            return f"Every value is right, but a gradient reaches {_listed(stray, mine)}, and none may: {STOPS}."
+        found = [f"a gradient reaches {_listed(stray, mine)}, and none may: {STOPS}"] if stray else []
         if missing:
-            return f"Every value is right, but no gradient reaches {_listed(missing, right)}: {CUTS}."
-        return f"Every value is right, but the gradient with respect to {_listed(wrong, right)} is not: {CUTS}."
+            found.append(f"no gradient reaches {_listed(missing, right)}: {CUTS}")
+        elif wrong:
+            found.append(f"the gradient with respect to {_listed(wrong, right)} is not: {CUTS}")
+        return f"Every value is right, but {', and '.join(found)}."
     return ""
 
 

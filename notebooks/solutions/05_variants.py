@@ -48,7 +48,8 @@ def guided_chain(model, x_T, y, scale, timesteps, alphas_bar):
         at = torch.full((len(x_t),), t, device=x_t.device)
         a_bar, a_bar_next = alphas_bar[t], alphas_bar[t_next] if t_next >= 0 else torch.ones_like(alphas_bar[0])
         with torch.no_grad():
-            eps = cfg_eps(model(x_t, at, y), model(x_t, at, None), scale, "s")
+            eps_cond, eps_uncond = model(x_t, at, y), model(x_t, at, None)
+        eps = eps_uncond + scale * (eps_cond - eps_uncond)
         x_0 = ((x_t - (1 - a_bar).sqrt() * eps) / a_bar.sqrt()).clamp(-1, 1)
         eps = (x_t - a_bar.sqrt() * x_0) / (1 - a_bar).sqrt()  # that of the clipped x_0
         x_t = a_bar_next.sqrt() * x_0 + (1 - a_bar_next).sqrt() * eps

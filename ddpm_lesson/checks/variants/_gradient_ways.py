@@ -76,6 +76,11 @@ def of_gradient(other: str) -> Rows:
         ),
         "log_p[:, y] is (B, B): every image is guided to the labels of the whole batch. Pick one for each image: "
         "log_p.gather(1, y[:, None]), or log_p[range(B), y].": dict(picked=lambda log_p, y: log_p[:, y]),
+        "log_p[y] picks rows, which are images. Pick one class in each row: log_p.gather(1, y[:, None]), or "
+        "log_p[range(B), y].": dict(picked=lambda log_p, y: log_p[y]),
+        "You picked class y - 1. Labels count from 0: y itself.": dict(
+            picked=lambda log_p, y: own_class(log_p, (y - 1) % LABELS)
+        ),
         "You guided each image to its most probable class. The label is y.": dict(
             picked=lambda log_p, y: log_p.amax(1)
         ),
@@ -100,8 +105,12 @@ def of_gradient(other: str) -> Rows:
         "You took the sign of the gradient. That is an attack on a classifier, not guidance: take it as it is.": dict(
             scaled=torch.sign
         ),
-        "The result is right, but your x_t.requires_grad_() changes the caller's x_t: every later step is recorded "
+        "You switched requires_grad on in the caller's x_t<, though the numbers are right>: later steps are recorded "
         "then. Make a leaf of your own: x_t.detach().requires_grad_().": dict(leaf=lambda x_t: x_t.requires_grad_()),
-        "The result is right, but it holds the graph: memory grows with every step. Leave out create_graph, or "
-        "detach() the gradient.": dict(graph=True),
+        "You switched requires_grad on in the caller's x_t, and your result holds the graph. Take the gradient at a "
+        "leaf of your own, x_t.detach().requires_grad_(), and without create_graph.": dict(
+            leaf=lambda x_t: x_t.requires_grad_(), graph=True
+        ),
+        "Your result holds the graph<, though its numbers are right>: memory grows with every step. Leave out "
+        "create_graph, or detach() the gradient.": dict(graph=True),
     }

@@ -12,6 +12,11 @@ def to_next(bar: Tensor, steps: list[int], k: int) -> Tensor:
     return bar[steps[k - 1]] if k > 0 else torch.ones_like(bar[0])
 
 
+def to_higher(bar: Tensor, steps: list[int], k: int) -> Tensor:
+    """alpha_bar of the next higher step, 1 after the last: for who walks upwards."""
+    return bar[steps[k + 1]] if k + 1 < len(steps) else torch.ones_like(bar[0])
+
+
 def estimated(x: Tensor, eps: Tensor, a: Tensor) -> Tensor:
     """x_0 that eps leaves in x."""
     return (x - (1 - a).sqrt() * eps) / a.sqrt()

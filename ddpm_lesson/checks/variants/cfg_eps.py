@@ -114,8 +114,11 @@ cfg_eps = Check(
         ),
         "With s you added both: eps_uncond + s eps_cond. The weights add up to 1: s is multiplied by the "
         "difference.": dict(s=lambda cond, uncond, s: uncond + s * cond),
-        "Python multiplies before it subtracts: s * eps_cond - eps_uncond lacks its brackets. s multiplies the "
-        "difference.": dict(s=lambda cond, uncond, s: s * cond),
+        "With s you wrote s eps_cond - eps_uncond. The weights add up to 1: s multiplies the difference.": dict(
+            s=lambda cond, uncond, s: s * cond - uncond
+        ),
+        "Python multiplies before it subtracts: eps_uncond + s * eps_cond - eps_uncond is s * eps_cond. s multiplies "
+        "the difference.": dict(s=lambda cond, uncond, s: s * cond),
         "You keep strength from being negative. w = -1 is a strength too: without the label.": dict(
             used=lambda strength: max(strength, 0.0)
         ),

@@ -16,6 +16,7 @@ from ddpm_lesson.checks.variants._guided_ways import (
     guided_walk,
     lengths_kept,
     only_last,
+    to_higher,
     to_next,
     with_x_T,
     without_last,
@@ -138,6 +139,11 @@ guided_chain = Check(
         "Your step takes the eps of the network without label, and x_0 with guidance: that is CFG++. Here eps is "
         "derived from the clipped x_0.": dict(again=lambda x, x_0, eps, uncond, a: uncond),
         "You walk through timesteps upwards. x_T is the noisiest state: begin with the last.": dict(order=iter),
+        "You walk through timesteps upwards, to the next higher one each time. x_T is the noisiest state: begin with "
+        "the last, and step to the next lower.": dict(order=iter, to=to_higher),
+        "You leave out timesteps[0]: it is a step as well, the one that leads to the clean image.": dict(
+            visited=lambda timesteps, T: timesteps[1:]
+        ),
         "You visit every t from T - 1 to 0. The chain visits timesteps only.": dict(
             visited=lambda timesteps, T: list(range(T)), keep=as_read
         ),
@@ -150,6 +156,8 @@ guided_chain = Check(
         "timesteps, and from the first to the clean image.": dict(to=lambda bar, steps, k: bar[steps[k] - 1]),
         "Your last step wraps around: timesteps[-1] is the noisiest step. From the first entry it leads to the clean "
         "image, where alpha_bar is 1.": dict(to=lambda bar, steps, k: bar[steps[k - 1]]),
+        "Your last step reads alphas_bar[-1], which wraps around to the noisiest step. It leads to the clean image, "
+        "where alpha_bar is 1.": dict(to=lambda bar, steps, k: to_next(bar, steps, k) if k > 0 else bar[-1]),
         "Your last step leads to alphas_bar[0], which holds a step of noise. It leads to the clean image, where "
         "alpha_bar is 1.": dict(to=lambda bar, steps, k: to_next(bar, steps, k) if k > 0 else bar[0]),
         "Your last step does not move: it leads from timesteps[0] to timesteps[0]. It leads to the clean image, where "

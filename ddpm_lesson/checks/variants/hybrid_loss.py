@@ -159,6 +159,12 @@ hybrid_loss = Check(
         "You return the mean over the batch, one number. A loss for each image is asked for: who draws t needs "
         "it.": dict(give=torch.mean),
         "You return the sum over the batch, one number. A loss for each image is asked for.": dict(give=torch.sum),
+        "Your squared error is the mean over the whole batch. Take it over D alone: each image has its own.": dict(
+            of_simple=torch.mean
+        ),
+        "Your KL is the mean over the whole batch. Take it over D alone: each image has its own.": dict(
+            of_bound=torch.mean
+        ),
         "You return a number for each coordinate. Take the mean over D: one loss for each image.": dict(
             of_simple=_flows, of_bound=_flows
         ),

@@ -150,6 +150,9 @@ learned_log_var = Check(
         "You read the tables at t - 1. In code t = 0 is the papers' t = 1, and index -1 wraps around: read at t.": dict(
             steps=lambda t: t - 1
         ),
+        "At t = 0 you read both ends at 1. log beta is finite at t = 0: only posterior_var[1] is borrowed.": dict(
+            steps=lambda t: t.clamp(min=1)
+        ),
         FIRST_T: dict(steps=lambda t: t[:1].expand(len(t))),
         COLUMNS: dict(look_up=lambda table, t, v: table[t]),
     },

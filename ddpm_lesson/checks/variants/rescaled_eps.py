@@ -70,7 +70,7 @@ def _to_mean_of_cond(eps_cond: Tensor, eps_guided: Tensor, phi: float) -> Tensor
 
 def _contrasts(*shape: int) -> Tensor:
     """Images of different standard deviations."""
-    factors = torch.tensor([1.0, 0.5, 2.0, 0.75])[: shape[0]]
+    factors = torch.tensor([1.0, 0.5, 2.0, 0.75], dtype=torch.float32)[: shape[0]]
     return factors.reshape(-1, *[1] * (len(shape) - 1)) * fractions(*shape)
 
 
@@ -105,6 +105,8 @@ rescaled_eps = Check(
         "You took a standard deviation for each channel, over its pixels. An image has one, over all of D.": dict(
             axes=lambda x: tuple(range(2, x.ndim)) or (1,)
         ),
+        "You took a standard deviation over the last two axes, one for each channel of an image. It has one, over "
+        "all of D.": dict(axes=lambda x: (-2, -1)),
         "You took a standard deviation for each row, over the last axis. An image has one, over all of D.": dict(
             axes=lambda x: (-1,)
         ),

@@ -14,7 +14,7 @@ def _zero_terminal_snr(betas):
     """Exercise 5.10: betas whose alpha_bar ends at 0.  Lin et al. 2023, Algorithm 1.
 
     betas: (T,) float64, T >= 2.  sqrt(alpha_bar) is shifted so that its last value is 0, and scaled so that its first
-    value stays; the betas that it then has are returned, (T,) float64.  The last is exactly 1, the first is kept.
+    value stays.  Returns the betas that it then has, (T,) float64: the last is exactly 1, the first is kept.
     Not a new last beta alone: the whole curve moves.
     """
     roots = [a_bar**0.5 for a_bar in products(betas.tolist())]
