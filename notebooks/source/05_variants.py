@@ -442,7 +442,7 @@ grid = torch.linspace(-3, 3, 601, dtype=torch.float64)[:, None]
 none = torch.zeros(601, dtype=torch.int64)
 log_p, log_class = three.log_prob(grid, none), three.classifier(grid, none)[:, 1]
 
-# %%
+# %% tags=["folded"]
 fig, axes = plt.subplots(1, 2, figsize=(9, 2.9), sharey=True, layout="constrained")
 for ax, s in zip(axes, (1, 4)):
     product = (log_p + s * log_class).softmax(0) / 0.01
@@ -967,7 +967,8 @@ draws = torch.stack([rows[f"draw {k}"] for k in (1, 2, 3)])
 assert rms(low_res(draws[0], 2) - small) < 0.05 < 0.4 < rms(low_res(draws[0].roll(1, 0), 2) - small)
 assert rms(draws.mean(0) - held_out) < rms(draws[0] - held_out) < 0.5 * rms(blurred - held_out)
 print("made small again: within 0.05 of the own small image, more than 0.4 from a neighbour's")
-print("distance from the digit: mean of three draws below one draw, one draw below half of the enlargement")
+print("distance from the digit: the mean of three draws is below one draw,")
+print("and that below half of the enlargement's")
 
 # %% [markdown]
 # A draw is *one* possible image. The mean of several is nearer to the truth, as least squares wants it (section 2.4), and is blurred where they differ. At the sizes of ImageNet the small image is made noisy, too (Ho and others 2022, *Cascaded Diffusion Models*), so that the second network forgives the mistakes of the first.
