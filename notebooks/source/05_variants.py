@@ -66,11 +66,13 @@ import math
 
 import torch
 
-from ddpm_lesson import Sampling, bound, checks, data, load_pretrained, plots, plots_variants, spacing
+from ddpm_lesson import GaussianDiffusion, Sampling, bound, checks, data, load_pretrained
+from ddpm_lesson import plots, plots_variants, schedules, spacing
 from ddpm_lesson.predictions import fixedlarge, fixedsmall
 
 torch.set_num_threads(1)  # images as small as here gain nothing from more threads
 mnist, digits = (load_pretrained(name, device=device) for name in ("mnist_ddpm", "digits_ddpm"))
+cosine = GaussianDiffusion(schedules.cosine(1000))  # what both were trained on
 
 # %%
 y, rows = torch.tensor([0, 3, 4, 7, 9], device=device), {}
@@ -107,7 +109,7 @@ _ = plots_variants.named_rows(rows)
 # %% tags=["folded"]
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 2.7), layout="constrained")
 for ax, S in zip(axes, (1000, 10)):
-    chain, i = digits.process.respaced(spacing.trailing(1000, S)).to("cpu"), range(1, S)
+    chain, i = cosine.respaced(spacing.trailing(1000, S)), range(1, S)
     _ = ax.semilogy(i, chain.betas[1:], color=plots.BLUE, label=r"$\beta$: fixedlarge")
     label = r"$\tilde\beta$: fixedsmall"
     _ = ax.semilogy(i, chain.posterior_var[1:], "--", color=plots.VERMILION, label=label)
@@ -198,7 +200,7 @@ hybrid_loss = checks.hybrid_loss(hybrid_loss)
 # > <details><summary>Then look</summary>To −1: an exact mean leaves only the posterior's own variance, fixedsmall.</details>
 
 # %%
-chain, lam = digits.process.respaced(spacing.trailing(1000, 10)).to("cpu"), 0.001
+chain, lam = cosine.respaced(spacing.trailing(1000, 10)), 0.001
 small, large = chain.posterior_var[1], chain.betas[1]
 d = (torch.tensor([0, 0.1, 0.3, 0.7]).double() * (large - small)).sqrt().view(-1, 1)
 v = torch.zeros(4, 1, dtype=torch.float64, requires_grad=True)
@@ -722,7 +724,7 @@ assert torch.allclose(back, x_0, atol=1e-12)
 print("there and back, from alphas_bar = 0.999 to exactly 0: equal to 1e-12")
 
 # %% [markdown]
-# **The brightness problem.** Which $\bar\alpha_T$ is small enough? For one pixel 0.0047, where Stable Diffusion's first schedule ends, looks like noise. But add up the $D = 16384$ numbers of one of its latent images: the noise of their mean is smaller by $\sqrt D = 128$. In the coordinate $u = \sqrt D\cdot$ mean the noise still has variance 1, and an image of brightness $b$ lies at $\sqrt{\bar\alpha_T D}\;b = 8.8\,b$. So $x_T$ *shows* how bright the image is; training sees that; and sampling starts at $\mathcal N(0, 1)$, where $u$ says "medium". *See* it exactly: flat images whose brightness is $\mathcal N(0, 0.3^2)$, the exact denoiser, 1000 steps.
+# **The brightness problem.** Which $\bar\alpha_T$ is small enough? For one pixel 0.0047, where Stable Diffusion's first schedule ends, looks like noise. But add up the $D = 16384$ numbers of one of its latent images: the noise of their mean is smaller by $\sqrt D = 128$. In the coordinate $u = \sqrt D\cdot$ mean the noise still has variance 1, and an image of brightness $b$ lies at $\sqrt{\bar\alpha_T D}\;b = 8.7\,b$. So $x_T$ *shows* how bright the image is; training sees that; and sampling starts at $\mathcal N(0, 1)$, where $u$ says "medium". *See* it exactly: flat images whose brightness is $\mathcal N(0, 0.3^2)$, the exact denoiser, 1000 steps.
 
 # %%
 published, D = schedules.quadratic(1000, 0.00085, 0.012), 64 * 64 * 4
@@ -894,7 +896,7 @@ _ = ax.set(xlabel="steps to go", ylabel="distance from the end", xlim=(20, -1)),
 _ = ax.set_xticks(range(0, 21, 5))
 
 # %% [markdown]
-# *Figure 5.15.* The estimate of the step before is nearly as good as the new one, from the second step on. So the network may spend its work on improving it. <!-- alt: Two falling curves over the steps to go; the dashed one is the other shifted by one step, and lies slightly above it. -->
+# *Figure 5.15.* After the first two steps the estimate of the step before is nearly as good as the new one. So the network may spend its work on improving it. <!-- alt: Two falling curves over the steps to go; the dashed one is the other shifted by one step, and lies slightly above it. -->
 #
 # How is it trained, if training draws single $t$ and has no step before? With probability 1/2 the network is first asked with zeros in these channels; its answer, *without gradient*, is then put in, and the network is asked again. Otherwise it is asked once, with zeros. Sampling needs no code of its own: a denoiser is handed the prediction of the step before (`prev`), and `previous_x_0` puts its $\hat x_0$ in.
 
@@ -910,7 +912,7 @@ from ddpm_lesson.variants.self_conditioning import own_estimate
 # %%
 torch.manual_seed(0)
 small = UNet(1000, 8, [1, 2], [], 1, 0.0, in_ch=1, cond_ch=1, num_groups=4)
-asked, base = [], digits.process.to("cpu")
+asked, base = [], cosine
 _ = small.register_forward_hook(lambda *_: asked.append(1))
 told = own_estimate(small, base, predictions.epsilon, generator=torch.Generator().manual_seed(0))
 batches = minibatches(data.digits("train")[:][0], batch_size=16)
@@ -1027,7 +1029,7 @@ def descend(T, steps=400, rate=0.5):
 
 
 def hybrid_of(v, T):
-    ten = digits.process.respaced(spacing.trailing(1000, 10)).to("cpu")
+    ten = cosine.respaced(spacing.trailing(1000, 10))
     log_var = learned_log_var(v, torch.ones(4, dtype=torch.int64), ten.betas, ten.alphas_bar)
     small, zero = ten.posterior_var[1].log(), torch.zeros_like(v)
     return hybrid_loss(zero, zero, zero, small + zero, d, log_var, T, lam)
@@ -1051,6 +1053,8 @@ for name, used in (("held fixed", mean.detach()), ("not held", mean)):
     print(f"{name:10}: gradient in the mean {torch.autograd.grad(total, mean)[0].item():.1f}")
 
 # %% [markdown]
+# $L_\text{simple}$ asks for nothing here; the bound, where its variance is small, asks for a large change, and outweighs it.
+#
 # **The base's bounds on a short chain.** The network says *where* between two bounds. They must be those of the chain that steps (5.1), not those of the 1000 steps of training, which are far smaller:
 
 # %%
