@@ -46,6 +46,7 @@ weights: $(STAMP) ## train and score the shipped weights that are missing (WEIGH
 
 records: $(STAMP) ## record what the shipped weights reach by sampler, steps and guidance
 	$(BIN)/python data/records/solvers.py
+	$(BIN)/python data/records/variants.py
 	$(BIN)/python data/records/make_records.py $(WEIGHTS)
 
 bench: $(STAMP) ## time a training step and the samplers beside those of diffusers

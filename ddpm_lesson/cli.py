@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from ddpm_lesson.experiments import pretrained
 from ddpm_lesson.experiments.build import load_images
 from ddpm_lesson.experiments.checkpoints import write_whole
+from ddpm_lesson.experiments.conditions import made_small
 from ddpm_lesson.experiments.recipes import PRESETS, Recipe
 from ddpm_lesson.experiments.runs import Run
 from ddpm_lesson.experiments.sampling import SAMPLERS, Sampling, check_option, takers
@@ -89,8 +90,11 @@ def sample(options: argparse.Namespace) -> int:
         raise ValueError(f"--out must end in .png, got {out}")
     trained = _loaded(options.weights, options.device, pretrained.PretrainedDiffusion)
     sampling = _sampling(options, Sampling())
-    labels = trained.labels(options.n, options.label)
-    states = tqdm(trained.states(options.n, sampling, y=labels), unit=" steps")
+    if trained.recipe.condition == "low_res":
+        cond, labels = _to_enlarge(trained, options, sampling)
+    else:
+        cond, labels = None, trained.labels(options.n, options.label)
+    states = tqdm(trained.states(options.n, sampling, y=labels, cond=cond), unit=" steps")
     picture = _animation([state.x_t.cpu() for state in states]) if options.animate else _grid(last(states).cpu())
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, picture)
@@ -132,6 +136,19 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _to_enlarge(
+    trained: pretrained.PretrainedDiffusion, options: argparse.Namespace, sampling: Sampling
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The small images for a network that enlarges images, and their labels if it takes them."""
+    from ddpm_lesson.experiments.evaluation import some
+
+    if options.label is not None:
+        raise ValueError(f"this network enlarges images, whose classes are what they are: got --label {options.label}")
+    images = load_images(trained.recipe, options.root, train=trained.recipe.data == "folder")  # which holds none back
+    x_0, y = images[some(images, options.n, sampling.seed)]
+    return made_small(trained.recipe, x_0), y.to(trained.device) if trained.recipe.conditional else None
+
+
 def _sampling(options: argparse.Namespace, usual: Sampling) -> Sampling:
     """How to draw: what the options say, else the usual; another sampler takes over no option of the usual one."""
     given = _given(options, Sampling)
@@ -160,10 +177,13 @@ def _parser() -> argparse.ArgumentParser:
     for field in dataclasses.fields(Recipe):
         _add_field(fields, field, field.default)
 
-    command = _command(commands, sample, "Draw images from a network.")
+    words = "A network that enlarges images is given images of its data that were held out, made small."
+    command = _command(commands, sample, "Draw images from a network.", words)
     _add_drawing(command, "64", Sampling())
     command.set_defaults(n=64)
     command.add_argument("--label", metavar="CLASS", help="a class, by name; default: every class in turn")
+    words = "images to enlarge: where torchvision's files, or the images of a folder, lie"
+    command.add_argument("--root", metavar="FOLDER", help=words)
     command.add_argument("--out", default="samples.png", metavar="FILE.png", help="default: samples.png")
     command.add_argument("--animate", action="store_true", help="an animated PNG: the images come out of the noise")
 
@@ -285,7 +305,12 @@ def _preview(run: Run) -> None:
 
     trained, S = run.result(), min(run.process.T, 25)
     sampling = Sampling("ddim", f"trailing{S}", seed=run.recipe.seed)
-    images = trained.sample(64, sampling, y=trained.labels(64))
+    if run.recipe.condition == "low_res":
+        x_0, labels = run.images[torch.arange(min(64, len(run.images)))]
+        y = labels if run.recipe.conditional else None
+        images = trained.sample(len(x_0), sampling, y=y, cond=made_small(run.recipe, x_0))
+    else:
+        images = trained.sample(64, sampling, y=trained.labels(64))
     (run.folder / "previews").mkdir(exist_ok=True)
     write_whole(run.folder / "previews" / f"{run.step:07}.png", _grid(images))
     losses = run.losses()

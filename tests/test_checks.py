@@ -19,6 +19,7 @@ from test_checks_01 import VARIANTS as VARIANTS_01
 from test_checks_02 import VARIANTS as VARIANTS_02
 from test_checks_03 import VARIANTS as VARIANTS_03
 from test_checks_04 import VARIANTS as VARIANTS_04
+from test_checks_05 import VARIANTS as VARIANTS_05
 from torch import nn
 from torch.nn import functional as F
 
@@ -533,6 +534,7 @@ VARIANTS = (
     | VARIANTS_02
     | VARIANTS_03
     | VARIANTS_04
+    | VARIANTS_05
     | {
         "linear_betas": [
             linear_by_loop,

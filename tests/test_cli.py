@@ -156,7 +156,7 @@ def test_your_own_images_from_end_to_end(tmp_path):
 
 
 TRAIN_ERRORS = [
-    ([], "say what to train: --preset digits | mnist | cifar10 | folder, --recipe FILE, or options; see --help"),
+    ([], f"say what to train: --preset {' | '.join(PRESETS)}, --recipe FILE, or options; see --help"),
     (["--preset", "digits", "--recipe", "x.json"], "give --preset or --recipe, not both"),
     (["--recipe", "no.json"], "No such file or directory: 'no.json'"),
     (["--preset", "folder"], "data 'folder' needs root, the folder of your images, got None"),
@@ -498,6 +498,32 @@ def test_a_learned_variance_by_the_command_line(tmp_path):
     result = run(*sample, "--steps", "trailing3")
     last = [line for line in re.split("[\r\n]", result.err) if line.strip()][-1]  # after a progress bar
     assert result.status == 1 and "learned variances are those of the base's steps, got a respaced chain" in last
+
+
+def test_a_network_that_enlarges_draws_what_was_held_out(tmp_path, classifiers):
+    out = tmp_path / "run"
+    made = train("--preset", "digits_upscale", *TINY, "--steps", 2, "--preview-every", 1, "--out", out)
+    assert made.status == 0, made.err
+    assert sorted(path.name for path in (out / "previews").iterdir()) == ["0000001.png", "0000002.png"]
+    sample = ["sample", "--weights", out, "--n", 3, "--device", "cpu", "--out", tmp_path / "x.png"]
+    assert run(*sample, "--seed", 2).status == 0
+    network, held_out = load_weights(out / "weights.safetensors"), data.digits("test")
+    x_0, _ = held_out[evaluation.some(held_out, 3, 2)]
+    small = torch.nn.functional.avg_pool2d(x_0, 2)
+    (tmp_path / "y.png").write_bytes(cli._grid(network.sample(3, Sampling(seed=2), cond=small)))
+    assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
+    assert "whose classes are what they are: got --label 3" in told(*sample, "--label", "3")
+    assert "there are 382 images held out, expected 1..382, got 400" in told(*sample, "--n", 400)
+    scored = evaluate(out, classifiers / "clean.safetensors", "--n", 80, "--bits", 2)
+    assert scored.status == 0 and "Mean squared error" in scored.out and "Small image's error" in scored.out
+
+
+def test_bits_of_self_conditioning_are_one_line(tmp_path, classifiers):
+    out = tmp_path / "run"
+    assert train("--preset", "digits_self", *TINY, "--steps", 2, "--out", out).status == 0
+    assert evaluate(out, classifiers / "clean.safetensors", "--n", 80).status == 0
+    result = evaluate(out, classifiers / "clean.safetensors", "--n", 80, "--bits", 2)
+    assert result.status == 1 and "there are no bits/dim of a network with self-conditioning" in result.err
 
 
 # All commands.

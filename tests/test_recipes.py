@@ -131,6 +131,12 @@ BAD = [
     ({"ch_mult": (1, 2.0)}, r"ch_mult must be a list of integers, got \(1, 2.0\)"),
     ({"attn": "1"}, "attn must be a list of integers, got '1'"),
     ({"attn": [True]}, r"attn must be a list of integers, got \[True\]"),
+    ({"condition": "image"}, "condition must be one of none, previous, low_res, got 'image'"),
+    ({"low_res_factor": 1}, r"low_res_factor must be an integer in 2\.\.inf, got 1"),
+    ({"low_res_factor": 2.0}, r"low_res_factor must be an integer in 2\.\.inf, got 2.0"),
+    ({"offset_noise": -0.1}, r"offset_noise must be a number in 0\.\.inf, got -0.1"),
+    ({"offset_noise": math.nan}, r"offset_noise must be a number in 0\.\.inf, got nan"),
+    ({"zero_snr": 1}, "zero_snr must be bool, got 1"),
     # Contradictions.
     ({"data": "folder", "root": "x"}, "data 'folder' needs size, .* got folder, size = None"),
     ({"data": "mnist", "size": 32}, "other data have theirs: got mnist, size = 32"),
@@ -140,6 +146,10 @@ BAD = [
     ({"var_type": "learned"}, "got var_type = learned, loss = simple"),
     ({"loss": "hybrid"}, "got var_type = fixedlarge, loss = hybrid"),
     ({"loss": "kl", "weighting": "p2"}, "the loss kl has its own weights: weighting must be simple, got p2"),
+    ({"zero_snr": True}, "zero_snr needs mean_type xstart, xprev or v, .*; got epsilon, T = 1000"),
+    ({"zero_snr": True, "mean_type": "v", "T": 1}, "zero_snr needs .* and T >= 2; got v, T = 1"),
+    ({"low_res_factor": 4}, "low_res_factor = 4 needs condition low_res, got none"),
+    ({"low_res_factor": 4, "condition": "previous"}, "needs condition low_res, got previous"),
     ({"weight_decay": 0.1}, "weight_decay = 0.1 needs optimizer adamw, got adam"),
 ]
 

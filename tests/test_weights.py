@@ -20,6 +20,7 @@ from ddpm_lesson.experiments.sampling import Sampling
 
 FOLDER = Path(__file__).parent.parent / "data" / "weights"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+UPSCALE = [name for name in NAMES if name.endswith("upscale")]
 
 
 def held(name):
@@ -49,14 +50,14 @@ def test_the_file_came_out_of_the_recipe_beside_it(name):
     assert held(name)["made"]["sha256"] == sha256(FOLDER / f"{name}.safetensors")
     assert json.loads(json.dumps(asdict(trained.recipe))) == held(name)["recipe"]
     assert held(name)["recipe"].get("root") is None
-    assert isinstance(trained, PretrainedDiffusion) == name.endswith("ddpm")
+    assert isinstance(trained, PretrainedDiffusion) == ("classifier" not in name)
     if isinstance(trained, PretrainedDiffusion):
         assert trained.step == held(name)["recipe"]["steps"]
 
 
-def test_the_mnist_preset_is_the_recipe_of_the_weights():
-    preset = json.loads(PRESETS["mnist"].to_json())
-    assert preset == held("mnist_ddpm")["recipe"]
+@pytest.mark.parametrize("preset, name", [("mnist", "mnist_ddpm"), *((name, name) for name in UPSCALE)])
+def test_the_preset_is_the_recipe_of_the_weights(preset, name):
+    assert json.loads(PRESETS[preset].to_json()) == held(name)["recipe"]
 
 
 def test_readme_is_what_the_script_writes(script):
@@ -94,6 +95,30 @@ def test_scores_stand_beside_those_of_real_images_and_of_a_beginner(name):
         assert all(s["n"] == scoring["few"] for s in made[of].values())
     assert made["early"]["Frechet distance"]["value"] > made["scores"]["Frechet distance"]["value"]
     assert made["classifier_sha256"] == sha256(FOLDER / f"{scoring['classifier']}.safetensors")
+
+
+@pytest.mark.parametrize("name", UPSCALE)
+def test_enlarged_images_are_nearer_to_the_originals_and_to_real_ones_than_bilinear_ones(name):
+    made, scoring = held(name)["made"], held(name)["scoring"]
+    assert made["early"].keys() == made["scores"].keys() == made["bilinear"].keys() | {"Bits/dim"}
+    assert made["real"].keys() == made["bilinear"].keys() - {"Mean squared error", "Small image's error"}
+    for of in ("scores", "early", "bilinear", "real"):
+        for key, s in made[of].items():
+            assert s["low"] <= s["value"] <= s["high"] and s["n"] == scoring["bits" if key == "Bits/dim" else "n"]
+    for key in ("Mean squared error", "Small image's error", "Frechet distance"):
+        assert made["scores"][key]["high"] < made["bilinear"][key]["low"], key
+    for key in ("Precision", "Conditional accuracy"):
+        assert made["scores"][key]["low"] > made["bilinear"][key]["high"], key
+    assert made["classifier_sha256"] == sha256(FOLDER / f"{scoring['classifier']}.safetensors")
+
+
+def test_small_digits_are_enlarged():
+    # Recorded: 0.055 with all steps, bilinear 0.21, standard error of 382 images 0.003.
+    x_0, _ = data.digits("test")[:100]
+    small = torch.nn.functional.avg_pool2d(x_0, 2)
+    images = load_pretrained("digits_upscale").sample(100, Sampling("ddim", "trailing20"), cond=small)
+    assert (images - x_0).square().mean() < 0.1
+    assert (torch.nn.functional.avg_pool2d(images, 2) - small).square().mean() < 0.005
 
 
 def test_shipped_moments_are_those_of_the_digits():

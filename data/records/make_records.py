@@ -215,7 +215,7 @@ def readme() -> str:
         total = f"{bits['total']:.3f} +- {1.96 * bits['standard_error']:.3f}"
         lines.append(f"\nBits/dim of {bits['n']} images held out: {total}, the prior {bits['prior']:.1e} of it.")
         lines.append(f"By t, in fifths from the first step to the last: {split}.\n")
-    return "\n".join([*lines, *solvers(), *short_trainings()])
+    return "\n".join([*lines, *solvers(), *variants(), *short_trainings()])
 
 
 def solvers() -> list[str]:
@@ -237,6 +237,43 @@ def solvers() -> list[str]:
         lines += [f"| {chain} | {' | '.join(cell[chain, each] for each in asked)} |" for chain in chains]
         lines += [""]
     return lines
+
+
+def variants() -> list[str]:
+    """The tables of variants.json, line by line: guidance by way and scale, the bound by variance and chain."""
+    held = json.loads((HERE / "variants.json").read_text(encoding="utf-8"))
+    steps = held["sampling"]["steps"].removeprefix("trailing")
+    lines = [
+        "## variants\n",
+        f"Guidance, DDIM with {steps} steps, every class in turn, all rows from the same noise: without a classifier, "
+        "by the gradient of the noise classifier, and three changes of the first: rescaled with phi = "
+        f"{held['phi']:g}, without the part along the output, and only where sqrt(1 / snr) lies in "
+        f"{held['sigmas'][0]:g}..{held['sigmas'][1]:g}. Contrast: the mean standard deviation of an image's pixels. "
+        f"Made with `{held['made_by']}`. In brackets: 95 % intervals.\n",
+    ]
+    for name, network in held["guidance"].items():
+        keys = list(network["real"]["scores"])
+        lines += [f"| {name} | scale | {' | '.join(keys)} | contrast |", "|---|---|" + "---|" * (len(keys) + 1)]
+        for row in [*network["rows"], {"way": "real, held out", **network["real"]}]:
+            cells = " | ".join("{:.3g} ({:.3g} to {:.3g})".format(*row["scores"][key]) for key in keys)
+            scale = f"{row['scale']:g}" if "scale" in row else ""
+            lines.append(f"| {row['way']} | {scale} | {cells} | {row['contrast']:.3g} |")
+        lines.append(f"\n{network['rows'][0]['n']} images a row; {network['real']['n']} real ones.\n")
+    bound = held["variance"]
+    chains = list(dict.fromkeys(row["steps"] for row in bound["rows"]))
+    bits = {(row["variance"], row["steps"]): row["bits"] for row in bound["rows"]}
+    lines += [
+        f"Bits/dim of {bound['n']} images held out by {bound['network']}, whose variance is learned, on short chains: "
+        f"mean of {len(bound['rows'][0]['bits'])} seeds of the noise, in brackets the lowest and the highest. Steps "
+        "that are a number alone are spaced evenly from the first to the last, as in Improved DDPM.\n",
+        f"| variance | {' | '.join(chains)} |",
+        "|---|" + "---|" * len(chains),
+    ]
+    for variance in dict.fromkeys(row["variance"] for row in bound["rows"]):
+        found = [bits[variance, chain] for chain in chains]
+        cells = " | ".join(f"{statistics.mean(b):.4g} ({min(b):.4g} to {max(b):.4g})" for b in found)
+        lines.append(f"| {variance} | {cells} |")
+    return [*lines, ""]
 
 
 def short_trainings() -> list[str]:

@@ -28,12 +28,13 @@ from ddpm_lesson import Sampling, load_pretrained, load_weights
 from ddpm_lesson.experiments.build import load_images
 from ddpm_lesson.experiments.checkpoints import sha256, write_whole
 from ddpm_lesson.experiments.classifiers import accuracy, fit
-from ddpm_lesson.experiments.evaluation import Space, anchor, reference_of, scores
+from ddpm_lesson.experiments.evaluation import Space, anchor, bilinear, reference_of, scores, some
 from ddpm_lesson.experiments.features import save_moments
-from ddpm_lesson.experiments.pretrained import PretrainedNoisyClassifier
+from ddpm_lesson.experiments.pretrained import PretrainedDiffusion, PretrainedNoisyClassifier
 from ddpm_lesson.experiments.recipes import ClassifierRecipe, Recipe
 from ddpm_lesson.experiments.runs import Run
 from ddpm_lesson.plots import image_grid
+from ddpm_lesson.variants.super_resolution import low_res, upsampled
 
 HERE = Path(__file__).parent
 SAVE_EVERY = 100
@@ -57,7 +58,7 @@ def main() -> None:
 
 def known() -> list[str]:
     """The names that have a recipe; classifiers first, for they score the others."""
-    return sorted((path.stem for path in HERE.glob("*.json")), key=lambda name: (name.endswith("ddpm"), name))
+    return sorted((path.stem for path in HERE.glob("*.json")), key=lambda name: ("classifier" not in name, name))
 
 
 def whole(name: str) -> bool:
@@ -81,7 +82,11 @@ def make(name: str, root: str | None, runs: Path, train: bool, scoring_threads: 
         made = {key: held["made"][key] for key in ("command", "minutes", *here, "sha256")}
     torch.set_num_threads(scoring_threads or held["threads"])
     held["recipe"] = asdict(recipe)  # every value, should a default ever change
-    scored = score_classifier(name, held, root) if classifier else score_ddpm(name, held, root, runs)
+    if classifier:
+        scored = score_classifier(name, held, root)
+    else:
+        score = score_upscale if recipe.condition == "low_res" else score_ddpm
+        scored = score(name, held, root, runs)
     held["made"] = {**made, "scored_with": here, **scored}
     write_whole(HERE / f"{name}.json", (json.dumps(held, indent=1) + "\n").encode())
 
@@ -119,12 +124,9 @@ def score_ddpm(name: str, held: dict, root: str | None, runs: Path) -> dict:
 
     The latter two of fewer images, too, for the records. Writes a picture of 100 samples.
     """
-    trained, begun, scoring = load_weights(weights_of(name)), load_weights(early(name, runs)), held["scoring"]
-    if (begun.step, begun.recipe) != (EARLY, trained.recipe):
-        raise SystemExit(f"{early(name, runs)} is not the network of this recipe in step {EARLY}: delete it")
-    features, sampling, n, few = scoring["classifier"], Sampling(**scoring["sampling"]), scoring["n"], scoring["few"]
-    classifier, held_out = load_weights(weights_of(features)).model, load_images(trained.recipe, root, train=False)
-    space = Space(classifier, features, reference_of(load_images(trained.recipe, root).x_0, classifier), held_out)
+    trained, scoring = load_weights(weights_of(name)), held["scoring"]
+    begun, space = beginner(name, trained, runs), space_of(trained, scoring["classifier"], root)
+    sampling, n, few = Sampling(**scoring["sampling"]), scoring["n"], scoring["few"]
     told = {
         "scores": scores(trained, space, n, sampling, bits_images=scoring["bits"]),
         "early": scores(begun, space, n, sampling, bits_images=scoring["bits"]),
@@ -133,10 +135,53 @@ def score_ddpm(name: str, held: dict, root: str | None, runs: Path) -> dict:
     }
     early_alone = {key: score for key, score in told["early"].items() if key != "Bits/dim"}
     told["early_few"] = early_alone if few == n else scores(begun, space, few, sampling)
-    image_grid(trained.sample(100, sampling, y=trained.labels(100)), ncols=10).figure.savefig(
-        HERE / f"{name}.png", dpi=60
-    )
+    picture(name, trained.sample(100, sampling, y=trained.labels(100)))
+    return written(name, scoring["classifier"], runs, told)
+
+
+def score_upscale(name: str, held: dict, root: str | None, runs: Path) -> dict:
+    """The scores of enlarged images held out, beside bilinear enlargement and the originals themselves.
+
+    Writes a picture of ten: made small, enlarged bilinearly, drawn twice, and the original.
+    """
+    trained, scoring = load_weights(weights_of(name)), held["scoring"]
+    begun, space = beginner(name, trained, runs), space_of(trained, scoring["classifier"], root)
+    sampling, n, factor = Sampling(**scoring["sampling"]), scoring["n"], trained.recipe.low_res_factor
+    told = {
+        "scores": scores(trained, space, n, sampling, bits_images=scoring["bits"]),
+        "early": scores(begun, space, n, sampling, bits_images=scoring["bits"]),
+        "bilinear": bilinear(space, n, factor, seed=sampling.seed),
+        "real": anchor(space, n, seed=sampling.seed),
+    }
+    x_0, _ = space.held_out[some(space.held_out, 10, sampling.seed)]
+    small = low_res(x_0, factor)
+    squares = small.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    drawn = [trained.sample(10, replace(sampling, seed=seed), cond=small) for seed in (0, 1)]
+    picture(name, torch.cat([squares, upsampled(small, (x_0.shape[2], x_0.shape[3])), *drawn, x_0]))
+    return written(name, scoring["classifier"], runs, told)
+
+
+def beginner(name: str, trained: PretrainedDiffusion, runs: Path) -> PretrainedDiffusion:
+    """The network of this recipe after its first steps."""
+    begun = load_weights(early(name, runs))
+    if (begun.step, begun.recipe) != (EARLY, trained.recipe):
+        raise SystemExit(f"{early(name, runs)} is not the network of this recipe in step {EARLY}: delete it")
+    return begun
+
+
+def space_of(trained: PretrainedDiffusion, features: str, root: str | None) -> Space:
+    """Where the images of this network's data are compared."""
+    classifier, held_out = load_weights(weights_of(features)).model, load_images(trained.recipe, root, train=False)
+    return Space(classifier, features, reference_of(load_images(trained.recipe, root).x_0, classifier), held_out)
+
+
+def picture(name: str, images: torch.Tensor) -> None:
+    image_grid(images, ncols=10).figure.savefig(HERE / f"{name}.png", dpi=60)
     plt.close("all")
+
+
+def written(name: str, features: str, runs: Path, told: dict) -> dict:
+    """What JSON holds of the scores, bound to the files that they are of."""
     bound_to = {"classifier_sha256": sha256(weights_of(features)), "early_sha256": sha256(early(name, runs))}
     return bound_to | {of: {key: score._asdict() for key, score in table.items()} for of, table in told.items()}
 
@@ -177,15 +222,20 @@ def readme(names: list[str]) -> str:
                 at = "" if t == "t = None" else f" at {t}"
                 lines.append(f"- recognised of the images held out{at}: {share:.1%} (95 %: {low:.1%} to {high:.1%})")
         else:
-            lines += [f"![100 samples]({name}.png)\n", f"| score | samples | after {EARLY} steps | real, held out |"]
-            lines.append("|---|---|---|---|")
+            enlarges = "bilinear" in made
+            alt = "Ten images made small, enlarged bilinearly, drawn twice, original" if enlarges else "100 samples"
+            columns = {"scores": "samples", "early": f"after {EARLY} steps", "bilinear": "bilinear"}
+            columns = {of: words for of, words in columns.items() if of in made} | {"real": "real, held out"}
+            lines += [f"![{alt}]({name}.png)\n", f"| score | {' | '.join(columns.values())} |"]
+            lines.append("|---|" + "---|" * len(columns))
             for key in made["scores"]:
-                held_scores = (made[of].get(key) for of in ("scores", "early", "real"))
+                held_scores = (made[of].get(key) for of in columns)
                 cells = [f"{s['value']:.3g} ({s['low']:.3g} to {s['high']:.3g})" if s else "" for s in held_scores]
                 lines.append(f"| {key} | {' | '.join(cells)} |")
             first = next(iter(made["scores"].values()))
+            drawn = "images held out, made small and enlarged" if enlarges else "samples, every class in turn"
             lines.append(
-                f"\n{first['n']} samples, every class in turn, {Sampling(**held['scoring']['sampling'])}, against the "
+                f"\n{first['n']} {drawn}, {Sampling(**held['scoring']['sampling'])}, against the "
                 f"{first['n_reference']} training images; features {first['features']}; 95 % intervals in brackets."
             )
         lines.append("")

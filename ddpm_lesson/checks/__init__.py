@@ -45,6 +45,18 @@ from ddpm_lesson.checks.unet import (
     skip_channels,
     time_table,
 )
+from ddpm_lesson.checks.variants import (
+    cfg_eps,
+    guided_chain,
+    guided_eps,
+    guided_mean,
+    hybrid_loss,
+    learned_log_var,
+    rescaled_eps,
+    v_target,
+    x_0_from_v,
+    zero_terminal_snr,
+)
 
 _by_number = (
     *(linear_betas, walk, extract, q_sample, cosine_betas, posterior, x_0_from_eps, Forward),
@@ -52,6 +64,8 @@ _by_number = (
     *(time_table, group_norm, add_time, ResBlock, attention, AttnBlock),
     *(skip_channels, UNet, down_same, res_block_parameters),
     *(ancestral_chain, ddim_step, slerp, dpmpp_2m_step, inpaint, respaced_betas),
+    *(learned_log_var, hybrid_loss, guided_mean, guided_eps, cfg_eps, guided_chain),
+    *(v_target, x_0_from_v, zero_terminal_snr, rescaled_eps),
 )
 registry = {check.name: check for check in _by_number}
 

@@ -42,6 +42,7 @@ class Check:
     steps of one computation, and the first wrong one is named.
     changes: the arguments that an answer is meant to change, as training changes a network.
     gradients: the arguments that a gradient must reach, in a part of a network; it is compared with that of the form.
+    stopped: the arguments that no gradient may reach, though the result depends on them.
     trained: (check, answer, args) -> the result and what gradients must reach, of an answer that is no plain function.
     cuts: a table like that of the misconceptions, of what cuts a gradient and leaves every value right.
     images: the arguments of which the result is a sum of one factor for each image; batch: those with one entry for
@@ -68,6 +69,7 @@ class Check:
     steps: bool = False
     changes: tuple[str, ...] = ()
     gradients: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
     trained: Callable = of_arguments
     cuts: dict[str, dict[str, Any]] = field(default_factory=dict)
     images: tuple[str, ...] = ()

@@ -1,4 +1,5 @@
-"""Whether gradients flow back through an answer whose values are right, as the training of a network needs them."""
+"""Whether gradients flow back through an answer whose values are right, as the training of a network needs them:
+those that it needs, and no others."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,22 +13,27 @@ from ddpm_lesson.checks._state import Modes
 
 CLOSE = 1e-3  # of the largest entry: float32 loses digits on the way forth and back
 CUTS = "detach(), no_grad, .item() or numpy cuts the way back"
+STOPS = "detach() stops it and keeps the value"
 
 
 def cut_off(check, function: Callable, modes: Modes) -> str:
-    """The sentence for what gets no gradient, or a wrong one; "" if all that `check.gradients` asks for are right."""
+    """The sentence for what gets no gradient, a wrong one, or one that `check.stopped` forbids; "" if all are right."""
     for case in check.cases if check.gradients else ():
         right = _gradients(check, check.form, case.args, Modes.now())
         mine = _gradients(check, function, case.args, modes)
         missing = [name for name in right if name not in mine]
         wrong = [name for name in right if name in mine and not _close(mine[name], right[name])]
-        if not missing and not wrong:
+        stray = [name for name in mine if name not in right]
+        if not missing and not wrong and not stray:
             continue
         if sentence := _known(check, function, modes):
             return f"Every value is right, but gradients are not. {sentence}"
+        found = [f"a gradient reaches {_listed(stray, mine)}, and none may: {STOPS}"] if stray else []
         if missing:
-            return f"Every value is right, but no gradient reaches {_listed(missing, right)}: {CUTS}."
-        return f"Every value is right, but the gradient with respect to {_listed(wrong, right)} is not: {CUTS}."
+            found.append(f"no gradient reaches {_listed(missing, right)}: {CUTS}")
+        elif wrong:
+            found.append(f"the gradient with respect to {_listed(wrong, right)} is not: {CUTS}")
+        return f"Every value is right, but {', and '.join(found)}."
     return ""
 
 
@@ -45,9 +51,9 @@ def _known(check, function, modes):
 
 
 def of_arguments(check, function: Callable, args: tuple) -> tuple[Any, dict[str, Tensor]]:
-    """The result of a plain function, and those of its arguments that a gradient must reach, by name."""
+    """The result of a plain function, and those of its arguments that a gradient must reach, or may not, by name."""
     named = dict(zip(check.parameters, args, strict=True))
-    leaves = {name: named[name].clone().requires_grad_() for name in check.gradients}
+    leaves = {name: named[name].clone().requires_grad_() for name in (*check.gradients, *check.stopped)}
     through = {name: leaf.view_as(leaf) for name, leaf in leaves.items()}
     return function(*(through.get(name, arg) for name, arg in named.items())), leaves
 
@@ -66,7 +72,8 @@ def _gradients(check, function, args, modes) -> dict[str, Tensor]:
         return {}
     finally:
         engine.restore()
-    return {name: gradient for name, gradient in zip(leaves, found, strict=True) if gradient is not None}
+    arrived = {name: gradient for name, gradient in zip(leaves, found, strict=True) if gradient is not None}
+    return {name: gradient for name, gradient in arrived.items() if name not in check.stopped or gradient.any()}
 
 
 def _alike(a, b):

@@ -1,11 +1,12 @@
 """What a recipe says, built: images, process, network, loss."""
 
+from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor
 
 from ddpm_lesson import data, losses
-from ddpm_lesson._tensors import seeded
+from ddpm_lesson._tensors import randn_like, seeded
 from ddpm_lesson.bound import discretized
 from ddpm_lesson.coefficients import extract
 from ddpm_lesson.data import Images
@@ -15,6 +16,8 @@ from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.predictions import mean_type_named, variance_named
 from ddpm_lesson.process import GaussianDiffusion, Noised
 from ddpm_lesson.schedules import named as schedule_named
+from ddpm_lesson.schedules import zero_terminal_snr
+from ddpm_lesson.variants.offset_noise import offset_noise
 
 
 def load_images(recipe: Recipe | ClassifierRecipe, root: str | None = None, *, train: bool = True) -> Images:
@@ -42,7 +45,8 @@ def make_process(recipe: Recipe | ClassifierRecipe) -> GaussianDiffusion:
     """The process that a recipe trains on.  ValueError for a classifier of clean images, which has none."""
     if recipe.T is None:
         raise ValueError(f"a classifier of clean images has no process: {recipe}")
-    return GaussianDiffusion(schedule_named(recipe.schedule, recipe.T))
+    betas = schedule_named(recipe.schedule, recipe.T)
+    return GaussianDiffusion(zero_terminal_snr(betas) if isinstance(recipe, Recipe) and recipe.zero_snr else betas)
 
 
 def make_network(recipe: Recipe, channels: int, classes: int) -> UNet:
@@ -50,8 +54,14 @@ def make_network(recipe: Recipe, channels: int, classes: int) -> UNet:
     names = "ch ch_mult attn num_res_blocks dropout num_groups num_heads zero_init scale_shift_norm biggan".split()
     options = {name: getattr(recipe, name) for name in names}
     options |= {"in_ch": channels, "num_classes": classes if recipe.conditional else None}
+    options["cond_ch"] = 0 if recipe.condition == "none" else channels
     with seeded(recipe.seed):
         return UNet(recipe.T, learned_var=recipe.var_type in LEARNED, **options)
+
+
+def make_noise(recipe: Recipe) -> Callable[..., Tensor]:
+    """The noise of training: noise(x_0, generator=...) -> (B, *D)."""
+    return partial(offset_noise, strength=recipe.offset_noise) if recipe.offset_noise else randn_like
 
 
 def make_loss(recipe: Recipe, process: GaussianDiffusion, levels: int) -> Loss:

@@ -9,11 +9,13 @@ from torch import Generator, Tensor
 from ddpm_lesson.bound import Bits, bits_per_dim, discretized
 from ddpm_lesson.data import Images
 from ddpm_lesson.experiments import metrics
+from ddpm_lesson.experiments.conditions import made_small, of_sampling
 from ddpm_lesson.experiments.features import classified
 from ddpm_lesson.experiments.metrics import Interval, Moments, Score
 from ddpm_lesson.experiments.pretrained import PretrainedDiffusion
 from ddpm_lesson.experiments.sampling import Sampling
 from ddpm_lesson.networks.classifier import Classifier
+from ddpm_lesson.variants.super_resolution import low_res, upsampled
 
 
 class Reference(NamedTuple):
@@ -111,11 +113,18 @@ def scores(
 ) -> dict[str, Score]:
     """Draw n images, every class in turn, and score them by `evaluate`; then the bound on images held out.
 
+    A network that enlarges images draws those of n images held out, made small, and has the scores of `enlarged`.
     bits_images: how many of them for bits/dim, which asks the network T times for each; 0 for none.
     """
-    labels = trained.labels(n)
-    images = trained.sample(n, sampling, y=labels)
-    found = evaluate(images, space.reference, space.classifier, space.features, labels=labels, seed=sampling.seed)
+    if trained.recipe.condition == "low_res":
+        x_0, labels = space.held_out[some(space.held_out, n, sampling.seed)]
+        y = labels if trained.recipe.conditional else None
+        images = trained.sample(n, sampling, y=y, cond=made_small(trained.recipe, x_0))
+        found = enlarged(images, x_0, labels, space, trained.recipe.low_res_factor, seed=sampling.seed)
+    else:
+        y = trained.labels(n)
+        images = trained.sample(n, sampling, y=y)
+        found = evaluate(images, space.reference, space.classifier, space.features, labels=y, seed=sampling.seed)
     if bits_images:
         x_0, y = space.held_out[some(space.held_out, bits_images, sampling.seed)]
         score = bits_score(bits_of(trained, x_0, y, seed=sampling.seed), sampling.seed)
@@ -123,9 +132,42 @@ def scores(
     return found
 
 
+def enlarged(images: Tensor, x_0: Tensor, labels: Tensor, space: Space, factor: int, *, seed: int) -> dict[str, Score]:
+    """The scores of `evaluate` for enlarged images, and how far they are from what was made small.
+
+    images, x_0: (N, C, H, W), enlarged and original. labels: (N,), the originals' classes.
+    Mean squared error: of the pixels. An average of all images that fit is nearer than any one of them: it does not
+    tell how real the images are. Small image's error: the same after both are made small by `factor`.
+    """
+    found = evaluate(images, space.reference, space.classifier, space.features, labels=labels, seed=seed)
+    pairs = {
+        "Mean squared error": (images, x_0.to(images)),
+        "Small image's error": (low_res(images, factor), low_res(x_0.to(images), factor)),
+    }
+    for name, (a, b) in pairs.items():
+        mean, low, high = metrics.mean_interval((a - b).square().flatten(1).mean(1))
+        found[name] = Score(name, mean, max(0.0, low), high, len(images), "pixels", seed)
+    return found
+
+
+def bilinear(space: Space, n: int, factor: int, *, seed: int = 0) -> dict[str, Score]:
+    """The scores of bilinear enlargement of the same small images: what a network has to beat."""
+    x_0, labels = space.held_out[some(space.held_out, n, seed)]
+    images = upsampled(low_res(x_0, factor), (x_0.shape[2], x_0.shape[3])).clamp(-1, 1)  # but for rounding
+    return enlarged(images, x_0, labels, space, factor, seed=seed)
+
+
 def bits_of(trained: PretrainedDiffusion, x_0: Tensor, y: Tensor, *, seed: int = 0, progress: bool = False) -> Bits:
-    """The bound of a trained network on images (B, C, H, W) and, if it knows labels, on their labels (B,)."""
+    """The bound of a trained network on images (B, C, H, W) and, if it knows labels, on their labels (B,).
+
+    Of a network that enlarges images: the bound on -log p(x_0 | x_0 made small).
+    Raises ValueError for a network with self-conditioning.
+    """
+    if trained.recipe.condition == "previous":
+        told = "each step is told the estimate of the step before, and the bound's terms are drawn one by one"
+        raise ValueError(f"there are no bits/dim of a network with self-conditioning: {told}")
     conditions: dict[str, Any] = {"y": y.to(trained.device)} if trained.recipe.conditional else {}
+    conditions |= of_sampling(trained.recipe, trained.shape, made_small(trained.recipe, x_0.to(trained.device)))
     chain = trained.model, trained.process, trained.mean_type, trained.variance
     decoder, generator = discretized(trained.levels), Generator().manual_seed(seed)
     x_0 = x_0.to(trained.device)

@@ -13,8 +13,9 @@ from ddpm_lesson.data import bundled
 from ddpm_lesson.denoisers import Denoiser, clipped, make_denoiser
 from ddpm_lesson.experiments.build import make_process
 from ddpm_lesson.experiments.checkpoints import CheckpointError, fill, load_tensors, save_tensors, sha256
+from ddpm_lesson.experiments.conditions import of_sampling
 from ddpm_lesson.experiments.recipes import ClassifierRecipe, Recipe
-from ddpm_lesson.experiments.sampling import ANCESTRAL, Sampling
+from ddpm_lesson.experiments.sampling import ANCESTRAL, Sampling, watched
 from ddpm_lesson.networks.classifier import Classifier
 from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.predictions import MeanType, Variance, mean_type_named, variance_named
@@ -23,7 +24,9 @@ from ddpm_lesson.samplers import State, last
 from ddpm_lesson.variants.guidance import classifier_free
 
 BLOCK = 250  # images whose noise is drawn together, however many the device holds at a time
-AT_DEFAULT = (("null_class", True), ("num_head_channels", None))  # not written, so that files keep their bytes
+# Not written where they say nothing, so that files keep their bytes.
+AT_DEFAULT = (("null_class", True), ("num_head_channels", None))  # of the network
+RECIPE_AT_DEFAULT = (("zero_snr", False), ("offset_noise", 0.0), ("condition", "none"), ("low_res_factor", 2))
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,19 @@ class PretrainedDiffusion:
         each = torch.arange(n, device=self.device) % len(self.classes)
         return each if name is None else torch.full_like(each, self.classes.index(name))
 
-    def denoiser(self, y: Tensor | None = None, *, guidance: float = 1.0, clip: bool = True) -> Denoiser:
+    def denoiser(
+        self, y: Tensor | None = None, *, cond: Tensor | None = None, guidance: float = 1.0, clip: bool = True
+    ) -> Denoiser:
         """The network as a denoiser. y: (B,) labels, or None for images of no particular class.
 
+        cond: (B, C, h, w), the small images, for a network that enlarges images, and for no other.
         guidance: the scale of `classifier_free`; another one than 1 asks the network twice, with y and without.
-        clip: clip the estimated x_0 to [-1, 1]. Raises ValueError if there are no labels to guide to.
+        clip: clip the estimated x_0 to [-1, 1]. Raises ValueError if there are no labels to guide to, and for a cond
+        that is missing, has another shape, or is not asked for.
         """
-        without = make_denoiser(self.model, self.process, self.mean_type)
-        denoise = without if y is None else make_denoiser(self.model, self.process, self.mean_type, y=y)
+        told = of_sampling(self.recipe, self.shape, None if cond is None else cond.to(self.device))
+        without = make_denoiser(self.model, self.process, self.mean_type, **told)
+        denoise = without if y is None else make_denoiser(self.model, self.process, self.mean_type, y=y, **told)
         if guidance != 1:
             if y is None:
                 raise ValueError(f"guidance leads towards labels: expected some, got none and guidance = {guidance}")
@@ -86,16 +94,23 @@ class PretrainedDiffusion:
         return clipped(denoise, self.process) if clip else denoise
 
     def states(
-        self, n: int, sampling: Sampling = ANCESTRAL, *, y: Tensor | None = None, generator: Generator | None = None
+        self,
+        n: int,
+        sampling: Sampling = ANCESTRAL,
+        *,
+        y: Tensor | None = None,
+        cond: Tensor | None = None,
+        generator: Generator | None = None,
     ) -> Iterator[State]:
         """Draw n images: yields every state, of which the last, of i = 0, holds the images (n, C, H, W).
 
-        y: (n,) labels. generator: on the CPU; sampling.seed is used if there is none.
+        y: (n,) labels. cond: (n, C, h, w), as for `denoiser`. generator: on the CPU; sampling.seed is used if there is
+        none.
         """
         if generator is None:
             generator = Generator().manual_seed(sampling.seed)
         x_T = randn_like(torch.empty(n, *self.shape, device=self.device), generator)
-        denoise = self.denoiser(y, guidance=sampling.guidance, clip=sampling.clip)
+        denoise = self.denoiser(y, cond=cond, guidance=sampling.guidance, clip=sampling.clip)
         return sampling.states(self.process, denoise, self.variance, x_T, generator=generator)
 
     def sample(
@@ -104,14 +119,16 @@ class PretrainedDiffusion:
         sampling: Sampling = ANCESTRAL,
         *,
         y: Tensor | None = None,
+        cond: Tensor | None = None,
         batch_size: int = BLOCK,
         progress: bool = False,
     ) -> Tensor:
-        """Draw n images, (n, C, H, W) on the CPU; they follow from sampling and y.  y: (n,) labels.
+        """Draw n images, (n, C, H, W) on the CPU; they follow from sampling, y and cond.  y: (n,) labels.
 
-        batch_size: how many at a time, fewer where that is too much for the device's memory; the images are the same
-        up to rounding. progress: show a bar. Raises ValueError for n or batch_size below 1, labels of another number,
-        and what does not fit the network.
+        cond: (n, C, h, w), the small images, for a network that enlarges images. batch_size: how many at a time, fewer
+        where that is too much for the device's memory; the images are the same up to rounding. progress: show a bar.
+        Raises ValueError for n or batch_size below 1, labels or small images of another number, and what does not fit
+        the network.
 
         >>> import ddpm_lesson
         >>> digits = ddpm_lesson.load_pretrained("digits_ddpm")
@@ -122,6 +139,8 @@ class PretrainedDiffusion:
             raise ValueError(f"n and batch_size must be positive, got {n} and {batch_size}")
         if y is not None and y.shape != (n,):
             raise ValueError(f"y must be ({n},), a label for each image, got {tuple(y.shape)}")
+        if cond is not None and len(cond) != n:
+            raise ValueError(f"cond must be ({n}, C, h, w), a small image for each, got {tuple(cond.shape)}")
         state, images = Generator().manual_seed(sampling.seed).get_state(), []
         for first in range(0, n, BLOCK):
             size, begin = min(BLOCK, n - first), 0
@@ -129,9 +148,10 @@ class PretrainedDiffusion:
                 rows = slice(begin, min(begin + batch_size, size))
                 share = Share(size, rows, state)
                 labels = None if y is None else y[first + rows.start : first + rows.stop].to(self.device)
-                states = self.states(rows.stop - rows.start, sampling, y=labels, generator=share)
+                small = None if cond is None else cond[first + rows.start : first + rows.stop]
+                states = self.states(rows.stop - rows.start, sampling, y=labels, cond=small, generator=share)
                 try:
-                    images.append(last(_watched(states, first + rows.stop, n) if progress else states).cpu())
+                    images.append(last(watched(states, first + rows.stop, n) if progress else states).cpu())
                 except torch.cuda.OutOfMemoryError:
                     if batch_size == 1:
                         raise
@@ -144,6 +164,7 @@ class PretrainedDiffusion:
     def save(self, path: Path | str) -> None:
         """Write what `load_weights` reads."""
         recipe = asdict(self.recipe) | {"root": None}  # a place on this machine
+        recipe = {name: value for name, value in recipe.items() if (name, value) not in RECIPE_AT_DEFAULT}
         unet = {name: value for name, value in self.model.options.items() if (name, value) not in AT_DEFAULT}
         about = {"kind": "ddpm", "step": self.step, "recipe": recipe, "unet": unet}
         save_tensors(Path(path), self.model.state_dict(), about | _of_images(self))
@@ -227,19 +248,6 @@ def about_shipped(name: str) -> dict:
     if "made" not in held:
         raise CheckpointError(f"{folder / name}.json has no scores yet: python data/weights/make_weights.py {name}")
     return held
-
-
-def _watched(states: Iterator[State], done: int, n: int) -> Iterator[State]:
-    """The states, beside a bar that counts the steps of these images."""
-    from tqdm.auto import tqdm
-
-    i = -1
-    with tqdm(desc=f"{done} of {n} images", unit=" steps") as bar:
-        for state in states:
-            bar.total = max(bar.total or 0, state.i)
-            bar.update(max(i - state.i, 0))
-            i = state.i
-            yield state
 
 
 def _ready(model, tensors, path, device):

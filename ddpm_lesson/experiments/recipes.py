@@ -29,6 +29,7 @@ TIMESTEPS: dict[str, type[timesteps.Uniform | timesteps.LossSecondMoment]] = {
 }
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 MIRRORED_IS_NOTHING = ("digits", "mnist")
+CONDITIONS = ("none", "previous", "low_res")
 LEARNED = ("learned", "learned_range")  # variances for which the network has twice the channels
 
 
@@ -77,6 +78,7 @@ class Recipe:
 
     T: int = _field(1000, "number of steps", within=(1, 100_000))
     schedule: str = _field("linear", "how the noise grows", SCHEDULES)
+    zero_snr: bool = _field(False, "the schedule ends at alphas_bar = 0; not with mean_type epsilon")
     mean_type: str = _field("epsilon", "what the network predicts", MEAN_TYPES)
     var_type: str = _field(
         "fixedlarge", "variance of the reverse step; if learned, loss must be hybrid or kl", VARIANCES
@@ -84,6 +86,11 @@ class Recipe:
     loss: str = _field("simple", "simple: squared error; hybrid: with the bound, for a learned variance", LOSSES)
     weighting: str = _field("simple", "weight of each t, as a weight of the error in eps", WEIGHTINGS)
     timesteps: str = _field("uniform", "how t is drawn", TIMESTEPS)
+    offset_noise: float = _field(0.0, "strength of noise that an image's pixels share", within=(0, math.inf))
+    condition: str = _field(
+        "none", "an image beside x_t; previous: the network's own estimate; low_res: a small one", CONDITIONS
+    )
+    low_res_factor: int = _field(2, "low_res: the small image's sides are so many times shorter", within=(2, math.inf))
 
     ch: int = _field(32, "channels of the first level")
     ch_mult: tuple[int, ...] = _field((1, 2, 2), "channels of each level, as multiples of ch; each halves the sides")
@@ -126,6 +133,13 @@ class Recipe:
             raise ValueError(f"{expected}, got {self.weighting}")
         if self.weight_decay and self.optimizer != "adamw":
             raise ValueError(f"weight_decay = {self.weight_decay} needs optimizer adamw, got {self.optimizer}")
+        if self.zero_snr and (self.mean_type == "epsilon" or self.T == 1):
+            expected = (
+                "zero_snr needs mean_type xstart, xprev or v, for eps says nothing of x_0 at alphas_bar = 0, and T >= 2"
+            )
+            raise ValueError(f"{expected}; got {self.mean_type}, T = {self.T}")
+        if self.low_res_factor != 2 and self.condition != "low_res":
+            raise ValueError(f"low_res_factor = {self.low_res_factor} needs condition low_res, got {self.condition}")
         if self.ema_decay == 1 or self.clip_norm == 0:
             got = f"ema_decay = {self.ema_decay}, clip_norm = {self.clip_norm}"
             raise ValueError(f"ema_decay must lie below 1 and clip_norm above 0, got {got}")
@@ -158,8 +172,12 @@ class Recipe:
 
 _COSINE = Recipe(schedule="cosine", rate="cosine", ema_decay=0.999)
 _SHIPPED = replace(_COSINE, conditional=True, loss="hybrid", var_type="learned_range", lr=1e-3)
+_DIGITS = replace(_SHIPPED, ch_mult=(1, 2), steps=1300, warmup=100, ema_decay=0.995)
+_UPSCALE = replace(
+    _COSINE, condition="low_res", mean_type="v", var_type="fixedsmall", ch=16, ch_mult=(1, 2), attn=(), lr=2e-3
+)
 PRESETS = {
-    "digits": replace(_SHIPPED, ch_mult=(1, 2), steps=1300, warmup=100, ema_decay=0.995),
+    "digits": _DIGITS,
     "mnist": replace(
         _SHIPPED, data="mnist", ch=16, ch_mult=(1, 2, 4), attn=(2,), steps=13_000, batch_size=32, warmup=200
     ),
@@ -178,6 +196,11 @@ PRESETS = {
     "folder": replace(
         _COSINE, data="folder", size=32, ch=64, attn=(2,), num_res_blocks=2, steps=50_000, lr=5e-4, warmup=500
     ),
+    "digits_v": replace(_DIGITS, mean_type="v", zero_snr=True),
+    # v: at high noise the x_0 of an estimated eps is no image.
+    "digits_self": replace(_DIGITS, mean_type="v", condition="previous"),
+    "digits_upscale": replace(_UPSCALE, steps=3000, warmup=100, ema_decay=0.995),
+    "mnist_upscale": replace(_UPSCALE, data="mnist", steps=3000, batch_size=32, warmup=200, ema_decay=0.995),
 }
 
 

@@ -19,7 +19,8 @@ from ddpm_lesson._tensors import Device, seed_of, seeded
 from ddpm_lesson.batches import mirrored, ordered, without_labels
 from ddpm_lesson.data import Images
 from ddpm_lesson.experiments import checkpoints
-from ddpm_lesson.experiments.build import make_loss, make_network, make_process
+from ddpm_lesson.experiments.build import make_loss, make_network, make_noise, make_process
+from ddpm_lesson.experiments.conditions import of_training, small_shape
 from ddpm_lesson.experiments.pretrained import PretrainedDiffusion
 from ddpm_lesson.experiments.recipes import OPTIMIZERS, TIMESTEPS, Recipe
 from ddpm_lesson.training import EMA, Batch, TrainStep
@@ -67,6 +68,8 @@ class Run:
             rate=training.cosine(recipe.steps) if recipe.rate == "cosine" else training.constant,
             ema=self.ema,
             timesteps=self.timesteps,
+            conditions=of_training(recipe, self.model, self.process, generator),
+            noise=make_noise(recipe),
             generator=generator,
             **{name: getattr(recipe, name) for name in names},
         )
@@ -123,6 +126,7 @@ class Run:
         if any(side % self.model.divisor for side in self.sides):
             sides, levels = " x ".join(map(str, self.sides)), len(self.recipe.ch_mult)
             raise ValueError(f"ch_mult of {levels} levels needs sides divisible by {self.model.divisor}, got {sides}")
+        small_shape(self.recipe, self.images.shape)
         if self.recipe.batch_size > len(self.images):
             raise ValueError(f"batch_size must lie in 1..{len(self.images)}, got {self.recipe.batch_size}")
 

@@ -154,4 +154,17 @@ def check_option(sampler: str, option: str, value: object) -> None:
         raise ValueError(f"{option} is an option of {', '.join(takers(option))}, got {got}")
 
 
+def watched(states: Iterator[State], done: int, n: int) -> Iterator[State]:
+    """The states, beside a bar that counts the steps of these images.  done of n: how many there are after them."""
+    from tqdm.auto import tqdm
+
+    i = -1
+    with tqdm(desc=f"{done} of {n} images", unit=" steps") as bar:
+        for state in states:
+            bar.total = max(bar.total or 0, state.i)
+            bar.update(max(i - state.i, 0))
+            i = state.i
+            yield state
+
+
 ANCESTRAL = Sampling()
