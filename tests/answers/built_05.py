@@ -623,6 +623,15 @@ W(guided_eps, "x_t.requires_grad = True", "in-place", "requires_grad on in the c
 
 
 def guided_eps(eps, x_t, t, y, classifier, scale, alphas_bar):
+    x_t.requires_grad_()
+    (grad,) = torch.autograd.grad(classifier(x_t, t)[range(len(y)), y].sum(), x_t, create_graph=True)
+    return eps - scale * (1 - alphas_bar[t]).sqrt().view(-1, *[1] * (x_t.ndim - 1)) * grad
+
+
+W(guided_eps, "x_t is changed and the graph kept", "in-place", "in the caller's x_t, and your result holds the graph.")
+
+
+def guided_eps(eps, x_t, t, y, classifier, scale, alphas_bar):
     score = -eps / (1 - alphas_bar[t]).sqrt().view(-1, *[1] * (eps.ndim - 1))
     x = x_t.detach().requires_grad_(True)
     score = score + scale * torch.autograd.grad(classifier(x, t)[range(len(y)), y].sum(), x)[0]

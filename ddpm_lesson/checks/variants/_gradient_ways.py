@@ -107,6 +107,10 @@ def of_gradient(other: str) -> Rows:
         ),
         "You switched requires_grad on in the caller's x_t<, though the numbers are right>: later steps are recorded "
         "then. Make a leaf of your own: x_t.detach().requires_grad_().": dict(leaf=lambda x_t: x_t.requires_grad_()),
+        "You switched requires_grad on in the caller's x_t, and your result holds the graph. Take the gradient at a "
+        "leaf of your own, x_t.detach().requires_grad_(), and without create_graph.": dict(
+            leaf=lambda x_t: x_t.requires_grad_(), graph=True
+        ),
         "Your result holds the graph<, though its numbers are right>: memory grows with every step. Leave out "
         "create_graph, or detach() the gradient.": dict(graph=True),
     }

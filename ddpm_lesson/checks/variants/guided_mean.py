@@ -1,7 +1,5 @@
 """Exercise 5.4: guidance by a classifier, for samplers that draw around a mean."""
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -58,12 +56,12 @@ def _terms(mean, var, x_t, t, y, classifier, scale):
     }
 
 
-def _with_var(log_var_like):
+def _with(width):
     """A row's slot."""
-    return {"width": log_var_like}
+    return {"width": width}
 
 
-_variances = partial(torch.tensor, dtype=torch.float32)
+VARIANCES = [0.25, 0.0625, 0.5, 0.01]
 
 
 guided_mean = Check(
@@ -79,7 +77,7 @@ guided_mean = Check(
             f"x_t of shape {shape}, t = {t}, y = {y}, scale = {scale}",
             (
                 fractions(*shape, start=11),
-                _variances([0.25, 0.0625, 0.5, 0.01][: len(t)]).reshape(-1, *[1] * (len(shape) - 1)),
+                torch.tensor(VARIANCES[: len(t)], dtype=torch.float32).reshape(-1, *[1] * (len(shape) - 1)),
                 2 * fractions(*shape),
                 torch.tensor(t),
                 torch.tensor(y),
@@ -98,15 +96,15 @@ guided_mean = Check(
     ),
     among="B = 1, scale = 0, points and a video",
     misconceptions={
-        "You scaled the gradient by the standard deviation. It is the variance by which the mean moves.": _with_var(
+        "You scaled the gradient by the standard deviation. It is the variance by which the mean moves.": _with(
             torch.sqrt
         ),
-        "You scaled the gradient by the square of var. var is sigma^2 already.": _with_var(torch.square),
-        "You scaled the gradient by log var. It is the variance itself, which is never negative.": _with_var(torch.log),
-        "You took var for a log variance: exp is too many. It is the variance itself.": _with_var(torch.exp),
-        "You divided the gradient by var. A wide step moves further: multiply.": _with_var(torch.reciprocal),
-        "You forgot var. A step of variance var moves its mean by var times the gradient.": _with_var(torch.ones_like),
-        "You used the first image's var for the whole batch. Every image has its own.": _with_var(lambda var: var[:1]),
+        "You scaled the gradient by the square of var. var is sigma^2 already.": _with(torch.square),
+        "You scaled the gradient by log var. It is the variance itself, which is never negative.": _with(torch.log),
+        "You took var for a log variance: exp is too many. It is the variance itself.": _with(torch.exp),
+        "You divided the gradient by var. A wide step moves further: multiply.": _with(torch.reciprocal),
+        "You forgot var. A step of variance var moves its mean by var times the gradient.": _with(torch.ones_like),
+        "You used the first image's var for the whole batch. Every image has its own.": _with(lambda var: var[:1]),
         "You forgot the scale.": dict(strength=lambda scale: 1.0),
         "You squared the scale. It stands once before var.": dict(strength=lambda scale: scale**2),
         "Your scale is 1 + scale. Here 0 is no guidance: scale * var * gradient.": dict(

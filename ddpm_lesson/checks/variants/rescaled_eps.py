@@ -70,7 +70,7 @@ def _to_mean_of_cond(eps_cond: Tensor, eps_guided: Tensor, phi: float) -> Tensor
 
 def _contrasts(*shape: int) -> Tensor:
     """Images of different standard deviations."""
-    factors = torch.tensor([1.0, 0.5, 2.0, 0.75])[: shape[0]]
+    factors = torch.tensor([1.0, 0.5, 2.0, 0.75], dtype=torch.float32)[: shape[0]]
     return factors.reshape(-1, *[1] * (len(shape) - 1)) * fractions(*shape)
 
 
