@@ -226,7 +226,11 @@ def _add_field(group: Any, field: dataclasses.Field, default: object) -> None:
         options = {"type": int, "nargs": "*", "metavar": "N"}
     else:
         kind = next(kind for kind in (int, float, str) if field.type in (kind, kind | None))
-        choices = SAMPLERS if field.name == "sampler" else field.metadata.get("choices")
+        choices = (
+            [name for name, each in SAMPLERS.items() if each.from_noise]
+            if field.name == "sampler"
+            else field.metadata.get("choices")
+        )
         options = {"type": kind, "choices": choices, "metavar": field.metadata.get("metavar")}
     words = f"{field.metadata['help']} [{default}]".replace("%", "%%")
     group.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=words, **options)

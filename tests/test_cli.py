@@ -297,14 +297,14 @@ def test_sample_animates(trained, tmp_path):
     options = ["--n", 4, "--animate", "--out", out, "--device", "cpu"]
     assert run("sample", "--weights", trained, *options).status == 0
     frames, _, _ = pixels(out)
-    assert frames == 7  # x_T and six steps
+    assert frames == 8  # the still, x_T and six steps
 
 
 def test_long_chains_are_thinned_for_an_animation():
     images = list(torch.rand(201, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     file = io.BytesIO(cli._animation(images))
     with Image.open(file) as picture:
-        assert picture.n_frames == 41
+        assert picture.n_frames == 42  # the still, and every fifth state
 
 
 SAMPLE_ERRORS = [

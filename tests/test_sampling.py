@@ -200,7 +200,7 @@ class WithReach(Sampling):
     reach: float = dataclasses.field(default=1.0, metadata={"help": "of leap, how far it goes", "metavar": "SHARE"})
 
 
-def leap(sampling, process, denoise, variance, x_T, generator):
+def leap(sampling, process, denoise, p, x_T, generator):
     """In one step from x_T a part of the way to what the denoiser sees there."""
     yield State(1, x_T, None)
     t = torch.full((len(x_T),), process.base.T - 1)

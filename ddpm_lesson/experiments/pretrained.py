@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -100,18 +101,26 @@ class PretrainedDiffusion:
         *,
         y: Tensor | None = None,
         cond: Tensor | None = None,
+        x_T: Tensor | None = None,
+        x_0: Tensor | None = None,
+        mask: Tensor | None = None,
+        start: float = 1.0,
         generator: Generator | None = None,
     ) -> Iterator[State]:
         """Draw n images: yields every state, of which the last, of i = 0, holds the images (n, C, H, W).
 
-        y: (n,) labels. cond: (n, C, h, w), as for `denoiser`. generator: on the CPU; sampling.seed is used if there is
+        y: (n,) labels. cond: (n, C, h, w), as for `denoiser`. x_T: (n, C, H, W) latents, drawn if not given. x_0, mask,
+        start: images to begin with, see `Sampling.states`. generator: on the CPU; sampling.seed is used if there is
         none.
         """
         if generator is None:
             generator = Generator().manual_seed(sampling.seed)
-        x_T = randn_like(torch.empty(n, *self.shape, device=self.device), generator)
+        x_T = randn_like(torch.empty(n, *self.shape), generator) if x_T is None else x_T
+        x_T, x_0, mask = (None if each is None else each.to(self.device) for each in (x_T, x_0, mask))
+        assert x_T is not None
         denoise = self.denoiser(y, cond=cond, guidance=sampling.guidance, clip=sampling.clip)
-        return sampling.states(self.process, denoise, self.variance, x_T, generator=generator)
+        beginning = partial(sampling.states, x_0=x_0, mask=mask, start=start, generator=generator)
+        return beginning(self.process, denoise, self.variance, x_T)
 
     def sample(
         self,
@@ -120,15 +129,20 @@ class PretrainedDiffusion:
         *,
         y: Tensor | None = None,
         cond: Tensor | None = None,
+        x_T: Tensor | None = None,
+        x_0: Tensor | None = None,
+        mask: Tensor | None = None,
+        start: float = 1.0,
         batch_size: int = BLOCK,
         progress: bool = False,
     ) -> Tensor:
-        """Draw n images, (n, C, H, W) on the CPU; they follow from sampling, y and cond.  y: (n,) labels.
+        """Draw n images, (n, C, H, W) on the CPU; they follow from sampling and what is given.  y: (n,) labels.
 
-        cond: (n, C, h, w), the small images, for a network that enlarges images. batch_size: how many at a time, fewer
-        where that is too much for the device's memory; the images are the same up to rounding. progress: show a bar.
-        Raises ValueError for n or batch_size below 1, labels or small images of another number, and what does not fit
-        the network.
+        cond: (n, C, h, w), the small images, for a network that enlarges images. x_T, x_0, mask: (n, C, H, W) each, and
+        start: latents and images to begin with, see `states`; ddim_inversion returns latents.
+        batch_size: how many at a time, fewer where that is too much for the device's memory; the images are the same
+        up to rounding. progress: show a bar. Raises ValueError for n or batch_size below 1, for another number of what
+        is given, and what does not fit the network.
 
         >>> import ddpm_lesson
         >>> digits = ddpm_lesson.load_pretrained("digits_ddpm")
@@ -137,19 +151,18 @@ class PretrainedDiffusion:
         """
         if min(n, batch_size) < 1:
             raise ValueError(f"n and batch_size must be positive, got {n} and {batch_size}")
-        if y is not None and y.shape != (n,):
-            raise ValueError(f"y must be ({n},), a label for each image, got {tuple(y.shape)}")
-        if cond is not None and len(cond) != n:
-            raise ValueError(f"cond must be ({n}, C, h, w), a small image for each, got {tuple(cond.shape)}")
+        named = {"y": y, "cond": cond, "x_T": x_T, "x_0": x_0, "mask": mask}
+        given = {name: each for name, each in named.items() if each is not None}
+        _check_rows(given, n, self.shape)
         state, images = Generator().manual_seed(sampling.seed).get_state(), []
         for first in range(0, n, BLOCK):
             size, begin = min(BLOCK, n - first), 0
             while begin < size:
                 rows = slice(begin, min(begin + batch_size, size))
                 share = Share(size, rows, state)
-                labels = None if y is None else y[first + rows.start : first + rows.stop].to(self.device)
-                small = None if cond is None else cond[first + rows.start : first + rows.stop]
-                states = self.states(rows.stop - rows.start, sampling, y=labels, cond=small, generator=share)
+                told = {name: each[first + rows.start : first + rows.stop] for name, each in given.items()}
+                told |= {"y": told["y"].to(self.device)} if "y" in told else {}
+                states = self.states(rows.stop - rows.start, sampling, **told, start=start, generator=share)
                 try:
                     images.append(last(watched(states, first + rows.stop, n) if progress else states).cpu())
                 except torch.cuda.OutOfMemoryError:
@@ -248,6 +261,16 @@ def about_shipped(name: str) -> dict:
     if "made" not in held:
         raise CheckpointError(f"{folder / name}.json has no scores yet: python data/weights/make_weights.py {name}")
     return held
+
+
+def _check_rows(given: dict[str, Tensor], n: int, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless there is one of each for every image.  cond's own shape is the denoiser's to check."""
+    words = {"y": "a label for each image", "cond": "a small image for each"}
+    for name, each in given.items():
+        expected = {"y": (n,), "cond": (n, *each.shape[1:])}.get(name, (n, *shape))
+        if each.shape != expected:
+            told = f"({n}, C, h, w)" if name == "cond" else expected
+            raise ValueError(f"{name} must be {told}, {words.get(name, 'one for each image')}, got {tuple(each.shape)}")
 
 
 def _ready(model, tensors, path, device):

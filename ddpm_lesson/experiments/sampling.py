@@ -15,7 +15,8 @@ from ddpm_lesson import samplers, spacing
 from ddpm_lesson.denoisers import Denoiser
 from ddpm_lesson.predictions import Variance
 from ddpm_lesson.process import GaussianDiffusion
-from ddpm_lesson.samplers import State
+from ddpm_lesson.samplers import Reverse, State, start_at
+from ddpm_lesson.variants.inpainting import inpainting
 
 
 def _field(default: Any, words: str, metavar: str | None = None) -> Any:
@@ -76,15 +77,48 @@ class Sampling:
         variance: Variance,
         x_T: Tensor,
         *,
+        x_0: Tensor | None = None,
+        mask: Tensor | None = None,
+        start: float = 1.0,
         generator: Generator | None = None,
     ) -> Iterator[State]:
         """Walk from x_T (B, *D) to the sample, as `samplers` do.  base: the process the denoiser knows.
 
+        x_0: images (B, *D) to begin with, of which use one: mask, bool, True where a pixel is known and stays (for
+        ancestral and repaint); start in 0..1, the share of the chain's steps that is walked, from x_0 noised so far
+        (SDEdit); or the sampler ddim_inversion, which leads from x_0 to its x_T.
         Guidance and clipping belong to the denoiser, see `PretrainedDiffusion.denoiser`; the seed to the generator.
-        Raises ValueError for steps that do not fit base.
+        Raises ValueError for steps that do not fit base, and for images or a mask that are missing or not used.
         """
         process = base if self.steps == "all" else base.respaced(spacing.named(self.steps, base.T, base.snr))
-        return SAMPLERS[self.sampler].walk(self, process, denoise, variance, x_T, generator)
+        named = SAMPLERS[self.sampler]
+        self._check_images(x_0, mask, start)
+        p = samplers.reverse(process, denoise, variance)
+        if x_0 is not None:
+            if mask is not None:
+                p = inpainting(process, p, x_0, mask)
+            elif start < 1:
+                process, x_T = start_at(process, x_0, max(1, round(start * process.T)), generator=generator)
+                p = samplers.reverse(process, denoise, variance)
+            else:
+                x_T = x_0
+        return named.walk(self, process, denoise, p, x_T, generator)
+
+    def _check_images(self, x_0: Tensor | None, mask: Tensor | None, start: float) -> None:
+        """That images are there if something begins with them, and not otherwise."""
+        if not 0 < start <= 1:
+            raise ValueError(f"start, a share of the chain, must lie in (0, 1], got {start}")
+        inverting, named = self.sampler == "ddim_inversion", SAMPLERS[self.sampler]
+        uses = [use for use, there in (("mask", mask is not None), ("start", start < 1), ("", inverting)) if there]
+        if len(uses) > 1 or (mask is not None and not named.takes_mask):
+            able = ", ".join(name for name, each in SAMPLERS.items() if each.takes_mask)
+            told = f"a mask goes with {able}, alone, and start with neither a mask nor ddim_inversion"
+            raise ValueError(f"{told}; got {self.sampler}, mask {'given' if mask is not None else 'none'}, {start=}")
+        if self.sampler == "repaint" and mask is None:
+            raise ValueError("repaint fills in what is unknown of images: expected x_0 and mask, got no mask")
+        if bool(uses) != (x_0 is not None):
+            told = "images are taken with a mask, a start below 1 or ddim_inversion, and only then"
+            raise ValueError(f"{told}; got {'none' if x_0 is None else 'some'}, {self.sampler}, {start=}")
 
 
 class Walk(Protocol):
@@ -95,7 +129,7 @@ class Walk(Protocol):
         sampling: Sampling,
         process: GaussianDiffusion,
         denoise: Denoiser,
-        variance: Variance,
+        p: Reverse,
         x_T: Tensor,
         generator: Generator | None,
         /,
@@ -103,35 +137,41 @@ class Walk(Protocol):
 
 
 class Named(NamedTuple):
-    """A sampler and the fields of `Sampling` that it takes and others do not."""
+    """A sampler, the fields of `Sampling` that it takes and others do not, and what it can do with images."""
 
     walk: Walk
     takes: tuple[str, ...] = ()
+    takes_mask: bool = False
+    from_noise: bool = True  # draws without being given an image
 
 
-def _ancestral(sampling, process, denoise, variance, x_T, generator):
-    return samplers.ancestral(process, samplers.reverse(process, denoise, variance), x_T, generator=generator)
+def _ancestral(sampling, process, denoise, p, x_T, generator):
+    return samplers.ancestral(process, p, x_T, generator=generator)
 
 
-def _ddim(sampling, process, denoise, variance, x_T, generator):
+def _repaint(sampling, process, denoise, p, x_T, generator):
+    return samplers.repaint(process, p, x_T, generator=generator)
+
+
+def _ddim(sampling, process, denoise, p, x_T, generator):
     return samplers.ddim(process, denoise, x_T, eta=sampling.eta, generator=generator)
 
 
-def _heun(sampling, process, denoise, variance, x_T, generator):
+def _heun(sampling, process, denoise, p, x_T, generator):
     return samplers.heun(process, denoise, x_T, churn=sampling.churn, generator=generator)
 
 
-def _sde(sampling, process, denoise, variance, x_T, generator):
+def _sde(sampling, process, denoise, p, x_T, generator):
     return samplers.dpmpp_2m_sde(process, denoise, x_T, generator=generator)
 
 
 def _solver(solver):
     """A deterministic sampler without options."""
-    return lambda sampling, process, denoise, variance, x_T, generator: solver(process, denoise, x_T)
+    return lambda sampling, process, denoise, p, x_T, generator: solver(process, denoise, x_T)
 
 
 SAMPLERS = {
-    "ancestral": Named(_ancestral),
+    "ancestral": Named(_ancestral, takes_mask=True),
     "ddim": Named(_ddim, takes=("eta",)),
     "heun": Named(_heun, takes=("churn",)),
     "dpmpp_2m": Named(_solver(samplers.dpmpp_2m)),
@@ -139,6 +179,8 @@ SAMPLERS = {
     "dpmpp_2s": Named(_solver(samplers.dpmpp_2s)),
     "dpmpp_2m_sde": Named(_sde),
     "plms": Named(_solver(samplers.plms)),
+    "repaint": Named(_repaint, takes_mask=True, from_noise=False),
+    "ddim_inversion": Named(_solver(samplers.ddim_inversion), from_noise=False),
 }
 
 

@@ -951,9 +951,11 @@ def samples(model, mean_type, variance, chain=chain):
 def second_half(t, name):
     """What a perfect network adds: the exact log variance, or its place in the range, from -1 to 1."""
     c, s2 = process.row(t), 0.5**2
-    var = c.posterior_var + c.posterior_mean_coef1**2 * s2 * (1 - c.alphas_bar) / (1 - (1 - s2) * c.alphas_bar)
+    of_x_0 = s2 * (1 - c.alphas_bar) / (1 - (1 - s2) * c.alphas_bar)  # variance of x_0 given x_t
+    log_var = (c.posterior_var + c.posterior_mean_coef1**2 * of_x_0).log()
     low, high = c.posterior_log_var_clipped, c.log_betas
-    return var.log() if name == "learned" else (2 * (var.log() - low) / (high - low) - 1).where(t > 0, 0.0)
+    in_range = 2 * (log_var - low) / (high - low) - 1
+    return log_var if name == "learned" else in_range.where(t > 0, 0.0)
 
 
 def learner(model, name):
@@ -964,7 +966,8 @@ for name, variance in VARIANCES.items():
     steps, found = (process if name == "learned" else chain), []
     for meaning in MEAN_TYPES.values():
         model = half.as_model(meaning)
-        found.append(samples(learner(model, name) if "learned" in name else model, meaning, variance, steps))
+        model = learner(model, name) if "learned" in name else model
+        found.append(samples(model, meaning, variance, steps))
     assert all(torch.allclose(x, found[0], rtol=1e-6, atol=1e-6) for x in found)
     print(f"{name:13}: {', '.join(MEAN_TYPES)} give the same 500 samples to 1e-6")
 

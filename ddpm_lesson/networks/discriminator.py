@@ -1,0 +1,26 @@
+"""A discriminator of two neighbouring states of the process, made of any network of one of them."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Discriminator(nn.Module):
+    """Is x_{t-1} a real predecessor of x_t?  Xiao et al. 2022 (arXiv 2112.07804), Section 3.
+
+    network: network(pair, t) -> (B, 1), where pair holds both states side by side, (B, 2C, *D): a `Classifier` with
+    num_classes = 1, in_ch = 2C and T, or an `MLP` with dim = 2C and out = 1.
+    forward: x_prev, x_t (B, C, *D), t (B,) int64 in 0..T-1 -> logits (B,), positive for real.
+    Raises ValueError if the two states differ in shape, or the network's answer is not (B, 1).
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_prev: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        if x_prev.shape != x_t.shape:
+            raise ValueError(f"x_prev must have x_t's shape {tuple(x_t.shape)}, got {tuple(x_prev.shape)}")
+        logits = self.network(torch.cat([x_prev, x_t], 1), t)
+        if logits.shape != (len(x_t), 1):
+            raise ValueError(f"the network must answer ({len(x_t)}, 1), got {tuple(logits.shape)}")
+        return logits.squeeze(1)
