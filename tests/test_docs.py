@@ -51,6 +51,7 @@ OPEN_CAPABILITIES = {
     "NVlabs/denoising-diffusion-gan": set(CAPABILITIES["NVlabs/denoising-diffusion-gan"].split("; ")),
 }
 OPEN_ERRATA = {"1", "2", "32", "33"}
+OPEN_MISTAKES = {"a quadratic schedule that squares twice", "R1 taken lazily and not multiplied by its interval"}
 
 
 def tables(text):
@@ -121,7 +122,7 @@ def unknown(cells, kind):
 
 
 COVERAGE = [(system, *row) for system, rows in tables(page("coverage.md")).items() for row in rows]
-ERRATA = [tuple(row) for rows in tables(page("errata.md")).values() for row in rows]
+ERRATA, MISTAKES = tables(page("errata.md")).values()  # of the post; of other courses and repositories
 
 
 def test_every_capability_has_one_row():
@@ -132,6 +133,7 @@ def test_every_capability_has_one_row():
 def test_every_erratum_has_one_row():
     assert [row[0] for row in ERRATA] == [str(number) for number in range(1, 36)]
     assert all(post and right and post != right for _, post, right, _, _ in ERRATA)
+    assert len({mistake for mistake, _, _ in MISTAKES}) == 19
 
 
 def test_what_is_open_is_known():
@@ -141,6 +143,7 @@ def test_what_is_open_is_known():
             found.setdefault(system, set()).add(capability)
     assert found == OPEN_CAPABILITIES
     assert {number for number, *cells in ERRATA if "not yet" in cells} == OPEN_ERRATA
+    assert {mistake for mistake, *cells in MISTAKES if "not yet" in cells} == OPEN_MISTAKES
 
 
 def test_only_what_may_be_mentioned_is_not_implemented():
@@ -153,7 +156,7 @@ def test_only_what_may_be_mentioned_is_not_implemented():
 def test_sections_say_what_they_are_named_for(chapter):
     if f"[{chapter:02}_" not in (ROOT / "README.md").read_text("utf-8"):
         pytest.skip(f"the README's map does not have notebook {chapter} yet")
-    cells = [row[2] for row in COVERAGE] + [row[3] for row in ERRATA]
+    cells = [row[2] for row in COVERAGE] + [row[-2] for row in ERRATA + MISTAKES]
     named = [(number, words) for cell in cells for number, words in places(cell) if number.startswith(f"{chapter}.")]
     assert len(named) > 3
     assert list(misplaced([f'{number} "{words}"' for number, words in named], course())) == []
@@ -162,7 +165,7 @@ def test_sections_say_what_they_are_named_for(chapter):
 def test_functions_and_tests_exist():
     functions = [function for *_, function, _ in COVERAGE if function not in ("not yet", "*mention*")]
     assert list(unknown(functions, "function")) == []
-    tests = [row[-1] for row in COVERAGE + ERRATA if row[-1] not in ("not yet", "", "*history*")]
+    tests = [row[-1] for row in COVERAGE + ERRATA + MISTAKES if row[-1] not in ("not yet", "", "*history*")]
     assert list(unknown(tests, "test")) == []
 
 
