@@ -4,7 +4,7 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ddpm_lesson/blob/main/notebooks/05_variants.ipynb)
 #
 # **You will be able to**
-# - let a network choose the variance of its steps, and measure in bits what that gains;
+# - let a network choose the variance of its steps, and measure the gain in bits/dim;
 # - derive guidance from Bayes' rule, with a classifier and without one, and convert between its two conventions;
 # - say which distribution a guided chain draws from, and which it does not;
 # - write a guided sampler, and choose its scale from a measured curve of fidelity against diversity.
@@ -14,15 +14,15 @@
 # *The course:* 1 forward process → 2 loss → 3 U-Net → 4 sampling → **5 variants**
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 49 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
+# **The core path takes 53 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
-# | 1 | 5.1 What you will have at the end … 5.3 Who trains what: the hybrid loss | 23 |
-# | 2 | 5.4 Guidance by a classifier: Bayes' rule for scores … 5.8 What you now have | 26 |
-# | capstone | 5.9 Capstone: a guided sampler, and its scale | 31 |
+# | 1 | 5.1 What you will have at the end … 5.3 The hybrid loss: which loss trains what | 26 |
+# | 2 | 5.4 Guidance by a classifier: Bayes' rule for scores … 5.8 What you now have | 27 |
+# | capstone | 5.9 Capstone: a guided sampler, and its scale | 32 |
 #
-# Sections called *Going deeper* are collapsed (40 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (47 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
@@ -59,7 +59,7 @@ plt.rcParams.update({"figure.dpi": 120, "figure.facecolor": "white"})  # opaque 
 # %% [markdown] tags=["sitting"]
 # ## 5.1 What you will have at the end
 #
-# *Sitting 1 of 2, 23 minutes.*
+# *Sitting 1 of 2, 26 minutes.*
 
 # %% tags=["start"]
 import math
@@ -81,7 +81,7 @@ for s in (0, 1, 2, 4, 8):
 _ = plots_variants.named_rows(rows)
 
 # %% [markdown]
-# *Figure 5.1.* Drawn while the cell ran: five classes (columns), each from the same noise in all rows. At *guidance scale* $s = 0$ the network is not told the class; at 1 it is told. Above 1 the class is exaggerated: the handwriting loses its peculiarities, and the strokes become thick and flat white. <!-- alt: Five rows of five handwritten digits. In the row s = 0 only the first digit is of the class of its column. From s = 1 on, each column shows a 0, 3, 4, 7 and 9; at s = 8 the strokes are thick. -->
+# *Figure 5.1.* Drawn while the cell ran: five classes (columns), each from the same noise in all rows. At *guidance scale* $s = 0$ the network is not told the class; at 1 it is told. Above 1 the class is exaggerated: the handwriting becomes less individual, and most strokes become thick and flat white. At 8 the 9 loses its loop: too much. <!-- alt: Five rows of five handwritten digits. In the row s = 0 only the first digit is of the class of its column. From s = 1 on, each column shows a 0, 3, 4, 7 and 9; at s = 8 the strokes are thick. -->
 #
 # One network drew all five rows. This notebook changes *one callable at a time* and leaves the rest as it is: first the variance of a step, then the denoiser.
 #
@@ -97,17 +97,17 @@ _ = plots_variants.named_rows(rows)
 #
 # Which distribution do the rows of the figure aim at? At $p(x)\,p(y\mid x)^s$, normalised: images $x$, weighted by how much they look like class $y$. Compute one case now; section 5.6 needs it.
 #
-# **Exercise 5.1 (on paper, 4 minutes).** $x$ is $\mathcal N(0, 1)$. Here $y$ is a number: $y = x+$ noise of variance 1, and we find $y = 2$. (a) As a function of $x$, $p(y\mid x)^s$ is a Gaussian times a constant. Its mean and variance? (b) Multiply by $p(x)$: mean and variance? (c) What remains at $s = 0$, 1, 3 and ∞?
+# **Exercise 5.1 (on paper, 4 minutes).** $x$ is $\mathcal N(0, 1)$. We observe $y = x+z$, where $z$ is noise of variance 1, and find $y = 2$ (here $y$ is a number, not a class). (a) As a function of $x$, $p(y\mid x)^s$ is a Gaussian times a constant. Give its mean and variance. (b) Multiply it by $p(x)$ and normalise. Give mean and variance. (c) Which distribution is it at $s = 0$, 1, 3 and for $s\to\infty$?
 # <details><summary>Hint</summary>When Gaussians are multiplied, their precisions (1 / variance) add, and the mean is the mean of the means, weighted by the precisions (section 1.7).</details>
 # <details><summary>Solution</summary>(a) The exponent is $-s(2-x)^2/2$: mean 2, variance $1/s$. (b) The precisions 1 and $s$ add: variance $1/(1+s)$, mean $2s/(1+s)$. (c) $\mathcal N(0, 1)$, the prior; $\mathcal N(1, \tfrac12)$, which is $p(x\mid y)$; $\mathcal N(\tfrac32, \tfrac14)$; the point 2. A larger scale gives samples that are more typical of $y$ and vary less.</details>
 
 # %% [markdown]
-# ## 5.2 A variance between two logarithms
+# ## 5.2 A learned variance between two bounds
 #
 # *Question.* Section 4.3 left this open. fixedlarge ($\beta_t$) is right for $\mathcal N(0, I)$ data, fixedsmall ($\tilde\beta_t$) for a single point. Images are neither. When does that matter, and how can a network choose?
 
 # %% tags=["folded"]
-fig, axes = plt.subplots(1, 2, figsize=(8.5, 2.7), layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(8.2, 2.7), layout="constrained")
 for ax, S in zip(axes, (1000, 10)):
     chain, i = cosine.respaced(spacing.trailing(1000, S)), range(1, S)
     _ = ax.semilogy(i, chain.betas[1:], color=plots.BLUE, label=r"$\beta$: fixedlarge")
@@ -117,13 +117,13 @@ for ax, S in zip(axes, (1000, 10)):
 _ = axes[0].set(ylabel="variance of a step"), axes[0].legend()
 
 # %% [markdown]
-# *Figure 5.2.* The two variances of each step. In 1000 steps they agree, except in the first few, where the noise is too small to be seen. In 10 steps they differ by a factor of up to 3.6, at the small $i$ where details are decided. So the *shorter* the chain, the more the choice matters. <!-- alt: Two panels with logarithmic axes. Left, 1000 steps: the blue and the dashed orange-red curve lie on each other except at the far left. Right, 10 steps: the dashed curve lies clearly below the blue one at small i. -->
+# *Figure 5.2.* The two variances of each step. In 1000 steps they agree, except at the smallest $i$. In 10 steps they differ by a factor of up to 3.6. So in a short chain every step depends on the choice. In a long one only the last few do: too little noise to be seen, but the bound counts it. <!-- alt: Two panels with logarithmic axes. Left, 1000 steps: the blue and the dashed orange-red curve lie on each other except at the far left. Right, 10 steps: the dashed curve lies clearly below the blue one at small i. -->
 #
-# *Derive.* The right value lies between the two (section 2.14 proves it for data of variance 1 or less). So let the network say *where* between them. It gets a second output $v\in[-1, 1]$ for each pixel, and
+# *Derive.* *On average over $x_t$* the right value lies between the two (section 2.14 proves it for data of variance 1 or less). So let the network say *where* between them. It gets a second output $v\in[-1, 1]$ for each pixel (nothing forces it to stay there), and
 # $$\log\sigma_t^2 = f\,\log\beta_t+(1-f)\,\log\tilde\beta_t,\qquad f = \frac{v+1}2 . \tag{5.1: Improved DDPM Eq. 15}$$
-# Why *logarithms*? Variances range over many powers of ten; so an error of the network is a *relative* error, and no variance becomes negative. Why not the variance itself as output? Because $f$ means the same on every chain: a chain of 10 steps puts in its own $\beta$ and $\tilde\beta$, and the network need not know.
+# Why *logarithms*? Because a step in $v$ is then the same *ratio* of variances at every $t$, and no variance becomes negative. Why not the variance itself as output? Because $f$ means the same on every chain: a chain of 10 steps puts in its own $\beta$ and $\tilde\beta$, and the network need not know the chain's length.
 #
-# **Exercise 5.2 (one star, 4 minutes).** Equation (5.1), for `v` (B, \*D) and `t` (B,), from the tables `betas` and `alphas_bar` (T,). At `t = 0` $\tilde\beta$ is 0 and has no logarithm: take the one of `t = 1` there. Return the log variance (B, \*D).
+# **Exercise 5.2 (one star, 4 minutes).** Equation (5.1), for `v` (B, \*D) and `t` (B,), from the tables `betas` and `alphas_bar` (T,). At `t = 0` $\tilde\beta$ is 0 and has no logarithm. There use $\tilde\beta$ of `t = 1`; $\beta$ stays that of `t = 0`. Return the log variance (B, \*D).
 # <details><summary>Hint 1</summary>posterior_var = betas * (1 - alphas_bar before) / (1 - alphas_bar). Before the first entry, alphas_bar is 1.</details>
 # <details><summary>Hint 2</summary>log.clone(), then entry 0 is entry 1. Your extract of notebook 1 (or indexing with t, and as many new axes as v needs) looks both tables up.</details>
 
@@ -137,7 +137,7 @@ learned_log_var = checks.learned_log_var(learned_log_var)
 # %% [markdown]
 # *Measure.* `digits_ddpm` was trained with $v$. The bound of notebook 2, in bits/dim, judges the variance: 32 held-out digits, chains of 10, 25 and 50 steps, the same network, three variances. One of them is your function:
 
-# %%
+# %% tags=["folded"]
 held_out, labels = (part.to(device) for part in data.digits("test")[::12])
 
 
@@ -145,7 +145,7 @@ def yours(process, i, prediction, x_t):
     v, tables = 2 * prediction.var_frac - 1, (process.betas, process.alphas_bar)
     return learned_log_var(v, i, *[table.float() for table in tables])
 
-# %%
+# %% tags=["folded"]
 def bits(variance, S):
     """Bits/dim of the held-out digits on a chain of S steps."""
     chain = digits.process.respaced(spacing.trailing(1000, S))
@@ -161,14 +161,17 @@ ax = plots_variants.over_steps({name: ((10, 25, 50), *columns) for name, columns
 _ = ax.set(ylabel="bits/dim"), ax.legend()
 
 # %% [markdown]
-# *Figure 5.3.* The bound of 32 held-out digits (bars: one standard error over the images; all three see the same noise). The learned variance is best on every chain. Of the fixed ones fixedsmall is better on the short chain and fixedlarge on the long one; the network need not decide. <!-- alt: Three lines over 10, 25 and 50 steps; the learned one lies lowest everywhere and falls. The two fixed ones cross near 25 steps. -->
+# *Figure 5.3.* The bound of 32 held-out digits (bars: one standard error over the images; all three use the same noise). The learned variance is best on every chain, and gains more at 25 and 50 steps than at 10. Of the fixed ones fixedsmall is better at 10 steps and fixedlarge at 50, where fixedsmall is no better than at 25. <!-- alt: Three lines over 10, 25 and 50 steps; the learned one lies lowest everywhere and falls. The two fixed ones cross near 25 steps. -->
 
 # %% tags=["folded"]
 for each in zip(*found.values()):  # 10, 25 and 50 steps
     large, small, learned = (b.totals for b in each)
     assert (torch.minimum(large, small) - learned).mean() > 0.03
     assert min((large - learned).mean(), (small - learned).mean()) > 0.08
-print("10, 25 and 50 steps: learned is at least 0.08 bits/dim below either fixed variance")
+gains = [min(large.total, small.total) - learned.total for large, small, learned in zip(*found.values())]
+assert min(gains[1:]) > gains[0] + 0.1
+print("10, 25 and 50 steps: learned is at least 0.08 bits/dim below either fixed variance,")
+print("and gains at least 0.1 bits/dim more at 25 and 50 steps than at 10")
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: all held-out digits, and chains that keep the first step
@@ -190,20 +193,20 @@ for steps in ("trailing10", "trailing25", "trailing50", "10", "25", "50"):
 # Evenly spaced chains keep index 0, whose noise (standard deviation 0.006) is far finer than a grey level (0.125). There the bound charges for a precision that nobody sees (section 4.19), and a variance that is too small costs many bits: fixedsmall fails, and with ten steps the learned one is worse than fixedlarge. "Learned is best" holds for chains whose steps are those that matter.
 
 # %% [markdown]
-# ## 5.3 Who trains what: the hybrid loss
+# ## 5.3 The hybrid loss: which loss trains what
 #
 # *Question.* $L_\text{simple}$ (2.1) does not contain the variance. Which loss can train $v$?
 #
-# The bound can: its KL divergences compare variances, too (2.11). But for the *mean* its weights are bad: they multiply a few rare $t$ by up to 50 (section 2.8). So each loss trains what it is good for:
+# The bound can: its KL divergences compare variances, too (2.11). But for the *mean* its weights are bad: they multiply a few $t$ by up to 50 (exercise 2.6). So each loss trains what it is good for:
 # $$L_\text{hybrid} = L_\text{simple}+\lambda\,L_\text{vlb},\qquad \lambda = 0.001 . \tag{5.2: Improved DDPM Eq. 16}$$
 # Two details make it work.
 #
-# - **The mean is held fixed inside of $L_\text{vlb}$** (its gradient is stopped, `.detach()`). $L_\text{simple}$ alone trains the mean, and $L_\text{vlb}$ alone trains $v$. So $\lambda$ only sets how fast $v$ learns.
-# - **The factor T.** $L_\text{vlb}$ is a *sum* over $T$ terms, in bits/dim (as in the authors' code). A training step draws one $t$, so it must multiply its KL by $T$. Without that $\lambda$ is in effect a thousand times smaller.
+# - **The mean is held fixed inside $L_\text{vlb}$** (its gradient is stopped, `.detach()`). So $L_\text{vlb}$ cannot pull at the mean's output. Through the layers that the mean and $v$ share it still does a little, and $\lambda$ keeps that small.
+# - **The factor T.** $L_\text{vlb}$ is a *sum* over $T$ terms, in bits/dim (as in the authors' code). A training step draws one $t$, so it must multiply its KL by $T$. Without this factor, $\lambda$ is in effect a thousand times smaller.
 #
-# **Exercise 5.3 (two stars, 5 minutes).** The hybrid loss of each image, (B,), for $t\ge2$: the mean over D of $(\epsilon-\epsilon_\theta)^2$, plus $\lambda\,T\operatorname{KL}$. The KL is that of two Gaussians (2.11), from the true posterior (`true_mean`, `true_log_var`) to the model (`mean`, `log_var`): its mean over D, in bits (nats / log 2). All tensors are (B, \*D); log variances may be (B, 1, ...). The gradient must flow through `eps` and `log_var`, not through `mean`.
+# **Exercise 5.3 (two stars, 8 minutes).** The hybrid loss of each image, (B,), for $t\ge2$: the mean over D of $(\epsilon-\epsilon_\theta)^2$, plus $\lambda\,T\operatorname{KL}$. The KL is that of two Gaussians (2.11), from the true posterior (`true_mean`, `true_log_var`) to the model (`mean`, `log_var`): its mean over D, in bits (nats / log 2). `noise` is $\epsilon$, `eps` is $\epsilon_\theta$, `lam` is $\lambda$. All tensors are (B, \*D); log variances may be (B, 1, ...). The gradient must flow through `eps` and `log_var`, not through `mean`.
 # <details><summary>Hint 1</summary>Per coordinate: (log_var - true_log_var + exp(true_log_var - log_var) + (true_mean - mean)^2 exp(-log_var) - 1) / 2.</details>
-# <details><summary>Hint 2</summary>mean.detach() in place of mean. flatten(1).mean(1) takes the mean of each image; broadcast the log variances first.</details>
+# <details><summary>Hint 2</summary>mean.detach() instead of mean. flatten(1).mean(1) takes the mean of each image; broadcast the log variances first.</details>
 
 # %%
 def hybrid_loss(noise, eps, true_mean, true_log_var, mean, log_var, T, lam):
@@ -213,12 +216,12 @@ def hybrid_loss(noise, eps, true_mean, true_log_var, mean, log_var, T, lam):
 hybrid_loss = checks.hybrid_loss(hybrid_loss)
 
 # %% [markdown]
-# *See what it teaches.* One pixel, at step 2 of the ten. The network's mean is off by $d$. By (2.17) the best variance is $\tilde\beta_t+d^2$: it covers what the network does not know. Does gradient descent on $v$ find it?
+# *See what it teaches.* One pixel, at step 2 of the ten. The network's mean is off by $d$. Which variance $\sigma^2$ is best? The derivative of the KL (2.11), $\tfrac12\big[1/\sigma^2-(\tilde\beta_t+d^2)/\sigma^4\big]$, is 0 at $\sigma^2 = \tilde\beta_t+d^2$: it covers what the network does not know. Does training $v$ find it? ($T = 1000$, as in training, so that $\lambda T = 1$; the ten-step chain only supplies two bounds far enough apart to see.)
 #
 # > **Predict.** The mean is exact, $d = 0$. Where does $v$ go: to −1, 0 or 1?
 # > <details><summary>Then look</summary>To −1: an exact mean leaves only the posterior's own variance, fixedsmall.</details>
 
-# %%
+# %% tags=["folded"]
 chain, lam = cosine.respaced(spacing.trailing(1000, 10)), 0.001
 small, large = chain.posterior_var[1], chain.betas[1]
 d = (torch.tensor([0, 0.1, 0.3, 0.7]).double() * (large - small)).sqrt().view(-1, 1)
@@ -238,29 +241,32 @@ for _ in range(400):
 
 # %% tags=["folded"]
 ax = plt.subplots(figsize=(6, 2.8), layout="constrained")[1]
-places = torch.linspace(-1.2, 1, 120, dtype=torch.float64)
+places = torch.linspace(-1, 1, 120, dtype=torch.float64)
 curves = torch.stack([of_v(place.repeat(4, 1)) for place in places]).T
 for curve, share, color in zip(curves, ("0", "0.1", "0.3", "0.7"), plots.COLOURS):
     _ = ax.plot(places, curve, color=color, label=rf"$d^2 = {share}\,(\beta-\tilde\beta)$")
 _ = ax.scatter(v.detach(), of_v(v).detach(), color=plots.COLOURS[:4], zorder=3)
-_ = ax.set(xlabel="$v$", ylabel=r"$\lambda\,T\cdot$KL, bits", ylim=(0, 1.6)), ax.legend(fontsize="small")
+_ = ax.set(xlabel="$v$", ylabel=r"$\lambda\,T\cdot$KL, bits", ylim=(-0.05, 1.6)), ax.legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.4.* The loss over $v$, and (dots) where 400 steps of gradient descent ended: in the minimum. Where the network knows less, $v$ is larger. <!-- alt: Four curves over v, each with a minimum that a dot marks; the minimum moves to the right as d grows, from v = -1 towards 1. -->
+# *Figure 5.4.* The loss as a function of $v$. Dots: where 400 steps of Adam ended, in each minimum. The larger the error $d$, the larger the best $v$. <!-- alt: Four curves over v, each with a minimum that a dot marks; the minimum moves to the right as d grows, from v = -1 towards 1. -->
 
 # %% tags=["folded"]
 best = (small + d**2).log().sub(small.log()) / (large.log() - small.log()) * 2 - 1
 assert torch.allclose(v.detach(), best, atol=2e-3)
 print("where v ended:  ", [f"{x:.2f}" for x in v.detach().flatten().tolist()])
-print("best, by (2.17):", [f"{x:.2f}" for x in best.flatten().tolist()])
+print("the best v:     ", [f"{x:.2f}" for x in best.flatten().tolist()])
+
+# %% [markdown] tags=["deeper"]
+# ### Going deeper: the bound alone
 
 # %% [markdown]
-# Improved DDPM also trained with $L_\text{vlb}$ alone, and then had to draw $t$ by importance (2.20), because single terms of the bound differ by orders of magnitude; section 2.17 measures it. $L_\text{hybrid}$ needs only uniform $t$.
+# Improved DDPM also trained with $L_\text{vlb}$ alone, and then needed importance sampling of $t$ (2.20), because single terms of the bound differ by orders of magnitude; section 2.17 measures it. $L_\text{hybrid}$ needs only uniform $t$.
 
 # %% [markdown] tags=["sitting"]
 # ## 5.4 Guidance by a classifier: Bayes' rule for scores
 #
-# *Sitting 2 of 2, 26 minutes.*
+# *Sitting 2 of 2, 27 minutes.*
 
 # %% tags=["start"]
 import json
@@ -283,12 +289,12 @@ mnist = load_pretrained("mnist_ddpm", device=device)
 # $$\nabla\log p(x_t\mid y) = \nabla\log p(x_t)+\nabla\log p(y\mid x_t) . \tag{5.3}$$
 # The score of the class is the score without it plus the gradient $g = \nabla\log p(y\mid x_t)$ of a classifier. There are two places to put $g$.
 #
-# **In the mean of a step** (ADM, Algorithm 1). The step for class $y$ is $p(x_{t-1}\mid x_t)\,p(y\mid x_{t-1})$, normalised. If the step is small, $\log p(y\mid x_{t-1})$ is nearly a straight line with slope $g$. A Gaussian times the exponential of a straight line is the same Gaussian, moved: complete the square in $-\frac{(x-\mu)^2}{2\sigma^2}+g\,x$. With the scale $s$,
+# **In the mean of a step** (ADM, Algorithm 1). The step for class $y$ is $p(x_{t-1}\mid x_t)\,p(y\mid x_{t-1})$, normalised ($x_t$ tells nothing more about $y$ once $x_{t-1}$ is known). If the step is small, $\log p(y\mid x_{t-1})$ is nearly linear in $x_{t-1}$, and the classifiers of two neighbouring levels nearly agree, so its gradient is nearly $g$. A Gaussian times the exponential of a linear function is the same Gaussian, shifted: complete the square in $-\frac{(x-\mu)^2}{2\sigma^2}+g\,x$. With the scale $s$,
 # $$\mu\ \to\ \mu+s\,\sigma_t^2\,g . \tag{5.4: ADM Alg. 1}$$
 # **In the noise** (ADM, Algorithm 2). The score is $-\epsilon/\sqrt{1-\bar\alpha_t}$ (2.6), so (5.3) reads
 # $$\hat\epsilon = \epsilon_\theta(x_t)-s\,\sqrt{1-\bar\alpha_t}\;g . \tag{5.5: ADM Alg. 2}$$
 #
-# **Exercise 5.4 (two stars, 5 minutes).** Equation (5.4). `classifier(x_t, t)` returns $\log p(y\mid x_t)$ of all classes, (B, Y); `y` (B,) chooses one for each image; `var` is (B, 1, ...). Each image needs the gradient of *its own* log probability, whatever else is in the batch.
+# **Exercise 5.4 (two stars, 5 minutes).** Equation (5.4). `classifier(x_t, t)` returns $\log p(y\mid x_t)$ of all classes, (B, Y); `y` (B,) chooses one for each image; `mean`, `x_t` are (B, \*D), `t` (B,), `var` (B, 1, ...), and `scale` is $s$. Return the shifted mean, (B, \*D). Each image needs the gradient of *its own* log probability, whatever else is in the batch, and under `torch.no_grad()`, too.
 # <details><summary>Hint 1</summary>with torch.enable_grad(): x = x_t.detach().requires_grad_(True), then the log probabilities of y by gather(1, y[:, None]).</details>
 # <details><summary>Hint 2</summary>torch.autograd.grad(chosen.sum(), x)[0]. Images do not influence each other, so the gradient of the sum holds each image's own.</details>
 
@@ -300,7 +306,7 @@ def guided_mean(mean, var, x_t, t, y, classifier, scale):
 guided_mean = checks.guided_mean(guided_mean)
 
 # %% [markdown]
-# **Exercise 5.5 (one star, 3 minutes).** Equation (5.5), the same arguments; `eps` is (B, \*D), `alphas_bar` (T,).
+# **Exercise 5.5 (one star, 3 minutes).** Equation (5.5). The arguments are those of 5.4, with `eps` (B, \*D) instead of `mean` and `var`, and the table `alphas_bar` (T,). Return $\hat\epsilon$, (B, \*D).
 # <details><summary>Hint</summary>As in 5.4; the factor is that of t for each image, with as many new axes as x_t needs.</details>
 
 # %%
@@ -329,7 +335,7 @@ assert worst < 1e-10
 print("guided noise and noise of the class, s = 1: equal to 1e-10, at five noise levels")
 
 # %% [markdown]
-# So (5.5) moves the mean by exactly the right amount. Which amount is that? Put $-\sqrt{1-\bar\alpha_t}\,g$ for the noise in (4.1): the root cancels, and $\beta_t/\sqrt{\alpha_t}\cdot g$ remains. (5.4) moves it by $\sigma_t^2\,g$ instead: with fixedlarge too little by the factor $\sqrt{\alpha_t}$, with fixedsmall by $\sqrt{\alpha_t}\,\tilde\beta_t/\beta_t$. With a thousand steps both are nearly 1. With few they are not. (The folded cells put your functions into chains.)
+# So (5.5) moves the mean by exactly the right amount. Which amount is that? Replace the noise in (4.1) by $-\sqrt{1-\bar\alpha_t}\,g$: the root cancels, and $\beta_t/\sqrt{\alpha_t}\cdot g$ remains. (5.4) moves it by $\sigma_t^2\,g$ instead. With fixedlarge this is $\sqrt{\alpha_t}$ times the right shift, with fixedsmall $\sqrt{\alpha_t}\,\tilde\beta_t/\beta_t$ times. With a thousand steps both factors are nearly 1, except that of fixedsmall in the last few steps before the image. (The folded cells put your functions into chains.)
 
 # %% tags=["folded"]
 def one_step(p, chain, guide):
@@ -365,44 +371,45 @@ ways["noise, fixedsmall"] = ("noise", fixedsmall)
 shares = {name: [missed(S, *way) for S in counts] for name, way in ways.items()}
 
 # %% tags=["folded"]
-fig, (left, right) = plt.subplots(1, 2, figsize=(9, 2.9), layout="constrained")
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.2, 2.9), layout="constrained")
 for S, style in ((100, "-"), (10, "o--")):
     c = process.respaced(spacing.trailing(1000, S))
-    for var, name, color in zip((c.posterior_var, c.betas), ("small", "large"), plots.COLOURS):
+    for var, name, color in zip((c.posterior_var, c.betas), ("small", "large"), (plots.VERMILION, plots.BLUE)):
         ratio, label = (var * c.alphas.sqrt() / c.betas)[1:], f"fixed{name}, {S} steps"
         _ = left.plot(torch.arange(1, S) / S, ratio, style, color=color, ms=4, label=label)
-for (name, share), marker, color in zip(shares.items(), "os^", plots.COLOURS):
+for (name, share), marker, color in zip(shares.items(), "os^", (plots.VERMILION, plots.BLUE, plots.GREEN)):
     _ = right.plot(counts, share, marker + "-", color=color, label=name)
-_ = left.set(xlabel="$i$ / steps", ylabel="shift / right shift", ylim=(0, 1.05))
+_ = left.set(xlabel="$i$ / steps", ylabel="shift / exact shift", ylim=(0, 1.05))
 _ = right.set(xscale="log", xlabel="steps", ylabel="share in a wrong cluster")
 _ = right.set_xticks(counts, counts), right.set_xticks([], minor=True)
 _ = left.legend(fontsize="small"), right.legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.5.* Left: how much of the right shift the mean form makes. Right: the price, with exact denoiser and exact classifier. The noise form puts nearly every sample into the right clusters from five steps on. The mean form needs 20 steps with fixedlarge, and about a hundred with fixedsmall, whose shift is too small just where clusters separate. <!-- alt: Left, four curves between 0 and 1: the two of 10 steps lie between 0.2 and 0.9, those of 100 steps near 1, except at the far left for fixedsmall. Right, the share in a wrong cluster reaches 4 percent for the mean form with fixedsmall, 1 percent with fixedlarge, and is 0 throughout for the noise form. -->
+# *Figure 5.5.* Left: how much of the right shift the mean form makes. Right: the price, with the exact denoiser and the exact classifier. The noise form puts nearly every sample into the right clusters from five steps on. With fixedlarge the mean form needs 20 steps. With fixedsmall it needs about a hundred, and its error does not fall steadily: it is largest at 10. Its shift is too small at small $i$ (left). <!-- alt: Left, four curves between 0 and 1: the two of 10 steps lie between 0.2 and 0.9, those of 100 steps near 1, except at the far left for fixedsmall. Right, the share in a wrong cluster reaches 4 percent for the mean form with fixedsmall, 1 percent with fixedlarge, and is 0 throughout for the noise form. -->
 
 # %% tags=["folded"]
 assert max(shares["noise, fixedsmall"]) < 0.005 < 0.015 < max(shares["mean, fixedsmall"][1:4])
-print("share in a wrong cluster, 5 to 100 steps: noise form below 0.5%, mean form up to more than 1.5%")
+print("share in a wrong cluster: noise form always below 0.5%;")
+print("mean form with fixedsmall above 1.5% at 10, 20 or 50 steps")
 
 # %% [markdown]
-# **What goes wrong: a mean over the batch.** Training averages losses, so `.mean()` comes to hand. Here it divides each image's gradient by the number of images. One point, alone and in a batch of 64:
+# **What goes wrong: a mean over the batch.** Training averages losses, so it is tempting to write `.mean()`. Here it divides each image's gradient by the number of images. One point, alone and in a batch of 64:
 
 # %%
 x, t = x_T[:64].clone().requires_grad_(True), torch.full((64,), 200)
 for reduce in (torch.sum, torch.mean):
     for n in (1, 64):
         g = torch.autograd.grad(reduce(eight.classifier(x[:n], t[:n])[:, 0]), x)[0][0]
-        print(f"{reduce.__name__:4}, {n:2} in the batch: length of the first gradient {g.norm():.4f}")
+        print(f"{reduce.__name__:4}, batch of {n:2}: norm of the first point's gradient {g.norm():.4f}")
 
 # %% [markdown]
 # ## 5.5 Guidance without a classifier
 #
 # *Question.* The classifier is a second network, trained on noisy images. Can the denoiser take its place?
 #
-# *Derive.* Use Bayes' rule (5.3) the other way round. If one network knows both scores, their difference *is* the gradient of a classifier. Put it into (5.5); the roots cancel:
+# *Derive.* Solve (5.3) for the gradient of the classifier. If one network knew both scores exactly, their difference would *be* this gradient; a trained one comes near. Put it into (5.5); the roots cancel:
 # $$\begin{aligned} \nabla\log p(y\mid x_t) &= \nabla\log p(x_t\mid y)-\nabla\log p(x_t), \\ \hat\epsilon &= \epsilon_\theta(x_t)+s\,\big(\epsilon_\theta(x_t, y)-\epsilon_\theta(x_t)\big) . \end{aligned} \tag{5.6: CFG Eq. 6}$$
-# This is **classifier-free guidance**. One network learns both: in training, 10 % of the labels are replaced by "no label". It costs two evaluations for each step.
+# This is **classifier-free guidance**. One network learns both: in training, 10 % of the labels are replaced by "no label". Sampling needs two network evaluations per step.
 #
 # **Two conventions.** The paper writes $\hat\epsilon = (1+w)\,\epsilon_\theta(x_t, y)-w\,\epsilon_\theta(x_t)$. Compare the factors: $s = 1+w$. Most libraries call $s$ the guidance scale; a few pass $w$.
 #
@@ -426,28 +433,28 @@ cfg_eps = checks.cfg_eps(cfg_eps)
 #
 # *Question.* At $s = 1$ guidance is exact. For $s = 3$, does it draw from $p(x)\,p(y\mid x)^3$? Test it with the two Gaussians of exercise 5.1: exact denoisers, very small steps, no noise added.
 #
-# > **Predict.** Your result for $s = 3$ was mean 3/2, variance 1/4. Are the samples the same, or wider, or narrower?
-# > <details><summary>Then look</summary>Narrower, and further out: mean 2, variance 1/8.</details>
+# **Exercise 5.6.1 (on paper, 3 minutes).** Predict, before you run the cells. Your result for $s = 3$ was mean 3/2, variance 1/4. Is the distribution of the samples the same, wider or narrower? Does a *mixture* keep all its clusters?
+# <details><summary>Then look</summary>Narrower, and further out: mean 2, variance 1/8. Of a mixture's clusters some can be lost (figure 5.6).</details>
 
-# %%
-chain = GaussianDiffusion.from_alphas_bar(torch.linspace(14, -14, 300, dtype=torch.float64).sigmoid())
+# %% tags=["folded"]
+fine = GaussianDiffusion.from_alphas_bar(torch.linspace(14, -14, 300, dtype=torch.float64).sigmoid())
 start = torch.linspace(-4, 4, 401, dtype=torch.float64)[:, None]
 
 
 def mixture(weights, means, stds, labels):
     parts = [torch.tensor(part, dtype=torch.float64) for part in (weights, means, stds)]
-    return oracle.Mixture(chain, *parts, labels=torch.tensor(labels))
+    return oracle.Mixture(fine, *parts, labels=torch.tensor(labels))
 
-
+# %%
 def walked(cond, uncond, s):
     """Where a guided chain without noise takes the starts: your cfg_eps, Heun's method."""
     def denoise(x_t, t, prev=None):
         eps = cfg_eps(cond(x_t, t).eps, uncond(x_t, t).eps, s, "s")
-        return Prediction(chain.x_0_from_eps(x_t, t, eps), eps)
-    return samplers.last(samplers.heun(chain, denoise, start))
+        return Prediction(fine.x_0_from_eps(x_t, t, eps), eps)
+    return samplers.last(samplers.heun(fine, denoise, start))
 
 # %%
-normal, posterior = (mixture([1.0], [[m]], [v**0.5], [0]) for m, v in ((0.0, 1.0), (1.0, 0.5)))
+normal, posterior = (mixture([1.0], [[m]], [c**0.5], [0]) for m, c in ((0.0, 1.0), (1.0, 0.5)))
 for s in (1, 3):
     x = walked(posterior, normal, s)  # linear: the middle start goes to the mean
     var = ((x[250] - x[150]) / (start[250] - start[150])).item() ** 2
@@ -455,16 +462,16 @@ for s in (1, 3):
     print(f"s = {s}: mean {x[200].item():.2f}, variance {var:.3f}; p(x) p(y|x)^s has {target}")
 
 # %% [markdown]
-# Why? At every noise level the guided score is that of $p(x_t)\,p(y\mid x_t)^s$. But these densities, one for each $t$, are *not* the noised versions of one density of $x_0$: to noise and to raise to a power do not commute. So there is no forward process whose reverse the chain is. *Draw* a mixture, too:
+# Why? At every noise level the guided score is that of $p(x_t)\,p(y\mid x_t)^s$. But these densities, one for each $t$, are *not* the noised versions of one density of $x_0$: adding noise and raising to a power do not commute. Unless $s$ is 0 or 1, the guided chain is not the reverse of this noising process for any data distribution. *See* the same for a mixture:
 
-# %%
+# %% tags=["folded"]
 three = mixture([0.4, 0.3, 0.3], [[-1.0], [0.0], [1.2]], [0.4] * 3, [0, 1, 1])
 grid = torch.linspace(-3, 3, 601, dtype=torch.float64)[:, None]
 none = torch.zeros(601, dtype=torch.int64)
 log_p, log_class = three.log_prob(grid, none), three.classifier(grid, none)[:, 1]
 
 # %% tags=["folded"]
-fig, axes = plt.subplots(1, 2, figsize=(9, 2.9), sharey=True, layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(8.2, 2.9), sharey=True, layout="constrained")
 for ax, s in zip(axes, (1, 4)):
     product = (log_p + s * log_class).softmax(0) / 0.01
     _ = ax.fill_between(grid[:, 0], log_p.exp(), color="0.85", label="$p(x)$, both classes")
@@ -475,85 +482,136 @@ for ax, s in zip(axes, (1, 4)):
 _ = axes[0].set(ylabel="density"), axes[0].legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.6.* Class $y$ has the two clusters at 0 and 1.2; the other class lies at −1. Left, $s = 1$: both curves agree. Right, $s = 4$: the product still has both clusters. The guided chain has *lost* the one next to the other class, and what remains has moved outwards, where there are few data. <!-- alt: Two panels. Left, the blue curve lies on the dashed one, with two peaks. Right, the dashed curve has two peaks at 0.1 and 1.2, the blue one a single high peak near 1.4. -->
+# *Figure 5.6.* Class $y$ has the two clusters at 0 and 1.2; the other class lies at −1. Left, $s = 1$: the blue curve lies on the dashed one. Right, $s = 4$: the product still has both clusters. The guided chain has *lost* the one next to the other class, and what remains has moved outwards, away from the other class. <!-- alt: Two panels. Left, the blue curve lies on the dashed one, with two peaks. Right, the dashed curve has two peaks at 0.1 and 1.2, the blue one a single high peak near 1.4. -->
 #
-# This is the exact version of figure 5.1: a larger scale gives more typical samples, of less variety, and finally samples that look like no data. No theory says which scale is right. It has to be measured.
+# This is the exact version of figure 5.1: a larger scale gives more typical samples, of less variety. No theory says which scale is right. It has to be measured.
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: why the variance is 1/8
 
 # %% [markdown]
-# Take $z = x_t/\sqrt{\bar\alpha_t}$ and $\sigma^2 = (1-\bar\alpha_t)/\bar\alpha_t$. In these coordinates the ODE (4.8) reads $dz/d\sigma = -\sigma\,\nabla\log p(z;\sigma)$, and data $\mathcal N(m, v)$ have the score $-(z-m)/(v+\sigma^2)$. The guided score is $1-s$ times that of $\mathcal N(0, 1)$ plus $s$ times that of $\mathcal N(m, v)$. So the difference $\delta$ of two paths obeys
-# $$\frac{d\log\delta}{d\sigma} = \frac{(1-s)\,\sigma}{1+\sigma^2}+\frac{s\,\sigma}{v+\sigma^2},\qquad \delta\propto(1+\sigma^2)^{(1-s)/2}\,(v+\sigma^2)^{s/2} .$$
-# At large $\sigma$ this is $\sigma$, the spread of the start; at $\sigma = 0$ it is $v^{s/2}$. So the samples have variance $v^s$, where the product has $1/(1-s+s/v)$: narrower for every $s>1$, and wider for every $s$ between 0 and 1.
+# Take $z = x_t/\sqrt{\bar\alpha_t}$ and $\sigma^2 = (1-\bar\alpha_t)/\bar\alpha_t$. The ODE (4.8), rewritten from $u$ and $r$, reads $dz/d\sigma = -\sigma\,\nabla\log p(z;\sigma)$, and data $\mathcal N(m, c)$ have the score $-(z-m)/(c+\sigma^2)$. The guided score is $1-s$ times that of $\mathcal N(0, 1)$ plus $s$ times that of $\mathcal N(m, c)$. So the difference $\delta$ of two paths obeys
+# $$\frac{d\log\delta}{d\sigma} = \frac{(1-s)\,\sigma}{1+\sigma^2}+\frac{s\,\sigma}{c+\sigma^2},\qquad \delta\propto(1+\sigma^2)^{(1-s)/2}\,(c+\sigma^2)^{s/2} .$$
+# At large $\sigma$ this is $\sigma$, the standard deviation of the start; at $\sigma = 0$ it is $c^{s/2}$. So the samples have variance $c^s$, where the product has $1/(1-s+s/c)$: narrower for every $s>1$, and wider for every $s$ between 0 and 1.
 
 # %%
 for s in (0.5, 1, 2, 3, 5):
     x = walked(posterior, normal, s)
     var = ((x[250] - x[150]) / (start[250] - start[150])).item() ** 2
-    print(f"s = {s:3}: measured {var:.3f}, v^s = {0.5**s:.3f}, the product has {1 / (1 + s):.3f}")
+    print(f"s = {s:3}: measured {var:.3f}, c^s = {0.5**s:.3f}, the product has {1 / (1 + s):.3f}")
 
 # %% [markdown]
-# ## 5.7 Fidelity against diversity, and rescaling
+# With noise added at every step, as in DDPM, the variance $V$ is another one. Along $b = \sigma^2$, downwards, $\delta$ shrinks at the rate $h(b) = (1-s)/(1+b)+s/(c+b)$, and each small step adds $db$:
+# $$V = \int_0^\infty e^{-2\int_0^b h}\,db = c^{2s}\int_0^\infty\frac{(1+b)^{2s-2}}{(c+b)^{2s}}\,db = \frac{c-c^{2s}}{(2s-1)(1-c)} ,$$
+# by the substitution $u = (1+b)/(c+b)$. Beside it the variance of the chain itself: a step is linear in $x_t$, so two points give its slope, and a variance goes through exactly.
+
+# %%
+def with_noise(s):
+    """Variance of x_0 when the guided chain draws its noise, with fixedsmall."""
+    def denoise(x_t, t, prev=None):
+        eps = cfg_eps(posterior(x_t, t).eps, normal(x_t, t).eps, s, "s")
+        return Prediction(fine.x_0_from_eps(x_t, t, eps), eps)
+    p, two, variance = samplers.reverse(fine, denoise, fixedsmall), torch.tensor([[0.0], [1.0]]).double(), 1.0
+    for i in reversed(range(fine.T)):
+        step = p(two, i).p
+        slope = (step.mean[1] - step.mean[0]).item()
+        variance = slope**2 * variance + step.log_var.exp().flatten()[0].item()
+    return variance
+
+# %%
+for s in (1, 2, 3, 5):
+    exact = (0.5 - 0.5 ** (2 * s)) / ((2 * s - 1) * 0.5)
+    print(f"s = {s}: with noise {exact:.3f}, the chain {with_noise(s):.2f}; without noise {0.5**s:.3f}")
+
+# %% [markdown]
+# With noise the variance at $s = 3$ is 0.19, neither the 1/8 of the chain without noise nor the 1/4 of the product: DDPM and DDIM draw from different distributions (Bradley and Nakkiran 2024).
+
+# %% [markdown]
+# ## 5.7 Fidelity against diversity
 #
-# *Measure.* **Precision**: the share of the drawn digits that lie among the real ones. **Recall**: the share of the real ones that lie among the drawn. (In the features of a classifier; "among" means nearer to a point of the set than its third neighbour is.) Precision is fidelity, recall is diversity. `data/records/variants.json` holds both for eight scales:
+# *Measure.* **Precision**: the share of the drawn digits that lie among the real ones. **Recall**: the share of the real ones that lie among the drawn (`precision_recall(real, drawn)`). A digit lies among a set if, for some point of the set, it is nearer to this point than the point's third-nearest neighbour in the set. Distances are measured in the features of the course's classifier. Precision is fidelity, recall is diversity. `data/records/variants.json` holds both for eight scales:
 
 # %%
 record = json.loads(data.bundled("records/variants.json").read_text("utf-8"))["guidance"]
-fig, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(8.2, 3.6), layout="constrained")
 for ax, (name, of_network) in zip(axes, record.items()):
     _ = plots_variants.fidelity_and_diversity(of_network, ax=ax)
     _ = ax.set(title=name)
 _ = axes[0].legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.7.* One point for each scale, up and to the right is good (20 steps of DDIM, 500 digits and 300 MNIST digits a point). From 0.5 to 1.5 or 2 precision rises. Beyond that recall falls, and little is gained for it. Orange-red: guidance by the gradient of the course's trained noise classifier, which is far weaker than the exact one of section 5.4. The single points: section 5.15. The cross: real digits. (On the left the cross has low precision because the test digits come from other forms than the training digits.) <!-- alt: Two panels, precision over recall. A blue line runs from the lower right at scale 0 up to scale 1.5 or 2 and then to the left, down again at 8. In the left panel an orange-red line stays at the lower right. -->
+# *Figure 5.7.* One point for each scale, up and to the right is good (20 steps of DDIM, 500 digits and 300 MNIST digits a point). The cross: real digits that were held out. (On the left its precision is low because the test digits come from other forms than the training digits.) At $s = 0$ precision is low because these networks draw badly without a label: they practised it on 10 % of their images. The high recall there is no merit, since scattered samples have large neighbourhoods, which cover everything. From 0.5 to 1.5 or 2 precision rises. Beyond that recall falls, and little is gained for it; at 8 precision falls, too. Orange-red: guidance by the gradient of the course's trained noise classifier, which is far weaker than the exact one of section 5.4. The single points: section 5.15. <!-- alt: Two panels, precision over recall, with a cross for real digits. A blue line runs from the lower right at scale 0 up to scale 1.5 or 2 and then to the left, down again at 8. In the left panel an orange-red line stays at the lower right. -->
 
 # %% tags=["folded"]
 for name, of_network in record.items():
+    real = of_network["real"]["scores"]
+    print(f"{name:11} real : precision {real['Precision'][0]:.2f}, recall {real['Recall'][0]:.2f}")
     for row in of_network["rows"]:
-        if row["way"] == "classifier-free" and row["scale"] in (0, 1, 2, 5):
+        if row["way"] == "classifier-free" and row["scale"] in (0, 1, 2, 5, 8):
             precision, recall = (row["scores"][of][0] for of in ("Precision", "Recall"))
             print(f"{name:11} s = {row['scale']:.0f}: precision {precision:.2f}, recall {recall:.2f}")
 
+# %% [markdown] tags=["deeper"]
+# ### Going deeper: rescaling
+
 # %% [markdown]
-# **Rescaling.** A large scale also stretches the *contrast*: $\hat\epsilon$ is extrapolated, so its standard deviation grows, and with it that of the image. Lin and others (2023) bring each image's output back to the standard deviation of the output with the label, and mix:
+# A large scale also stretches the *contrast*: $\hat\epsilon$ is extrapolated, so its standard deviation grows as a rule, and with it that of the image. Lin and others (2023) bring each image's output back to the standard deviation of the output with the label, and mix:
 # $$\begin{aligned} \hat\epsilon_r &= \hat\epsilon\;\frac{\operatorname{std}(\epsilon_\theta(x_t, y))}{\operatorname{std}(\hat\epsilon)}, \\ \hat\epsilon' &= \phi\,\hat\epsilon_r+(1-\phi)\,\hat\epsilon,\qquad \phi = 0.7 . \end{aligned} \tag{5.7: Lin Eq. 15-16}$$
-# The paper's network predicts $v$ (section 5.14), and its outputs are rescaled in that form:
+# $\phi$ is the share of the rescaled output. The paper's network predicts the velocity $v$ (section 5.12; not the $v$ of (5.1)), and (5.7) is applied to that output. So here both predictions are first converted to it:
 
 # %%
 x_T = torch.randn(10, 1, 28, 28, generator=torch.Generator().manual_seed(4)).to(device)
-y = mnist.labels(10)
-cond, uncond = (mnist.denoiser(told, clip=False) for told in (y, None))
+y_mnist = mnist.labels(10)
+cond, uncond = (mnist.denoiser(told, clip=False) for told in (y_mnist, None))
 rules = {"s = 1": guidance.extrapolated(1), "s = 8": guidance.extrapolated(8)}
 rules["s = 8, rescaled"] = guidance.rescaled(8, phi=0.7)
-chain, drawn = mnist.process.respaced(spacing.trailing(1000, 12)), {}
-for name, rule in rules.items():
-    guided = guidance.guided(cond, uncond, rule, mnist.process, velocity)
-    drawn[name] = samplers.last(samplers.ddim(chain, clipped(guided, mnist.process), x_T))
-_ = plots_variants.named_rows(drawn)
+guided = {name: guidance.guided(cond, uncond, rule, mnist.process, velocity) for name, rule in rules.items()}
+twelve = mnist.process.respaced(spacing.trailing(1000, 12))
+drawn = {name: samplers.last(samplers.ddim(twelve, clipped(denoise, mnist.process), x_T))
+         for name, denoise in guided.items()}
 
 # %% [markdown]
-# *Figure 5.8.* The same noise, three ways. The rescaled digits keep the shape that guidance gave them, in slightly softer strokes. On these images the effect is small, because the clip holds the contrast anyway; where $\hat x_0$ is not clipped, as in latent diffusion, it is large. <!-- alt: Three rows of the digits 0 to 9. At s = 8 the strokes are thick and white; rescaled they have the same shapes with softer edges. -->
+# The clip hides much of the effect. So look before it, too: the images of the row $s = 1$ with noise up to $t$, and the standard deviation of the estimates $\hat x_0$ that the three rules make of them.
+
+# %%
+spreads, levels, noise = {name: [] for name in guided}, (100, 300, 500, 700, 850), x_T.roll(1, 0)
+for t in levels:
+    noisy = mnist.process.q_sample(drawn["s = 1"], t, noise)
+    for name, denoise in guided.items():
+        spreads[name].append(denoise(noisy, t).x_0.std((1, 2, 3)).mean().item())
+
+# %% tags=["folded"]
+sides = {"width_ratios": (1.7, 1), "layout": "constrained"}
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.2, 2.2), **sides)
+_ = plots_variants.named_rows(drawn, ax=left)
+for (name, values), marker, color in zip(spreads.items(), "os^", (plots.BLUE, plots.VERMILION, plots.GREEN)):
+    _ = right.plot(levels, values, marker + "-", color=color, ms=4, label=name)
+_ = right.set(xlabel="$t$", ylabel=r"standard deviation of $\hat x_0$", ylim=0), right.legend(fontsize="small")
+
+# %% [markdown]
+# *Figure 5.8.* Left: the same noise, three ways. After the clip little of rescaling is left, and the two lower rows look alike. Right: before the clip, at large $t$, guidance makes the contrast of $\hat x_0$ several times as large, and rescaling halves it. Where $\hat x_0$ is not clipped, as in latent diffusion, that is what is seen (Lin and others 2023). <!-- alt: Left, three rows of the digits 0 to 9; at s = 8 the strokes are thick and white, and rescaled they look the same. Right, three curves over t: that of s = 1 stays near 0.5, that of s = 8 rises to 1.8 at t = 850, the rescaled one to 0.9. -->
 
 # %% tags=["folded"]
 plain, strong, rescaled = (x.std((1, 2, 3)).mean() for x in drawn.values())
 assert plain < rescaled < strong
-print("mean standard deviation of an image: s = 1 below s = 8 rescaled, and that below s = 8")
+of_1, of_8, of_rescaled = (values[-1] for values in spreads.values())
+assert 2 * of_1 < of_8 and of_rescaled < 0.6 * of_8
+print("mean standard deviation of an image: s = 1 < s = 8 rescaled < s = 8")
+print("before the clip, at t = 850: s = 8 more than twice s = 1, rescaled below 0.6 of s = 8")
 
 # %% [markdown]
 # ## 5.8 What you now have
 #
-# 1. Images need a variance between $\tilde\beta_t$ and $\beta_t$. A network learns where, between their logarithms, and short chains gain most.
-# 2. $L_\text{hybrid}$ lets $L_\text{simple}$ train the mean and the bound train the variance: stop the mean's gradient, and do not forget the factor $T$.
+# 1. Images need a variance between $\tilde\beta_t$ and $\beta_t$. A network learns where, between their logarithms. On chains of 10, 25 and 50 steps this saves at least 0.08 bits/dim over either fixed choice.
+# 2. $L_\text{hybrid}$ lets $L_\text{simple}$ remain the main teacher of the mean, and the bound train the variance: stop the mean's gradient, and do not forget the factor $T$.
 # 3. Bayes' rule for scores adds the gradient of a classifier; in the noise it is exact at $s = 1$, in the mean only for small steps.
-# 4. The difference of two denoisers is such a gradient. So one network that was sometimes not told the label guides itself, with $s = 1+w$.
-# 5. For $s\ne1$ the chain does not draw from $p(x)\,p(y\mid x)^s$, and in general from no density with a simple formula: fidelity rises, diversity falls, and the scale has to be measured.
+# 4. The difference of two exact scores is such a gradient, and a trained network comes near. So one network that was sometimes not told the label guides itself, with $s = 1+w$.
+# 5. Unless $s$ is 0 or 1 the chain does not draw from $p(x)\,p(y\mid x)^s$, and in general from no density with a simple formula. Up to a point fidelity rises and diversity falls; beyond it fidelity falls, too. The scale has to be measured.
 
 # %% [markdown] tags=["sitting", "capstone"]
 # ## 5.9 Capstone: a guided sampler, and its scale
 #
-# *Capstone, 31 minutes.*
+# *Capstone, 32 minutes.*
 
 # %% tags=["start"]
 import torch
@@ -564,16 +622,17 @@ torch.set_num_threads(1)
 digits, cfg_eps = load_pretrained("digits_ddpm", device=device), checks.carried("cfg_eps")
 
 # %% [markdown]
-# The pieces of this course, in one loop: DDIM (4.4) with $\eta = 0$, steps left out, guidance (5.6), and the clip in its right place.
+# The pieces of this course, in one loop: DDIM (4.4) with $\eta = 0$, skipped steps, guidance (5.6), and the clip in its right place.
 #
 # **Exercise 5.7 (capstone, 22 minutes).** Write it as a generator.
 #
-# - `model(x_t, t, y)` returns the noise; `t` is (B,) int64, and `y` is (B,) labels or `None` for "no label";
+# - `x_T` is (B, \*D), the state to start from;
+# - `model(x_t, t, y)` returns the noise; `t` is (B,) int64, on the device of `x_T`, and `y` is (B,) labels or `None` for "no label";
 # - `timesteps` is an increasing list of ints, the steps to visit: from the last to the first;
 # - `alphas_bar` is (T,), and `scale` is $s$.
 #
-# At each visited `t`: (a) the two predictions, and the guided noise (5.6), by your `cfg_eps`; (b) from it $\hat x_0$ (1.7), clipped to [−1, 1]; (c) the noise again, from the clipped $\hat x_0$; (d) DDIM's step with $\eta = 0$ to the next lower `timestep` in the list; after the first one in the list, to the clean image, where $\bar\alpha = 1$. Yield the state after each step: `len(timesteps)` states, of which the last is the image.
-# <details><summary>Hint 1</summary>zip the reversed list with the list one place further down: reversed(timesteps), and [*reversed(timesteps[:-1]), None].</details>
+# At each visited `t`: (a) the two predictions, and the guided noise (5.6), by `cfg_eps(with_label, without, scale, "s")`; (b) from it $\hat x_0$ (1.7), clipped to [−1, 1]; (c) the noise again, from the clipped $\hat x_0$; (d) DDIM's step with $\eta = 0$ to the next lower timestep in the list; from the first entry of the list, the step goes to the clean image, where $\bar\alpha = 1$. Yield the state after each step: `len(timesteps)` states, of which the last is the image.
+# <details><summary>Hint 1</summary>Pair each timestep with the next lower one: zip(reversed(timesteps), [*reversed(timesteps[:-1]), None]).</details>
 # <details><summary>Hint 2</summary>The clip comes after the guidance, not before: two clipped predictions extrapolate beyond [-1, 1] again.</details>
 # <details><summary>How to find a mistake</summary>scale = 1 must give what DDIM gives with the label, scale = 0 what it gives without. All values of the last state lie in [-1, 1].</details>
 
@@ -603,7 +662,7 @@ def draw(n, scale, S=10, seed=0):
 _ = plots_variants.named_rows({f"s = {s}": draw(10, s) for s in (0, 1, 2, 4, 8)})
 
 # %% [markdown]
-# *Figure 5.9.* Ten latents, five scales, your sampler. <!-- alt: Five rows of ten small digits. In the row s = 0 they are of any class; from s = 1 on they are the digits 0 to 9, in ever more uniform writing. -->
+# *Figure 5.9.* Each column starts from the same noise. In the row $s = 0$ the label is not used; from $s = 1$ on it is 0 to 9. At $s = 8$ the 7 and the 9 are distorted. <!-- alt: Five rows of ten small digits. In the row s = 0 many are no clear digit; from s = 1 on they are the digits 0 to 9, in ever more uniform writing. -->
 #
 # Now the scale. The *Fréchet distance* (section 4.9) sums up both sides: it is large if digits look wrong *and* if they vary too little.
 
@@ -618,19 +677,21 @@ curve = []
 for s in scales:
     features = classified(reader, draw(150, s))[0]
     curve.append((frechet_distance(features, real), *precision_recall(some, features)))
+real_ones = precision_recall(some, classified(reader, data.digits("test")[:150][0])[0])  # held out
 
 # %%
 distance, precision, recall = zip(*curve)
-fig, (left, right) = plt.subplots(1, 2, figsize=(8.5, 2.8), layout="constrained")
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.2, 2.9), layout="constrained")
 _ = left.semilogy(scales, distance, "o-", color=plots.GREEN)
 _ = left.set(xlabel="guidance scale $s$", ylabel="Fréchet distance")
 _ = right.plot(recall, precision, "o-", color=plots.BLUE)
 for s, *at in zip(scales, recall, precision):
-    _ = right.annotate(f" {s}", at, fontsize="small")
-_ = right.set(xlabel="recall: diversity", ylabel="precision: fidelity")
+    _ = right.annotate(f"{s}", at, xytext=(5, 5), textcoords="offset points", fontsize="small")
+_ = right.axhline(real_ones[0], color="0.5", ls=":"), right.axvline(real_ones[1], color="0.5", ls=":")
+_ = right.margins(0.12), right.set(xlabel="recall: diversity", ylabel="precision: fidelity")
 
 # %% [markdown]
-# *Figure 5.10.* 150 digits for each scale. Left: small is good. Right: each point is one scale; up and to the right is good. <!-- alt: Left, a curve that falls steeply from s = 0.5 to 1 and then rises slowly. Right, a path that climbs to the left: as the scale grows, precision rises and recall falls. -->
+# *Figure 5.10.* 150 digits for each scale. Left: small is good. Right: the number beside a point is its scale; up and to the right is good. Dotted: 150 real digits that were held out. Do not read $s = 0.5$ as the most diverse: see figure 5.7. <!-- alt: Left, a curve that falls steeply from s = 0.5 to 1 and then rises slowly. Right, a path that climbs to the left and turns back at s = 5: up to 3 precision rises as recall falls; two dotted lines for real digits. -->
 
 # %% tags=["folded"]
 assert min(distance) < 0.6 * distance[0] and distance.index(min(distance)) in (1, 2)
@@ -639,8 +700,16 @@ print("Fréchet distance: lowest at s = 1 or 1.5")
 print("precision rises from s = 0.5 to 2, recall falls from 1 to 5")
 
 # %% [markdown]
-# **Exercise 5.7.1 (design, 5 minutes).** Choose a scale for three uses, and say why: (a) a picture book that shows each digit once; (b) training images for a classifier of digits; (c) a comparison with a published Fréchet distance. Then draw 20 digits with each, `draw(20, s, seed=1)`, and look: is your choice right?
-# <details><summary>What we would choose</summary>(a) 2 or a little more: precision has reached its top there, and nobody sees what is missing. (b) 1: a classifier must see all ways to write a digit, and recall is what it needs; many samples at 1 are better than clean ones at 3. (c) the scale with the smallest distance, 1 to 1.5 (in the record 1 for the digits and 1.5 for MNIST), and say so: a distance without its scale cannot be compared. Repeat with other seeds before you trust a difference: these are 150 digits.</details>
+# **Exercise 5.7.1 (design, 5 minutes).** Choose a scale for three uses, and say why: (a) a picture book that shows each digit once; (b) training images for a classifier of digits; (c) a comparison by Fréchet distance with another network, in these features and with as many samples. Then draw 20 digits with each, `draw(20, s, seed=1)`, and look: is your choice right? (The cell stands below.)
+# <details><summary>What we would choose</summary>(a) 2 or a little more: precision has reached its top there, and nobody sees what is missing. (b) 1: a classifier must see all ways to write a digit, and recall is what it needs; many samples at 1 should be better than clean ones at 3 (we did not train that classifier). (c) the scale with the smallest distance, 1 to 1.5 (in the record 1 for the digits and 1.5 for MNIST), and say so: a distance without its scale cannot be compared. Repeat with other seeds before you trust a difference: these are 150 digits.</details>
+
+# %%
+chosen = {"picture book": 1, "training": 1, "comparison": 1}  # yours
+_ = plots_variants.named_rows({f"{use}, s = {s}": draw(20, s, seed=1) for use, s in chosen.items()},
+                              ax=plt.subplots(figsize=(8.2, 1.2), layout="constrained")[1])
+
+# %% [markdown]
+# *Figure 5.11.* Twenty digits for each of your three uses; as long as all scales are 1, the rows are the same. <!-- alt: Three rows of twenty small digits. -->
 
 # %% [markdown] tags=["deeper"]
 # ## 5.10 Going deeper: the cosine schedule, and why
@@ -648,7 +717,7 @@ print("precision rises from s = 0.5 to 2, recall falls from 1 to 5")
 # %% [markdown]
 # *Question.* Improved DDPM came with a second change, the cosine schedule (1.4). Notebook 1 wrote it, and section 4.12 showed where its chains start. What is wrong with linear betas?
 #
-# *Measure.* How many bits does $x_t$ know about a pixel? For data $\mathcal N(0, s^2)$ the answer is exact, $\tfrac12\log_2(1+s^2\operatorname{SNR}(t))$. With $s = 0.5$:
+# *Measure.* How many bits of information about a pixel does $x_t$ contain? For data $\mathcal N(0, \sigma_0^2)$ the answer is exact, $\tfrac12\log_2(1+\sigma_0^2\operatorname{SNR}(t))$. With $\sigma_0 = 0.5$:
 
 # %%
 tables = {name: GaussianDiffusion(schedules.named(name, 1000)) for name in ("linear", "cosine")}
@@ -659,7 +728,7 @@ for (name, bits_known), style, color in zip(known.items(), ("-", "--"), plots.CO
 _ = ax.set(xlabel="t", ylabel="bits known of a pixel", ylim=(1e-5, 10)), ax.legend()
 
 # %% [markdown]
-# *Figure 5.11.* What $x_t$ tells about a pixel. Linear betas destroy the image early and spend the last steps on noise alone; cosine betas use nearly all of their steps. <!-- alt: Two falling curves on a logarithmic axis. The linear one lies below and falls steeply; the cosine one falls slowly, and steeply only at the end. -->
+# *Figure 5.12.* What $x_t$ tells about a pixel. Linear betas destroy the image early and spend the last steps on noise alone; cosine betas use most of their steps. <!-- alt: Two falling curves on a logarithmic axis. The linear one lies below and falls steeply; the cosine one falls slowly, and steeply only at the end. -->
 
 # %%
 for name, bits_known in known.items():
@@ -667,7 +736,7 @@ for name, bits_known in known.items():
     print(f"{name}: {bits_known[800]:.4f} bits known at t = 800; below 0.01 in {idle:.0%} of the steps")
 
 # %% [markdown]
-# Steps that know nothing can decide nothing. Improved DDPM found that a fifth of the linear steps can be left out when sampling, at nearly no cost. On small images, of which fewer pixels tell the same thing, this matters most.
+# Where $x_t$ contains almost no information, a step contributes almost nothing. Improved DDPM found that a fifth of the linear steps can be left out when sampling, at nearly no cost. This matters most for small images, where fewer pixels share the same information.
 
 # %% [markdown] tags=["deeper"]
 # ## 5.11 Going deeper: what changed in the network, in a table
@@ -683,14 +752,15 @@ for name, bits_known in known.items():
 # | "no label" | none | none | none (a second network without labels) | `null_class=True` |
 # | attention at | 16x16 | 16x16, 8x8 | 32x32, 16x16, 8x8 | `attn=[...]` |
 # | heads | 1 | 4 | 64 channels each | `num_head_channels=64` |
-# | down and up | strided convolution | the same | inside of residual blocks (BigGAN) | `biggan=True` |
+# | down and up | strided convolution | the same | inside residual blocks (BigGAN) | `biggan=True` |
 # | second condition | none | small image, as further channels | the same | `cond_ch=1` |
 #
-# The course's MNIST network takes three of these rows:
+# The course's MNIST network takes three of the new rows:
 
 # %%
 rows = "learned_var", "scale_shift_norm", "num_classes", "null_class", "num_heads", "biggan", "cond_ch"
-print({name: mnist.model.options[name] for name in rows})
+for name in rows:
+    print(f"{name:16} {mnist.model.options[name]}")
 
 # %% [markdown] tags=["deeper"]
 # ## 5.12 Going deeper: v, and chains that really end in noise
@@ -698,9 +768,9 @@ print({name: mnist.model.options[name] for name in rows})
 # %% [markdown]
 # *Question.* Where $\bar\alpha_t = 0$ the state *is* the noise. A network that predicts the noise need only copy its input, and says nothing about the image. Which target is useful at every level?
 #
-# *Derive.* Write $\sqrt{\bar\alpha_t} = \cos\phi$ and $\sqrt{1-\bar\alpha_t} = \sin\phi$. Then $x_t = \cos\phi\,x_0+\sin\phi\,\epsilon$ moves on a circle, and its velocity in $\phi$ is
-# $$v = \frac{dx_t}{d\phi} = \sqrt{\bar\alpha_t}\,\epsilon-\sqrt{1-\bar\alpha_t}\,x_0 . \tag{5.8: Salimans and Ho Section 4}$$
-# (Not the $v$ of (5.1); both names are in use.) A rotation by $\phi$ leads back: $\hat x_0 = \sqrt{\bar\alpha_t}\,x_t-\sqrt{1-\bar\alpha_t}\,v$. No division: an error of $v$ is never magnified. With little noise $v$ is the noise, with much noise it is (minus) the image.
+# *Derive.* Write $\sqrt{\bar\alpha_t} = \cos\omega$ and $\sqrt{1-\bar\alpha_t} = \sin\omega$. Then $x_t = \cos\omega\,x_0+\sin\omega\,\epsilon$ moves on a circle, and its velocity in $\omega$ is
+# $$v = \frac{dx_t}{d\omega} = \sqrt{\bar\alpha_t}\,\epsilon-\sqrt{1-\bar\alpha_t}\,x_0 . \tag{5.8: Salimans and Ho Section 4}$$
+# (Not the $v$ of (5.1); both names are in use.) A rotation by $\omega$ leads back: $\hat x_0 = \sqrt{\bar\alpha_t}\,x_t-\sqrt{1-\bar\alpha_t}\,v$. No division: an error of $v$ is never magnified. With little noise $v$ is the noise, with much noise it is (minus) the image.
 #
 # **Exercise 5.8 (one star, 3 minutes).** Equation (5.8), for `x_0`, `noise` (B, \*D), `t` (B,), `alphas_bar` (T,).
 # <details><summary>Hint</summary>As your q_sample, with the two roots exchanged and a minus.</details>
@@ -713,7 +783,7 @@ def v_target(x_0, noise, t, alphas_bar):
 v_target = checks.v_target(v_target)
 
 # %% [markdown]
-# **Exercise 5.9 (one star, 2 minutes).** The way back.
+# **Exercise 5.9 (one star, 2 minutes).** From `x_t`, `v` (B, \*D), `t` (B,) and `alphas_bar` (T,) return $\hat x_0$, (B, \*D), by the formula below (5.8). It must be finite where $\bar\alpha_t = 0$.
 # <details><summary>Hint</summary>Check it with x_0 = 1 and noise = 0: cos² + sin² = 1.</details>
 
 # %%
@@ -733,7 +803,7 @@ assert torch.allclose(back, x_0, atol=1e-12)
 print("there and back, from alphas_bar = 0.999 to exactly 0: equal to 1e-12")
 
 # %% [markdown]
-# **The brightness problem.** Which $\bar\alpha_T$ is small enough? For one pixel 0.0047, where Stable Diffusion's first schedule ends, looks like noise. But add up the $D = 16384$ numbers of one of its latent images: the noise of their mean is smaller by $\sqrt D = 128$. In the coordinate $u = \sqrt D\cdot$ mean the noise still has variance 1, and an image of brightness $b$ lies at $\sqrt{\bar\alpha_T D}\;b = 8.7\,b$. So $x_T$ *shows* how bright the image is; training sees that; and sampling starts at $\mathcal N(0, 1)$, where $u$ says "medium". *See* it exactly: flat images whose brightness is $\mathcal N(0, 0.3^2)$, the exact denoiser, 1000 steps.
+# **The brightness problem.** Which $\bar\alpha_T$ is small enough? Stable Diffusion's first schedule ends at $\bar\alpha_T = 0.0047$. A single pixel then looks like pure noise. But add up the $D = 16384$ numbers of one of its latent images: the noise of their mean is smaller by $\sqrt D = 128$. In the coordinate $u = \sqrt D\cdot$ mean the noise still has variance 1, and an image of brightness $b$ lies at $\sqrt{\bar\alpha_T D}\;b = 8.7\,b$. So $x_T$ still contains the brightness, and the network learns to read it from $u$. But sampling starts from pure noise, where $u$ is near 0, and the network reads this as medium brightness. *See* it exactly: flat images whose brightness is $\mathcal N(0, 0.3^2)$, the exact denoiser, 1000 steps.
 
 # %%
 published, D = schedules.quadratic(1000, 0.00085, 0.012), 64 * 64 * 4
@@ -766,14 +836,15 @@ u = torch.distributions.Normal(0, 1).icdf((torch.arange(12, dtype=torch.float64)
 made = {"data": 0.3 * u, "published betas": brightness(published, u)}
 made["zero terminal SNR"] = brightness(zero_terminal_snr(published), u)
 flat = {name: values.view(-1, 1, 1, 1).expand(-1, 1, 8, 8) for name, values in made.items()}
-_ = plots_variants.named_rows(flat)
+_ = plots_variants.named_rows(flat, ax=plt.subplots(figsize=(8.2, 2), layout="constrained")[1])
 
 # %% [markdown]
-# *Figure 5.12.* Twelve flat images in order of their brightness. The published betas make all of them medium grey: neither dark nor bright images can be drawn, by no fault of the network. With zero terminal SNR the data come back. <!-- alt: Three rows of twelve grey squares. The first and the third run from dark to bright grey, the second stays near medium grey. -->
+# *Figure 5.13.* Twelve flat images in order of their brightness. The published betas make all of them medium grey: neither dark nor bright images can be drawn, although the denoiser is exact. With zero terminal SNR the data come back. <!-- alt: Three rows of twelve grey squares. The first and the third run from dark to bright grey, the second stays near medium grey. -->
 
 # %%
-spread_of = {name: (values.std() / made["data"].std() * 0.3).item() for name, values in made.items()}
-print({name: round(found, 2) for name, found in spread_of.items()}, "of brightness, standard deviation")
+for name, values in made.items():
+    std = values.std() / made["data"].std() * 0.3
+    print(f"standard deviation of the brightness, {name + ':':18} {std:.2f}")
 
 # %% [markdown]
 # Two things belong to the repair. The network must predict $v$ (or $x_0$), since the noise is useless where $\bar\alpha_T = 0$. And sampling must *visit* the last step: trailing steps do, leading ones do not (section 4.12). What standard deviation of $u$ does the first visited step expect, where sampling brings 1?
@@ -783,13 +854,17 @@ for name, betas in (("published", published), ("zero SNR", zero_terminal_snr(pub
     bar = torch.cumprod(1 - betas, 0)
     for choose in (spacing.leading, spacing.trailing):
         a = bar[choose(1000, 10)[-1]]
-        print(f"{name:9}, 10 {choose.__name__:8} steps: {(a * D * 0.3**2 + 1 - a).sqrt():.2f}")
+        expected = (a * D * 0.3**2 + 1 - a).sqrt()
+        print(f"{name + ',':10} 10 {choose.__name__:8} steps: expected standard deviation of u {expected:.2f}")
+
+# %% [markdown]
+# Only zero SNR with trailing steps expects what sampling gives.
 
 # %% [markdown] tags=["deeper"]
 # ## 5.13 Going deeper: offset noise, min-SNR and P2
 
 # %% [markdown]
-# **Offset noise** repairs the same problem from the other side, in training: add to the noise of each image and channel one random number, the same for all its pixels (`variants.offset_noise`). Then the network meets states whose mean says nothing, and learns to change the brightness late. The price: $x_T$ is then not $\mathcal N(0, I)$ any more, although sampling starts there.
+# **Offset noise** repairs the same problem in training instead of in the schedule: add to the noise of each image and channel one random number, the same for all its pixels (`variants.offset_noise`). Then the network sees states whose mean contains little information about the brightness, and learns to change the brightness late. The price: $x_T$ is then not $\mathcal N(0, I)$ any more, although sampling still starts from $\mathcal N(0, I)$.
 
 # %%
 from ddpm_lesson.variants.offset_noise import offset_noise
@@ -801,7 +876,7 @@ _ = plots_variants.named_rows({
     "strength 0.5": offset_noise(images, 0.5, generator=same()) / 3})
 
 # %% [markdown]
-# *Figure 5.13.* Six draws of noise; below, the same with an offset for each image (a third of the values, so that grey levels show). (In use the strength is 0.1.) <!-- alt: Two rows of six noise images. The upper ones are equally bright, the lower ones differ in brightness. -->
+# *Figure 5.14.* Six draws of noise; below, the same with an offset for each image (a third of the values, so that grey levels show). (In practice the strength is 0.1.) <!-- alt: Two rows of six noise images. The upper ones are equally bright, the lower ones differ in brightness. -->
 
 # %%
 for side in (8, 28, 64):
@@ -809,7 +884,7 @@ for side in (8, 28, 64):
     print(f"{side}x{side}, strength 0.1: standard deviation of u {std:.2f} instead of 1")
 
 # %% [markdown]
-# **Min-SNR and P2** weigh the loss by the noise level; figure 2.18 draws both beside the others, and exercise 2.9 writes min-SNR. Where $v$ is predicted the weights must be converted, since an error of $v$ is not an error of $\epsilon$ (`losses.weight_for`):
+# **Min-SNR and P2** weight the loss by the noise level; figure 2.18 draws both beside the others, and exercise 2.9 writes min-SNR. Where $v$ is predicted the weights must be converted, since an error of $v$ is not an error of $\epsilon$ (`losses.weight_for`):
 
 # %%
 from ddpm_lesson import losses, predictions
@@ -825,7 +900,7 @@ for name in ("epsilon", "xstart", "v"):
 # ## 5.14 Going deeper: DDIM needs the noise form
 
 # %% [markdown]
-# ADM has two algorithms because of DDIM. With $\eta = 0$ a step has no variance, and (5.4) moves the mean by $\sigma_t^2 g = 0$: it guides nothing. The noise form does not ask for a variance. The eight clusters in four classes again, 20 steps:
+# ADM has two algorithms because of DDIM. With $\eta = 0$ a step has no variance, and (5.4) moves the mean by $\sigma_t^2 g = 0$: it guides nothing. The noise form does not use the variance. The eight clusters in four classes again, 20 steps:
 
 # %%
 x_T = torch.randn(400, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -833,18 +908,21 @@ chain, y = process.respaced(spacing.trailing(1000, 20)), torch.zeros(400, dtype=
 for name, denoise in (("mean form, variance 0", eight), ("noise form", eps_form)):
     x = samplers.last(samplers.ddim(chain, denoise, x_T))
     wrong = (of_cluster[torch.cdist(x, eight.means).argmin(1)] != 0).double().mean()
-    print(f"{name:21}: {wrong:.1f} of the samples are of another class")
-
-# %% [markdown] tags=["deeper"]
-# ## 5.15 Going deeper: four ways to guide more gently
+    print(f"{name:21}: share in a wrong class {wrong:.1f}")
 
 # %% [markdown]
-# A large scale does two things that one wants apart: it moves images towards their class, and it drives them out of the data. Four repairs, each a small change of (5.6):
+# With variance 0 three of four classes are wrong: the mean form is not guided at all.
+
+# %% [markdown] tags=["deeper"]
+# ## 5.15 Going deeper: four repairs of a large scale
+
+# %% [markdown]
+# A large scale has two effects that one wants to separate: it moves images towards their class, and it drives them out of the data. Four repairs, each a small change of (5.6):
 #
-# - **Rescaling** (5.7) gives each image the standard deviation back.
-# - **Projection** (Sadat and others 2024; lucidrains): split $\hat x_0(y)-\hat x_0$ into a part *along* $\hat x_0(y)$, which only strengthens the contrast, and the part orthogonal to it, which changes the content. Keep the second.
+# - **Rescaling** (5.7) restores each image's standard deviation.
+# - **Projection** (Sadat and others 2024; lucidrains): split $\hat x_0(y)-\hat x_0$ into a part *along* $\hat x_0(y)$, which on photographs mainly strengthens the contrast, and the part orthogonal to it, which changes the content. Keep the second. (The paper also limits the update's length and gives it a negative momentum; neither is built here.)
 # - **CFG++** (Chung and others 2024): in DDIM's step (4.4) take the guided $\hat x_0$ with a scale between 0 and 1, but add back the noise that the network predicts *without* the label.
-# - **An interval** (Kynkäänniemi and others 2024): guide at medium noise only. At high noise guidance costs diversity, at low noise it changes nothing, and there the second evaluation is saved.
+# - **An interval** (Kynkäänniemi and others 2024): guide at medium noise only. At high noise guidance costs diversity, at low noise it hardly matters, and outside the interval the second evaluation is saved.
 #
 # **Exercise 5.11 (one star, 4 minutes).** Rescaling, (5.7), from the conditional and the guided noise (B, \*D), and `phi`. Each image has its own standard deviation, over all of its dimensions.
 # <details><summary>Hint</summary>flatten(1).std(1), then as many new axes as the images have.</details>
@@ -865,20 +943,20 @@ strong = clipped(guidance.classifier_free(told, untold, 8), base)
 projected = guidance.guided(told, untold, guidance.orthogonal(8), base, predictions.xstart)
 
 # %%
-ways = {"s = 1": plain, "s = 8": strong, "projected": clipped(projected, base)}
+ways = {"s = 1": plain, "s = 8": strong, "s = 8, projected": clipped(projected, base)}
 ways["CFG++, 0.6"] = guidance.cfg_plus_plus(plain, without, 0.6)
-ways["in 300 to 700"] = guidance.in_interval(strong, plain, 300, 700)
+ways["s = 8, 300 ≤ t ≤ 700"] = guidance.in_interval(strong, plain, 300, 700)
 chain = base.respaced(spacing.trailing(1000, 12))
 drawn = {name: samplers.last(samplers.ddim(chain, denoise, x_T)) for name, denoise in ways.items()}
 _ = plots_variants.named_rows(drawn)
 
 # %% [markdown]
-# *Figure 5.14.* The same noise, guided in five ways. CFG++ and the interval stay close to the row without guidance; projection at scale 8 changes most, and is the only one to repair the 5. <!-- alt: Five rows of the digits 0 to 7. The rows s = 8 and projected have thick strokes; CFG++ and the interval look like s = 1 with cleaner strokes. -->
+# *Figure 5.15.* The same noise: $s = 1$, $s = 8$, and three of the four repairs (rescaling is in figure 5.8). CFG++ and the interval stay close to the row $s = 1$, but their 5 loses its lower half. Projection at scale 8 goes *further* than $s = 8$, in contrast, too: on black-and-white digits the whole change is contrast. <!-- alt: Five rows of the digits 0 to 7. The rows s = 8 and projected have thick strokes; CFG++ and the interval look like s = 1, but the 5 has lost its lower curve. -->
 
 # %% tags=["folded"]
 apart = {name: (x - drawn["s = 1"]).square().mean().sqrt() for name, x in drawn.items()}
-assert apart["in 300 to 700"] < apart["s = 8"] and apart["CFG++, 0.6"] < apart["s = 8"]
-print("nearer to the images without guidance than s = 8 is: CFG++, and guidance in an interval")
+assert max(apart["s = 8, 300 ≤ t ≤ 700"], apart["CFG++, 0.6"]) < apart["s = 8"] < apart["s = 8, projected"]
+print("CFG++ and the interval stay nearer to the row s = 1 than s = 8 does; projection goes further")
 
 # %% [markdown]
 # *Measure.* The digits of the record, at scale 5:
@@ -898,27 +976,27 @@ for row in record["digits_ddpm"]["rows"]:
 a, b = torch.randn(2, 4, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 full = rescaled_eps(a, b + 3 * (a - b), 1.0)
 assert torch.allclose(full.flatten(1).std(1), a.flatten(1).std(1), rtol=1e-10)
-print("phi = 1: standard deviation of each image that of the output with the label, to 1e-10")
+print("phi = 1: each image's standard deviation equals that of the output with the label, to 1e-10")
 
 # %% [markdown] tags=["deeper"]
 # ## 5.16 Going deeper: self-conditioning
 
 # %% [markdown]
-# At every step the network estimates $x_0$, and at the next step it starts anew. **Self-conditioning** (Chen and others 2022) hands the estimate on, as further input channels. Is the old estimate worth anything? Compare, along one chain, each estimate with the image that the chain ends in:
+# At every step the network estimates $x_0$, and at the next step it starts again without it. **Self-conditioning** (Chen and others 2022) passes the estimate on, as further input channels. Is the old estimate useful? Compare, along one chain, each estimate with the image that the chain ends in:
 
 # %%
 states = list(digits.states(40, Sampling("ddim", steps="trailing20"), y=digits.labels(40)))[1:]
 error = [(s.prediction.x_0 - states[-1].x_t).square().mean().sqrt().item() for s in states]
 ax = plt.subplots(figsize=(6, 2.6), layout="constrained")[1]
 _ = ax.plot(range(19, -1, -1), error, "o-", color=plots.BLUE, label="the estimate at this step")
-_ = ax.plot(range(18, -1, -1), error[:-1], "s--", color=plots.VERMILION, label="the estimate handed on")
-_ = ax.set(xlabel="steps to go", ylabel="distance from the end", xlim=(20, -1)), ax.legend()
+_ = ax.plot(range(18, -1, -1), error[:-1], "s--", color=plots.VERMILION, label="the estimate passed on")
+_ = ax.set(xlabel="steps to go", ylabel="RMS distance to the final image", xlim=(20, -1)), ax.legend()
 _ = ax.set_xticks(range(0, 21, 5))
 
 # %% [markdown]
-# *Figure 5.15.* After the first two steps the estimate of the step before is nearly as good as the new one. So the network may spend its work on improving it. <!-- alt: Two falling curves over the steps to go; the dashed one is the other shifted by one step, and lies slightly above it. -->
+# *Figure 5.16.* From the third step on the estimate passed on is at most about a quarter further from the end than the new one, until the last few steps (there the new one *is* the end). It is worth telling the network. <!-- alt: Two falling curves over the steps to go; the dashed one is the other shifted by one step, and lies slightly above it. -->
 #
-# How is it trained, if training draws single $t$ and has no step before? With probability 1/2 the network is first asked with zeros in these channels; its answer, *without gradient*, is then put in, and the network is asked again. Otherwise it is asked once, with zeros. Sampling needs no code of its own: a denoiser is handed the prediction of the step before (`prev`), and `previous_x_0` puts its $\hat x_0$ in.
+# Training draws a single $t$, so there is no previous step. How is it trained? With probability 1/2 the network is first evaluated with zeros in these channels; its answer, *without gradient*, is then put in, and the network is evaluated again. Otherwise it is evaluated once, with zeros. Sampling needs no code of its own: a denoiser is handed the prediction of the step before (`prev`), and `previous_x_0` puts its $\hat x_0$ in.
 
 # %%
 from functools import partial
@@ -939,17 +1017,17 @@ batches = minibatches(data.digits("train")[:][0], batch_size=16)
 run = train(small, base, batches, partial(losses.simple_loss, base, predictions.epsilon),
             steps=20, conditions=told)
 steps = len(list(run))
-print(f"{steps} training steps asked the network {len(asked)} times")
+print(f"{steps} training steps evaluated the network {len(asked)} times")
 
 # %%
 asked.clear()
 chain = base.respaced(spacing.trailing(1000, 10))
 denoise = make_denoiser(small, base, predictions.epsilon, cond=previous_x_0)
 x = samplers.last(samplers.ddim(chain, clipped(denoise, base), torch.randn(2, 1, 8, 8)))
-print(f"{chain.T} steps of sampling asked it {len(asked)} times")
+print(f"{chain.T} steps of sampling evaluated it {len(asked)} times")
 
 # %% [markdown]
-# Half of the steps ask twice, the first time without gradients; sampling costs nothing. (Twenty steps train no network: this only counts.)
+# About half of the steps (here 13 of 20) evaluate it twice, the first time without gradients; sampling costs nothing more. (Twenty steps are too few to train a network; the cell only counts evaluations.)
 
 # %% [markdown] tags=["deeper"]
 # ## 5.17 Going deeper: super-resolution by concatenation
@@ -964,7 +1042,7 @@ from ddpm_lesson.variants.super_resolution import low_res, upsampled
 held_out = data.digits("test")[20:30][0]
 small = low_res(held_out, 2)  # 4x4: the mean of each 2x2 square
 blurred = upsampled(small, 8)
-print(f"small image {tuple(small.shape[1:])}, what the network is told {tuple(blurred.shape[1:])}")
+print(f"small image {tuple(small.shape[1:])}, condition {tuple(blurred.shape[1:])}")
 
 # %% [markdown]
 # The network `digits_upscale` learned it in 3000 steps. It is given the small images and draws what may have been there: three draws for each.
@@ -978,7 +1056,7 @@ for seed in (0, 1, 2):
 _ = plots_variants.named_rows(rows)
 
 # %% [markdown]
-# *Figure 5.16.* Ten held-out digits (top), what the network is told of them, and three draws for each. 16 numbers decide most of what there is to see; in the loops of the 8 and the 9 the draws differ. <!-- alt: Five rows of ten digits. The second row is blurred; the three rows below it are sharp digits like those of the first row. -->
+# *Figure 5.17.* Ten held-out digits; below them the condition of the network, the same digits averaged to 4x4 and enlarged to 8x8; then three draws for each. 16 numbers decide most of what there is to see; in the loops of the 8 and the 9 the draws differ. <!-- alt: Five rows of ten digits. The second row is blurred; the three rows below it are sharp digits like those of the first row. -->
 
 # %% tags=["folded"]
 def rms(x):
@@ -999,7 +1077,7 @@ print("and that below half of the enlargement's")
 # ## 5.18 Going deeper: L1 against L2, and another class-conditional MNIST
 
 # %% [markdown]
-# One of the repositories that the post links, abarankab's, trains a class-conditional MNIST network. Beside `mnist_ddpm`:
+# The blog post behind this course links abarankab's repository as "DDPM MNIST". Its author trained it on MNIST and CIFAR-10; the code that it ships is for CIFAR-10, with labels or without. (Here: `train --preset cifar10 --conditional`.) Beside `mnist_ddpm`:
 #
 # | | abarankab | `mnist_ddpm` |
 # |---|---|---|
@@ -1021,13 +1099,13 @@ for x in (-0.5, -0.2, 0.1):
     print(f"x_t = {x:4}: L2 learns x_0 = {(weight * places).sum():.2f}, L1 learns {median:.2f}")
 
 # %% [markdown]
-# L1 decides for one cluster; L2 averages, and (4.1) needs the average: only with it has $x_{t-1}$ the right mean. On images the difference is small at low noise, where the posterior is narrow and symmetric, and largest where the image is not decided yet.
+# L1 decides for one cluster; L2 averages, and (4.1) needs the average: only the average gives $x_{t-1}$ the right mean. On images one expects a small difference at low noise, where the posterior is narrow and symmetric, and the largest where the image is not decided yet (we did not measure it).
 
 # %% [markdown] tags=["deeper"]
 # ## 5.19 Going deeper: what goes wrong
 
 # %% [markdown]
-# **A paper's $w$ passed as a library's $s$**, or the other way round. The Gaussians of section 5.6; the paper says $w = 2$:
+# **A paper's $w$ passed as a library's $s$**, or the other way round. The paper says $w = 2$. Take $\epsilon_\theta(x_t, y) = 1$ and $\epsilon_\theta(x_t) = 0$:
 
 # %%
 for name, strength, convention in (("w = 2, right", 2, "w"), ("taken for s = 2", 2, "s")):
@@ -1035,9 +1113,9 @@ for name, strength, convention in (("w = 2, right", 2, "w"), ("taken for s = 2",
     print(f"{name:15}: {eps.item():.0f} times the difference is added to the noise without label")
 
 # %% [markdown]
-# Off by one, always: small scales suffer most. $w = 0.5$ read as $s$ is *less* than telling the label.
+# The scale is always wrong by one, which matters most for small scales. $w = 0.5$ passed as $s = 0.5$ is weaker than giving the label alone ($s = 1$).
 #
-# **The factor T forgotten** (section 2.18): $\lambda L_\text{vlb}$ with the term of one $t$, not times $T$. *See* it with plain gradient descent on $v$ (exercise 5.3's pixels), 400 steps, in the same network and with the same learning rate as the mean:
+# **The factor T forgotten** (section 2.18): $\lambda L_\text{vlb}$ with the term of one $t$, not times $T$. *See* it with plain gradient descent on $v$ for the four values of $d$ in figure 5.4: 400 steps, the same learning rate with and without the factor $T$ (the 1000 of training):
 
 # %%
 def descend(T, steps=400, rate=0.5):
@@ -1062,20 +1140,20 @@ for name, T in (("times T", 1000), ("without it", 1)):
 # %% [markdown]
 # Without the factor $v$ hardly moves. Nothing fails, no loss explodes: the samples are those of a fixed variance between the two. (An optimiser such as Adam hides the mistake for parameters that belong to $v$ alone, but not in the shared layers.)
 #
-# **The mean not held fixed.** Then $L_\text{vlb}$ trains the mean, too, with the bound's weights:
+# **The mean not held fixed.** Then $L_\text{vlb}$ trains the mean, too, with the bound's weights. One coordinate whose mean should be 1 and is 0:
 
 # %%
 mean = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
 one, log_var = torch.ones_like(mean), torch.full_like(mean, -4)
 for name, used in (("held fixed", mean.detach()), ("not held", mean)):
     kl = 0.5 * (one - used) ** 2 * torch.exp(-log_var)
-    total = (0.01 * mean**2 + 0.001 * 1000 * kl).sum()
-    print(f"{name:10}: gradient in the mean {torch.autograd.grad(total, mean)[0].item():.1f}")
+    total = (0.01 * (one - mean) ** 2 + 0.001 * 1000 * kl).sum()
+    print(f"{name:10}: gradient with respect to the mean {torch.autograd.grad(total, mean)[0].item():.2f}")
 
 # %% [markdown]
-# $L_\text{simple}$ asks for nothing here; the bound, where its variance is small, asks for a large change, and outweighs it.
+# $L_\text{simple}$ (here $0.01$ times the squared error) asks for a small change; the bound, where its variance is small, asks for a large one, and outweighs it.
 #
-# **The base's bounds on a short chain.** The network says *where* between two bounds. They must be those of the chain that steps (5.1), not those of the 1000 steps of training, which are far smaller:
+# **The base's bounds on a short chain.** The network says *where* between two bounds. They must be those of the chain that is sampled (5.1), not those of the 1000 steps of training, which are far smaller:
 
 # %%
 def of_the_base(process, i, prediction, x_t):
@@ -1098,14 +1176,14 @@ by_batch = (guided * cond.std() / guided.std())[0].std()
 print(f"first image: alone {alone:.2f}; with the neighbour {per_image:.2f}, by batch {by_batch:.2f}")
 
 # %% [markdown]
-# **The root forgotten in (5.9).** Moving and stretching $\bar\alpha_t$ instead of its root also ends at 0, and changes the schedule elsewhere:
+# **The root forgotten in (5.9).** Moving and stretching $\bar\alpha_t$ instead of its root also ends at 0, so nothing fails. But it is not Lin's schedule: more of the image is left in the late steps (at $t = 990$: 0.0005, not 0.0000).
 
 # %%
 bar = torch.cumprod(1 - published, 0)
 of_bar = (bar - bar[-1]) * bar[0] / (bar[0] - bar[-1])
 right = torch.cumprod(1 - zero_terminal_snr(published), 0)
 for t in (500, 900, 990):
-    print(f"t = {t}: alphas_bar {bar[t]:.4f}, by the root {right[t]:.4f}, without it {of_bar[t]:.4f}")
+    print(f"t = {t}: published {bar[t]:.4f}, (5.9) {right[t]:.4f}, without the root {of_bar[t]:.4f}")
 
 # %% [markdown]
 # **Clipped before guidance.** Two estimates in [−1, 1] give a third outside:
@@ -1121,6 +1199,12 @@ print("clipped after: ", [round(x, 2) for x in guided.clamp(-1, 1).tolist()])
 
 # %% [markdown]
 # Nichol and Dhariwal 2021, *Improved DDPM* (arXiv 2102.09672): learned variance, cosine schedule, importance sampling. Dhariwal and Nichol 2021, *Diffusion Models Beat GANs on Image Synthesis* (arXiv 2105.05233). Ho and Salimans 2022, *Classifier-Free Diffusion Guidance* (arXiv 2207.12598). Lin and others 2023 (arXiv 2305.08891): zero terminal SNR, rescaling. Salimans and Ho 2022 (arXiv 2202.00512): v. Chen and others 2022 (arXiv 2208.04202): self-conditioning. Sadat and others 2024 (arXiv 2410.02416): projection. Chung and others 2024 (arXiv 2406.08070): CFG++. Kynkäänniemi and others 2024 (arXiv 2404.07724): the interval. Bradley and Nakkiran 2024 (arXiv 2408.09000): why guidance does not draw from the density that it is derived from.
+#
+# **Scores of older papers.** The *Inception score* (Salimans and others 2016, arXiv 1606.03498) is $\exp\,\mathbb E_x\operatorname{KL}\big(p(y\mid x)\,\Vert\,p(y)\big)$, from the answers of a classifier: high if each image has a clear class and all classes come equally often (`metrics.inception_score`). It never sees a real image: one image for each class, copied, has the best score. *sFID* (Nash and others 2021, arXiv 2103.03841) is a Fréchet distance in features that keep positions. lucidrains' trainer computes FID during training; here training yields after every step, so any score can be computed in between.
+#
+# **Other data.** lucidrains' repository also has one-dimensional data, such as sound. Only the network changes: its convolutions run along one axis. Process, losses and samplers of this course take items of any shape.
+#
+# **Two links of the post.** Dhariwal and Nichol's paper is quoted there with another title. And lucidrains' repository, "the official PyTorch version" in the post, is an independent one; the authors' own code, hojonathanho/diffusion, is in TensorFlow.
 
 # %% [markdown] tags=["deeper"]
 # ## 5.21 Going deeper: equation by equation
