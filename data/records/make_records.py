@@ -276,8 +276,8 @@ def variants() -> list[str]:
     forms = held["forms"]["rows"]
     counts = list(dict.fromkeys(row["steps"] for row in forms))
     lines += [
-        f"\nGuidance by the exact classifier of eight clusters: share of {held['forms']['points']} points that end in a "
-        f"cluster of another class, mean of {len(forms[0]['wrong'])} seeds, in brackets the lowest and the highest.\n",
+        f"\nGuidance by the exact classifier of eight clusters: share of {held['forms']['points']} points that end "
+        f"in a cluster of another class, mean of {len(forms[0]['wrong'])} seeds, in brackets the lowest and highest.\n",
         f"| form, variance | {' | '.join(f'{steps} steps' for steps in counts)} |",
         "|---|" + "---|" * len(counts),
     ]
