@@ -80,6 +80,7 @@ def pushed_density(
 def fidelity_and_diversity(record: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
     """Precision over recall: a line for each kind of guidance, the scale beside each point; no legend.
 
+    Of guidance by a classifier, whose points crowd, only the largest scale is named.
     record: of one network, json["guidance"][name] of data/records/variants.json: "rows", each with "way", "scale" and
     "scores", and "real", the scores of real images, a cross. Ways of one scale are single points.
     Raises ValueError for a record without rows, or with a way that is not known.
@@ -99,9 +100,8 @@ def fidelity_and_diversity(record: Mapping[str, Any], *, ax: Axes | None = None)
         if line:
             recall, precision = zip(*map(at, line), strict=True)
             ax.plot(recall, precision, style, color=color, markersize=4, label=way)
-        for row in line:
-            offset = (5, 4) if way == "classifier-free" else (-5, -10)
-            ax.annotate(f"{row['scale']:g}", at(row), offset, textcoords="offset points", color=color, fontsize="small")
+        for row in line if way == "classifier-free" else line[-1:]:
+            ax.annotate(f"{row['scale']:g}", at(row), (5, 4), textcoords="offset points", color=color, fontsize="small")
     for row in rows:
         if row["way"] in POINTS:
             color, marker = POINTS[row["way"]]

@@ -86,8 +86,9 @@ def mean_by_jacobian(mean, var, x_t, t, y, classifier, scale):
 
 
 def mean_by_backward(mean, var, x_t, t, y, classifier, scale):
-    x = x_t.clone().requires_grad_()
-    (scale * F.log_softmax(classifier(x, t), 1)[range(len(y)), y]).sum().backward()
+    with torch.enable_grad():
+        x = x_t.clone().requires_grad_()
+        (scale * F.log_softmax(classifier(x, t), 1)[range(len(y)), y]).sum().backward()
     return mean + var * x.grad
 
 
@@ -101,16 +102,17 @@ def mean_by_func(mean, var, x_t, t, y, classifier, scale):
 def eps_by_loop(eps, x_t, t, y, classifier, scale, alphas_bar):
     out = eps.clone()
     for k in range(len(eps)):
-        x = x_t[k : k + 1].detach().requires_grad_()
-        (grad,) = torch.autograd.grad(classifier(x, t[k : k + 1])[0, y[k]], x)
+        with torch.enable_grad():
+            x = x_t[k : k + 1].detach().requires_grad_()
+            (grad,) = torch.autograd.grad(classifier(x, t[k : k + 1])[0, y[k]], x)
         out[k] -= scale * (1 - alphas_bar[t[k]].item()) ** 0.5 * grad[0]
     return out
 
 
 def eps_by_einsum(eps, x_t, t, y, classifier, scale, alphas_bar):
-    x = x_t.detach().requires_grad_()
-    weights = F.one_hot(y, 3).double() * scale
-    (push,) = torch.autograd.grad(einsum(classifier(x, t), weights, "b y, b y ->"), x)
+    x, weights = x_t.detach().requires_grad_(), F.one_hot(y, 3).double() * scale
+    with torch.enable_grad():
+        (push,) = torch.autograd.grad(einsum(classifier(x, t), weights, "b y, b y ->"), x)
     return eps - per_image((1 - alphas_bar).sqrt()[t], eps) * push
 
 
@@ -370,6 +372,24 @@ def test_a_right_answer_that_is_run_without_gradients_passes(name):
 
 
 @pytest.mark.parametrize("name", ["guided_mean", "guided_eps"])
+def test_an_answer_that_needs_gradients_to_be_on_is_told(name):
+    """Right in a plain cell, and a RuntimeError in a sampling loop under no_grad."""
+
+    def answer(*args):
+        named = dict(zip(checks.registry[name].parameters, args, strict=True))
+        x, t, y = named["x_t"].detach().requires_grad_(), named["t"], named["y"]
+        (grad,) = torch.autograd.grad(named["classifier"](x, t)[range(len(y)), y].sum(), x)
+        if name == "guided_mean":
+            return named["mean"] + named["scale"] * named["var"] * grad
+        return named["eps"] - named["scale"] * per_image((1 - named["alphas_bar"])[t].sqrt(), x) * grad
+
+    text = verdict(name, answer)
+    assert text.startswith("no. Your result is right, but your gradient fails where gradients are off"), text
+    with torch.no_grad(), pytest.raises(RuntimeError, match="does not require grad"):
+        answer(*checks.registry[name].cases[0].args)
+
+
+@pytest.mark.parametrize("name", ["guided_mean", "guided_eps"])
 def test_what_is_left_on_the_callers_x_t_is_told_beside_another_mistake(name):
     def answer(*args):
         named = dict(zip(checks.registry[name].parameters, args, strict=True))
@@ -417,6 +437,16 @@ def test_what_is_left_on_the_callers_x_t_is_told_beside_another_mistake(name):
         ),
         ("v_target", lambda x_0, *rest: solution.v_target(x_0 / 2, *rest), "Your numbers come out if x_0 is halved."),
         ("cfg_eps", lambda c, u, s, kind: solution.cfg_eps(c, u, s, "s"), "You took s in both conventions."),
+        (
+            "cfg_eps",
+            lambda c, u, s, kind: c + (s if kind == "s" else 1 + s) * (c - u),
+            "You start from eps_cond in both conventions.",
+        ),
+        (
+            "rescaled_eps",
+            lambda c, g, phi: phi * solution.rescaled_eps(c, g, 1.0) + (1 - phi) * c,
+            "phi mixes with eps_guided, not with eps_cond",
+        ),
         (
             "cfg_eps",
             lambda c, u, s, kind: solution.cfg_eps(c, u, 3.0, kind),

@@ -17,7 +17,7 @@ from ddpm_lesson.checks._accelerator import on_accelerator
 from ddpm_lesson.checks._alike import one_like
 from ddpm_lesson.checks._carry import Verdict, give_back, verdict_of
 from ddpm_lesson.checks._explain import explain
-from ddpm_lesson.checks._gradients import cut_off, of_arguments
+from ddpm_lesson.checks._gradients import cut_off, needs_grad_mode, of_arguments
 from ddpm_lesson.checks._misconceptions import Misconception, Wrong, implemented, pairs
 from ddpm_lesson.checks._run import Case, Outcome, called, run
 from ddpm_lesson.checks._state import Modes, kept, plain
@@ -45,6 +45,8 @@ class Check:
     stopped: the arguments that no gradient may reach, though the result depends on them.
     trained: (check, answer, args) -> the result and what gradients must reach, of an answer that is no plain function.
     cuts: a table like that of the misconceptions, of what cuts a gradient and leaves every value right.
+    grad_mode: the sentence for an answer that is right only where gradients are on, if it has to be right under
+    torch.no_grad(), too; "" asks for nothing.
     images: the arguments of which the result is a sum of one factor for each image; batch: those with one entry for
     each image. random: the argument that holds the noise.
     tables, terms, places, clues: what the second stage knows of the exercise, see `_explain`.
@@ -72,6 +74,7 @@ class Check:
     stopped: tuple[str, ...] = ()
     trained: Callable = of_arguments
     cuts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    grad_mode: str = ""
     images: tuple[str, ...] = ()
     batch: tuple[str, ...] = ()
     random: str = ""
@@ -150,7 +153,8 @@ class Check:
         changed = [name for name in self.parameters if any(name in outcome.changed for outcome in outcomes)]
         if changed:
             mistake = self._in_place(mistake, " and ".join(changed), bool(one_like(self, outcomes)))
-        mistake = mistake or cut_off(self, function, modes) or on_accelerator(self, function, modes)
+        mistake = mistake or cut_off(self, function, modes) or needs_grad_mode(self, function, modes)
+        mistake = mistake or on_accelerator(self, function, modes)
         if mistake:
             return "no", f". {mistake}"
         return "yes", f" ({len(self.cases)} inputs, {self.among} among them){self._remarks(function, modes, outcomes)}"

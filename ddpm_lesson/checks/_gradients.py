@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ddpm_lesson.checks._inputs import fractions
 from ddpm_lesson.checks._misconceptions import Misconception, implemented
+from ddpm_lesson.checks._run import run
 from ddpm_lesson.checks._state import Modes
 
 CLOSE = 1e-3  # of the largest entry: float32 loses digits on the way forth and back
@@ -35,6 +36,14 @@ def cut_off(check, function: Callable, modes: Modes) -> str:
             found.append(f"the gradient with respect to {_listed(wrong, right)} is not: {CUTS}")
         return f"Every value is right, but {', and '.join(found)}."
     return ""
+
+
+def needs_grad_mode(check, function: Callable, modes: Modes) -> str:
+    """`check.grad_mode`, if an answer that is right with gradients fails on the first input under torch.no_grad()."""
+    if not check.grad_mode:
+        return ""
+    outcome = run(check, function, check.cases[0].args, modes._replace(grad=False))
+    return check.grad_mode if check.problem(outcome, check.right[0], check.exact_dtype) else ""
 
 
 def _known(check, function, modes):

@@ -471,7 +471,7 @@ def guided_mean(mean, var, x_t, t, y, classifier, scale):
     return mean - scale * (var * x.grad)
 
 
-C(guided_mean, "backward of a summed loss")
+W(guided_mean, "right, but not under no_grad", "gradient", "your gradient fails where gradients are off")
 
 
 def guided_mean(mean, var, x_t, t, y, classifier, scale):
@@ -638,7 +638,7 @@ def guided_eps(eps, x_t, t, y, classifier, scale, alphas_bar):
     return -(1 - alphas_bar[t]).sqrt().view(-1, *[1] * (eps.ndim - 1)) * score
 
 
-C(guided_eps, "by way of the score")
+W(guided_eps, "by way of the score, not under no_grad", "gradient", "your gradient fails where gradients are off")
 
 
 def guided_eps(eps, x_t, t, y, classifier, scale, alphas_bar):
@@ -659,7 +659,7 @@ def guided_eps(eps, x_t, t, y, classifier, scale, alphas_bar):
     return torch.stack(out)
 
 
-C(guided_eps, "an image at a time")
+W(guided_eps, "an image at a time, not under no_grad", "gradient", "your gradient fails where gradients are off")
 
 
 # ---------------------------------------------------------------- 5.7
@@ -696,6 +696,13 @@ W(walk(combine=lambda c, u, s: c), "only the label", "ignored-argument", "scale 
 W(walk(start=lambda steps: steps), "upwards", "order", "You walk through timesteps upwards, to the next higher")
 W(walk(null=torch.zeros_like), "label 0", "table", "asked with label 0 instead of without one")
 W(walk(null=lambda y: torch.full_like(y, -1)), "label -1", "table", "model expects labels y in 0..2, or None")
+W(
+    walk(following=lambda bar, t, left: bar[left[0]] if left and left[0] else torch.tensor(1.0)),
+    "`if p` where p is 0",
+    "edge",
+    "You treat timestep 0 as if it were None",
+)
+W(walk(following=lambda bar, t, left: bar[t]), "the level stays", "table", "You add the noise of the level you came")
 W(walk(told=lambda x, t: t), "t as an int", "layout", "model expects t of shape (2,) and dtype torch.int64, got int")
 W(walk(told=lambda x, t: torch.tensor(t)), "t without batch", "layout", "model expects t of shape (2,)")
 W(walk(told=lambda x, t: torch.full((len(x),), t + 1)), "t + 1", "table", "You tell the network t + 1.")

@@ -327,6 +327,14 @@ W(cfg_eps, "in place", "in-place", "your function changes eps_uncond in place")
 
 
 def cfg_eps(eps_cond, eps_uncond, strength, convention):
+    s = strength if convention == "s" else 1 + strength
+    return eps_cond + s * (eps_cond - eps_uncond)
+
+
+W(cfg_eps, "from the label on", "formula", "You start from eps_cond in both conventions.")
+
+
+def cfg_eps(eps_cond, eps_uncond, strength, convention):
     return torch.lerp(eps_uncond, eps_cond, strength + float(convention == "w"))
 
 
@@ -787,6 +795,14 @@ def rescaled_eps(eps_cond, eps_guided, phi):
 
 
 W(rescaled_eps, "upside down, phi exchanged", "two", "Your ratio is upside down", "You exchanged phi and 1 - phi")
+
+
+def rescaled_eps(eps_cond, eps_guided, phi):
+    stds = [eps.flatten(1).std(1).view(-1, *[1] * (eps.ndim - 1)) for eps in (eps_cond, eps_guided)]
+    return phi * eps_guided * stds[0] / stds[1] + (1 - phi) * eps_cond
+
+
+W(rescaled_eps, "mixed with the conditional one", "order", "phi mixes with eps_guided, not with eps_cond")
 
 
 def rescaled_eps(eps_cond, eps_guided, phi):

@@ -12,6 +12,12 @@ from ddpm_lesson.checks._run import called
 LABELS = 3
 
 
+NEEDS_GRADIENTS = (
+    "Your result is right, but your gradient fails where gradients are off, as in most samplers: open "
+    "torch.enable_grad()."
+)
+
+
 def classifier(x_t: Tensor, t: Tensor) -> Tensor:
     """log p(y | x_t) of three classes, (B, 3), in float64: a softmax of quadratic forms that depend on t."""
     if not isinstance(t, Tensor) or t.shape != x_t.shape[:1] or t.dtype != torch.int64:

@@ -103,6 +103,9 @@ cfg_eps = Check(
         "With w you wrote (1 - w) eps_cond + w eps_uncond. That mixes the two; guidance leads past eps_cond.": dict(
             w=lambda cond, uncond, w: (1 - w) * cond + w * uncond
         ),
+        "You start from eps_cond in both conventions. With s the line starts at eps_uncond.": dict(
+            s=_by_w, w=lambda cond, uncond, w: _by_w(cond, uncond, 1 + w)
+        ),
         "With s you forgot to start from eps_uncond: s times the difference is added to it.": dict(
             s=lambda cond, uncond, s: s * (cond - uncond)
         ),

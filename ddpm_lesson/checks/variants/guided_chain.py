@@ -160,6 +160,13 @@ guided_chain = Check(
         "where alpha_bar is 1.": dict(to=lambda bar, steps, k: to_next(bar, steps, k) if k > 0 else bar[-1]),
         "Your last step leads to alphas_bar[0], which holds a step of noise. It leads to the clean image, where "
         "alpha_bar is 1.": dict(to=lambda bar, steps, k: to_next(bar, steps, k) if k > 0 else bar[0]),
+        "You treat timestep 0 as if it were None<, and step to the clean image one step early>: write `is not "
+        "None`.": dict(
+            to=lambda bar, steps, k: to_next(bar, steps, k) if k > 0 and steps[k - 1] > 0 else torch.ones_like(bar[0])
+        ),
+        "You add the noise of the level you came from: use the next lower timestep's alpha_bar.": dict(
+            to=lambda bar, steps, k: bar[steps[k]]
+        ),
         "Your last step does not move: it leads from timesteps[0] to timesteps[0]. It leads to the clean image, where "
         "alpha_bar is 1.": dict(to=lambda bar, steps, k: bar[steps[max(k - 1, 0)]]),
         "You read alphas_bar at the place in the list instead of at the timestep. alphas_bar has an entry for each t "

@@ -8,7 +8,7 @@ from torch import Tensor
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, at, double, fractions
 from ddpm_lesson.checks._rows import looked_up
-from ddpm_lesson.checks.variants._gradient_ways import classifier, gradient, of_gradient, with_traces
+from ddpm_lesson.checks.variants._gradient_ways import NEEDS_GRADIENTS, classifier, gradient, of_gradient, with_traces
 
 
 def _guided_eps(eps, x_t, t, y, classifier, scale, alphas_bar):
@@ -72,6 +72,7 @@ guided_eps = Check(
     name="guided_eps",
     specification=_guided_eps,
     form=_moved,
+    grad_mode=NEEDS_GRADIENTS,
     script=with_traces(1),
     batch=("eps", "x_t", "t", "y"),
     terms=_terms,

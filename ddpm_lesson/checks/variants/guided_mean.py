@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import double, fractions
-from ddpm_lesson.checks.variants._gradient_ways import classifier, gradient, of_gradient, with_traces
+from ddpm_lesson.checks.variants._gradient_ways import NEEDS_GRADIENTS, classifier, gradient, of_gradient, with_traces
 
 
 def _guided_mean(mean, var, x_t, t, y, classifier, scale):
@@ -69,6 +69,7 @@ guided_mean = Check(
     name="guided_mean",
     specification=_guided_mean,
     form=_moved,
+    grad_mode=NEEDS_GRADIENTS,
     script=with_traces(2),
     batch=("mean", "var", "x_t", "t", "y"),
     terms=_terms,

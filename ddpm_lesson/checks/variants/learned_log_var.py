@@ -105,8 +105,7 @@ learned_log_var = Check(
         "You forgot the 1 - at the small end: its share is 1 - frac.": dict(
             mix=lambda share, large, small: share * large + share * small
         ),
-        "You mixed the variances and then took the logarithm. It is the logarithms that are mixed: the two variances "
-        "differ by powers of ten, and a linear mixture is beta nearly everywhere.": dict(
+        "You mixed the variances and then took the logarithm. It is the logarithms that are mixed.": dict(
             mix=lambda share, large, small: _mixed(share, large.exp(), small.exp()).log()
         ),
         "You mixed the variances and took no logarithm. The logarithms are mixed, and a log variance is asked "

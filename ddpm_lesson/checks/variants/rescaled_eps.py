@@ -146,6 +146,9 @@ rescaled_eps = Check(
         "phi multiplies the rescaled part only, and eps_guided is added in full: its weight is 1 - phi.": dict(
             mix=lambda new, old, phi: phi * new + old
         ),
+        "phi mixes with eps_guided, not with eps_cond: (1 - phi) * eps_guided.": dict(
+            instead=lambda cond, guided, phi: phi * _rescaled(cond, guided, 1.0) + (1 - phi) * cond.double()
+        ),
         "The part with 1 - phi is missing: phi * rescaled + (1 - phi) * eps_guided.": dict(
             mix=lambda new, old, phi: phi * new
         ),
