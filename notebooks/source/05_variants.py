@@ -246,7 +246,8 @@ curves = torch.stack([of_v(place.repeat(4, 1)) for place in places]).T
 for curve, share, color in zip(curves, ("0", "0.1", "0.3", "0.7"), plots.COLOURS):
     _ = ax.plot(places, curve, color=color, label=rf"$d^2 = {share}\,(\beta-\tilde\beta)$")
 _ = ax.scatter(v.detach(), of_v(v).detach(), color=plots.COLOURS[:4], zorder=3)
-_ = ax.set(xlabel="$v$", ylabel=r"$\lambda\,T\cdot$KL, bits", ylim=(-0.05, 1.6)), ax.legend(fontsize="small")
+_ = ax.set(xlabel="$v$", ylabel=r"$\lambda\,T\cdot$KL, bits", ylim=(-0.05, 1.6))
+_ = ax.legend(fontsize="small")
 
 # %% [markdown]
 # *Figure 5.4.* The loss as a function of $v$. Dots: where 400 steps of Adam ended, in each minimum. The larger the error $d$, the larger the best $v$. <!-- alt: Four curves over v, each with a minimum that a dot marks; the minimum moves to the right as d grows, from v = -1 towards 1. -->
@@ -374,10 +375,12 @@ shares = {name: [missed(S, *way) for S in counts] for name, way in ways.items()}
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.2, 2.9), layout="constrained")
 for S, style in ((100, "-"), (10, "o--")):
     c = process.respaced(spacing.trailing(1000, S))
-    for var, name, color in zip((c.posterior_var, c.betas), ("small", "large"), (plots.VERMILION, plots.BLUE)):
+    kinds = ("small", c.posterior_var, plots.VERMILION), ("large", c.betas, plots.BLUE)
+    for name, var, color in kinds:
         ratio, label = (var * c.alphas.sqrt() / c.betas)[1:], f"fixed{name}, {S} steps"
         _ = left.plot(torch.arange(1, S) / S, ratio, style, color=color, ms=4, label=label)
-for (name, share), marker, color in zip(shares.items(), "os^", (plots.VERMILION, plots.BLUE, plots.GREEN)):
+colours = plots.VERMILION, plots.BLUE, plots.GREEN
+for (name, share), marker, color in zip(shares.items(), "os^", colours):
     _ = right.plot(counts, share, marker + "-", color=color, label=name)
 _ = left.set(xlabel="$i$ / steps", ylabel="shift / exact shift", ylim=(0, 1.05))
 _ = right.set(xscale="log", xlabel="steps", ylabel="share in a wrong cluster")
@@ -400,7 +403,7 @@ x, t = x_T[:64].clone().requires_grad_(True), torch.full((64,), 200)
 for reduce in (torch.sum, torch.mean):
     for n in (1, 64):
         g = torch.autograd.grad(reduce(eight.classifier(x[:n], t[:n])[:, 0]), x)[0][0]
-        print(f"{reduce.__name__ + ',':5} batch of {n:2}: norm of the first point's gradient {g.norm():.4f}")
+        print(f"{reduce.__name__ + ',':5} batch of {n:2}: norm of the first gradient {g.norm():.4f}")
 
 # %% [markdown]
 # ## 5.5 Guidance without a classifier
@@ -511,7 +514,8 @@ def with_noise(s, choice):
     def denoise(x_t, t, prev=None):
         eps = cfg_eps(posterior(x_t, t).eps, normal(x_t, t).eps, s, "s")
         return Prediction(fine.x_0_from_eps(x_t, t, eps), eps)
-    p, two, variance = samplers.reverse(fine, denoise, choice), torch.tensor([[0.0], [1.0]]).double(), 1.0
+    p, two = samplers.reverse(fine, denoise, choice), torch.tensor([[0.0], [1.0]]).double()
+    variance = 1.0
     for i in reversed(range(fine.T)):
         step = p(two, i).p
         slope = (step.mean[1] - step.mean[0]).item()
@@ -523,7 +527,8 @@ for s in (1, 2, 3, 5):
     exact = (0.5 - 0.5 ** (2 * s)) / ((2 * s - 1) * 0.5)
     low, high = (with_noise(s, choice) for choice in (fixedsmall, fixedlarge))
     assert low < exact < high
-    print(f"s = {s}: with noise {exact:.3f}, the chain {low:.2f} to {high:.2f}; without noise {0.5**s:.3f}")
+    print(f"s = {s}: with noise {exact:.3f}, the chain {low:.2f} to {high:.2f};", end=" ")
+    print(f"without noise {0.5**s:.3f}")
 
 # %% [markdown]
 # With noise the variance at $s = 3$ is 0.19, neither the 1/8 of the chain without noise nor the 1/4 of the product: DDPM and DDIM draw from different distributions (Bradley and Nakkiran 2024).
@@ -567,7 +572,8 @@ y_mnist = mnist.labels(10)
 cond, uncond = (mnist.denoiser(told, clip=False) for told in (y_mnist, None))
 rules = {"s = 1": guidance.extrapolated(1), "s = 8": guidance.extrapolated(8)}
 rules["s = 8, rescaled"] = guidance.rescaled(8, phi=0.7)
-guided = {name: guidance.guided(cond, uncond, rule, mnist.process, velocity) for name, rule in rules.items()}
+guided = {name: guidance.guided(cond, uncond, rule, mnist.process, velocity)
+          for name, rule in rules.items()}
 twelve = mnist.process.respaced(spacing.trailing(1000, 12))
 drawn = {name: samplers.last(samplers.ddim(twelve, clipped(denoise, mnist.process), x_T))
          for name, denoise in guided.items()}
@@ -586,9 +592,10 @@ for t in levels:
 sides = {"width_ratios": (1.7, 1), "layout": "constrained"}
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.2, 2.2), **sides)
 _ = plots_variants.named_rows(drawn, ax=left)
-for (name, values), marker, color in zip(spreads.items(), "os^", (plots.BLUE, plots.VERMILION, plots.GREEN)):
+for (name, values), marker, color in zip(spreads.items(), "os^", plots.COLOURS):
     _ = right.plot(levels, values, marker + "-", color=color, ms=4, label=name)
-_ = right.set(xlabel="$t$", ylabel=r"standard deviation of $\hat x_0$", ylim=0), right.legend(fontsize="small")
+_ = right.set(xlabel="$t$", ylabel=r"standard deviation of $\hat x_0$", ylim=0)
+_ = right.legend(fontsize="small")
 
 # %% [markdown]
 # *Figure 5.8.* Left: the same noise, three ways. After the clip little of rescaling is left, and the two lower rows look alike. Right: before the clip, at large $t$, guidance makes the contrast of $\hat x_0$ several times as large, and rescaling about halves it. Where $\hat x_0$ is not clipped, as in latent diffusion, that is what is seen (Lin and others 2023). <!-- alt: Left, three rows of the digits 0 to 9; at s = 8 the strokes are thick and white, and rescaled they look the same. Right, three curves over t: that of s = 1 stays near 0.5, that of s = 8 rises to 1.5 at t = 850, the rescaled one to 0.8. -->
@@ -857,7 +864,8 @@ for name, betas in (("published", published), ("zero SNR", zero_terminal_snr(pub
     for choose in (spacing.leading, spacing.trailing):
         a = bar[choose(1000, 10)[-1]]
         expected = (a * D * 0.3**2 + 1 - a).sqrt()
-        print(f"{name + ',':10} 10 {choose.__name__:8} steps: expected standard deviation of u {expected:.2f}")
+        steps = f"{name + ',':10} 10 {choose.__name__:8} steps"
+        print(f"{steps}: expected standard deviation of u {expected:.2f}")
 
 # %% [markdown]
 # Only zero SNR with trailing steps expects what sampling gives.
@@ -957,7 +965,8 @@ _ = plots_variants.named_rows(drawn)
 
 # %% tags=["folded"]
 apart = {name: (x - drawn["s = 1"]).square().mean().sqrt() for name, x in drawn.items()}
-assert max(apart["s = 8, 300 ≤ t ≤ 700"], apart["CFG++, 0.6"]) < apart["s = 8"] < apart["s = 8, projected"]
+nearer = max(apart["s = 8, 300 ≤ t ≤ 700"], apart["CFG++, 0.6"])
+assert nearer < apart["s = 8"] < apart["s = 8, projected"]
 assert drawn["s = 8, projected"].std((1, 2, 3)).mean() > drawn["s = 8"].std((1, 2, 3)).mean()
 print("CFG++ and the interval stay nearer to the row s = 1 than s = 8 does; projection goes further")
 
@@ -1177,7 +1186,8 @@ one, log_var = torch.ones_like(mean), torch.full_like(mean, -4)
 for name, used in (("held fixed", mean.detach()), ("not held", mean)):
     kl = 0.5 * (one - used) ** 2 * torch.exp(-log_var)
     total = (0.01 * (one - mean) ** 2 + 0.001 * 1000 * kl).sum()
-    print(f"{name:10}: gradient with respect to the mean {torch.autograd.grad(total, mean)[0].item():.2f}")
+    (gradient,) = torch.autograd.grad(total, mean)
+    print(f"{name:10}: gradient with respect to the mean {gradient.item():.2f}")
 
 # %% [markdown]
 # $L_\text{simple}$ (here $0.01$ times the squared error) asks for a small change; the bound, where its variance is small, asks for a large one, and outweighs it.
