@@ -567,7 +567,7 @@ for name, of_network in record.items():
 # $\phi$ is the share of the rescaled output. The paper's network predicts the velocity $v$ (section 5.12; not the $v$ of (5.1)), and (5.7) is applied to that output. So here both predictions are first converted to it:
 
 # %%
-x_T = torch.randn(10, 1, 28, 28, generator=torch.Generator().manual_seed(4)).to(device)
+latents = torch.randn(10, 1, 28, 28, generator=torch.Generator().manual_seed(4)).to(device)
 y_mnist = mnist.labels(10)
 cond, uncond = (mnist.denoiser(told, clip=False) for told in (y_mnist, None))
 rules = {"s = 1": guidance.extrapolated(1), "s = 8": guidance.extrapolated(8)}
@@ -575,14 +575,14 @@ rules["s = 8, rescaled"] = guidance.rescaled(8, phi=0.7)
 guided = {name: guidance.guided(cond, uncond, rule, mnist.process, velocity)
           for name, rule in rules.items()}
 twelve = mnist.process.respaced(spacing.trailing(1000, 12))
-drawn = {name: samplers.last(samplers.ddim(twelve, clipped(denoise, mnist.process), x_T))
+drawn = {name: samplers.last(samplers.ddim(twelve, clipped(denoise, mnist.process), latents))
          for name, denoise in guided.items()}
 
 # %% [markdown]
 # The clip hides much of the effect. So look before it, too: the images of the row $s = 1$ with noise up to $t$, and the standard deviation of the estimates $\hat x_0$ that the three rules make of them.
 
 # %%
-spreads, levels, noise = {name: [] for name in guided}, (100, 300, 500, 700, 850), x_T.roll(1, 0)
+spreads, levels, noise = {name: [] for name in guided}, (100, 300, 500, 700, 850), latents.roll(1, 0)
 for t in levels:
     noisy = mnist.process.q_sample(drawn["s = 1"], t, noise)
     for name, denoise in guided.items():
