@@ -68,12 +68,13 @@ def test_each_kind_of_guidance_is_a_line_by_scale():
         row("classifier-free", 2.0, 0.4, 0.9),
         row("classifier-free", 0.5, 0.8, 0.3),
         row("classifier", 1.0, 0.7, 0.5),
+        row("classifier", 0.5, 0.6, 0.4),  # not named: only the largest scale of this line is
     ]
     fig, ax = plt.subplots()
     assert plots_variants.fidelity_and_diversity(record(*rows, row("orthogonal", 5.0, 0.3, 0.95)), ax=ax) is ax
     lines = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
     assert lines["classifier-free"] == [[0.8, 0.3], [0.4, 0.9]]
-    assert lines["classifier"] == [[0.7, 0.5]]
+    assert lines["classifier"] == [[0.6, 0.4], [0.7, 0.5]]
     assert lines["orthogonal, scale 5"] == [[0.3, 0.95]]
     assert lines["real, held out"] == [[0.5, 0.6]]
     assert {(text.get_text(), text.xy) for text in ax.texts} == {
