@@ -47,11 +47,15 @@ from ddpm_lesson.checks.unet import (
 )
 from ddpm_lesson.checks.variants import (
     cfg_eps,
+    ddgan_step,
+    discriminator_loss,
+    generator_loss,
     guided_chain,
     guided_eps,
     guided_mean,
     hybrid_loss,
     learned_log_var,
+    r1_penalty,
     rescaled_eps,
     v_target,
     x_0_from_v,
@@ -66,6 +70,7 @@ _by_number = (
     *(ancestral_chain, ddim_step, slerp, dpmpp_2m_step, inpaint, respaced_betas),
     *(learned_log_var, hybrid_loss, guided_mean, guided_eps, cfg_eps, guided_chain),
     *(v_target, x_0_from_v, zero_terminal_snr, rescaled_eps),
+    *(ddgan_step, discriminator_loss, generator_loss, r1_penalty),
 )
 registry = {check.name: check for check in _by_number}
 
