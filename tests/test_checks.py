@@ -20,6 +20,7 @@ from test_checks_02 import VARIANTS as VARIANTS_02
 from test_checks_03 import VARIANTS as VARIANTS_03
 from test_checks_04 import VARIANTS as VARIANTS_04
 from test_checks_05 import VARIANTS as VARIANTS_05
+from test_checks_ddgan import VARIANTS as VARIANTS_DDGAN
 from torch import nn
 from torch.nn import functional as F
 
@@ -535,6 +536,7 @@ VARIANTS = (
     | VARIANTS_03
     | VARIANTS_04
     | VARIANTS_05
+    | VARIANTS_DDGAN
     | {
         "linear_betas": [
             linear_by_loop,

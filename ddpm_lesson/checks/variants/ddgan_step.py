@@ -70,10 +70,6 @@ def _late(coefficient):
     return lambda c: coefficient(c._replace(a_bar_prev=c.a_bar))
 
 
-def _muted(noise: Tensor, t: int) -> Tensor:
-    return noise if t else torch.zeros_like(noise)
-
-
 def _by_tables(
     G,
     x_t: Tensor,
@@ -92,7 +88,7 @@ def _by_tables(
     var=_var,
     var_of=lambda t, T: t,
     spread=torch.sqrt,
-    loud=lambda noise, t: noise,
+    at_once=False,  # at t = 0 the x_0 is returned before anything is computed
     out=lambda c, x_0, mean, std, noise: mean + std * noise,
 ) -> Tensor:
     a_bar = bar(betas)
@@ -101,8 +97,10 @@ def _by_tables(
         return Step(*(table[i] for table in (betas, 1 - betas, a_bar, prev(a_bar))))
 
     x_0 = clip(G(x_t, told(t, x_t), latent(z)))
+    if at_once and t == 0:
+        return x_0
     mean = at_0(at(t)) * x_0 + at_t(at(t)) * x_t
-    return out(at(t), x_0, mean, spread(var(at(var_of(t, len(betas))))), loud(noise, t))
+    return out(at(t), x_0, mean, spread(var(at(var_of(t, len(betas))))), noise)
 
 
 def _terms(G, x_t, z, t, betas, noise):
@@ -155,17 +153,15 @@ ddgan_step = Check(
     ),
     among="t = 0, T = 1, points and a video",
     cuts={
-        "You ran G under no_grad, or detached what it gave. Sampling needs no gradient, but G learns through this "
+        "No gradient flows back to G: you detached its x_0 or the result, or ran under no_grad. G learns through this "
         "step: leave no_grad to whoever samples.": dict(clip=torch.detach),
-        "No gradient flows through your result: you detached it, or ran under no_grad. G learns through this step: "
-        "leave no_grad to whoever samples.": dict(give=torch.detach),
     },
     misconceptions={
         "You scaled the noise by the variance. Noise is multiplied by a standard deviation, its square root.": dict(
             spread=lambda var: var
         ),
         "Your variance is beta, and without noise at t = 0. x_0 is given by G: the posterior is narrower than beta, "
-        "by (1 - alpha_bar_prev) / (1 - alpha_bar).": dict(var=lambda c: c.beta, loud=_muted),
+        "by (1 - alpha_bar_prev) / (1 - alpha_bar).": dict(var=lambda c: c.beta, at_once=True),
         "Your variance is beta<, with noise at t = 0>, or it has alpha_bar for alpha_bar_prev, which comes to the "
         "same. The posterior's is beta (1 - alpha_bar_prev) / (1 - alpha_bar), and 0 at t = 0.": dict(
             var=lambda c: c.beta
@@ -178,8 +174,13 @@ ddgan_step = Check(
         "is 1.": dict(prev=lambda a_bar: a_bar.roll(1)),
         "You took alpha_bar for alpha_bar_prev, in mean and variance. The posterior is one of x_{t-1}: the entry at "
         "t - 1, and 1 at t = 0.": dict(at_0=_late(_at_0), at_t=_late(_at_t), var=_late(_var)),
+        "You took alpha_bar for alpha_bar_prev, in mean and variance, but not at t = 0. The posterior is one of "
+        "x_{t-1}: the entry at t - 1.": dict(at_0=_late(_at_0), at_t=_late(_at_t), var=_late(_var), at_once=True),
         "In your mean alpha_bar stands where alpha_bar_prev belongs: the entry at t - 1, and 1 at t = 0.": dict(
             at_0=_late(_at_0), at_t=_late(_at_t)
+        ),
+        "In your mean, except at t = 0, alpha_bar stands where alpha_bar_prev belongs: the entry at t - 1.": dict(
+            at_0=_late(_at_0), at_t=_late(_at_t), at_once=True
         ),
         "The two coefficients of the mean are exchanged<: at t = 0 yours is x_t>. The one with sqrt(alpha_bar_prev) "
         "beta belongs to x_0.": dict(at_0=_at_t, at_t=_at_0),
@@ -210,9 +211,6 @@ ddgan_step = Check(
         "You noised x_0 anew, up to t - 1, as q_sample does. The posterior knows x_t as well, and keeps its "
         "noise.": dict(
             out=lambda c, x_0, mean, std, noise: c.a_bar_prev.sqrt() * x_0 + (1 - c.a_bar_prev).sqrt() * noise
-        ),
-        "You noised x_0 anew, up to t. The step ends at x_{t-1}, and is the posterior.": dict(
-            out=lambda c, x_0, mean, std, noise: c.a_bar.sqrt() * x_0 + (1 - c.a_bar).sqrt() * noise
         ),
     },
 )

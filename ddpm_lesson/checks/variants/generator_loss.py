@@ -39,9 +39,8 @@ generator_loss = Check(
     cases=(
         *(Case(f"{n} logits", (logits(n, start) - 0.5,)) for n, start in ((4, 1), (7, 11), (1, 3))),
         Case("logits of 200 and -200", (far(-1, 1),)),
-        Case("logits of 0", (torch.zeros(2),)),
     ),
-    among="B = 1, logits of 0 and of 200",
+    among="B = 1 and logits of 200",
     cuts={
         "No gradient flows through your result: you detached it, or ran under no_grad. In G's turn nothing is "
         "detached: the gradient comes to G through D.": dict(give=torch.detach),
@@ -49,6 +48,10 @@ generator_loss = Check(
     misconceptions={
         "That is log(1 - sigmoid(fake)), the saturating loss: where D is sure that an image is fake, it has no "
         "gradient. Take -log sigmoid(fake), softplus(-fake_logits).": dict(as_real=lambda logits: -softplus(logits)),
+        "That is log(1 - sigmoid(fake)), the saturating loss, of a probability that was rounded to 1<, where it is "
+        "minus infinity>. Take -log sigmoid(fake), softplus(-fake_logits).": dict(
+            as_real=lambda logits: (1 - torch.sigmoid(logits.float())).log()
+        ),
         "That is the half of D's loss that G works against. G is to raise fake_logits: softplus(-fake_logits).": dict(
             as_real=softplus
         ),

@@ -159,11 +159,8 @@ r1_penalty = Check(
     ),
     among="B = 1, interval = 1, points and a video",
     cuts={
-        "create_graph is missing: the penalty is a number without a graph, and D learns nothing from it. "
-        "torch.autograd.grad(..., create_graph=True).": dict(graph=False),
-        "No gradient flows through your result: you detached it, or ran under no_grad. The penalty trains D.": dict(
-            give=torch.detach
-        ),
+        "The penalty is a number without a graph, and D learns nothing from it: create_graph is missing, "
+        "torch.autograd.grad(..., create_graph=True), or you detached the result.": dict(graph=False),
     },
     misconceptions={
         "You took the gradient of D's mean<: it is divided by B, and the penalty by B^2>. Sum the logits: each image "
