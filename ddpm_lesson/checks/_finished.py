@@ -13,6 +13,7 @@ from ddpm_lesson.checks._finished_variants import (
     cfg_eps,
     ddgan_step,
     discriminator_loss,
+    generate,
     generator_loss,
     guided_chain,
     guided_eps,
@@ -284,5 +285,5 @@ FINISHED = {
     + (ancestral_chain, ddim_step, slerp, dpmpp_2m_step, inpaint, respaced_betas)
     + (learned_log_var, hybrid_loss, guided_mean, guided_eps, cfg_eps, guided_chain)
     + (v_target, x_0_from_v, zero_terminal_snr, rescaled_eps)
-    + (ddgan_step, discriminator_loss, generator_loss, r1_penalty)
+    + (ddgan_step, discriminator_loss, generator_loss, r1_penalty, generate)
 }

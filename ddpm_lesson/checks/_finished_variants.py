@@ -105,3 +105,9 @@ def r1_penalty(D, x_prev, x_t, t, gamma, interval):
     from ddpm_lesson.variants import ddgan
 
     return ddgan.r1_penalty(D, x_prev, x_t, t, gamma, interval)
+
+
+def generate(digits, n, seed):
+    from ddpm_lesson.experiments.sampling import Sampling
+
+    return digits.sample(n, Sampling("dpmpp_2m", steps="trailing10", seed=seed), y=digits.labels(n))

@@ -5,6 +5,9 @@ import math
 import torch
 from torch.nn.functional import softplus
 
+from ddpm_lesson.samplers import dpmpp_2m, last
+from ddpm_lesson.spacing import trailing
+
 
 def learned_log_var(v, t, betas, alphas_bar):
     alphas_bar_prev = torch.cat([torch.ones_like(alphas_bar[:1]), alphas_bar[:-1]])
@@ -104,3 +107,10 @@ def r1_penalty(D, x_prev, x_t, t, gamma, interval):
         x = x_prev.detach().requires_grad_()  # a leaf of its own: the caller's stays as it is
         (grad,) = torch.autograd.grad(D(x, x_t, t).sum(), x, create_graph=True)
     return gamma / 2 * interval * grad.square().flatten(1).sum(1)
+
+
+def generate(digits, n, seed):
+    x_T = torch.randn(n, *digits.shape, generator=torch.Generator().manual_seed(seed)).to(digits.device)
+    denoise = digits.denoiser(digits.labels(n))  # every class in turn, no guidance, x_0 clipped
+    short = digits.process.respaced(trailing(digits.process.T, 10))  # from t = 999 on, where the noise is
+    return last(dpmpp_2m(short, denoise, x_T))

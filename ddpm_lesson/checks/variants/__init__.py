@@ -12,6 +12,7 @@ from ddpm_lesson.checks.variants.guided_eps import guided_eps
 from ddpm_lesson.checks.variants.guided_mean import guided_mean
 from ddpm_lesson.checks.variants.hybrid_loss import hybrid_loss
 from ddpm_lesson.checks.variants.learned_log_var import learned_log_var
+from ddpm_lesson.checks.variants.meets import meets
 from ddpm_lesson.checks.variants.r1_penalty import r1_penalty
 from ddpm_lesson.checks.variants.rescaled_eps import rescaled_eps
 from ddpm_lesson.checks.variants.v_target import v_target
@@ -33,4 +34,5 @@ __all__ = [
     "discriminator_loss",
     "generator_loss",
     "r1_penalty",
+    "meets",
 ]

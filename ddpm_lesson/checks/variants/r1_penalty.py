@@ -94,7 +94,7 @@ def _in_x_t(D: nn.Module, x_prev: Tensor, x_t: Tensor, t: Tensor, gamma: float, 
 def _in_both(D: nn.Module, x_prev: Tensor, x_t: Tensor, t: Tensor, gamma: float, interval: int) -> Tensor:
     both = _own_leaf(x_prev), _own_leaf(x_t)
     grads = torch.autograd.grad(D(*both, t).sum(), both, create_graph=True)
-    return gamma / 2 * interval * sum(map(_sum_of_squares, grads))
+    return gamma / 2 * interval * torch.stack([_sum_of_squares(grad) for grad in grads]).sum(0)
 
 
 def _sum_of_squares(grad: Tensor) -> Tensor:
