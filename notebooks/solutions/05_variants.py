@@ -5,8 +5,7 @@ import math
 import torch
 from torch.nn.functional import softplus
 
-from ddpm_lesson.samplers import dpmpp_2m, last
-from ddpm_lesson.spacing import trailing
+from ddpm_lesson import samplers, spacing
 
 
 def learned_log_var(v, t, betas, alphas_bar):
@@ -112,5 +111,5 @@ def r1_penalty(D, x_prev, x_t, t, gamma, interval):
 def generate(digits, n, seed):
     x_T = torch.randn(n, *digits.shape, generator=torch.Generator().manual_seed(seed)).to(digits.device)
     denoise = digits.denoiser(digits.labels(n))  # every class in turn, no guidance, x_0 clipped
-    short = digits.process.respaced(trailing(digits.process.T, 10))  # from t = 999 on, where the noise is
-    return last(dpmpp_2m(short, denoise, x_T))
+    short = digits.process.respaced(spacing.trailing(digits.process.T, 10))  # from t = 999 on, where the noise is
+    return samplers.last(samplers.dpmpp_2m(short, denoise, x_T))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check
-from ddpm_lesson.checks._inputs import BETAS, LONG, Step, before, double, fractions, products
+from ddpm_lesson.checks._inputs import BETAS, LONG, Step, before, double, fractions, products, widest
 
 LARGE = [0.475, 0.85, 0.955, 0.9875]  # near the four steps of Xiao et al.
 LATENT = 6
@@ -44,9 +44,10 @@ def generator(x_t: Tensor, t: Tensor, z: Tensor) -> Tensor:
         raise TypeError(f"G expects t of shape ({len(x_t)},) and dtype torch.int64, got {got}")
     if z.shape != (len(x_t), LATENT):
         raise TypeError(f"G expects z of shape ({len(x_t)}, {LATENT}), got {tuple(z.shape)}")
-    pattern = fractions(x_t[0].numel(), start=5).to(x_t).reshape(x_t.shape[1:])
-    push = (z.double() @ fractions(LATENT, start=3).to(z).double()) * (1 + t / (t + 4))
-    return 0.75 * x_t.double() + push.reshape(-1, *[1] * (x_t.ndim - 1)) * (1 + pattern)
+    x = widest(x_t)
+    pattern = fractions(x[0].numel(), start=5).to(x).reshape(x.shape[1:])
+    push = (widest(z) @ fractions(LATENT, start=3).to(x)) * (1 + t / (t + 4))
+    return 0.75 * x + push.reshape(-1, *[1] * (x_t.ndim - 1)) * (1 + pattern)
 
 
 def _told(t: int, x_t: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from ddpm_lesson.checks._stub import is_stub
 from ddpm_lesson.checks.variants._measured import FEW, Asked, N, Quality, TooMany, drawn, misfit, quality
 
 EVALUATIONS = 12  # of the network, for each image
+# Over five seeds, chains that use these well have a precision of 0.78 at least, and 2M from t = 900 has 0.71 at most.
+# Their recall is 0.77 at least; DDIM in three steps and guidance of 1.5 have 0.72 at most.
 PRECISION = RECALL = 0.75  # real digits that were held out have 0.75 and 0.83
 LEAST, MOST = 0.05, 0.16  # share of a class
 FAR = 60.0  # evaluations per image after which nothing more is waited for

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_lesson.checks._engine import Case, Check
-from ddpm_lesson.checks._inputs import double, fractions
+from ddpm_lesson.checks._inputs import double, fractions, widest
 from ddpm_lesson.checks._run import called
 
 
@@ -32,7 +32,7 @@ class _Weights(nn.Module):
 
     def __init__(self, *values: float):
         super().__init__()
-        self.slope, self.bend, self.cross = (nn.Parameter(double(value)) for value in values)
+        self.slope, self.bend, self.cross = (nn.Parameter(torch.tensor(value)) for value in values)
 
 
 class Discriminator(nn.Module):
@@ -46,10 +46,10 @@ class Discriminator(nn.Module):
         if not isinstance(t, Tensor) or t.shape != x_prev.shape[:1] or t.dtype != torch.int64:
             got = f"{tuple(t.shape)} and {t.dtype}" if isinstance(t, Tensor) else type(t).__name__
             raise TypeError(f"D expects t of shape ({len(x_prev)},) and dtype torch.int64, got {got}")
-        x, y = x_prev.flatten(1).to(self.net.slope), x_t.flatten(1).to(self.net.slope)
+        x, y = widest(x_prev.flatten(1)), widest(x_t.flatten(1))
         a, b, c = (fractions(x.shape[1], start=k).to(x) for k in (3, 8, 21))
-        scale = (4 + t) / 8
-        return (self.net.slope * x @ a + self.net.cross * (x * y) @ c) * scale + self.net.bend * x**2 @ b / 2 + y @ b
+        slope = (self.net.slope * x @ a + self.net.cross * (x * y) @ c) * (4 + t) / 8
+        return slope + self.net.bend * x**2 @ b / 2 + y @ b
 
 
 def _script(function, *args):
@@ -123,9 +123,9 @@ def _squared(
     strength=lambda gamma: gamma,
     lazy=lambda interval: interval,
 ) -> Tensor:
-    x = leaf(x_prev.double()) if leaf is _own_leaf else leaf(x_prev)
+    x = leaf(x_prev)
     grad = way(total(of(D(x, x_t, t))), x, graph, D)
-    return half * strength(gamma) * lazy(interval) * size(grad.double())
+    return half * strength(gamma) * lazy(interval) * size(widest(grad))
 
 
 r1_penalty = Check(
