@@ -3,6 +3,7 @@
 import importlib.util
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddpm_lesson import checks, schedules
-from ddpm_lesson.checks._inputs import fractions
+from ddpm_lesson.checks._inputs import fractions, widest
 from ddpm_lesson.checks._misconceptions import Misconception, implemented
 from ddpm_lesson.checks.variants.r1_penalty import Discriminator
 from ddpm_lesson.process import GaussianDiffusion
@@ -293,3 +294,9 @@ def test_r1_is_the_squared_slope_found_by_differences():
         squares += ((D(x + step, y, torch.tensor(t)) - D(x - step, y, torch.tensor(t))) / (2 * h)).detach() ** 2
     found = checks.r1_penalty.specification(D, x, y, torch.tensor(t), 3.0, 16)
     assert torch.allclose(found, 1.5 * 16 * squares, rtol=1e-7)
+
+
+def test_networks_of_the_checks_ask_mps_for_no_float64():
+    """It has none: a right answer would be told that it fails there."""
+    for kind, dtype in (("mps", torch.float32), ("cpu", torch.float64), ("cuda", torch.float64)):
+        assert widest(SimpleNamespace(device=SimpleNamespace(type=kind), to=lambda dtype: dtype)) == dtype
