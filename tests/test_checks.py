@@ -20,6 +20,7 @@ from test_checks_02 import VARIANTS as VARIANTS_02
 from test_checks_03 import VARIANTS as VARIANTS_03
 from test_checks_04 import VARIANTS as VARIANTS_04
 from test_checks_05 import VARIANTS as VARIANTS_05
+from test_checks_ddgan import VARIANTS as VARIANTS_DDGAN
 from torch import nn
 from torch.nn import functional as F
 
@@ -75,6 +76,7 @@ def test_solutions_and_checks_are_the_same_set():
     for name, check in checks.registry.items():
         assert getattr(checks, name) is check and check.name == name
         by_notebook.setdefault(check.number.split(".")[0], set()).add(name)
+    by_notebook["5"].add(checks.meets.name)
     assert {number: set(functions) for number, functions in SOLVED.items()} == by_notebook
     numbers = [[int(part) for part in check.number.split(".")] for check in CHECKS]
     assert numbers == sorted(numbers) and len(set(map(tuple, numbers))) == len(numbers)
@@ -535,6 +537,7 @@ VARIANTS = (
     | VARIANTS_03
     | VARIANTS_04
     | VARIANTS_05
+    | VARIANTS_DDGAN
     | {
         "linear_betas": [
             linear_by_loop,

@@ -97,7 +97,7 @@ def test_carried_without_a_check_is_the_finished_one_and_not_attempted(check):
 
 
 def test_every_exercise_has_a_finished_one():
-    assert list(FINISHED) == list(checks.registry)
+    assert list(FINISHED) == [*checks.registry, checks.meets.name]
 
 
 def test_carried_of_an_unknown_name():

@@ -7,6 +7,7 @@ import pytest
 from ddpm_lesson import checks
 
 FILES = [f"answers.{kind}_0{number}" for kind in ("notebook", "built") for number in (1, 2, 3, 4, 5)]
+FILES.append("answers.ddgan_05")
 ANSWERS = [importlib.import_module(name).answers for name in FILES]
 WRONGS = [wrong for answers in ANSWERS for wrong in answers.wrongs]
 CORRECTS = [correct for answers in ANSWERS for correct in answers.corrects]

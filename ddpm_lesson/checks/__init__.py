@@ -2,7 +2,8 @@
 
 It gives back your function if it is right, else the course's own implementation, so that the cells below run.
 One folder for each notebook. `registry` maps the name of each exercise to its check; `carried(name)` is what its check
-gave back in this kernel, else the course's own implementation.
+gave back in this kernel, else the course's own implementation. `meets` measures a generator beside a sheet of
+requirements, and is no comparison with a right result: it is not in `registry`.
 """
 
 from ddpm_lesson.checks._carry import carried
@@ -47,11 +48,16 @@ from ddpm_lesson.checks.unet import (
 )
 from ddpm_lesson.checks.variants import (
     cfg_eps,
+    ddgan_step,
+    discriminator_loss,
+    generator_loss,
     guided_chain,
     guided_eps,
     guided_mean,
     hybrid_loss,
     learned_log_var,
+    meets,
+    r1_penalty,
     rescaled_eps,
     v_target,
     x_0_from_v,
@@ -66,7 +72,8 @@ _by_number = (
     *(ancestral_chain, ddim_step, slerp, dpmpp_2m_step, inpaint, respaced_betas),
     *(learned_log_var, hybrid_loss, guided_mean, guided_eps, cfg_eps, guided_chain),
     *(v_target, x_0_from_v, zero_terminal_snr, rescaled_eps),
+    *(ddgan_step, discriminator_loss, generator_loss, r1_penalty),
 )
 registry = {check.name: check for check in _by_number}
 
-__all__ = [*registry, "carried", "registry"]
+__all__ = [*registry, "meets", "carried", "registry"]

@@ -11,11 +11,16 @@ from torch.nn import functional as F
 
 from ddpm_lesson.checks._finished_variants import (
     cfg_eps,
+    ddgan_step,
+    discriminator_loss,
+    generate,
+    generator_loss,
     guided_chain,
     guided_eps,
     guided_mean,
     hybrid_loss,
     learned_log_var,
+    r1_penalty,
     rescaled_eps,
     v_target,
     x_0_from_v,
@@ -280,4 +285,5 @@ FINISHED = {
     + (ancestral_chain, ddim_step, slerp, dpmpp_2m_step, inpaint, respaced_betas)
     + (learned_log_var, hybrid_loss, guided_mean, guided_eps, cfg_eps, guided_chain)
     + (v_target, x_0_from_v, zero_terminal_snr, rescaled_eps)
+    + (ddgan_step, discriminator_loss, generator_loss, r1_penalty, generate)
 }

@@ -2,6 +2,8 @@
 
 import math
 
+import torch
+
 
 def learned_log_var(v, t, betas, alphas_bar):
     from ddpm_lesson.predictions import Prediction, learned_range
@@ -77,3 +79,35 @@ def rescaled_eps(eps_cond, eps_guided, phi):
     from ddpm_lesson.variants.guidance import rescaled
 
     return rescaled(0.0, phi)(eps_cond, eps_guided)  # scale 0 takes the second output as it is
+
+
+def ddgan_step(G, x_t, z, t, betas, noise):
+    from ddpm_lesson.process import GaussianDiffusion
+
+    steps = torch.full((len(x_t),), t, device=x_t.device)
+    q = GaussianDiffusion(betas).to(x_t.device).q_posterior(G(x_t, steps, z), x_t, steps)
+    return q.mean + (0.5 * q.log_var).exp() * noise
+
+
+def discriminator_loss(real_logits, fake_logits):
+    from ddpm_lesson.variants import ddgan
+
+    return ddgan.discriminator_loss(real_logits, fake_logits)
+
+
+def generator_loss(fake_logits):
+    from ddpm_lesson.variants import ddgan
+
+    return ddgan.generator_loss(fake_logits)
+
+
+def r1_penalty(D, x_prev, x_t, t, gamma, interval):
+    from ddpm_lesson.variants import ddgan
+
+    return ddgan.r1_penalty(D, x_prev, x_t, t, gamma, interval)
+
+
+def generate(digits, n, seed):
+    from ddpm_lesson.experiments.sampling import Sampling
+
+    return digits.sample(n, Sampling("dpmpp_2m", steps="trailing10", seed=seed), y=digits.labels(n))

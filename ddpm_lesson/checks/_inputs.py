@@ -12,6 +12,11 @@ def double(values: Any) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
+def widest(x: Tensor) -> Tensor:
+    """In float64, or in float32 on MPS, which has no other."""
+    return x.to(torch.float32 if x.device.type == "mps" else torch.float64)
+
+
 def fractions(*shape: int, start: int = 0) -> Tensor:
     """Multiples of 1/1024 from -1 to 1 in float32, without pattern; up to 2049 of them all differ.
 

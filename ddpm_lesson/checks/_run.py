@@ -71,6 +71,11 @@ def run(check, function: Callable, args: tuple, modes: Modes, most: int | None =
     return Outcome(tuple(values), tuple(names), trouble, line, changed, switched, seeds.moved())
 
 
+def raised(error: BaseException) -> str:
+    """What a function raised, in words, and in which of its lines."""
+    return f"your function raised {_words(error)}{_line(error)}"
+
+
 def called(function: Callable, *args, outputs: tuple[str, ...] = ("out",), returns: type = Tensor):
     """The script of a plain function: one call, and the name and value of each output."""
     returned = function(*args)

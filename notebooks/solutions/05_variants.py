@@ -3,6 +3,9 @@
 import math
 
 import torch
+from torch.nn.functional import softplus
+
+from ddpm_lesson import samplers, spacing
 
 
 def learned_log_var(v, t, betas, alphas_bar):
@@ -76,3 +79,37 @@ def rescaled_eps(eps_cond, eps_guided, phi):
     axes = tuple(range(1, eps_cond.ndim))
     ratio = eps_cond.std(axes, keepdim=True) / eps_guided.std(axes, keepdim=True)  # (B, 1, ..., 1)
     return phi * eps_guided * ratio + (1 - phi) * eps_guided
+
+
+def ddgan_step(G, x_t, z, t, betas, noise):
+    x_0 = G(x_t, torch.full((len(x_t),), t, device=x_t.device), z)
+    if t == 0:
+        return x_0
+    alphas_bar = torch.cumprod(1 - betas, 0)
+    beta, a_bar, a_bar_prev = betas[t], alphas_bar[t], alphas_bar[t - 1]
+    coef1 = a_bar_prev.sqrt() * beta / (1 - a_bar)
+    coef2 = (1 - beta).sqrt() * (1 - a_bar_prev) / (1 - a_bar)
+    std = (beta * (1 - a_bar_prev) / (1 - a_bar)).sqrt()
+    return coef1 * x_0 + coef2 * x_t + std * noise
+
+
+def discriminator_loss(real_logits, fake_logits):
+    return softplus(-real_logits) + softplus(fake_logits)  # -log sigmoid(x) = softplus(-x)
+
+
+def generator_loss(fake_logits):
+    return softplus(-fake_logits)
+
+
+def r1_penalty(D, x_prev, x_t, t, gamma, interval):
+    with torch.enable_grad():
+        x = x_prev.detach().requires_grad_()  # a leaf of its own: the caller's stays as it is
+        (grad,) = torch.autograd.grad(D(x, x_t, t).sum(), x, create_graph=True)
+    return gamma / 2 * interval * grad.square().flatten(1).sum(1)
+
+
+def generate(digits, n, seed):
+    x_T = torch.randn(n, *digits.shape, generator=torch.Generator().manual_seed(seed)).to(digits.device)
+    denoise = digits.denoiser(digits.labels(n))  # every class in turn, no guidance, x_0 clipped
+    short = digits.process.respaced(spacing.trailing(digits.process.T, 10))  # from t = 999 on, where the noise is
+    return samplers.last(samplers.dpmpp_2m(short, denoise, x_T))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ddpm_lesson.checks._inputs import fractions
+from ddpm_lesson.checks._inputs import fractions, widest
 from ddpm_lesson.checks._rows import Rows
 from ddpm_lesson.checks._run import called
 
@@ -23,7 +23,7 @@ def classifier(x_t: Tensor, t: Tensor) -> Tensor:
     if not isinstance(t, Tensor) or t.shape != x_t.shape[:1] or t.dtype != torch.int64:
         got = f"{tuple(t.shape)} and {t.dtype}" if isinstance(t, Tensor) else type(t).__name__
         raise TypeError(f"classifier expects t of shape ({len(x_t)},) and dtype torch.int64, got {got}")
-    x = x_t.flatten(1).double()
+    x = widest(x_t.flatten(1))
     slope, bend = (fractions(LABELS, x.shape[1], start=k).to(x) for k in (3, 8))
     return torch.log_softmax((x @ slope.T + x**2 @ bend.T / 4) * (4 + t[:, None]) / 8, 1)
 
