@@ -26,7 +26,7 @@ from ddpm_lesson.variants.guidance import classifier_free
 
 BLOCK = 250  # images whose noise is drawn together, however many the device holds at a time
 # Not written where they say nothing, so that files keep their bytes.
-AT_DEFAULT = (("null_class", True), ("num_head_channels", None))  # of the network
+AT_DEFAULT = (("null_class", True), ("num_head_channels", None), ("latent", 0))  # of the network
 RECIPE_AT_DEFAULT = (("zero_snr", False), ("offset_noise", 0.0), ("condition", "none"), ("low_res_factor", 2))
 
 
