@@ -1,4 +1,4 @@
-"""The variational autoencoder: its loss is the reconstruction's density and a KL in closed form, and bounds log p(x)."""
+"""The variational autoencoder: its loss is a density and a KL in closed form, and bounds log p(x)."""
 
 import pytest
 import torch

@@ -18,8 +18,8 @@ Consistency = Callable[[Tensor, Tensor], Tensor]  # f(x_t (B, *D), t (B,)) -> (B
 def boundary(process: GaussianDiffusion, t: Tensor) -> tuple[Tensor, Tensor]:
     """c_skip and c_out of f(x_t, t) = c_skip x_t + c_out F(x_t, t): 1 and 0 at t = 0.  Song et al. 2023, Eq. 5.
 
-    t: (B,) int64. Returns (B,) each. With a = alphas_bar_t / alphas_bar_0: c_skip = sqrt(a), c_out = -sqrt(1 - a). These are
-    EDM's coefficients for data of variance 1, and F predicts v, with the state of t = 0 instead of x_0.
+    t: (B,) int64. Returns (B,) each. With a = alphas_bar_t / alphas_bar_0 they are sqrt(a) and -sqrt(1 - a): EDM's
+    coefficients for data of variance 1. F then predicts v, with the state of t = 0 instead of x_0.
     """
     log_a = process.row(t).log_alphas_bar - process.row(0).log_alphas_bar
     return (log_a / 2).exp(), -(-torch.expm1(log_a)).sqrt()
