@@ -5,7 +5,15 @@ import torch
 
 from ddpm_lesson import GaussianDiffusion, oracle, samplers, schedules
 from ddpm_lesson.networks.mlp import MLP
-from ddpm_lesson.variants.consistency import boundary, consistency_function, consistency_loss, consistency_steps
+from ddpm_lesson.points import eight_gaussians_mixture
+from ddpm_lesson.variants.consistency import (
+    boundary,
+    consistency_function,
+    consistency_loss,
+    consistency_steps,
+    on_a_line,
+    on_a_trajectory,
+)
 
 PROCESS = GaussianDiffusion(schedules.cosine(20))
 POINT = torch.tensor([0.5, -1.0], dtype=torch.float64)
@@ -42,31 +50,46 @@ def test_coefficients_are_those_of_edm_for_data_of_variance_one():
 
 def test_the_exact_function_has_no_loss():
     t, noise = torch.arange(1, 20), normal(19, 2)
-    x_0 = POINT.expand(19, 2)
-    found = consistency_loss(of_point, of_point, PROCESS, x_0, t, noise, c=0.01)
-    torch.testing.assert_close(found, torch.zeros_like(found), rtol=0, atol=1e-12)
-    trajectory = list(samplers.ddim(PROCESS, oracle.GaussianData(PROCESS, POINT, 0.0), normal(3, 2, seed=1)))
+    x_0, teacher = POINT.expand(19, 2), oracle.GaussianData(PROCESS, POINT, 0.0)
+    for pair in (on_a_line(PROCESS, x_0, t, noise), on_a_trajectory(PROCESS, teacher, x_0, t, noise)):
+        found = consistency_loss(of_point, of_point, *pair, t, c=0.01)
+        torch.testing.assert_close(found, torch.zeros_like(found), rtol=0, atol=1e-12)
+    trajectory = list(samplers.ddim(PROCESS, teacher, normal(3, 2, seed=1)))
     ends = torch.stack([of_point(s.x_t, torch.full((3,), s.i - 1)) for s in trajectory[:-1]])
     torch.testing.assert_close(ends, ends[:1].expand_as(ends), rtol=0, atol=1e-10)
 
 
-def test_the_loss_is_the_pseudo_huber_distance_of_neighbours_on_one_line():
+def test_neighbours_on_a_line_have_one_x_0_and_one_noise():
     t, noise, x_0 = torch.tensor([1, 5, 19]), normal(3, 2), normal(3, 2, seed=1)
-    f, target = (lambda x, t: 2 * x + t[:, None]), (lambda x, t: 3 * x - t[:, None])
     bar, before = PROCESS.alphas_bar[t][:, None], PROCESS.alphas_bar[t - 1][:, None]
-    x_t, x_prev = (a.sqrt() * x_0 + (1 - a).sqrt() * noise for a in (bar, before))
+    x_t, x_prev = on_a_line(PROCESS, x_0, t, noise)
+    torch.testing.assert_close(x_t, bar.sqrt() * x_0 + (1 - bar).sqrt() * noise)
+    torch.testing.assert_close(x_prev, before.sqrt() * x_0 + (1 - before).sqrt() * noise)
+
+
+def test_neighbours_on_a_trajectory_are_a_step_of_ddim_apart():
+    teacher = oracle.Mixture(PROCESS, *eight_gaussians_mixture())
+    t, noise, x_0 = torch.tensor([1, 5, 19]), normal(3, 2), normal(3, 2, seed=1)
+    x_t, x_prev = on_a_trajectory(PROCESS, teacher, x_0, t, noise)
+    for k, at in enumerate(t.tolist()):
+        chain = samplers.ddim(PROCESS.respaced([at - 1, at]), teacher, x_t[k : k + 1])
+        _, after, _ = chain
+        torch.testing.assert_close(x_prev[k], after.x_t[0])
+
+
+def test_the_loss_is_the_pseudo_huber_distance():
+    t, x_t, x_prev = torch.tensor([1, 5, 19]), normal(3, 2), normal(3, 2, seed=1)
+    f, target = (lambda x, t: 2 * x + t[:, None]), (lambda x, t: 3 * x - t[:, None])
     d2 = (2 * x_t + t[:, None] - 3 * x_prev + (t - 1)[:, None]).square().sum(1)
-    expected = (d2 + 0.25).sqrt() - 0.5
-    torch.testing.assert_close(consistency_loss(f, target, PROCESS, x_0, t, noise, c=0.5), expected)
-    with pytest.raises(ValueError, match=r"t must lie in 1..19, got 0"):
-        consistency_loss(f, target, PROCESS, x_0, torch.tensor([0, 1, 2]), noise, c=0.5)
+    torch.testing.assert_close(consistency_loss(f, target, x_t, x_prev, t, c=0.5), (d2 + 0.25).sqrt() - 0.5)
+    with pytest.raises(ValueError, match="t must be at least 1, got 0"):
+        consistency_loss(f, target, x_t, x_prev, torch.tensor([0, 1, 2]))
 
 
 def test_no_gradient_flows_through_the_target():
     w = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
-    t, noise, x_0 = torch.tensor([3, 7]), normal(2, 2), normal(2, 2, seed=1)
-    consistency_loss(lambda x, t: w * x, lambda x, t: w * x, PROCESS, x_0, t, noise, c=0.1).sum().backward()
-    x_t, x_prev = PROCESS.q_sample(x_0, t, noise), PROCESS.q_sample(x_0, t - 1, noise)
+    t, x_t, x_prev = torch.tensor([3, 7]), normal(2, 2), normal(2, 2, seed=1)
+    consistency_loss(lambda x, t: w * x, lambda x, t: w * x, x_t, x_prev, t, c=0.1).sum().backward()
     difference = 2 * (x_t - x_prev)
     expected = (difference * x_t).sum(1) / (difference.square().sum(1) + 0.01).sqrt()
     torch.testing.assert_close(w.grad, expected.sum())

@@ -20,7 +20,7 @@ class GeneratorRecipe:
     they mean nothing. chain: how many steps a distilled student takes, or a consistency model. teacher: the weights
     that a student is distilled from, which take twice as many.
     latent: numbers of z, of the GANs and the VAE. width: channels of the U-Net's first level, or hidden width of a VAE
-    or MLP. critic, critic_lr: of the discriminator, channels of its first level and rate. r1, interval: as `train_ddgan`.
+    or MLP. critic, critic_lr: of the discriminator, its first channels and its rate. r1, interval: as `train_ddgan`.
     steps, batch_size, lr, ema_decay, seed: of Adam, whose rate falls along a cosine, and of the averaged weights.
     Raises ValueError for an unknown kind, a GAN with other than one step, and a student without a teacher.
     """
@@ -57,7 +57,7 @@ def make_generator(recipe: GeneratorRecipe, shape: tuple[int, ...], classes: int
     if recipe.kind == "vae":
         return VAE(shape, recipe.width, recipe.latent)
     if recipe.kind == "consistency":
-        return MLP(recipe.T, shape[0], recipe.width)
+        return MLP(recipe.T, shape[0], recipe.width, gain=3.0)
     if recipe.kind == "distilled":
         of_student = {"in_ch": shape[0], "num_groups": 8, "num_classes": classes}
         return UNet(recipe.T, recipe.width, (1, 2), (1,), 1, 0.0, **of_student)

@@ -15,17 +15,17 @@ from ddpm_lesson.experiments.pretrained import load_pretrained
 from ddpm_lesson.experiments.pretrained_generators import PretrainedGenerator
 from ddpm_lesson.networks.classifier import Classifier
 from ddpm_lesson.networks.discriminator import Discriminator
-from ddpm_lesson.points import eight_gaussians
+from ddpm_lesson.oracle import Mixture
+from ddpm_lesson.points import eight_gaussians, eight_gaussians_mixture
 from ddpm_lesson.predictions import decode, velocity
 from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.schedules import named
 from ddpm_lesson.spacing import trailing
 from ddpm_lesson.training import EMA, cosine
-from ddpm_lesson.variants.consistency import consistency_function, consistency_loss
+from ddpm_lesson.variants.consistency import boundary, consistency_function, consistency_loss, on_a_trajectory
 from ddpm_lesson.variants.ddgan import train_ddgan
 from ddpm_lesson.variants.distillation import distillation_loss, halved, two_ddim_steps
 
-HUBER = 0.03  # of the consistency loss: where it turns from a square to a distance
 Loss = Callable[[Tensor, Tensor, Generator], Tensor]  # of x_0 (B, *D) and labels (B,), (B,)
 
 
@@ -33,6 +33,7 @@ def fit(recipe: GeneratorRecipe) -> Iterator[PretrainedGenerator]:
     """Train a generator on the CPU: yields it after every step, with averaged weights; the last one is the result.
 
     A student is distilled from a teacher that ships; if that is a student itself, it starts with its weights.
+    A consistency model is distilled from the exact denoiser of its points.
     """
     generator = Generator().manual_seed(recipe.seed)
     process = GaussianDiffusion(named(recipe.schedule, recipe.T))
@@ -129,9 +130,12 @@ def _distilled(trained: PretrainedGenerator) -> Loss:
 
 def _consistency(trained: PretrainedGenerator) -> Loss:
     process, f = trained.process, consistency_function(trained.model, trained.process)
+    teacher = Mixture(process, *eight_gaussians_mixture())
 
+    # What is learned at small t decides all the rest, and there f hardly depends on F: hence the weight 1 / c_out^2.
     def loss(x_0: Tensor, y: Tensor, generator: Generator) -> Tensor:
         t = torch.randint(1, process.T, y.shape, generator=generator)
-        return consistency_loss(f, f, process, x_0, t, randn_like(x_0, generator), HUBER)
+        x_t, x_prev = on_a_trajectory(process, teacher, x_0, t, randn_like(x_0, generator))
+        return consistency_loss(f, f, x_t, x_prev, t) / boundary(process, t)[1] ** 2
 
     return loss

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from ddpm_lesson._tensors import randn_like
 from ddpm_lesson.coefficients import combine
+from ddpm_lesson.denoisers import Denoiser
 from ddpm_lesson.process import GaussianDiffusion
 
 Consistency = Callable[[Tensor, Tensor], Tensor]  # f(x_t (B, *D), t (B,)) -> (B, *D)
@@ -35,21 +36,42 @@ def consistency_function(model: Callable[..., Tensor], process: GaussianDiffusio
     return f
 
 
-def consistency_loss(
-    f: Consistency, target: Consistency, process: GaussianDiffusion, x_0: Tensor, t: Tensor, noise: Tensor, c: float
-) -> Tensor:
-    """How far f at t and `target` at t - 1 disagree, (B,).  Song et al. 2023, Algorithm 3 (consistency training).
+def on_a_line(process: GaussianDiffusion, x_0: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """x_t and x_{t-1} with the same x_0 and noise: for consistency training.  Song et al. 2023, Algorithm 3.
 
-    x_0, noise: (B, *D). t: (B,) int64 in 1..T-1. Both states have the same x_0 and noise: neighbours on one line, and
-    on the average over x_0 neighbours on one trajectory, the closer the steps. target: f itself, or with averaged
-    weights; no gradient flows through it. The distance is pseudo-Huber, sqrt(d^2 + c^2) - c (Song & Dhariwal 2024).
+    x_0, noise: (B, *D). t: (B,) int64 in 1..T-1. On the average over x_0 they are neighbours on a trajectory, if the
+    steps are small; with few steps f is drawn to an average of what x_t could come from.
+    """
+    return process.q_sample(x_0, t, noise), process.q_sample(x_0, t - 1, noise)
+
+
+def on_a_trajectory(
+    process: GaussianDiffusion, denoise: Denoiser, x_0: Tensor, t: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """x_t, and x_{t-1} by a step of DDIM: for consistency distillation.  Song et al. 2023, Algorithm 2.
+
+    denoise: the teacher. Otherwise as `on_a_line`. Its error is that of the teacher's step alone.
+    """
+    x_t = process.q_sample(x_0, t, noise)
+    told = denoise(x_t, process.row(t).timestep_map)
+    of_x_0, of_eps, _ = process.ddim_weights(t, 0.0)
+    return x_t, combine((of_x_0, told.x_0), (of_eps, told.eps))
+
+
+def consistency_loss(
+    f: Consistency, target: Consistency, x_t: Tensor, x_prev: Tensor, t: Tensor, c: float = 0.03
+) -> Tensor:
+    """How far f at x_t and `target` at its neighbour x_{t-1} disagree, (B,).  Song et al. 2023, Eq. 7 and 10.
+
+    x_t, x_prev: (B, *D). t: (B,) int64, at least 1. target: f itself, or with averaged weights; no gradient flows
+    through it. The distance is pseudo-Huber, sqrt(d^2 + c^2) - c (Song & Dhariwal 2024).
     Raises ValueError for t = 0, which has no neighbour below.
     """
     if bool((t < 1).any()):
-        raise ValueError(f"t must lie in 1..{process.T - 1}, got {t.min().item()}")
+        raise ValueError(f"t must be at least 1, got {t.min().item()}")
     with torch.no_grad():
-        wanted = target(process.q_sample(x_0, t - 1, noise), t - 1)
-    squared = (f(process.q_sample(x_0, t, noise), t) - wanted).square().flatten(1).sum(1)
+        wanted = target(x_prev, t - 1)
+    squared = (f(x_t, t) - wanted).square().flatten(1).sum(1)
     return (squared + c**2).sqrt() - c
 
 
