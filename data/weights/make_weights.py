@@ -4,9 +4,10 @@
 
 NAME.json holds a recipe; this script adds the checksum of NAME.safetensors, which came out of it, the minutes, the
 kind of machine and the scores, and writes README.md anew. Without names all those are made that are not there whole.
-A run that was stopped goes on where it stood; generators (GANs, students, ...) begin anew. With --score nothing is trained: what is there is scored anew, and of a
-ddpm the network after its first steps, which must lie in --runs. MNIST is read from --root or DDPM_LESSON_DATA. The
-same bits come out on one machine, build of PyTorch and number of threads.
+A run that was stopped goes on where it stood; classifiers and generators (GANs, students, ...) begin anew. With
+--score nothing is trained: what is there is scored anew, and of a ddpm the network after its first steps, which must
+lie in --runs. MNIST is read from --root or DDPM_LESSON_DATA. The same bits come out on one machine, build of PyTorch
+and number of threads.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from ddpm_lesson.experiments.pretrained import PretrainedDiffusion, PretrainedNo
 from ddpm_lesson.experiments.pretrained_generators import PretrainedGenerator
 from ddpm_lesson.experiments.recipes import ClassifierRecipe, Recipe
 from ddpm_lesson.experiments.runs import Run
-from ddpm_lesson.plots import image_grid
+from ddpm_lesson.plots import cloud, image_grid
 from ddpm_lesson.points import eight_gaussians, eight_gaussians_mixture
 from ddpm_lesson.variants.super_resolution import low_res, upsampled
 
@@ -197,7 +198,7 @@ def score_generator(name: str, held: dict, root: str | None) -> dict:
     samples = trained.sample(n, seed=seed)
     if trained.recipe.data == "eight_gaussians":
         points = eight_gaussians(n, generator=torch.Generator().manual_seed(seed))
-        axes = scatter_points(trained.sample(1000, seed=seed))
+        axes = cloud(trained.sample(1000, seed=seed))
         axes.figure.savefig(HERE / f"{name}.png", dpi=60)
         plt.close("all")
         return {"scores": by_name(near_modes(samples, seed)), "real": by_name(near_modes(points, seed))}

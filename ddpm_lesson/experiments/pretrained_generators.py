@@ -42,6 +42,12 @@ class PretrainedGenerator:
             return self.process.respaced(spacing.trailing(self.process.T, self.recipe.chain))
         return self.process
 
+    def labels(self, n: int) -> Tensor | None:
+        """Labels for n images, every class in turn, (n,), as a student draws them; None for the other kinds."""
+        if self.recipe.kind != "distilled":
+            return None
+        return torch.arange(n, device=self.process.betas.device) % len(self.classes)
+
     def denoiser(self, y: Tensor | None = None, *, generator: Generator | None = None) -> Denoiser:
         """A GAN's or student's network as a denoiser.  y: (B,), a student's labels. generator: for a GAN's latents.
 
@@ -80,8 +86,7 @@ class PretrainedGenerator:
             f, times = consistency_function(self.model, self.process), self.chain.timestep_map.tolist()[-2::-1]
             return list(consistency_steps(f, self.process, x_T, times, generator=generator))[-1]
         if self.recipe.kind == "distilled":
-            y = torch.arange(len(x_T), device=x_T.device) % len(self.classes)
-            return last(ddim(self.chain, self.denoiser(y), x_T))
+            return last(ddim(self.chain, self.denoiser(self.labels(len(x_T))), x_T))
         p = reverse(self.process, self.denoiser(generator=generator), fixedsmall)
         return last(ancestral(self.process, p, x_T, generator=generator))
 
