@@ -73,6 +73,11 @@ def test_data_that_no_generator_learns_are_refused():
         next(fit(GeneratorRecipe("vae", "mnist")))
 
 
+def test_a_classifier_is_no_teacher():
+    with pytest.raises(ValueError, match="the teacher must draw images, got the classifier digits_classifier"):
+        trained("distilled", teacher="digits_classifier")
+
+
 def test_a_ddgan_is_drawn_by_the_ancestral_loop():
     model = trained("ddgan")
     generator = torch.Generator().manual_seed(5)

@@ -1,6 +1,7 @@
 """Recipes of the generators that Algorithm 1 does not train: GANs, a VAE, distilled students, consistency models."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -59,7 +60,7 @@ def make_generator(recipe: GeneratorRecipe, shape: tuple[int, ...], classes: int
     if recipe.kind == "consistency":
         return MLP(recipe.T, shape[0], recipe.width, gain=3.0)
     if recipe.kind == "distilled":
-        of_student = {"in_ch": shape[0], "num_groups": 8, "num_classes": classes}
-        return UNet(recipe.T, recipe.width, (1, 2), (1,), 1, 0.0, **of_student)
-    of_gan = {"in_ch": shape[0], "num_groups": 8, "scale_shift_norm": True, "latent": recipe.latent}
-    return UNet(recipe.T, recipe.width, (1, 2), (), 1, 0.0, **of_gan)
+        unet = partial(UNet, attn=(1,), num_classes=classes)
+    else:
+        unet = partial(UNet, attn=(), scale_shift_norm=True, latent=recipe.latent)
+    return unet(recipe.T, recipe.width, (1, 2), num_res_blocks=1, dropout=0.0, in_ch=shape[0], num_groups=8)

@@ -11,10 +11,11 @@ from ddpm_lesson.batches import ordered
 from ddpm_lesson.data import digits
 from ddpm_lesson.experiments.checkpoints import fill
 from ddpm_lesson.experiments.generator_recipes import GeneratorRecipe, make_generator
-from ddpm_lesson.experiments.pretrained import load_pretrained
+from ddpm_lesson.experiments.pretrained import PretrainedClassifier, load_pretrained
 from ddpm_lesson.experiments.pretrained_generators import PretrainedGenerator
 from ddpm_lesson.networks.classifier import Classifier
 from ddpm_lesson.networks.discriminator import Discriminator
+from ddpm_lesson.networks.vae import VAE
 from ddpm_lesson.oracle import Mixture
 from ddpm_lesson.points import eight_gaussians, eight_gaussians_mixture
 from ddpm_lesson.predictions import decode, velocity
@@ -79,10 +80,19 @@ def _adversarial(
     D = D.to(memory_format=torch.channels_last)
     rates = {trained.model: recipe.lr, D: recipe.critic_lr}
     of_G, of_D = (torch.optim.Adam(part.parameters(), lr, betas=(0.5, 0.9)) for part, lr in rates.items())
-    told = {"steps": recipe.steps, "latent_size": recipe.latent, "r1": recipe.r1, "interval": recipe.interval}
-    images = (x_0 for x_0, _ in batches)
-    networks = trained.model, D, trained.process
-    for step in train_ddgan(*networks, images, optimizers=(of_G, of_D), generator=generator, **told):
+    steps = train_ddgan(
+        trained.model,
+        D,
+        trained.process,
+        (x_0 for x_0, _ in batches),
+        steps=recipe.steps,
+        latent_size=recipe.latent,
+        optimizers=(of_G, of_D),
+        r1=recipe.r1,
+        interval=recipe.interval,
+        generator=generator,
+    )
+    for step in steps:
         yield
         for optimizer, lr in zip((of_G, of_D), rates.values(), strict=True):
             optimizer.param_groups[0]["lr"] = lr * rate(step.step + 1)
@@ -105,13 +115,16 @@ def _descending(
 
 
 def _vae(trained: PretrainedGenerator) -> Loss:
-    size = trained.recipe.latent
-    return lambda x_0, y, generator: trained.model.loss(x_0, randn_like(x_0.new_empty(len(x_0), size), generator))
+    model, size = trained.model, trained.recipe.latent
+    assert isinstance(model, VAE)
+    return lambda x_0, y, generator: model.loss(x_0, randn_like(x_0.new_empty(len(x_0), size), generator))
 
 
 def _distilled(trained: PretrainedGenerator) -> Loss:
     recipe, base, model = trained.recipe, trained.process, trained.model
     teacher = load_pretrained(recipe.teacher or "")
+    if isinstance(teacher, PretrainedClassifier):
+        raise ValueError(f"the teacher must draw images, got the classifier {recipe.teacher}")
     longer = base.respaced(trailing(base.T, 2 * recipe.chain))
     chain = halved(longer)
     if isinstance(teacher, PretrainedGenerator):
