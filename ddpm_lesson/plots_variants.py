@@ -1,16 +1,19 @@
-"""Figures of notebook 05: what guidance changes; quality, coverage and speed.
+"""Figures of notebook 05: rows of images with names, values with their errors, and what guidance changes; quality, coverage and speed.
 
 As in `plots`, each function draws its data on one Axes and returns that Axes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import torch
 from matplotlib.axes import Axes
+from torch import Tensor
 
-from ddpm_lesson.plots import BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from ddpm_lesson.plots import BLUE, COLOURS, GAP, GREEN, LINE_STYLES, ORANGE, PURPLE, VERMILION, image_grid
 
+MARKERS = "osD^vP*X"
 LINES = {"classifier-free": (BLUE, "o-"), "classifier": (VERMILION, "s--")}
 FAMILIES = {
     "DDPM": BLUE,
@@ -22,6 +25,65 @@ FAMILIES = {
     "VAE": ORANGE,
 }
 POINTS = {"rescaled": (GREEN, "^"), "orthogonal": (PURPLE, "D"), "interval": (ORANGE, "P")}
+
+
+def named_rows(rows: Mapping[str, Tensor], *, ax: Axes | None = None) -> Axes:
+    """One row of images for each name, which stands on its left.
+
+    rows: name -> images as for `plots.image_grid`, (N, C, H, W), as many in each row, all of one shape.
+    Raises ValueError if there are no rows, or their shapes differ.
+    """
+    shapes = {tuple(images.shape) for images in rows.values()}
+    if len(shapes) != 1:
+        raise ValueError(f"expected rows of images of one shape, got {sorted(shapes)}")
+    images = torch.cat([row.cpu() for row in rows.values()])
+    count, height = len(images) // len(rows), images.shape[-2] / images.shape[-1]
+    ax = image_grid(images, ncols=count, ax=ax)
+    for k, name in enumerate(rows):
+        ax.text(-0.1, k * (height + GAP) + height / 2, name, ha="right", va="center", fontsize="small")
+    return ax
+
+
+def over_steps(
+    values: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]], *, ax: Axes | None = None
+) -> Axes:
+    """Values with their standard errors over the number of steps, one line for each name; the steps on a log axis.
+
+    values: name -> (steps, values, standard errors), of one length.  Raises ValueError if there are none, or the
+    lengths differ.
+    """
+    if not values or any(len({len(column) for column in columns}) != 1 for columns in values.values()):
+        got = {name: tuple(len(column) for column in columns) for name, columns in values.items()}
+        raise ValueError(f"expected as many values and errors as steps for each name, got {got}")
+    ax = ax or plt.subplots(figsize=(5, 3), layout="constrained")[1]
+    for k, (name, (steps, value, error)) in enumerate(values.items()):
+        style = MARKERS[k % len(MARKERS)] + LINE_STYLES[k % len(LINE_STYLES)]
+        ax.errorbar(steps, value, error, fmt=style, capsize=3, color=COLOURS[k % len(COLOURS)], label=name)
+    ticks = sorted({step for steps, _, _ in values.values() for step in steps})
+    ax.set_xscale("log")
+    ax.set_xticks(ticks, [str(step) for step in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set(xlabel="steps")
+    return ax
+
+
+def pushed_density(
+    start: Tensor, end: Tensor, *, color: str = BLUE, label: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """Density of the ends of deterministic paths in one dimension, whose starts are standard normal.
+
+    start, end: (N,) or (N, 1), N >= 2, in increasing order: paths cannot cross, so each interval keeps its probability.
+    Raises ValueError for another order or shape.
+    """
+    x_T, x_0 = start.detach().cpu().double().flatten(), end.detach().cpu().double().flatten()
+    if x_T.shape != x_0.shape or len(x_T) < 2 or not bool((x_T.diff() > 0).all() and (x_0.diff() > 0).all()):
+        got = f"{tuple(start.shape)} and {tuple(end.shape)}"
+        raise ValueError(f"expected starts and ends in increasing order, (N,) with N >= 2, got {got}")
+    ax = ax or plt.subplots(figsize=(5, 3), layout="constrained")[1]
+    probability = torch.distributions.Normal(0.0, 1.0).cdf(x_T).diff()
+    middle = (x_0[1:] + x_0[:-1]) / 2
+    ax.plot(middle.numpy(), (probability / x_0.diff()).numpy(), color=color, label=label)
+    return ax
 
 
 def fidelity_and_diversity(record: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:

@@ -225,3 +225,19 @@ def test_what_is_out_of_range_is_refused():
         in_interval(CLASS, WHOLE, 5, 4)
     with pytest.raises(TypeError, match=r"t must be an int, .* got a tensor of shape \(2,\)"):
         in_interval(CLASS, WHOLE, 4, 5)(torch.ones(2, 2), torch.tensor([4, 5]))
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.7, 1.0])
+def test_what_has_no_spread_is_not_rescaled(phi):
+    for a, b in ((torch.tensor([[2.0]]), torch.tensor([[1.0]])), (torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))):
+        assert torch.equal(rescaled(3.0, phi)(a, b), extrapolated(3.0)(a, b))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("rule", [rescaled(4.0), orthogonal(4.0)])
+def test_rules_keep_the_dtype_and_stay_finite(rule, dtype):
+    generator = torch.Generator().manual_seed(5)
+    a, b = torch.randn(2, 3, 8, generator=generator).to(dtype)
+    a[0] = 0
+    found = rule(a, b)
+    assert found.dtype == dtype and found.isfinite().all()

@@ -253,7 +253,7 @@ RULES = [
     checks_its_exercises,
 ]
 FORM = [is_in_sittings, says_its_minutes, has_a_deeper_part, describes_its_figures, has_every_kind_of_exercise]
-IN_FORM: list[str] = ["01_forward_process", "02_loss", "03_unet", "04_sampling"]
+IN_FORM: list[str] = ["01_forward_process", "02_loss", "03_unet", "04_sampling", "05_variants"]
 
 
 @pytest.mark.parametrize("rule", FORM)

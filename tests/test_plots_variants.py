@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 
 from ddpm_lesson import plots_variants
 
@@ -10,6 +11,48 @@ from ddpm_lesson import plots_variants
 def closed():
     yield
     plt.close("all")
+
+
+def test_rows_of_images_have_their_names_at_the_height_of_their_row():
+    rows = {"first": torch.zeros(3, 1, 4, 4), "second": torch.ones(3, 1, 4, 4)}
+    ax = plots_variants.named_rows(rows)
+    assert [text.get_text() for text in ax.texts] == ["first", "second"]
+    middles = [(image.get_extent()[2] + image.get_extent()[3]) / 2 for image in ax.images]
+    assert [text.get_position()[1] for text in ax.texts] == pytest.approx([middles[0], middles[3]])
+    assert len(ax.images) == 6
+
+
+@pytest.mark.parametrize("rows", [{}, {"first": torch.zeros(3, 1, 4, 4), "second": torch.zeros(2, 1, 4, 4)}])
+def test_rows_of_different_length_are_refused(rows):
+    with pytest.raises(ValueError, match="expected rows of images of one shape"):
+        plots_variants.named_rows(rows)
+
+
+def test_values_over_steps_have_their_errors():
+    ax = plots_variants.over_steps({"first": ((10, 50), (2.0, 1.0), (0.5, 0.25))})
+    line, _, (bars,) = ax.containers[0]
+    assert line.get_xydata().tolist() == [[10, 2], [50, 1]] and ax.get_xscale() == "log"
+    assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[1.5, 2.5], [0.75, 1.25]]
+
+
+@pytest.mark.parametrize("values", [{}, {"first": ((10, 50), (2.0, 1.0), (0.5,))}])
+def test_values_over_steps_refuse_what_does_not_fit(values):
+    with pytest.raises(ValueError, match="as many values and errors as steps"):
+        plots_variants.over_steps(values)
+
+
+def test_a_pushed_density_is_that_of_the_map():
+    start = torch.linspace(-3, 3, 601, dtype=torch.float64)
+    ax = plots_variants.pushed_density(start, 2 * start + 1)
+    x, density = torch.as_tensor(ax.lines[0].get_xydata()).T
+    exact = torch.distributions.Normal(1.0, 2.0).log_prob(x).exp()
+    assert torch.allclose(density, exact, atol=1e-5)  # the mean over an interval of 0.02: off by up to 0.02^2 f'' / 24
+
+
+@pytest.mark.parametrize("end", [[0.0, 2.0, 1.0], [0.0, 1.0]])
+def test_a_pushed_density_refuses_paths_that_cross(end):
+    with pytest.raises(ValueError, match="starts and ends in increasing order"):
+        plots_variants.pushed_density(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor(end))
 
 
 def row(way, scale, recall, precision):

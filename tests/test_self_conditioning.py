@@ -103,6 +103,14 @@ def test_a_chain_that_is_told_nothing_ends_elsewhere():
     assert (ends[0] - ends[1]).abs().max() > 1e-3
 
 
+def test_the_network_gets_one_dtype():
+    drawn = noised()
+    half = drawn._replace(x_t=drawn.x_t.bfloat16())
+    model = network().bfloat16()
+    given = own_estimate(model, PROCESS, xstart, share=1.0)(half, {})
+    assert given["cond"].dtype == torch.bfloat16
+
+
 def test_a_share_out_of_range_is_refused():
     with pytest.raises(ValueError, match=r"share must lie in 0\.\.1, got 1\.2"):
         own_estimate(network(), PROCESS, epsilon, share=1.2)

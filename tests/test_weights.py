@@ -102,15 +102,17 @@ def test_scores_stand_beside_those_of_real_images_and_of_a_beginner(name):
 
 @pytest.mark.parametrize("name", UPSCALE)
 def test_enlarged_images_are_nearer_to_the_originals_and_to_real_ones_than_bilinear_ones(name):
+    """14x14 MNIST is read as well as the originals, so only 4x4 digits gain in what a classifier recognises."""
     made, scoring = held(name)["made"], held(name)["scoring"]
     assert made["early"].keys() == made["scores"].keys() == made["bilinear"].keys() | {"Bits/dim"}
     assert made["real"].keys() == made["bilinear"].keys() - {"Mean squared error", "Small image's error"}
     for of in ("scores", "early", "bilinear", "real"):
         for key, s in made[of].items():
             assert s["low"] <= s["value"] <= s["high"] and s["n"] == scoring["bits" if key == "Bits/dim" else "n"]
-    for key in ("Mean squared error", "Small image's error", "Frechet distance"):
+    of_digits = name == "digits_upscale"
+    for key in ("Mean squared error", "Small image's error", *(["Frechet distance"] if of_digits else [])):
         assert made["scores"][key]["high"] < made["bilinear"][key]["low"], key
-    for key in ("Precision", "Conditional accuracy"):
+    for key in ("Precision", *(["Conditional accuracy"] if of_digits else [])):
         assert made["scores"][key]["low"] > made["bilinear"][key]["high"], key
     assert made["classifier_sha256"] == sha256(FOLDER / f"{scoring['classifier']}.safetensors")
 

@@ -273,6 +273,18 @@ def variants() -> list[str]:
         found = [bits[variance, chain] for chain in chains]
         cells = " | ".join(f"{statistics.mean(b):.4g} ({min(b):.4g} to {max(b):.4g})" for b in found)
         lines.append(f"| {variance} | {cells} |")
+    forms = held["forms"]["rows"]
+    counts = list(dict.fromkeys(row["steps"] for row in forms))
+    lines += [
+        f"\nGuidance by the exact classifier of eight clusters: share of {held['forms']['points']} points that end "
+        f"in a cluster of another class, mean of {len(forms[0]['wrong'])} seeds, in brackets the lowest and highest.\n",
+        f"| form, variance | {' | '.join(f'{steps} steps' for steps in counts)} |",
+        "|---|" + "---|" * len(counts),
+    ]
+    for form, variance in dict.fromkeys((row["form"], row["variance"]) for row in forms):
+        found = [row["wrong"] for row in forms if (row["form"], row["variance"]) == (form, variance)]
+        cells = " | ".join(f"{statistics.mean(w):.2%} ({min(w):.1%} to {max(w):.1%})" for w in found)
+        lines.append(f"| {form}, {variance} | {cells} |")
     return [*lines, ""]
 
 

@@ -55,7 +55,8 @@ def classifier_guided(
 
     The same in scores: that of x_t plus scale times that of the classifier, Bayes' rule. With exact denoiser and
     classifier and scale 1 it is the denoiser of class y. y: (B,). For every sampler; clip it afterwards.
-    Raises ValueError where alphas_bar = 0, as `x_0_from_eps` does: pure noise has no class.
+    Raises ValueError where alphas_bar = 0, as `x_0_from_eps` does: the factor of the gradient in x_0 is infinite there.
+    `classifier_free` on a network that predicts v or x_0 can guide that step, too.
     """
 
     def guided(x_t: Tensor, t: Steps, prev: Prediction | None = None) -> Prediction:

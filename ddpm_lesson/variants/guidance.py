@@ -60,14 +60,17 @@ def rescaled(scale: float, phi: float = 0.7) -> Combine:
     """`extrapolated`, brought back to the standard deviation of the output with the label.  Lin et al. 2023, Sec. 3.4.
 
     Each image's own standard deviation, over all of its dimensions. phi in 0..1: 0 is plain guidance, 1 rescales in
-    full. Raises ValueError for another phi.
+    full. An output without any spread, such as a single number, stays. Raises ValueError for another phi.
     """
     if not 0 <= phi <= 1:
         raise ValueError(f"phi must lie in 0..1, got {phi}")
 
     def combine(cond: Tensor, uncond: Tensor) -> Tensor:
         plain = extrapolated(scale)(cond, uncond)
-        return phi * plain * (_per_image(torch.std, cond) / _per_image(torch.std, plain)) + (1 - phi) * plain
+        wanted, got = (float32_at_least(x).flatten(1).std(1, correction=0) for x in (cond, plain))
+        ratio = torch.where(got > 0, wanted / got, 1.0)
+        factor = (phi * ratio + (1 - phi)).view(-1, *[1] * (plain.ndim - 1))
+        return (plain * factor).to(plain.dtype)
 
     return combine
 
@@ -75,14 +78,17 @@ def rescaled(scale: float, phi: float = 0.7) -> Combine:
 def orthogonal(scale: float, keep: float = 0.0) -> Combine:
     """Guidance less its part along the output with the label, of which `keep` stays.  Sadat et al. 2024 (2410.02416).
 
-    The part along it makes an image stronger in contrast, not more like its class. keep = 1 is `extrapolated`.
-    Paper and lucidrains project in float64, and in x_0 (the paper) or the network's output.
+    On photographs the part along it mainly strengthens the contrast. keep = 1 is `extrapolated`. The paper projects in
+    x_0, lucidrains in the network's output: `guided`'s mean_type says which. The paper's bound on the length of the
+    update and its momentum are not part of this. An output of zeros has no direction: all of the update stays.
     """
 
     def combine(cond: Tensor, uncond: Tensor) -> Tensor:
-        update, direction = cond - uncond, cond / _per_image(torch.linalg.vector_norm, cond).clamp(min=1e-12)
-        parallel = _per_image(torch.sum, update * direction) * direction
-        return cond + (scale - 1) * (update - parallel + keep * parallel)
+        update, along = (float32_at_least(x).flatten(1) for x in (cond - uncond, cond))
+        direction = torch.nn.functional.normalize(along, dim=1)
+        parallel = (update * direction).sum(1, keepdim=True) * direction
+        kept = (update + (keep - 1) * parallel).view_as(cond)
+        return (cond + (scale - 1) * kept).to(cond.dtype)
 
     return combine
 
@@ -108,7 +114,7 @@ def cfg_plus_plus(cond: Denoiser, uncond: Denoiser, scale: float) -> Denoiser:
 def in_interval(guided: Denoiser, plain: Denoiser, low: int, high: int) -> Denoiser:
     """`guided` at the base's steps low..high, `plain` at all others.  Kynkaanniemi et al. 2024 (arXiv 2404.07724).
 
-    At high noise guidance costs variety, at low noise it changes nothing: in between it helps, and `plain` asks the
+    At high noise guidance costs variety, at low noise it hardly matters: in between it helps, and `plain` asks the
     network once. t: an int, as samplers give it. Raises ValueError if low exceeds high, TypeError for a t of (B,).
     """
     if low > high:
@@ -120,8 +126,3 @@ def in_interval(guided: Denoiser, plain: Denoiser, low: int, high: int) -> Denoi
         return (guided if low <= t <= high else plain)(x_t, t, prev)
 
     return denoise
-
-
-def _per_image(function: Callable[..., Tensor], x: Tensor) -> Tensor:
-    """function over all dimensions of each image, (B, 1, ...)."""
-    return function(float32_at_least(x).flatten(1), dim=1).to(x.dtype).view(-1, *[1] * (x.ndim - 1))

@@ -26,7 +26,8 @@ def own_estimate(
 
     Algorithm 1 there: for a share of the batches the network is asked once with cond = 0, and asked again with the x_0
     of that answer, through which no gradient flows. The others train the first question. In sampling it costs nothing:
-    the estimate of the step before is at hand. model: takes cond (B, *D), a UNet with cond_ch = in_ch.
+    the estimate of the step before is at hand. It is not clipped here, as in lucidrains' code; a chain that clips hands
+    on clipped estimates. model: takes cond (B, *D) in x_t's dtype, a UNet with cond_ch = in_ch.
     generator: on the CPU, decides which. Raises ValueError if share leaves 0..1.
     """
     if not 0 <= share <= 1:
@@ -38,6 +39,7 @@ def own_estimate(
             return {**given, "cond": zeros}
         with torch.no_grad():
             output: Tensor = model(noised.x_t, noised.t, **given, cond=zeros)
-        return {**given, "cond": decode(base, mean_type, noised.x_t, noised.t, float32_at_least(output)).x_0}
+        x_0 = decode(base, mean_type, noised.x_t, noised.t, float32_at_least(output)).x_0
+        return {**given, "cond": x_0.to(noised.x_t.dtype)}
 
     return conditions
