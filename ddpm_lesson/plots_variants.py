@@ -1,4 +1,4 @@
-"""Figures of notebook 05: rows of images with names, values with their errors, and what guidance changes; quality, coverage and speed.
+"""Figures of notebook 05: rows of images with names, values with their errors, what guidance changes, the trilemma.
 
 As in `plots`, each function draws its data on one Axes and returns that Axes.
 """

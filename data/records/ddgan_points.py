@@ -26,7 +26,7 @@ from ddpm_lesson.variants.ddgan import latent, train_ddgan
 
 PATH = Path(__file__).with_suffix(".json")
 SETTINGS = {"hidden": 64, "layers": 3, "latent": 2, "gain_G": 3.0, "gain_D": 5.0, "batch_size": 256, "steps": 2600}
-SETTINGS |= {"lr_G": 1e-3, "lr_D": 2e-3, "betas": [0.5, 0.9], "r1": 0.03, "interval": 4, "ema_decay": 0.995}
+SETTINGS |= {"lr_G": 1e-3, "lr_D": 2e-3, "betas": [0.5, 0.9], "r1": 0.05, "interval": 4, "ema_decay": 0.995}
 CHAINS, SEEDS, N = (4, 1), range(5), 4000
 
 
