@@ -309,23 +309,6 @@ def trilemma() -> list[str]:
     return [*lines, ""]
 
 
-def few_steps_on_points() -> list[str]:
-    """The table of ddgan_points.json, line by line."""
-    held = json.loads((HERE / "ddgan_points.json").read_text(encoding="utf-8"))
-    lines = [
-        "## ddgan_points\n",
-        f"Generators of eight clusters, trained for {held['settings']['steps']} steps with each of some seeds: share "
-        f"of {held['n']} points within 0.3 of a mode, and the lowest and highest share of a mode, 12.5 % if even. "
-        f"Made with `{held['made_by']}`.\n",
-        "| steps of the chain | seed | near a mode | rarest mode | most frequent mode | seconds |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in sorted(held["rows"], key=lambda row: (-row["T"], row["seed"])):
-        shares = f"{min(row['shares']):.1%} | {max(row['shares']):.1%}"
-        lines.append(f"| {row['T']} | {row['seed']} | {row['near']:.1%} | {shares} | {row['cpu_seconds']:.0f} |")
-    return [*lines, ""]
-
-
 def short_trainings() -> list[str]:
     """The table of mnist_training.json, line by line."""
     held = json.loads((HERE / "mnist_training.json").read_text(encoding="utf-8"))
