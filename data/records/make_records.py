@@ -215,7 +215,7 @@ def readme() -> str:
         total = f"{bits['total']:.3f} +- {1.96 * bits['standard_error']:.3f}"
         lines.append(f"\nBits/dim of {bits['n']} images held out: {total}, the prior {bits['prior']:.1e} of it.")
         lines.append(f"By t, in fifths from the first step to the last: {split}.\n")
-    return "\n".join([*lines, *solvers(), *variants(), *short_trainings()])
+    return "\n".join([*lines, *solvers(), *variants(), *trilemma(), *short_trainings()])
 
 
 def solvers() -> list[str]:
@@ -285,6 +285,27 @@ def variants() -> list[str]:
         found = [row["wrong"] for row in forms if (row["form"], row["variance"]) == (form, variance)]
         cells = " | ".join(f"{statistics.mean(w):.2%} ({min(w):.1%} to {max(w):.1%})" for w in found)
         lines.append(f"| {form}, {variance} | {cells} |")
+    return [*lines, ""]
+
+
+def trilemma() -> list[str]:
+    """The table of trilemma.json, line by line."""
+    held = json.loads((HERE / "trilemma.json").read_text(encoding="utf-8"))
+    shown = {"frechet": "Frechet distance", "precision": "Precision", "recall": "Recall"}
+    shown |= {"confident": "Confidence above 0.9", "classes": "classes", "ms": "ms per image"}
+    lines = [
+        "## trilemma\n",
+        f"Quality, coverage and speed: {held['n']} images with each of {held['seeds']} seeds; real ones: "
+        f"{held['real']['n']}. In brackets: 95 % intervals of the mean over seeds. Classes: those of at least "
+        f"{held['covered']:.0%} of the images. Time: of the processor, on one thread. The diffusion model and its "
+        f"students are told every class in turn, the others know no labels. Made with `{held['made_by']}`.\n",
+        f"| chain | {' | '.join(shown.values())} |",
+        "|---|" + "---|" * len(shown),
+    ]
+    for row in [*held["rows"], held["real"]]:
+        found = [row["scores"].get(key) for key in shown]
+        told = " | ".join("{:.3g} ({:.3g} to {:.3g})".format(*score) if score else "" for score in found)
+        lines.append(f"| {row['chain']} | {told} |")
     return [*lines, ""]
 
 

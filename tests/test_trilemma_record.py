@@ -1,0 +1,56 @@
+"""The record of quality, coverage and speed: whole, of the shipped weights, and what it shows."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddpm_lesson.data import bundled
+from ddpm_lesson.experiments.checkpoints import sha256
+
+FOLDER = Path(__file__).parent.parent / "data/records"
+RECORD = json.loads((FOLDER / "trilemma.json").read_text("utf-8"))
+ROWS = {row["chain"]: row for row in RECORD["rows"]}
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("trilemma", FOLDER / "trilemma.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_chain_is_there_of_these_weights(script):
+    assert list(ROWS) == [chain for chain in script.CHAINS if chain in ROWS]
+    assert {*ROWS, "DDPM-1000"} == {*script.CHAINS}  # that one takes an hour's quarter: the record can stand without it
+    for row in RECORD["rows"]:
+        assert row["sha256"] == sha256(bundled(f"weights/{row['weights']}.safetensors"))
+    for row in [*RECORD["rows"], RECORD["real"]]:
+        assert all(low <= mean <= high for mean, low, high in row["scores"].values())
+
+
+def test_the_interval_is_students(script):
+    mean, low, high = script.interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert mean == 3 and high - mean == pytest.approx(2.776 * 2.5**0.5 / 5**0.5, abs=1e-3)
+    assert low == pytest.approx(2 * mean - high)
+
+
+def test_more_steps_take_longer():
+    ms = [ROWS[chain]["scores"]["ms"][0] for chain in ("GAN-1", "DDGAN-4", "DDIM-10", "DDIM-50")]
+    assert ms == sorted(ms)
+
+
+def test_students_keep_what_their_teacher_has_with_more_steps_and_the_gan_of_one_step_drops_classes():
+    scores = {chain: row["scores"] for chain, row in ROWS.items()}
+    assert scores["distilled-2"]["frechet"][2] < scores["DDGAN-4"]["frechet"][1] < scores["GAN-1"]["frechet"][1]
+    assert scores["distilled-2"]["recall"][1] > 0.7
+    assert scores["GAN-1"]["classes"][0] < 5 < 9 < scores["DDGAN-4"]["classes"][0]
+
+
+def test_a_row_is_drawn_again(script):
+    images = script.drawer(*script.CHAINS["VAE"])(200, 7)
+    assert images.shape == (200, 1, 8, 8)
+    assert torch.equal(images, script.drawer(*script.CHAINS["VAE"])(200, 7))
