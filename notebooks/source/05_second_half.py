@@ -339,7 +339,15 @@ def four_states(n, seed=0):
 _ = plots_variants.named_rows(four_states(10))
 
 # %% [markdown]
-# *Figure 5.34.* From noise to digits in four evaluations of the network. After two steps hardly anything can be seen, after three the digit is decided. <!-- alt: Five rows of ten small images. The first three rows look like noise; in the fourth, digits can be guessed behind noise, and the last row holds ten clean digits. -->
+# *Figure 5.34.* From noise to digits in four evaluations of the network. After two steps hardly anything can be seen; after three, strokes show through the noise. <!-- alt: Five rows of ten small images. The first three rows look like noise; in the fourth, digits can be guessed behind noise, and the last row holds ten digits. -->
+
+# %% tags=["folded"]
+from ddpm_lesson.experiments.features import classified
+
+reader = load_pretrained("digits_classifier").model
+sure, which = classified(reader, gan.sample(500))[1].softmax(1).max(1)
+assert (sure > 0.9).double().mean() > 0.75 and len(which.unique()) == 10
+print("500 digits: the classifier is more than 90% sure of over 75% of them, and finds all ten classes")
 
 # %% [markdown]
 # ## 5.35 The trilemma, measured
@@ -505,7 +513,7 @@ for t in (0, 1, shipped.process.T - 1):
 _ = plots.cloud(shipped.sample(1500))
 
 # %% [markdown]
-# *Figure 5.38.* 1500 points by the network `points_consistency`. It asks the network once or twice for each point. <!-- alt: A scatter plot with eight clusters on a ring. -->
+# *Figure 5.38.* 1500 points by the network `points_consistency`. The network was asked once for each point. A few points lie between the clusters: there the path's beginning changes abruptly with $x_t$, and a network is smooth. <!-- alt: A scatter plot with eight clusters on a ring. -->
 
 # %% [markdown] tags=["deeper"]
 # ## 5.39 Going deeper: five neighbours, and the formula that leads to each
