@@ -19,14 +19,14 @@ four = GaussianDiffusion(schedules.vp(4))  # section 5.31 says where these betas
 weights, means, stds = data.eight_gaussians_mixture()
 
 # %% [markdown]
-# *Question.* Everything so far asks the network ten times or more for an image. Section 1.9 said why: a step is a Gaussian only if it is small. What would it take to go from noise to data in *four* steps?
+# *Question.* A good image has cost about ten evaluations of the network so far. Section 1.9 said why: a step is a Gaussian only if it is small. What would it take to go from noise to data in *four* steps?
 #
 # **New symbols.** $z$ (`z`) is a *latent*: noise that a generator gets besides $x_t$. $G(x_t, z, t)$ (`G`, 生成器) is a generator of $x_0$. $D(x_{t-1}, x_t, t)$ (`D`, 判别器) is a discriminator; it answers a *logit*, positive for "real".
 #
 # First look at such a step. The eight clusters of notebook 2; their noisy densities are known, so Bayes' rule gives the exact step on a grid: $q(x_{t-1}\mid x_t)\propto q(x_t\mid x_{t-1})\,q(x_{t-1})$.
 #
-# > **Predict.** $x_t = (0.3, 0.1)$ lies near the middle of the ring. How many of the eight clusters does the last of four steps, $q(x_0\mid x_1)$, have to choose from: one, two, or nearly all?
-# > <details><summary>Then look</summary>Nearly all, with different probabilities: see the right picture.</details>
+# > **Predict.** $x_t = (0.3, 0.1)$ lies near the middle of the ring. How many of the eight clusters does the last of four steps, $q(x_0\mid x_1)$, have to choose from: one, two, or all?
+# > <details><summary>Then look</summary>All eight, with probabilities from 6 % to 21 %: the right picture.</details>
 
 # %%
 side = torch.linspace(-2.4, 2.4, 161, dtype=torch.float64)
