@@ -1,8 +1,6 @@
 r"""The equation registry: each equation with a \tag has a row in notebooks/equations.csv, and what it names exists."""
 
-import ast
 import csv
-import pkgutil
 import re
 import runpy
 from collections import Counter
@@ -11,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from references import exists, resolves
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
@@ -26,27 +25,6 @@ def tagged(notebooks):
         if cell.cell_type == "markdown"
         for tag in re.findall(r"\\tag\{([^}]*)\}", cell.source)
     ]
-
-
-def exists(test):
-    """Whether `tests/test_x.py::test_y`, or `::TestX::test_y`, is defined."""
-    file, *names = test.split("::")
-    if not names or not (ROOT / file).is_file():
-        return False
-    node = ast.parse((ROOT / file).read_text("utf-8"))
-    for name in names:
-        kinds = ast.FunctionDef | ast.ClassDef
-        node = next((child for child in node.body if isinstance(child, kinds) and child.name == name), None)
-        if node is None:
-            return False
-    return True
-
-
-def resolves(function):
-    try:
-        return function.startswith("ddpm_lesson.") and callable(pkgutil.resolve_name(function))
-    except (ImportError, AttributeError, ValueError):
-        return False
 
 
 def broken(rows, notebooks):

@@ -1,6 +1,7 @@
 """Scores of samples: closed forms, brute force, torchmetrics, coverage of the intervals, cases with a known answer."""
 
 import math
+import warnings
 
 import mpmath
 import pytest
@@ -19,6 +20,7 @@ from ddpm_lesson.experiments.metrics import (
     conditional_accuracy,
     confidence,
     frechet_distance,
+    inception_score,
     jackknife_interval,
     left_out,
     mean_interval,
@@ -301,6 +303,29 @@ def test_confidence_by_hand():
     half = 1.96 * probabilities.amax(1).std().item() / 2
     assert low == pytest.approx(mean - half, rel=1e-6) and high == pytest.approx(mean + half, rel=1e-6)
     assert confidence(torch.tensor([[9.0, 0], [0, 3], [9, 0]]))[0][2] == 1  # not above it
+
+
+def test_inception_score_by_hand():
+    sure = 60 * torch.eye(4)[[0, 1, 2, 3, 3, 2, 1, 0]]
+    assert inception_score(sure) == pytest.approx(4, rel=1e-9)  # each image has a class, the classes are even
+    assert inception_score(sure[:1].expand(5, 4)) == pytest.approx(1, rel=1e-9)  # one class only
+    assert inception_score(torch.zeros(5, 4)) == pytest.approx(1, rel=1e-9)  # no image has a class
+    # Two images, (3/4, 1/4) and (1/4, 3/4): both diverge from (1/2, 1/2) by 3/4 log 3/2 - 1/4 log 2.
+    two = torch.tensor([[0.75, 0.25], [0.25, 0.75]]).double().log() + 7  # logits have a free constant
+    assert inception_score(two) == pytest.approx(1.5**0.75 * 0.5**0.25, rel=1e-12)
+    with pytest.raises(ValueError, match="logits"):
+        inception_score(torch.tensor([[0.0, math.nan]]))
+
+
+def test_inception_score_is_torchmetrics():
+    inception = pytest.importorskip("torchmetrics.image.inception", reason="torchmetrics is not installed")
+    logits = 3 * normal(200, 7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its memory, and of the spread of a single group
+        metric = inception.InceptionScore(feature=Identity(), splits=1)
+        metric.update(logits)
+        theirs = metric.compute()[0].item()
+    assert inception_score(logits) == pytest.approx(theirs, rel=1e-9)
 
 
 def test_classes_by_hand(device):

@@ -188,3 +188,14 @@ def test_mlp_learns_eight_gaussians(device):
 def test_mlp_wants_a_step_for_each_point():
     with pytest.raises(ValueError, match=r"t must be \(B,\) with the batch size of x, got \(1,\) for \(3, 2\)"):
         MLP(10)(torch.zeros(3, 2), torch.zeros(1, dtype=torch.int64))
+
+
+def test_a_gain_multiplies_the_first_layers_start():
+    networks = []
+    for gain in (1.0, 3.0):
+        torch.manual_seed(0)
+        networks.append(MLP(10, 2, 16, 1, latent=2, gain=gain))
+    plain, steep = (network.state_dict() for network in networks)
+    assert plain.keys() == steep.keys()
+    for name, weight in plain.items():
+        torch.testing.assert_close(steep[name], 3 * weight if name == "head.weight" else weight)

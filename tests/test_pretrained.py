@@ -430,7 +430,7 @@ def test_what_ships_is_whole(no_network):
     for name in names:
         trained = load_pretrained(name)
         assert trained.shape == ((1, 28, 28) if "mnist" in name else (1, 8, 8))
-        kind = PretrainedDiffusion if "ddpm" in name else PretrainedClassifier
+        kind = PretrainedClassifier if "classifier" in name else PretrainedDiffusion
         assert type(trained) is (PretrainedNoisyClassifier if "noise" in name else kind)
 
 

@@ -827,3 +827,35 @@ def test_erratum_29_without_the_roots_the_variance_of_x_t_is_not_kept():
     torch.testing.assert_close(kept, one, rtol=1e-12, atol=0)
     roots_lost = process.alphas_bar**2 + (1 - process.alphas_bar) ** 2
     assert roots_lost.min().item() == pytest.approx(0.5, abs=1e-3)
+
+
+def test_erratum_27_the_noise_goes_through_its_own_inverse():
+    """The post shows the inverse of x_prev as the way from the noise: noise - x_prev, times 327 at t = 500."""
+    process, t, (x_0, eps) = linear(1000), torch.tensor([500]), images((1, 8), torch.float64, 0)
+    x_t = process.q_sample(x_0, t, eps)
+    torch.testing.assert_close(process.x_0_from_eps(x_t, t, eps), x_0)
+    off = process.x_0_from_x_prev(x_t, t, eps) - x_0
+    torch.testing.assert_close(off, 327.0 * (eps - process.q_posterior(x_0, x_t, t).mean), rtol=1e-3, atol=0)
+    assert off.abs().max() > 100
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_erratum_31_ddims_forward_process_is_not_markov(eta):
+    """DDIM Eq. 8: below eta = 1, q(x_t | x_{t-1}, x_0) depends on x_0, too.
+
+    x_t and x_{t-1} are Gaussian given x_0, with the covariance B (1 - a), where B is the weight of x_t in the mean of
+    q_sigma(x_{t-1} | x_t, x_0). So E[x_t | x_{t-1}, x_0] = sqrt(a) x_0 + k (x_{t-1} - sqrt(a') x_0) with
+    k = B (1 - a) / (1 - a'), and x_0 has the weight sqrt(a) - k sqrt(a'). For eta = 0, k^2 = (1 - a) / (1 - a').
+    """
+    process = GaussianDiffusion(schedules.linear(10, 0.1, 0.5))
+    t, one = torch.arange(1, 10), torch.ones(9, 1, dtype=torch.float64)
+    a, a_prev = (column[1:, None] for column in (process.alphas_bar, process.alphas_bar_prev))
+    of_x_t = process.q_posterior_ddim(0 * one, one, t, eta).mean / (1 - a).sqrt()
+    k = of_x_t * (1 - a) / (1 - a_prev)
+    of_x_0 = a.sqrt() - k * a_prev.sqrt()
+    if eta == 1:
+        torch.testing.assert_close(of_x_0, 0 * one, rtol=0, atol=1e-12)  # DDPM's, which is Markov
+    else:
+        assert of_x_0.max() < -0.01
+    if eta == 0:
+        torch.testing.assert_close(k, ((1 - a) / (1 - a_prev)).sqrt(), rtol=1e-12, atol=0)

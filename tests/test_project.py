@@ -31,7 +31,8 @@ ORDER = (
 ).split()
 LEAVES = ["plots", "plots_sampling", "plots_variants", "checks", "interop"]
 ROOM = (  # likewise
-    "checkpoints recipes sampling build conditions pretrained runs metrics features classifiers evaluation"
+    "checkpoints recipes generator_recipes sampling build conditions pretrained_generators pretrained runs metrics "
+    "features classifiers generators evaluation"
 ).split()
 
 

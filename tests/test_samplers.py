@@ -22,7 +22,7 @@ from ddpm_lesson.predictions import (
     xprev,
 )
 from ddpm_lesson.process import GaussianDiffusion
-from ddpm_lesson.samplers import State, ancestral, ddim, last, reverse
+from ddpm_lesson.samplers import State, ancestral, ddim, last, plms, reverse
 from ddpm_lesson.schedules import linear
 
 MEAN, STD = 0.3, 0.5  # the data of the closed forms: N(0.3, 0.5^2)
@@ -588,3 +588,30 @@ def test_samples_of_a_mixture_have_its_weights_and_means():
         assert len(points) / n == pytest.approx(weight, abs=4 * (weight * (1 - weight) / n) ** 0.5)
         assert (points.mean(0) - means[k]).abs().max() < 4 * (var / len(points)) ** 0.5
         assert points.var(0).mean().item() == pytest.approx(var, rel=4 * len(points) ** -0.5)
+
+
+def test_erratum_21_q_leads_into_noise_and_p_back_to_the_data():
+    # DDPM Eq. 1 and 2. For N(3, 1) data every step of p but the last is exact with fixedlarge and multiplies by
+    # sqrt(alpha_t), so what q leaves of the mean at T, which p does not know of, counts for alpha_bar_T at the end.
+    base = GaussianDiffusion(linear(1000))
+    left, mean = base.alpha_bar_T, torch.full((1, 1), 3.0, dtype=torch.float64)
+    x_T = base.q_marginal(mean, torch.tensor([999])).mean.item()
+    assert x_T == pytest.approx(3 * left**0.5, rel=1e-12) and x_T < 0.02
+    p, mean, var = reverse(base, gaussian_data(base, 3.0, 1.0), fixedlarge), 0 * mean, 1.0
+    for i in reversed(range(1000)):
+        step, slope = p(mean, i).p, (p(mean + 1, i).p.mean - p(mean, i).p.mean).item()
+        mean, var = step.mean, slope**2 * var + (step.log_var.exp().item() if i > 0 else 0)
+    assert mean.item() == pytest.approx(3 * (1 - left), rel=1e-9) and var == pytest.approx(1 - 1e-4, rel=1e-9)
+
+
+def test_erratum_31_ddims_generation_is_markov():
+    # DDIM Eq. 10: whoever is given x_t alone goes on as the whole chain does. PLMS remembers, and does not.
+    steps = spacing.trailing(1000, 10)
+    base = GaussianDiffusion(linear(1000))
+    denoise = oracle.Mixture(base, torch.ones(2), torch.tensor([[1.5, 0.0], [-1.0, 1.0]]), torch.tensor([0.1, 0.3]))
+    x_T = torch.randn(5, 2, dtype=torch.float64)
+    for sampler, markov in ((ddim, True), (plms, False)):
+        *states, end = sampler(base.respaced(steps), denoise, x_T)
+        for state in states[3:]:
+            again = last(sampler(base.respaced(steps[: state.i]), denoise, state.x_t))
+            assert ((again - end.x_t).abs().max() < 1e-10) == markov

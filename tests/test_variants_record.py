@@ -134,3 +134,27 @@ def test_on_trailing_steps_the_learned_variance_is_best_by_far_more_than_seeds_d
     bits = {row["variance"]: row["bits"] for row in RECORD["variance"]["rows"] if row["steps"] == f"trailing{steps}"}
     learned = bits.pop("learned_range")
     assert max(learned) + 0.1 < min(min(fixed) for fixed in bits.values())
+
+
+def wrong(form, variance):
+    """Shares of points in a wrong cluster by number of steps, of five seeds each."""
+    rows = [row for row in RECORD["forms"]["rows"] if (row["form"], row["variance"]) == (form, variance)]
+    assert all(len(row["wrong"]) == 5 for row in rows)
+    return {row["steps"]: row["wrong"] for row in rows}
+
+
+def test_the_noise_form_misses_no_cluster_and_the_mean_form_does_with_few_steps():
+    small, large, noise = wrong("mean", "fixedsmall"), wrong("mean", "fixedlarge"), wrong("noise", "fixedsmall")
+    assert small.keys() == large.keys() == noise.keys() == {5, 10, 20, 50, 100}
+    assert max(share for shares in noise.values() for share in shares) < 0.002
+    assert all(min(small[steps]) > 0.015 for steps in (10, 20, 50)) and max(small[100]) < 0.01
+    assert min(large[5]) > 0.01 and max(large[20] + large[50] + large[100]) < 0.002
+
+
+def test_shares_can_be_had_again(script, monkeypatch):
+    monkeypatch.setattr(script, "FORMS", script.FORMS[:1])
+    monkeypatch.setattr(script, "COUNTS", (10,))
+    record = {}
+    script.form_rows(record)
+    again = record["forms"]["rows"][0]["wrong"]
+    assert again == pytest.approx(wrong("mean", "fixedsmall")[10], abs=0.003)

@@ -273,6 +273,56 @@ def variants() -> list[str]:
         found = [bits[variance, chain] for chain in chains]
         cells = " | ".join(f"{statistics.mean(b):.4g} ({min(b):.4g} to {max(b):.4g})" for b in found)
         lines.append(f"| {variance} | {cells} |")
+    forms = held["forms"]["rows"]
+    counts = list(dict.fromkeys(row["steps"] for row in forms))
+    lines += [
+        f"\nGuidance by the exact classifier of eight clusters: share of {held['forms']['points']} points that end "
+        f"in a cluster of another class, mean of {len(forms[0]['wrong'])} seeds, in brackets the lowest and highest.\n",
+        f"| form, variance | {' | '.join(f'{steps} steps' for steps in counts)} |",
+        "|---|" + "---|" * len(counts),
+    ]
+    for form, variance in dict.fromkeys((row["form"], row["variance"]) for row in forms):
+        found = [row["wrong"] for row in forms if (row["form"], row["variance"]) == (form, variance)]
+        cells = " | ".join(f"{statistics.mean(w):.2%} ({min(w):.1%} to {max(w):.1%})" for w in found)
+        lines.append(f"| {form}, {variance} | {cells} |")
+    return [*lines, ""]
+
+
+def trilemma() -> list[str]:
+    """The table of trilemma.json, line by line."""
+    held = json.loads((HERE / "trilemma.json").read_text(encoding="utf-8"))
+    shown = {"frechet": "Frechet distance", "precision": "Precision", "recall": "Recall"}
+    shown |= {"confident": "Confidence above 0.9", "classes": "classes", "ms": "ms per image"}
+    lines = [
+        "## trilemma\n",
+        f"Quality, coverage and speed: {held['n']} images with each of {held['seeds']} seeds; real ones: "
+        f"{held['real']['n']}. In brackets: 95 % intervals of the mean over seeds. Classes: those of at least "
+        f"{held['covered']:.0%} of the images. Time: of the processor, on one thread. The diffusion model and its "
+        f"students are told every class in turn, the others know no labels. Made with `{held['made_by']}`.\n",
+        f"| chain | {' | '.join(shown.values())} |",
+        "|---|" + "---|" * len(shown),
+    ]
+    for row in [*held["rows"], held["real"]]:
+        found = [row["scores"].get(key) for key in shown]
+        told = " | ".join("{:.3g} ({:.3g} to {:.3g})".format(*score) if score else "" for score in found)
+        lines.append(f"| {row['chain']} | {told} |")
+    return [*lines, ""]
+
+
+def few_steps_on_points() -> list[str]:
+    """The table of ddgan_points.json, line by line."""
+    held = json.loads((HERE / "ddgan_points.json").read_text(encoding="utf-8"))
+    lines = [
+        "## ddgan_points\n",
+        f"Generators of eight clusters, trained for {held['settings']['steps']} steps with each of some seeds: share "
+        f"of {held['n']} points within 0.3 of a mode, and the lowest and highest share of a mode, 12.5 % if even. "
+        f"Made with `{held['made_by']}`.\n",
+        "| steps of the chain | seed | near a mode | rarest mode | most frequent mode | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted(held["rows"], key=lambda row: (-row["T"], row["seed"])):
+        shares = f"{min(row['shares']):.1%} | {max(row['shares']):.1%}"
+        lines.append(f"| {row['T']} | {row['seed']} | {row['near']:.1%} | {shares} | {row['cpu_seconds']:.0f} |")
     return [*lines, ""]
 
 

@@ -3,9 +3,9 @@
 Writes variants.json beside this file. Guidance: images of each class in turn, DDIM with 20 trailing steps, by both
 shipped networks; without a classifier and by the gradient of the shipped noise classifiers over eight scales, and
 three changes of classifier-free guidance at scale 5. Learned variance: the bound of digits_ddpm on all digits held out,
-with the learned and both fixed variances, on short chains, for five seeds of the noise. About 25 minutes on a core,
-most of them for MNIST, which is read from --root or DDPM_LESSON_DATA. Rows that are there, of the same weights, are
-kept.
+with the learned and both fixed variances, on short chains, for five seeds of the noise. Both forms of guidance by a
+classifier with the exact denoiser and classifier of eight clusters, for five seeds. About 25 minutes on a core, most of
+them for MNIST, which is read from --root or DDPM_LESSON_DATA. Rows that are there, of the same weights, are kept.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddpm_lesson import Sampling, load_pretrained
+from ddpm_lesson import GaussianDiffusion, Sampling, load_pretrained, oracle, samplers, schedules, spacing
 from ddpm_lesson._tensors import randn_like
 from ddpm_lesson.bound import bits_per_dim, discretized
 from ddpm_lesson.data import bundled, digits
@@ -28,10 +28,11 @@ from ddpm_lesson.experiments.build import load_images
 from ddpm_lesson.experiments.checkpoints import sha256, write_whole
 from ddpm_lesson.experiments.evaluation import Space, evaluate, reference_of, some
 from ddpm_lesson.experiments.pretrained import PretrainedDiffusion
+from ddpm_lesson.points import eight_gaussians_mixture
 from ddpm_lesson.predictions import VARIANCES
 from ddpm_lesson.samplers import last
 from ddpm_lesson.spacing import named
-from ddpm_lesson.variants.classifier_guidance import Classifier, classifier_guided
+from ddpm_lesson.variants.classifier_guidance import Classifier, classifier_guided, mean_shifted
 from ddpm_lesson.variants.guidance import classifier_free, guided, in_interval, orthogonal, rescaled
 
 PATH = Path(__file__).with_suffix(".json")
@@ -45,6 +46,8 @@ SCORES = ("Conditional accuracy", "Precision", "Recall", "Frechet distance")
 VARIANCE_NAMES = ("learned_range", "fixedsmall", "fixedlarge")
 CHAINS = ("trailing10", "trailing25", "trailing50", "10", "25", "50")  # a number alone: evenly, from 0 to T - 1
 SEEDS = range(5)
+FORMS = (("mean", "fixedsmall"), ("mean", "fixedlarge"), ("noise", "fixedsmall"))
+COUNTS, POINTS = (5, 10, 20, 50, 100), 1000  # steps of a chain, points drawn
 
 Guide = Callable[[PretrainedDiffusion, Classifier, Tensor], Denoiser]  # (network, noise classifier, y) -> not clipped
 
@@ -149,6 +152,27 @@ def variance_rows(record: dict) -> None:
             write(record)
 
 
+def form_rows(record: dict) -> None:
+    """Share of the points that end in a cluster of another class, one number for each seed."""
+    process, of_cluster = GaussianDiffusion(schedules.linear(1000)), torch.arange(8) // 2
+    eight = oracle.Mixture(process, *eight_gaussians_mixture(), labels=of_cluster)
+    y, found = torch.zeros(POINTS, dtype=torch.int64), []
+    by_score = classifier_guided(eight, process, eight.classifier, y)
+    for form, variance in FORMS:
+        for steps in COUNTS:
+            chain, shares = process.respaced(spacing.trailing(1000, steps)), []
+            p = samplers.reverse(chain, by_score if form == "noise" else eight, VARIANCES[variance])
+            p = mean_shifted(chain, p, eight.classifier, y) if form == "mean" else p
+            for seed in SEEDS:
+                generator = torch.Generator().manual_seed(seed)
+                x_T = torch.randn(POINTS, 2, dtype=torch.float64, generator=generator)
+                x = last(samplers.ancestral(chain, p, x_T, generator=generator))
+                wrong = of_cluster[torch.cdist(x, eight.means).argmin(1)] != y
+                shares.append(round(wrong.double().mean().item(), 4))
+            found.append({"form": form, "variance": variance, "steps": steps, "wrong": shares})
+    record["forms"] = {"points": POINTS, "rows": found}
+
+
 def write(record: dict) -> None:
     write_whole(PATH, (json.dumps(record, indent=1) + "\n").encode())
 
@@ -161,6 +185,7 @@ def main() -> None:
     record = {**told, "guidance": {}, "variance": {}}
     if PATH.exists():
         record |= json.loads(PATH.read_text(encoding="utf-8"))
+    form_rows(record)
     variance_rows(record)
     for name in NUMBERS:
         guide_rows(name, record, root)

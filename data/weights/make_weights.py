@@ -4,9 +4,10 @@
 
 NAME.json holds a recipe; this script adds the checksum of NAME.safetensors, which came out of it, the minutes, the
 kind of machine and the scores, and writes README.md anew. Without names all those are made that are not there whole.
-A run that was stopped goes on where it stood. With --score nothing is trained: what is there is scored anew, and of a
-ddpm the network after its first steps, which must lie in --runs. MNIST is read from --root or DDPM_LESSON_DATA. The
-same bits come out on one machine, build of PyTorch and number of threads.
+A run that was stopped goes on where it stood; classifiers and generators (GANs, students, ...) begin anew. With
+--score nothing is trained: what is there is scored anew, and of a ddpm the network after its first steps, which must
+lie in --runs. MNIST is read from --root or DDPM_LESSON_DATA. The same bits come out on one machine, build of PyTorch
+and number of threads.
 """
 
 import argparse
@@ -28,12 +29,17 @@ from ddpm_lesson import Sampling, load_pretrained, load_weights
 from ddpm_lesson.experiments.build import load_images
 from ddpm_lesson.experiments.checkpoints import sha256, write_whole
 from ddpm_lesson.experiments.classifiers import accuracy, fit
-from ddpm_lesson.experiments.evaluation import Space, anchor, bilinear, reference_of, scores, some
+from ddpm_lesson.experiments.evaluation import Space, anchor, bilinear, evaluate, reference_of, scores, some
 from ddpm_lesson.experiments.features import save_moments
+from ddpm_lesson.experiments.generator_recipes import GeneratorRecipe
+from ddpm_lesson.experiments.generators import fit as fit_generator
+from ddpm_lesson.experiments.metrics import Score, share_interval
 from ddpm_lesson.experiments.pretrained import PretrainedDiffusion, PretrainedNoisyClassifier
+from ddpm_lesson.experiments.pretrained_generators import PretrainedGenerator
 from ddpm_lesson.experiments.recipes import ClassifierRecipe, Recipe
 from ddpm_lesson.experiments.runs import Run
-from ddpm_lesson.plots import image_grid
+from ddpm_lesson.plots import cloud, image_grid
+from ddpm_lesson.points import eight_gaussians, eight_gaussians_mixture
 from ddpm_lesson.variants.super_resolution import low_res, upsampled
 
 HERE = Path(__file__).parent
@@ -57,8 +63,15 @@ def main() -> None:
 
 
 def known() -> list[str]:
-    """The names that have a recipe; classifiers first, for they score the others."""
-    return sorted((path.stem for path in HERE.glob("*.json")), key=lambda name: ("classifier" not in name, name))
+    """The names that have a recipe; classifiers first, for they score the others, and teachers before students."""
+    names = [path.stem for path in HERE.glob("*.json")]
+    return sorted(names, key=lambda name: ("classifier" not in name, teachers(name), name))
+
+
+def teachers(name: str) -> int:
+    """How many distillations led to this network."""
+    teacher = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))["recipe"].get("teacher")
+    return 0 if teacher is None else 1 + teachers(teacher)
 
 
 def whole(name: str) -> bool:
@@ -70,11 +83,13 @@ def whole(name: str) -> bool:
 def make(name: str, root: str | None, runs: Path, train: bool, scoring_threads: int | None) -> None:
     held = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
     torch.set_num_threads(held["threads"])
-    classifier = "classifier" in name
-    recipe = (ClassifierRecipe if classifier else Recipe)(**held["recipe"])
+    recipe = recipe_of(name, held["recipe"])
     here = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "torch": torch.__version__.split("+")[0]}
     if train:
-        minutes = (train_classifier if classifier else train_ddpm)(name, recipe, root, runs)
+        if isinstance(recipe, Recipe):
+            minutes = train_ddpm(name, recipe, root, runs)
+        else:
+            minutes = train_at_once(name, recipe, root)
         command = f"python data/weights/make_weights.py {name}"
         made = {"command": command, "minutes": round(minutes, 1), **here, "sha256": sha256(weights_of(name))}
     else:
@@ -82,13 +97,22 @@ def make(name: str, root: str | None, runs: Path, train: bool, scoring_threads: 
         made = {key: held["made"][key] for key in ("command", "minutes", *here, "sha256")}
     torch.set_num_threads(scoring_threads or held["threads"])
     held["recipe"] = asdict(recipe)  # every value, should a default ever change
-    if classifier:
+    if isinstance(recipe, ClassifierRecipe):
         scored = score_classifier(name, held, root)
+    elif isinstance(recipe, GeneratorRecipe):
+        scored = score_generator(name, held, root)
     else:
         score = score_upscale if recipe.condition == "low_res" else score_ddpm
         scored = score(name, held, root, runs)
     held["made"] = {**made, "scored_with": here, **scored}
     write_whole(HERE / f"{name}.json", (json.dumps(held, indent=1) + "\n").encode())
+
+
+def recipe_of(name: str, values: dict) -> Recipe | ClassifierRecipe | GeneratorRecipe:
+    """The recipe with these values, of the type that the name and they show."""
+    if "classifier" in name:
+        return ClassifierRecipe(**values)
+    return GeneratorRecipe(**values) if "kind" in values else Recipe(**values)
 
 
 def train_ddpm(name: str, recipe: Recipe, root: str | None, runs: Path) -> float:
@@ -112,9 +136,12 @@ def train_ddpm(name: str, recipe: Recipe, root: str | None, runs: Path) -> float
     return sum(ends) / 60
 
 
-def train_classifier(name: str, recipe: ClassifierRecipe, root: str | None, runs: Path) -> float:
+def train_at_once(name: str, recipe: ClassifierRecipe | GeneratorRecipe, root: str | None) -> float:
+    """Train a classifier or a generator, in one go."""
     begun = time.perf_counter()
-    trained = deque(tqdm(fit(recipe, load_images(recipe, root)), name, recipe.steps), maxlen=1)[0]
+    of_classifier = isinstance(recipe, ClassifierRecipe)
+    steps = fit(recipe, load_images(recipe, root)) if of_classifier else fit_generator(recipe)
+    trained = deque(tqdm(steps, name, recipe.steps), maxlen=1)[0]
     trained.save(weights_of(name))
     return (time.perf_counter() - begun) / 60
 
@@ -161,6 +188,41 @@ def score_upscale(name: str, held: dict, root: str | None, runs: Path) -> dict:
     return written(name, scoring["classifier"], runs, told)
 
 
+def score_generator(name: str, held: dict, root: str | None) -> dict:
+    """The scores of a generator's images and of as many real ones; of points, how many lie near a mode.
+
+    Writes a picture of 100 samples, or of 1000 points.
+    """
+    trained, scoring = load_weights(weights_of(name)), held["scoring"]
+    n, seed = scoring["n"], scoring["seed"]
+    samples = trained.sample(n, seed=seed)
+    if trained.recipe.data == "eight_gaussians":
+        points = eight_gaussians(n, generator=torch.Generator().manual_seed(seed))
+        axes = cloud(trained.sample(1000, seed=seed))
+        axes.figure.savefig(HERE / f"{name}.png", dpi=60)
+        plt.close("all")
+        return {"scores": by_name(near_modes(samples, seed)), "real": by_name(near_modes(points, seed))}
+    features = scoring["classifier"]
+    space = space_of(trained, features, root)
+    y = trained.labels(n)
+    found = evaluate(samples, space.reference, space.classifier, features, labels=y, seed=seed)
+    picture(name, trained.sample(100, seed=seed))
+    told = {"scores": by_name(found), "real": by_name(anchor(space, n, seed=seed))}
+    return {"classifier_sha256": sha256(weights_of(features)), **told}
+
+
+def near_modes(points: torch.Tensor, seed: int) -> dict[str, Score]:
+    """Share of points (n, 2) within 0.3, three standard deviations, of a mode, and the smallest mode's share."""
+    distance, mode = torch.cdist(points.double(), eight_gaussians_mixture()[1]).min(1)
+    rarest = torch.bincount(mode, minlength=8).argmin()
+    hits = {"Near a mode": distance < 0.3, "Share of the rarest mode": mode == rarest}
+    return {key: Score(key, *share_interval(hit), len(points), "points", seed) for key, hit in hits.items()}
+
+
+def by_name(found: dict[str, Score]) -> dict:
+    return {key: score._asdict() for key, score in found.items()}
+
+
 def beginner(name: str, trained: PretrainedDiffusion, runs: Path) -> PretrainedDiffusion:
     """The network of this recipe after its first steps."""
     begun = load_weights(early(name, runs))
@@ -169,7 +231,7 @@ def beginner(name: str, trained: PretrainedDiffusion, runs: Path) -> PretrainedD
     return begun
 
 
-def space_of(trained: PretrainedDiffusion, features: str, root: str | None) -> Space:
+def space_of(trained: PretrainedDiffusion | PretrainedGenerator, features: str, root: str | None) -> Space:
     """Where the images of this network's data are compared."""
     classifier, held_out = load_weights(weights_of(features)).model, load_images(trained.recipe, root, train=False)
     return Space(classifier, features, reference_of(load_images(trained.recipe, root).x_0, classifier), held_out)
@@ -183,7 +245,7 @@ def picture(name: str, images: torch.Tensor) -> None:
 def written(name: str, features: str, runs: Path, told: dict) -> dict:
     """What JSON holds of the scores, bound to the files that they are of."""
     bound_to = {"classifier_sha256": sha256(weights_of(features)), "early_sha256": sha256(early(name, runs))}
-    return bound_to | {of: {key: score._asdict() for key, score in table.items()} for of, table in told.items()}
+    return bound_to | {of: by_name(table) for of, table in told.items()}
 
 
 def score_classifier(name: str, held: dict, root: str | None) -> dict:
@@ -223,7 +285,9 @@ def readme(names: list[str]) -> str:
                 lines.append(f"- recognised of the images held out{at}: {share:.1%} (95 %: {low:.1%} to {high:.1%})")
         else:
             enlarges = "bilinear" in made
-            alt = "Ten images made small, enlarged bilinearly, drawn twice, original" if enlarges else "100 samples"
+            generator = "kind" in held["recipe"]
+            alt = "Ten images made small, enlarged bilinearly, drawn twice, original" if enlarges else "Samples"
+            alt = alt if enlarges or generator else "100 samples"
             columns = {"scores": "samples", "early": f"after {EARLY} steps", "bilinear": "bilinear"}
             columns = {of: words for of, words in columns.items() if of in made} | {"real": "real, held out"}
             lines += [f"![{alt}]({name}.png)\n", f"| score | {' | '.join(columns.values())} |"]
@@ -234,10 +298,13 @@ def readme(names: list[str]) -> str:
                 lines.append(f"| {key} | {' | '.join(cells)} |")
             first = next(iter(made["scores"].values()))
             drawn = "images held out, made small and enlarged" if enlarges else "samples, every class in turn"
-            lines.append(
-                f"\n{first['n']} {drawn}, {Sampling(**held['scoring']['sampling'])}, against the "
-                f"{first['n_reference']} training images; features {first['features']}; 95 % intervals in brackets."
-            )
+            if generator:
+                drawn, how = "samples", f"seed {first['seed']}"
+            else:
+                how = str(Sampling(**held["scoring"]["sampling"]))
+            against = f"against the {first['n_reference']} training images; features {first['features']}; "
+            against = against if first["n_reference"] else ""
+            lines.append(f"\n{first['n']} {drawn}, {how}, {against}95 % intervals in brackets.")
         lines.append("")
     return "\n".join(lines)
 

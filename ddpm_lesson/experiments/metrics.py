@@ -132,6 +132,19 @@ def confidence(logits: Tensor) -> tuple[Interval, Interval]:
     return (mean, low, min(1.0, high)), share_interval(top > 0.9)
 
 
+def inception_score(logits: Tensor) -> float:
+    """exp of the mean of KL(p(y | x) || p(y)), from 1 to the number of classes.  Salimans et al. 2016 (1606.03498).
+
+    logits: (N, classes); p(y) is the mean over these images. High if each image has a class and the classes are even.
+    It sees no real images: one sharp image for each class, copied, has the best score there is.
+    Published values have the logits of Inception, 1,000 classes, and are means over ten parts of the images.
+    Raises ValueError for logits that are not finite.
+    """
+    log_p = as_double("logits", logits).log_softmax(1)
+    log_marginal = log_p.logsumexp(0) - math.log(len(log_p))
+    return (log_p.exp() * (log_p - log_marginal)).sum(1).mean().exp().item()
+
+
 def class_histogram(classes: Tensor, num_classes: int) -> Tensor:
     """Share of each class, (num_classes,) float64.  classes: (N,) int64, such as logits.argmax(1)."""
     return torch.bincount(classes, minlength=num_classes).double() / len(classes)

@@ -15,6 +15,8 @@ from ddpm_lesson.denoisers import Denoiser, clipped, make_denoiser
 from ddpm_lesson.experiments.build import make_process
 from ddpm_lesson.experiments.checkpoints import CheckpointError, fill, load_tensors, save_tensors, sha256
 from ddpm_lesson.experiments.conditions import of_sampling
+from ddpm_lesson.experiments.generator_recipes import GeneratorRecipe, make_generator
+from ddpm_lesson.experiments.pretrained_generators import PretrainedGenerator
 from ddpm_lesson.experiments.recipes import ClassifierRecipe, Recipe
 from ddpm_lesson.experiments.sampling import ANCESTRAL, Sampling, watched
 from ddpm_lesson.networks.classifier import Classifier
@@ -22,11 +24,12 @@ from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.predictions import MeanType, Variance, mean_type_named, variance_named
 from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.samplers import State, last
+from ddpm_lesson.schedules import named
 from ddpm_lesson.variants.guidance import classifier_free
 
 BLOCK = 250  # images whose noise is drawn together, however many the device holds at a time
 # Not written where they say nothing, so that files keep their bytes.
-AT_DEFAULT = (("null_class", True), ("num_head_channels", None))  # of the network
+AT_DEFAULT = (("null_class", True), ("num_head_channels", None), ("latent", 0))  # of the network
 RECIPE_AT_DEFAULT = (("zero_snr", False), ("offset_noise", 0.0), ("condition", "none"), ("low_res_factor", 2))
 
 
@@ -207,7 +210,7 @@ class PretrainedNoisyClassifier(PretrainedClassifier):
     process: GaussianDiffusion
 
 
-Pretrained = PretrainedDiffusion | PretrainedClassifier
+Pretrained = PretrainedDiffusion | PretrainedClassifier | PretrainedGenerator
 
 
 def load_weights(path: Path | str, *, device: torch.device | str = "cpu") -> Pretrained:
@@ -216,13 +219,18 @@ def load_weights(path: Path | str, *, device: torch.device | str = "cpu") -> Pre
     Raises FileNotFoundError, or CheckpointError if the file is damaged or of something else.
     """
     tensors, about = load_tensors(Path(path))
-    if about.get("kind") not in ("ddpm", "classifier"):
+    if about.get("kind") not in ("ddpm", "classifier", "generator"):
         raise CheckpointError(f"{path} does not hold the weights of a network, but maybe the state of a run")
     try:
         told = (tuple(about["shape"]), tuple(about["classes"]), about["levels"])
         if about["kind"] == "ddpm":
             recipe, unet = Recipe.from_values(about["recipe"]), _ready(UNet(**about["unet"]), tensors, path, device)
             return PretrainedDiffusion(unet, make_process(recipe).to(device), recipe, about["step"], *told)
+        if about["kind"] == "generator":
+            of_generator = GeneratorRecipe(**about["recipe"])
+            network = _ready(make_generator(of_generator, told[0], len(told[1])), tensors, path, device)
+            process = GaussianDiffusion(named(of_generator.schedule, of_generator.T)).to(device)
+            return PretrainedGenerator(network, process, of_generator, *told)
         of_classifier = ClassifierRecipe(**about["recipe"])
         classifier = _ready(Classifier(**about["classifier"]), tensors, path, device)
         if of_classifier.T is None:
@@ -279,5 +287,5 @@ def _ready(model, tensors, path, device):
     return model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-def _of_images(trained: Pretrained) -> dict:
+def _of_images(trained: PretrainedDiffusion | PretrainedClassifier) -> dict:
     return {"classes": list(trained.classes), "levels": trained.levels, "shape": list(trained.shape)}

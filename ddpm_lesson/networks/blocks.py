@@ -54,6 +54,23 @@ class TimeEmbedding(nn.Module):
         return self.timembedding(t)
 
 
+class Mapping(nn.Module):
+    """A latent as a vector in the space of the time embedding: pixel norm, then two linear layers.
+
+    Xiao et al. 2022 (arXiv 2112.07804), Appendix C, after StyleGAN (Karras et al. 2019); theirs has more layers.
+    latent: numbers of z. dim: width of the result. forward: z (B, latent) -> (B, dim).
+    Pixel norm, z / sqrt(mean(z^2)), takes the length of z away: only its direction counts.
+    """
+
+    def __init__(self, latent: int, dim: int):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(latent, dim), Swish(), nn.Linear(dim, dim))
+        xavier(self.layers[0], self.layers[2])
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt())
+
+
 class DownSample(nn.Module):
     """Half the height and width: a 3x3 convolution with stride 2, (B, in_ch, H, W) -> (B, in_ch, H/2, W/2).
 

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_lesson._tensors import check_range
-from ddpm_lesson.networks.blocks import DownSample, ResBlock, Swish, TimeEmbedding, UpSample, group_norm, xavier
+from ddpm_lesson.networks.blocks import (
+    DownSample,
+    Mapping,
+    ResBlock,
+    Swish,
+    TimeEmbedding,
+    UpSample,
+    group_norm,
+    xavier,
+)
 
 TABLE = "time_embedding.timembedding.0.weight"  # the sines and cosines, (T, ch): held, not trained
 
@@ -33,8 +42,9 @@ class UNet(nn.Module):
     scale_shift_norm (AdaGN), biggan (resampling inside of residual blocks): Dhariwal & Nichol 2021, Section 3.
     official_embedding, same_padding: as DDPM's own code in TensorFlow; with norm_eps = 1e-6 the three make its weights
     fit.
+    latent: numbers of a latent z, 0 for none: a `Mapping` of it is added to the time embedding (Xiao et al. 2022).
     forward: x (B, in_ch, H, W), t (B,) int64 in 0..T-1, y (B,) int64, labels, or None (the null class for all),
-    cond (B, cond_ch, H, W) -> (B, out_ch, H, W), with learned_var (B, 2 out_ch, H, W).
+    cond (B, cond_ch, H, W), z (B, latent) -> (B, out_ch, H, W), with learned_var (B, 2 out_ch, H, W).
     `divisor`: what H and W must be divisible by. `options`: the arguments, so that UNet(**unet.options) has its shape.
     Raises ValueError for shapes, sides, groups, heads or labels that do not fit, and for labels that are missing in a
     network without a null class; TypeError for t or y that are not integer. Warns (SingleChannelGroupWarning) if a
@@ -66,6 +76,7 @@ class UNet(nn.Module):
         biggan: bool = False,
         official_embedding: bool = False,
         same_padding: bool = False,
+        latent: int = 0,
     ):
         super().__init__()
         ch_mult, attn = list(ch_mult), list(attn)
@@ -84,6 +95,8 @@ class UNet(nn.Module):
         self.time_embedding = TimeEmbedding(T, ch, tdim, official=official_embedding)
         if num_classes is not None:
             self.class_embedding = nn.Embedding(num_classes + null_class, tdim)
+        if latent:
+            self.mapping = Mapping(latent, tdim)
         self.head = nn.Conv2d(in_ch + cond_ch, ch, 3, padding=1)
 
         self.downblocks = nn.ModuleList()
@@ -116,12 +129,16 @@ class UNet(nn.Module):
         xavier(self.head)
         xavier(last, gain=0.0 if zero_init else 1e-5)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, cond: Tensor | None = None) -> Tensor:
-        self._check_inputs(x, t, y, cond)
+    def forward(
+        self, x: Tensor, t: Tensor, y: Tensor | None = None, cond: Tensor | None = None, z: Tensor | None = None
+    ) -> Tensor:
+        self._check_inputs(x, t, y, cond, z)
         temb = self.time_embedding(t)
         if self.options["num_classes"] is not None:
             y = torch.full_like(t, self.options["num_classes"]) if y is None else y
             temb = temb + self.class_embedding(y)
+        if z is not None:
+            temb = temb + self.mapping(z)
         h = self.head(x if cond is None else torch.cat([x, cond], 1))
         hs = [h]
         for layer in self.downblocks:
@@ -133,13 +150,17 @@ class UNet(nn.Module):
             h = layer(torch.cat([h, hs.pop()], 1) if takes_skip else h, temb)
         return self.tail(h)
 
-    def _check_inputs(self, x, t, y, cond):
+    def _check_inputs(self, x, t, y, cond, z):
         in_ch, cond_ch, num_classes = (self.options[name] for name in ("in_ch", "cond_ch", "num_classes"))
+        latent = self.options["latent"]
         check_inputs(x, t, in_ch, levels=len(self.options["ch_mult"]))
         wanted = (x.shape[0], cond_ch, *x.shape[2:]) if cond_ch else None
         got = None if cond is None else tuple(cond.shape)
         if got != wanted:
             raise ValueError(f"cond must be {wanted} for a network with cond_ch = {cond_ch}, got {got}")
+        wanted, got = (x.shape[0], latent) if latent else None, None if z is None else tuple(z.shape)
+        if got != wanted:
+            raise ValueError(f"z must be {wanted} for a network with latent = {latent}, got {got}")
         labels = 0 if num_classes is None else num_classes + self.options["null_class"]
         if y is None:
             if labels and not self.options["null_class"]:
@@ -155,7 +176,8 @@ class UNet(nn.Module):
 
 
 def _check(options):
-    least = {"T": 1, "ch": 2, "num_res_blocks": 1, "in_ch": 1, "out_ch": 1, "cond_ch": 0, "num_classes": 1}
+    least = {"T": 1, "ch": 2, "num_res_blocks": 1, "in_ch": 1, "out_ch": 1, "cond_ch": 0, "latent": 0}
+    least["num_classes"] = 1
     for name, low in least.items():
         if options[name] is not None and options[name] < low:
             raise ValueError(f"{name} must be at least {low}, got {options[name]}")

@@ -23,7 +23,7 @@
 # | 3 | 1.7 The posterior: one step back, if you know where you came from … 1.11 What you now have | 35 |
 # | capstone | 1.12 Capstone: a forward process of your own | 38 |
 #
-# Sections called *Going deeper* are collapsed (17 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (18 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
@@ -124,7 +124,7 @@ _ = plots.chain(rows, [20 * state.i for state in shown])
 # | `alphas_bar` | $\bar\alpha_t$ | $\alpha_t$ (!) | `alphas_cumprod` | `alphas_cumprod` |
 # | `posterior_var`, $\tilde\beta_t$ | $\tilde\beta_t$ | $\sigma_t^2$ at $\eta=1$ | `posterior_variance` | `variance` |
 #
-# **What goes wrong: p and q swapped.** The post calls the forward process p and the reverse process q. In the paper (DDPM Eq. 1 and 2) p is learned and q is fixed.
+# **What goes wrong: p and q swapped.** The post calls the forward process p and the reverse process q. In the paper (DDPM Eq. 1 and 2) p is learned and q is fixed. It also calls both of them parameterised chains; q has no parameters.
 
 # %% [markdown]
 # ## 1.2 One step, then a thousand
@@ -560,6 +560,9 @@ print(f"entropy of a pooled pixel: {entropy:.2f} bits")
 for t in (69, 199, 399):
     bound = -0.5 * torch.log2(1 - alphas_bar[t])
     print(f"linear, t = {t:3}: {pixel_bits(alphas_bar[t]):.2f} bits, at most {bound:.2f} by (1.5)")
+
+# %% [markdown]
+# **Three more schedules of DDPM's code.** `warmup10` and `warmup50` rise linearly from 0.0001 to 0.02 in the first 10 % or 50 % of the steps and then stay at 0.02. `jsd` takes $\beta_t = 1/(T-t+1)$: the share of the image's variance that is left falls by $1/T$ at every step, and the last β is exactly 1. (`schedules.warmup10`, `schedules.warmup50`, `schedules.jsd`.) And one that you will meet with a mistake: published code for *quadratic* squares twice. Its last β is 0.0004 instead of 0.02, and 92 % of the variance is left at the end.
 
 # %% [markdown]
 # **What goes wrong: "later papers let β grow exponentially".** The post says so; none of the repositories that it links to does. What later work lets grow by a constant factor is σ (k-diffusion) or $1-\bar\alpha$ (an option of DDGAN's code), not β. The best-known later schedule is the cosine. Taken literally (`schedules.geometric`: the same factor from each β to the next), the chain does not end in noise:

@@ -22,7 +22,7 @@
 # | 2 | 2.5 Noise, image and score: three names for one answer … 2.8 Which weight? | 37 |
 # | capstone | 2.9 Capstone: a training loop for digits and 2.20 Where to read on | 40 |
 #
-# Sections called *Going deeper* are collapsed (86 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (87 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
@@ -1248,7 +1248,7 @@ for mean_type in (epsilon, xstart):
     print(f"{mean_type.name:7} trained and sampled: rms {rms:.2f}")
 
 # %% [markdown]
-# **What goes wrong: the wrong inverse, and "sampling's objective".** Where the post says that the noise leads to $x_0$, its code shows `predict_xstart_from_xprev`, the inverse of the posterior mean (and loses a parenthesis). Feed the noise to it, and the result is far off:
+# **What goes wrong: the wrong inverse, and "sampling's objective".** Where the post says that the noise leads to $x_0$, its code shows `predict_xstart_from_xprev`, the inverse of the posterior mean (and loses a parenthesis; the line for $x_t$ stands behind a `return` and never runs). Feed the noise to it, and the result is far off:
 
 # %% tags=["folded"]
 t = torch.full((500,), 500)
@@ -1747,6 +1747,9 @@ for low in (-1, 0):
     p = Gaussian(torch.full((17,), 0.4, dtype=torch.float64), log_var)
     total = p.discretized_log_prob(grid_17, 17).exp().sum()
     print(f"levels from {low} to 1: probabilities add up to {total:.4f}")
+
+# %% [markdown]
+# **Mirrored digits.** DDPM mirrors CIFAR-10's images left to right with probability 1/2 (`batches.mirrored`): more data at no cost. A mirrored 3 is no digit, and a network that is trained on such signs draws them. So a recipe for digits refuses `flip`.
 
 # %% [markdown]
 # **Losses in float16.** A network may run in half precision; its loss may not. The smallest positive float16 is 6e-8 and the largest 65504, so squares vanish and sums overflow:

@@ -23,7 +23,7 @@
 # | 3 | 4.7 A differential equation behind the steps … 4.10 What you now have | 34 |
 # | capstone | 4.11 Capstone: fill in what is missing | 34 |
 #
-# Sections called *Going deeper* are collapsed (38 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (39 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
@@ -1396,6 +1396,8 @@ print("not:", "; ".join(sorted({row["chain"] for row in ten} - (within[0] & with
 
 # %% [markdown]
 # **"A training and sampling objective".** The post speaks of one. Training has an objective, (2.1). Sampling has none: nothing is optimised, and a sampler that is "better" is one whose samples are nearer to the distribution that the network describes. The Gaussian that is drawn from is $p_\theta(x_{t-1}\mid x_t)$, not "the Gaussian of $x_t$".
+#
+# **A comma that is missing.** The post compares `mean_type` with the list `['xprev' 'xstart', 'epsilon']`. Python joins two strings that stand side by side, so the list has two entries, `'xprevxstart'` and `'epsilon'`, and two of the three choices are refused. The default is `'eps'`, which is not in the list either: the class cannot be built with its defaults. In this course the names are the keys of one table, and an unknown name is answered with those that exist.
 #
 # **An argument that does nothing.** The post's sampler takes `img_size` and never looks at it, so images of any size pass. It also builds the table of log variances anew at each of the 1000 steps. The course's `GaussianDiffusionSampler` checks the size of $x_T$, and its tables are made once:
 

@@ -1,0 +1,66 @@
+"""Recipes of the generators that Algorithm 1 does not train: GANs, a VAE, distilled students, consistency models."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from ddpm_lesson.networks.mlp import MLP
+from ddpm_lesson.networks.unet import UNet
+from ddpm_lesson.networks.vae import VAE
+
+KINDS = ("ddgan", "gan", "vae", "distilled", "consistency")
+
+
+@dataclass(frozen=True)
+class GeneratorRecipe:
+    """What the weights of such a generator depend on, as `Recipe` says it of a diffusion model.
+
+    kind: ddgan, and gan: the same with one step (Xiao et al. 2022); vae (Kingma & Welling 2014); distilled (Salimans &
+    Ho 2022); consistency (Song et al. 2023). data: digits, or eight_gaussians. T, schedule: of the process; for a vae
+    they mean nothing. chain: how many steps a distilled student takes, or a consistency model. teacher: the weights
+    that a student is distilled from, which take twice as many.
+    latent: numbers of z, of the GANs and the VAE. width: channels of the U-Net's first level, or hidden width of a VAE
+    or MLP. critic, critic_lr: of the discriminator, its first channels and its rate. r1, interval: as `train_ddgan`.
+    steps, batch_size, lr, ema_decay, seed: of Adam, whose rate falls along a cosine, and of the averaged weights.
+    Raises ValueError for an unknown kind, a GAN with other than one step, and a student without a teacher.
+    """
+
+    kind: str
+    data: str = "digits"
+    T: int = 4
+    schedule: str = "vp"
+    chain: int = 1
+    teacher: str | None = None
+    latent: int = 32
+    width: int = 16
+    critic: int = 24
+    critic_lr: float = 2e-3
+    r1: float = 0.02
+    interval: int = 8
+    steps: int = 5000
+    batch_size: int = 32
+    lr: float = 5e-4
+    ema_decay: float = 0.995
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind {self.kind!r}, expected one of {', '.join(KINDS)}")
+        if self.kind == "gan" and self.T != 1:
+            raise ValueError(f"a gan has one step, T = 1: with more it is a ddgan; got T = {self.T}")
+        if (self.kind == "distilled") != (self.teacher is not None):
+            raise ValueError(f"a distilled student has a teacher, others none; got {self.kind}, {self.teacher}")
+
+
+def make_generator(recipe: GeneratorRecipe, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """The network of a recipe, for data of this shape. Its start follows from PyTorch's own generator."""
+    if recipe.kind == "vae":
+        return VAE(shape, recipe.width, recipe.latent)
+    if recipe.kind == "consistency":
+        return MLP(recipe.T, shape[0], recipe.width, gain=3.0)
+    if recipe.kind == "distilled":
+        unet = partial(UNet, attn=(1,), num_classes=classes)
+    else:
+        unet = partial(UNet, attn=(), scale_shift_norm=True, latent=recipe.latent)
+    return unet(recipe.T, recipe.width, (1, 2), num_res_blocks=1, dropout=0.0, in_ch=shape[0], num_groups=8)

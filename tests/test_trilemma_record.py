@@ -1,0 +1,48 @@
+"""The record of quality, coverage and speed: whole, of the shipped weights, and what it shows."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddpm_lesson.data import bundled
+from ddpm_lesson.experiments.checkpoints import sha256
+
+FOLDER = Path(__file__).parent.parent / "data/records"
+RECORD = json.loads((FOLDER / "trilemma.json").read_text("utf-8"))
+ROWS = {row["chain"]: row for row in RECORD["rows"]}
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("trilemma", FOLDER / "trilemma.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_chain_is_there_of_these_weights(script):
+    assert list(ROWS) == list(script.CHAINS)
+    for row in RECORD["rows"]:
+        assert row["sha256"] == sha256(bundled(f"weights/{row['weights']}.safetensors"))
+    for row in [*RECORD["rows"], RECORD["real"]]:
+        assert all(low <= mean <= high for mean, low, high in row["scores"].values())
+
+
+def test_the_interval_is_students(script):
+    mean, low, high = script.interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert mean == 3 and high - mean == pytest.approx(2.776 * 2.5**0.5 / 5**0.5, abs=1e-3)
+    assert low == pytest.approx(2 * mean - high)
+
+
+def test_more_steps_take_longer():
+    ms = [ROWS[chain]["scores"]["ms"][0] for chain in ("GAN-1", "DDGAN-4", "DDIM-10", "DDIM-50", "DDPM-1000")]
+    assert ms == sorted(ms)
+
+
+def test_a_row_is_drawn_again(script):
+    images = script.drawer(*script.CHAINS["VAE"])(200, 7)
+    assert images.shape == (200, 1, 8, 8)
+    assert torch.equal(images, script.drawer(*script.CHAINS["VAE"])(200, 7))
