@@ -262,7 +262,7 @@ def trained(T, steps=2600):
         t, x_prev, x_t, fake = draw(G, chain, generator)
         loss = discriminator_loss(D(x_prev, x_t, t), D(fake.detach(), x_t, t))
         if step % 4 == 0:
-            loss = loss + r1_penalty(D, x_prev, x_t, t, 0.03, 4)
+            loss = loss + r1_penalty(D, x_prev, x_t, t, 0.05, 4)
         of_D.zero_grad(), loss.mean().backward(), of_D.step()
         t, _, x_t, fake = draw(G, chain, generator)
         of_G.zero_grad(), generator_loss(D(fake, x_t, t)).mean().backward(), of_G.step()
