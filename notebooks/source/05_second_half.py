@@ -61,7 +61,7 @@ turn = torch.linspace(0, 6.2832, 100, dtype=torch.float64)
 circle = 2 * torch.stack([turn.cos(), turn.sin()])  # two standard deviations
 for ax, (name, p) in zip(axes, steps.items()):
     mean, cov, _ = best_gaussian(p)
-    _ = ax.pcolormesh(side, side, p.view(161, 161).T, cmap="Blues", rasterized=True)
+    _ = ax.pcolormesh(side, side, p.view(161, 161).T, cmap="Blues", shading="gouraud")
     _ = ax.plot(*(mean[:, None] + torch.linalg.cholesky(cov) @ circle), "--", color=plots.VERMILION)
     _ = ax.plot(*x_t, "+", color="black"), ax.set(title=name, aspect="equal")
 _ = axes[0].set(title="one of 1000 steps, enlarged", xlim=(0, 0.6), ylim=(-0.2, 0.4))
@@ -290,7 +290,7 @@ _ = axes[2].bar(torch.arange(8) + 0.2, nearest, 0.4, color=plots.BLUE, label="$G
 _ = axes[2].set(title="$x_0$ from one $x_1$", xlabel="cluster", ylabel="probability"), axes[2].legend()
 
 # %% [markdown]
-# *Figure 5.33.* Left and middle: 2000 points of each generator. Right: the question behind it all. From the $x_1$ of figure 5.30, how often does the generator choose each cluster, and how often should it? It has never been told these probabilities; the discriminator of pairs has taught them. <!-- alt: Two scatter plots, each with eight clusters on a ring and a few points between neighbours. On the right, pairs of grey and blue bars for eight clusters; the blue ones follow the grey ones, high at 0, 1 and 7 and low at 3 to 5. -->
+# *Figure 5.33.* Left and middle: 2000 points of each generator. Right: the question behind it all. From the $x_1$ of figure 5.30, how often does the generator choose each cluster, and how often should it? It has never been told these probabilities; the discriminator of pairs has taught them, roughly. <!-- alt: Two scatter plots, each with eight clusters on a ring and a few points between neighbours. On the right, pairs of grey and blue bars for eight clusters; the blue ones roughly follow the grey ones, high at 0, 1 and 7 and low at 3 to 5. -->
 
 # %% tags=["folded"]
 for x in points.values():
@@ -368,7 +368,7 @@ record = json.loads(data.bundled("records/trilemma.json").read_text("utf-8"))
 _ = plots_variants.trilemma(record)
 
 # %% [markdown]
-# *Figure 5.35.* Fréchet distance over the time for an image; the area of a disc is the recall. Low and left is good, and large. Bars: 95 % intervals over five seeds. Dashed: real digits that no generator has seen. Both axes are logarithmic: a step of the grid is a factor of ten. <!-- alt: Discs with names in a plane of milliseconds and Fréchet distance. DDPM with 1000 steps is far to the right; the generators of one to four evaluations are on the left. -->
+# *Figure 5.35.* Fréchet distance over the time for an image; the area of a disc is the recall. Low and left is good, and large. Bars: 95 % intervals over five seeds. Dashed: real digits that no generator has seen. Both axes are logarithmic. <!-- alt: Discs with names in a plane of milliseconds and Fréchet distance. DDPM with 1000 steps is far to the right; the generators of one to four evaluations are on the left. -->
 
 # %% tags=["folded"]
 keys = "frechet", "precision", "recall", "classes", "ms"
@@ -383,8 +383,8 @@ for row in [*record["rows"], record["real"]]:
 
 # %%
 # NBVAL_IGNORE_OUTPUT
-short = Sampling("ddim", steps="trailing10")
-for name, draw in (("DDIM-10", lambda: digits.sample(100, short)), ("DDGAN-4", lambda: gan.sample(100))):
+short, y = Sampling("ddim", steps="trailing10"), digits.labels(100)
+for name, draw in (("DDIM-10", lambda: digits.sample(100, short, y=y)), ("DDGAN-4", lambda: gan.sample(100))):
     draw(), (begun := time.perf_counter()), draw()
     print(f"{name}: {10 * (time.perf_counter() - begun):.2f} ms for each image")
 
@@ -490,7 +490,7 @@ _ = plots_variants.named_rows(rows)
 # %% [markdown]
 # *Figure 5.37.* The same noise and the same labels. Above, the teacher with fewer and fewer steps; below, its two students. <!-- alt: Five rows of ten small digits. The first three rows, the teacher's, look alike; with two steps the strokes are softer. Below them two rows of students. -->
 #
-# What is lost? A student of a deterministic teacher maps noise to images as the teacher does; where the teacher's map is steep it smooths. It cannot be better than the teacher, and it needs a training for each number of steps.
+# What is lost? A student of a deterministic teacher maps noise to images as the teacher does; where that map is steep, a network makes it smoother. Its target is the teacher and not the data, so the teacher's mistakes stay. And each halving is a training of its own. The table of section 5.35 has both students.
 
 # %% [markdown] tags=["deeper"]
 # ## 5.38 Going deeper: consistency models
