@@ -317,7 +317,7 @@ ddgan_step = checks.carried("ddgan_step")
 digits, gan = (load_pretrained(name, device=device) for name in ("digits_ddpm", "digits_ddgan"))
 
 # %% [markdown]
-# The network `digits_ddgan` was trained as you trained the points; its recipe lies beside its weights. The generator is a U-Net that predicts $x_0$; the latent, scaled to one length, passes two linear layers and is added to the time embedding. Your step draws:
+# The network `digits_ddgan` was trained as you trained the points; its recipe lies beside its weights. The generator is a U-Net that predicts $x_0$; the latent, after two linear layers, is added to the time embedding. Your step draws:
 
 # %%
 def ask(x_t, t, z):
@@ -352,16 +352,16 @@ print("500 digits: the classifier is more than 90% sure of over 75% of them, and
 # %% [markdown]
 # ## 5.35 The trilemma, measured
 #
-# *Question.* Ten steps or four, or one: what is the price? A generator should draw images of high **quality**, should **cover** all the data, and should be **fast**. Xiao and others call it the generative learning *trilemma* (生成学习三难): each family of models then had two of the three. (The post calls it a paradox. A paradox contradicts itself; a trilemma is a choice among three.) That is a slogan. Here is a measurement, on the course's digits:
+# *Question.* Ten steps, four, or one: what is the price? A generator should draw images of high **quality**, should **cover** the data, and should be **fast**. Xiao and others call it the generative learning *trilemma* (生成学习三难): each family of models had two of the three. (Not a paradox, as the post says: a choice among three.) Instead of the slogan, a measurement on the course's digits:
 #
-# - quality: *precision*, section 5.7, and the *Fréchet distance*, section 4.9;
-# - coverage: *recall*, and how many classes hold their share;
+# - quality: *precision* (5.7) and the *Fréchet distance* (4.9);
+# - coverage: *recall*, and how many of the classes have at least 2 % of the images;
 # - speed: milliseconds for an image, on one thread, in batches of 100.
 #
-# Each generator draws 500 images with each of five seeds. Besides the samplers of this course, on `digits_ddpm`: `digits_ddgan`; `digits_gan`, the same recipe with one step; a small variational autoencoder (VAE); and two *distilled* students (section 5.37).
+# Each draws 500 images with each of five seeds: chains of `digits_ddpm`; two *distilled* students (section 5.37); `digits_ddgan`; `digits_gan`, the same recipe with one step; a small variational autoencoder (VAE). The first two kinds are told every class in turn, the others know no labels.
 #
-# > **Predict.** Which of them has the lowest recall: the one-step GAN, the VAE, or DDIM in ten steps?
-# > <details><summary>Then look</summary>The smallest disc in the figure, and the column <em>recall</em> of the table below it.</details>
+# > **Predict.** A VAE draws blurred images in one step. Is its recall low or high?
+# > <details><summary>Then look</summary>High, 0.96; its precision is low, 0.43. Recall asks whether a real digit lies in a ball around a drawn one, and the balls reach to the third neighbour: scattered images have large balls. So never read recall alone.</details>
 
 # %%
 record = json.loads(data.bundled("records/trilemma.json").read_text("utf-8"))
@@ -384,20 +384,21 @@ for row in [*record["rows"], record["real"]]:
 # %%
 # NBVAL_IGNORE_OUTPUT
 short, y = Sampling("ddim", steps="trailing10"), digits.labels(100)
-for name, draw in (("DDIM-10", lambda: digits.sample(100, short, y=y)), ("DDGAN-4", lambda: gan.sample(100))):
-    draw(), (begun := time.perf_counter()), draw()
+ways = {"DDIM-10": lambda: digits.sample(100, short, y=y), "DDGAN-4": lambda: gan.sample(100)}
+for name, way in ways.items():
+    way(), (begun := time.perf_counter()), way()
     print(f"{name}: {10 * (time.perf_counter() - begun):.2f} ms for each image")
 
 # %% [markdown]
-# **Exercise 5.16 (design, 4 minutes).** From the figure and the table, and from nothing else: (a) Which generators are *dominated*, that is, another one is at least as good in all three? (b) Is there a trilemma on these digits at all, or does one generator win everything? (c) You may spend 1 ms for an image; what do you take, for a game that shows one digit at a time, and for training data of a classifier? (d) Which difference between two rows would you *not* report, given the intervals?
-# <details><summary>What we would say</summary>(a) Go through the table by pairs: is another row at least as good in distance, recall and milliseconds? (b) There is a trilemma if no row is best in all three; then the rows that nobody dominates are the real offer. (c) Of the rows below 1 ms: for the game the highest precision, since nobody sees what is missing; for the classifier the highest recall, and all ten classes. (d) Every difference smaller than both intervals together; and none below the distance of the real digits, which says more about the number of images than about a generator.</details>
+# **Exercise 5.16 (design, 4 minutes).** From figure and table alone: (a) Which generators are *dominated*, that is, another one is at least as good in all three? (b) Is there a trilemma on these digits at all, or does one generator win everything? (c) You may spend 1 ms for an image: what do you take for a game that shows one digit at a time, and what for training a classifier? (d) Which difference between two rows would you *not* report, given the intervals?
+# <details><summary>What we would say</summary>(a) Compare the rows by pairs; a difference within both intervals is none. (b) Yes: the best distances take the longest, and the fastest generator has one of the worst. But distillation moves the border: quality near the ten steps in about a fifth of the time. (c) The student of four steps, twice: it has the highest precision below 1 ms, and it knows labels, without which training data are worth little. (d) The distances of DDIM-10 and 2M-10, and those of DDGAN and VAE: their intervals overlap. And that chains are nearer than real digits: those are fewer, and held out from what the chains were trained on.</details>
 
 # %% [markdown]
 # In three sentences:
 #
 # 1. A large step is not Gaussian, but it is an average of Gaussian posteriors; a generator with a latent draws the $x_0$ that belongs to each.
 # 2. No formula says how $x_0$ is distributed; a discriminator of *pairs* teaches it, with the non-saturating loss and R1.
-# 3. Quality, coverage and speed are three measurements: choose a generator from their numbers, with their intervals, and not from its family's name.
+# 3. Quality, coverage and speed are three measurements: choose by their numbers and intervals, not by a family's name.
 
 # %% [markdown] tags=["sitting", "capstone"]
 # ## 5.36 Capstone of the course: meet the requirements
