@@ -352,7 +352,7 @@ print("500 digits: the classifier is more than 90% sure of over 75% of them, and
 # %% [markdown]
 # ## 5.35 The trilemma, measured
 #
-# *Question.* Ten steps, four, or one: what is the price? A generator should draw images of high **quality**, should **cover** the data, and should be **fast**. Xiao and others call it the generative learning *trilemma* (生成学习三难): each family of models had two of the three. (Not a paradox, as the post says: a choice among three.) Instead of the slogan, a measurement on the course's digits:
+# *Question.* Ten steps, four, or one: what is the price? A generator should draw images of high **quality**, should **cover** the data, and should be **fast**. Xiao and others call it the generative learning *trilemma* (生成学习三难): each family of models had two of the three. (Not a paradox, as the post says: a choice among three.) Measured, on the course's digits:
 #
 # - quality: *precision* (5.7) and the *Fréchet distance* (4.9);
 # - coverage: *recall*, and how many of the classes have at least 2 % of the images;
@@ -379,7 +379,7 @@ for row in [*record["rows"], record["real"]]:
     print(f"{row['chain']:20}" + "".join(f"{cell:>15}" for cell in cells))
 
 # %% [markdown]
-# The milliseconds are those of the machine that wrote the record. And of yours, for two of them:
+# These milliseconds are the record's. Those of your machine, for two of them:
 
 # %%
 # NBVAL_IGNORE_OUTPUT
@@ -396,7 +396,7 @@ for name, way in ways.items():
 # %% [markdown]
 # In three sentences:
 #
-# 1. A large step is not Gaussian, but it is an average of Gaussian posteriors; a generator with a latent draws the $x_0$ that belongs to each.
+# 1. A large step is an average of Gaussian posteriors; a generator with a latent draws the $x_0$ of each.
 # 2. No formula says how $x_0$ is distributed; a discriminator of *pairs* teaches it, with the non-saturating loss and R1.
 # 3. Quality, coverage and speed are three measurements: choose by their numbers and intervals, not by a family's name.
 
