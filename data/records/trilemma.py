@@ -51,6 +51,11 @@ def drawer(name: str, sampling: Sampling | None) -> Callable[[int, int], Tensor]
     return lambda n, seed: trained.sample(n, Sampling(**told, seed=seed), y=trained.labels(n), batch_size=FEW)
 
 
+def checksum(chain: str) -> str:
+    """Of the weights that a chain has now."""
+    return sha256(bundled(f"weights/{CHAINS[chain][0]}.safetensors"))
+
+
 def scored(images: Tensor, reference: Reference, classifier: torch.nn.Module, seed: int) -> dict[str, float]:
     found = evaluate(images, reference, classifier, "digits_classifier", seed=seed)
     shares = class_histogram(classified(classifier, images)[1].argmax(1), 10)
@@ -84,8 +89,7 @@ def main() -> None:
     reference = reference_of(train.x_0, classifier)
     record = {"made_by": "python data/records/trilemma.py", "n": N, "seeds": len(SEEDS), "covered": COVERED, "rows": []}
     record |= json.loads(PATH.read_text(encoding="utf-8")) if PATH.exists() else {}
-    weights = {chain: sha256(bundled(f"weights/{name}.safetensors")) for chain, (name, _) in CHAINS.items()}
-    record["rows"] = [row for row in record["rows"] if row["sha256"] == weights.get(row["chain"])]
+    record["rows"] = [row for row in record["rows"] if row["sha256"] == checksum(row["chain"])]
     if "real" not in record:  # 382 are held out: as many of them with repetition would be closer to themselves
         rows = [scored(test[some(test, 300, seed)][0], reference, classifier, seed) for seed in SEEDS]
         record["real"] = together("real, held out", rows, n=300)
@@ -99,7 +103,7 @@ def main() -> None:
             images = torch.cat([draw(FEW, 100 * seed + part) for part in range(N // FEW)])
             times.append(1000 * (time.process_time() - begun) / N)
             rows.append(scored(images, reference, classifier, seed) | {"ms": times[-1]})
-        about = {"weights": CHAINS[chain][0], "sha256": weights[chain]}
+        about = {"weights": CHAINS[chain][0], "sha256": checksum(chain)}
         record["rows"].append(together(chain, rows, **about))
         record["rows"].sort(key=lambda row: list(CHAINS).index(row["chain"]))
         write_whole(PATH, (json.dumps(record, indent=1) + "\n").encode())
