@@ -368,7 +368,7 @@ record = json.loads(data.bundled("records/trilemma.json").read_text("utf-8"))
 _ = plots_variants.trilemma(record)
 
 # %% [markdown]
-# *Figure 5.35.* Fréchet distance over the time for an image; the area of a disc is the recall. Low and left is good, and large. Bars: 95 % intervals over five seeds. Dashed: real digits that no generator has seen. Both axes are logarithmic. <!-- alt: Discs with names in a plane of milliseconds and Fréchet distance. DDPM with 1000 steps is far to the right; the generators of one to four evaluations are on the left. -->
+# *Figure 5.35.* Fréchet distance over the time for an image; the area of a disc is the recall. Low and left is good, and large. Bars: 95 % intervals over five seeds. Dashed: real digits that no generator has seen. Both axes are logarithmic. <!-- alt: Discs with names in a plane of milliseconds and Fréchet distance. The chains are low and on the right, the students low and further left. DDGAN and, far to the left, the VAE lie above the dashed line; the GAN of one step is highest, with the smallest disc. -->
 
 # %% tags=["folded"]
 keys = "frechet", "precision", "recall", "classes", "ms"
