@@ -215,7 +215,7 @@ def readme() -> str:
         total = f"{bits['total']:.3f} +- {1.96 * bits['standard_error']:.3f}"
         lines.append(f"\nBits/dim of {bits['n']} images held out: {total}, the prior {bits['prior']:.1e} of it.")
         lines.append(f"By t, in fifths from the first step to the last: {split}.\n")
-    return "\n".join([*lines, *solvers(), *variants(), *short_trainings()])
+    return "\n".join([*lines, *solvers(), *variants(), *trilemma(), *short_trainings()])
 
 
 def solvers() -> list[str]:
