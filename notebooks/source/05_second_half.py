@@ -372,11 +372,11 @@ _ = plots_variants.trilemma(record)
 
 # %% tags=["folded"]
 keys = "frechet", "precision", "recall", "classes", "ms"
-print(f"{'mean ± half interval':20}" + "".join(f"{key:>15}" for key in keys))
+print(f"{'mean ± half interval':20}" + "".join(f"{key:>17}" for key in keys))
 for row in [*record["rows"], record["real"]]:
     found = [row["scores"].get(key) for key in keys]
     cells = [f"{score[0]:.3g} ± {score[0] - score[1]:.1g}" if score else "" for score in found]
-    print(f"{row['chain']:20}" + "".join(f"{cell:>15}" for cell in cells))
+    print(f"{row['chain']:20}" + "".join(f"{cell:>17}" for cell in cells))
 
 # %% [markdown]
 # These milliseconds are the record's. Those of your machine, for two of them:
