@@ -47,6 +47,8 @@ weights: $(STAMP) ## train and score the shipped weights that are missing (WEIGH
 records: $(STAMP) ## record what the shipped weights reach by sampler, steps and guidance
 	$(BIN)/python data/records/solvers.py
 	$(BIN)/python data/records/variants.py
+	$(BIN)/python data/records/trilemma.py
+	$(BIN)/python data/records/ddgan_points.py
 	$(BIN)/python data/records/make_records.py $(WEIGHTS)
 
 bench: $(STAMP) ## time a training step and the samplers beside those of diffusers

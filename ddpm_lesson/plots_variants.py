@@ -122,19 +122,19 @@ def fidelity_and_diversity(record: Mapping[str, Any], *, ax: Axes | None = None)
 
 
 def trilemma(record: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
-    """Frechet distance over the time of an image, both logarithmic; a disc's area is the recall.
+    """Frechet distance over the time of an image, both logarithmic; the larger a disc, the larger the recall.
 
     record: data/records/trilemma.json: "rows", each with "chain" and "scores", (mean, low, high) of "ms", "frechet" and
     "recall", and "real", whose distance is a dashed line. Bars: 95 % intervals over seeds. Low and left is good, large
     is good. Raises ValueError for a record without rows, or with a chain whose family is not known.
     """
-    rows = record["rows"]
+    rows = sorted(record["rows"], key=lambda row: row["scores"]["ms"][0])
     families = {row["chain"]: row["chain"].split("-")[0] for row in rows}
     if unknown := sorted(set(families.values()) - set(FAMILIES)):
         raise ValueError(f"families must be {', '.join(FAMILIES)}, got {', '.join(unknown)}")
     if not rows:
         raise ValueError("the record must hold at least one row, got none")
-    ax = ax or plt.subplots(figsize=(6.5, 4.5), layout="constrained")[1]
+    ax = ax or plt.subplots(figsize=(8, 5), layout="constrained")[1]
     for k, row in enumerate(rows):
         scores, color = row["scores"], FAMILIES[families[row["chain"]]]
         ms, (distance, low, high), recall = scores["ms"][0], scores["frechet"], scores["recall"][0]

@@ -102,8 +102,8 @@ def test_the_trilemma_is_distance_over_time_with_discs_of_recall():
     fig, ax = plt.subplots()
     assert plots_variants.trilemma({"rows": rows, "real": real}, ax=ax) is ax
     discs = [(disc.get_offsets().tolist()[0], disc.get_sizes()[0]) for disc in ax.collections]
-    assert [place for place, _ in discs] == [[2.0, 0.1], [0.1, 1.5], [0.01, 4.0]]
-    assert discs[0][1] > discs[2][1] > discs[1][1]
+    assert [place for place, _ in discs] == [[0.01, 4.0], [0.1, 1.5], [2.0, 0.1]]
+    assert discs[2][1] > discs[0][1] > discs[1][1]
     *bars, line = ax.lines
     assert [bar.get_xydata().tolist() for bar in bars][1] == [[0.1, 0.75], [0.1, 3.0]]
     assert set(line.get_ydata()) == {0.3}

@@ -215,7 +215,7 @@ def readme() -> str:
         total = f"{bits['total']:.3f} +- {1.96 * bits['standard_error']:.3f}"
         lines.append(f"\nBits/dim of {bits['n']} images held out: {total}, the prior {bits['prior']:.1e} of it.")
         lines.append(f"By t, in fifths from the first step to the last: {split}.\n")
-    return "\n".join([*lines, *solvers(), *variants(), *trilemma(), *short_trainings()])
+    return "\n".join([*lines, *solvers(), *variants(), *trilemma(), *few_steps_on_points(), *short_trainings()])
 
 
 def solvers() -> list[str]:
@@ -306,6 +306,23 @@ def trilemma() -> list[str]:
         found = [row["scores"].get(key) for key in shown]
         told = " | ".join("{:.3g} ({:.3g} to {:.3g})".format(*score) if score else "" for score in found)
         lines.append(f"| {row['chain']} | {told} |")
+    return [*lines, ""]
+
+
+def few_steps_on_points() -> list[str]:
+    """The table of ddgan_points.json, line by line."""
+    held = json.loads((HERE / "ddgan_points.json").read_text(encoding="utf-8"))
+    lines = [
+        "## ddgan_points\n",
+        f"Generators of eight clusters, trained for {held['settings']['steps']} steps with each of some seeds: share "
+        f"of {held['n']} points within 0.3 of a mode, and the lowest and highest share of a mode, 12.5 % if even. "
+        f"Made with `{held['made_by']}`.\n",
+        "| steps of the chain | seed | near a mode | rarest mode | most frequent mode | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted(held["rows"], key=lambda row: (-row["T"], row["seed"])):
+        shares = f"{min(row['shares']):.1%} | {max(row['shares']):.1%}"
+        lines.append(f"| {row['T']} | {row['seed']} | {row['near']:.1%} | {shares} | {row['cpu_seconds']:.0f} |")
     return [*lines, ""]
 
 
