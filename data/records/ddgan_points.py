@@ -1,7 +1,7 @@
 """A denoising diffusion GAN beside a GAN of one step, on eight clusters: python data/records/ddgan_points.py
 
 Trains both for the same number of steps with five seeds each, and writes ddgan_points.json beside this file: of 4,000
-points each the share within 0.3, three standard deviations, of a mode, and each mode's share of these. About 30 seconds
+points each the share within 0.3, three standard deviations, of a mode, and that of each mode. About 30 seconds
 for each of the ten on an idle core. Rows that are there are kept.
 """
 
