@@ -3,6 +3,7 @@
 As in `plots`, each function draws its data on one Axes and returns that Axes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -135,13 +136,18 @@ def trilemma(record: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
     if not rows:
         raise ValueError("the record must hold at least one row, got none")
     ax = ax or plt.subplots(figsize=(8, 5), layout="constrained")[1]
-    for k, row in enumerate(rows):
+    sides: dict[tuple[float, float], int] = {}  # of each label: above its disc, or below if the nearest one is above
+    for row in rows:
         scores, color = row["scores"], FAMILIES[families[row["chain"]]]
         ms, (distance, low, high), recall = scores["ms"][0], scores["frechet"], scores["recall"][0]
         ax.plot([ms, ms], [max(low, distance / 10), high], color=color, linewidth=1.5)
         ax.scatter(ms, distance, s=20 + 280 * recall, color=color, alpha=0.6, edgecolors="0.2", zorder=3)
         text = f"{row['chain']}\nrecall {recall:.2f}"
-        ax.annotate(text, (ms, distance), (0, (13, -30)[k % 2]), textcoords="offset points", ha="center", fontsize=7)
+        here = math.log(ms), math.log(distance)
+        side = -sides[min(sides, key=lambda there: math.dist(here, there))] if sides else 1
+        sides[here] = side
+        away = (0, 13 if side > 0 else -30)
+        ax.annotate(text, (ms, distance), away, textcoords="offset points", ha="center", fontsize=7)
     ax.axhline(record["real"]["scores"]["frechet"][0], color="0.3", linestyle="--", label="real, held out")
     ax.set(xscale="log", yscale="log", xlabel="milliseconds per image", ylabel="Frechet distance")
     ax.margins(0.15)
