@@ -47,8 +47,9 @@ WAYS: dict[str, tuple[Cost, Cost]] = {  # what it costs to be real, and to be fa
         lambda x: torch.sigmoid(-x),
         torch.sigmoid,
     ),
-    "You took the logarithm of a probability that was rounded to 0<: the loss is infinite where D is sure and "
-    "wrong>. Stay with logits: softplus(-x) is -log sigmoid(x), and does not overflow.": _of_a_probability(torch.log),
+    "You took the logarithm of a probability that was rounded to 0, or of 1 + exp(x) where exp overflows<: the loss "
+    "is infinite where D is sure and wrong>. Stay with logits: softplus(-x) is -log sigmoid(x), and does not "
+    "overflow.": _of_a_probability(torch.log),
     "Your logarithm stops at -100, as that of binary_cross_entropy does<, and there the gradient ends>. Stay with "
     "logits: softplus, or binary_cross_entropy_with_logits.": _of_a_probability(lambda p: p.log().clamp(min=-100)),
     "You added 1e-8 under the logarithm<: where D is sure and wrong the loss stops, and the gradient ends>. Stay "
