@@ -125,7 +125,7 @@ _ = axes[0].set(ylabel="variance of a step"), axes[0].legend()
 # *Figure 5.2.* The two variances of each step. In 1000 steps they agree, except at the smallest $i$. In 10 steps they differ by a factor of up to 3.6. So in a short chain every step depends on the choice. In a long one only the last few do: too little noise to be seen, but the bound counts it. <!-- alt: Two panels with logarithmic axes. Left, 1000 steps: the blue and the dashed orange-red curve lie on each other except at the far left. Right, 10 steps: the dashed curve lies clearly below the blue one at small i. -->
 #
 # *Derive.* *On average over $x_t$* the right value lies between the two (section 2.14 proves it for data of variance 1 or less). So let the network say *where* between them. It gets a second output $v\in[-1, 1]$ for each pixel (nothing forces it to stay there), and
-# $$\log\sigma_t^2 = f\,\log\beta_t+(1-f)\,\log\tilde\beta_t,\qquad f = \frac{v+1}2 . \tag{5.1: Improved DDPM Eq. 15}$$
+# $$\begin{aligned} \log\sigma_t^2 &= f\,\log\beta_t+(1-f)\,\log\tilde\beta_t, \\ f &= \frac{v+1}2 . \end{aligned} \tag{5.1: Improved DDPM Eq. 15}$$
 # Why *logarithms*? Because a step in $v$ is then the same *ratio* of variances at every $t$, and no variance becomes negative. Why not the variance itself as output? Because $f$ means the same on every chain: a chain of 10 steps puts in its own $\beta$ and $\tilde\beta$, and the network need not know the chain's length.
 #
 # **Exercise 5.2 (one star, 4 minutes).** Equation (5.1), for `v` (B, \*D) and `t` (B,), from the tables `betas` and `alphas_bar` (T,). At `t = 0` $\tilde\beta$ is 0 and has no logarithm. There use $\tilde\beta$ of `t = 1`; $\beta$ stays that of `t = 0`. Return the log variance (B, \*D).
@@ -1432,7 +1432,7 @@ for name, betas in (("code", schedules.vp(4)), ("paper", schedules.vp_paper(4)))
 # *Question.* Nobody gives us $q(x_0\mid x_t)$ of images. Least squares would teach the generator its mean again. Which loss teaches a *distribution*?
 #
 # One way: a second network, the discriminator, learns to tell real from generated. **Real pairs** $(x_{t-1}, x_t)$ come from the forward process: a jump to $t-1$ (1.2), then one step (1.1); `q_sample_pair` draws both. **Fake pairs** have the same $x_t$ and the generator's $x_{t-1}$. $D$ learns to give real pairs a large logit and fake ones a small one, by the cross-entropy; with $\operatorname{softplus}(a) = \log(1+e^a)$,
-# $$L_D = \operatorname{softplus}\big(-D(x_{t-1}, x_t, t)\big)+\operatorname{softplus}\big(D(x_{t-1}^\text{fake}, x_t, t)\big) . \tag{5.12: DDGAN Eq. 4}$$
+# $$\begin{aligned} L_D &= \operatorname{softplus}\big(-D(x_{t-1}, x_t, t)\big) \\ &\quad+\operatorname{softplus}\big(D(x_{t-1}^\text{fake}, x_t, t)\big) . \end{aligned} \tag{5.12: DDGAN Eq. 4}$$
 # $D$ also sees $x_t$; so it recognises a generator that ignores $x_t$: each of its points may be good, but the pairs do not fit.
 #
 # **Exercise 5.13 (one star, 3 minutes).** (5.12) for each image, (B,), in nats.
