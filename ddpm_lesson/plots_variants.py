@@ -149,7 +149,7 @@ def trilemma(record: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
         away = (0, 13 if side > 0 else -30)
         ax.annotate(text, (ms, distance), away, textcoords="offset points", ha="center", fontsize=7)
     ax.axhline(record["real"]["scores"]["frechet"][0], color="0.3", linestyle="--", label="real, held out")
-    ax.set(xscale="log", yscale="log", xlabel="milliseconds per image", ylabel="Frechet distance")
+    ax.set(xscale="log", yscale="log", xlabel="milliseconds per image", ylabel="Fréchet distance")
     ax.margins(0.15)
     ax.legend(loc="best", fontsize="small")
     return ax

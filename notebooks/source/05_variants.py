@@ -393,7 +393,7 @@ _ = right.set_xticks(counts, counts), right.set_xticks([], minor=True)
 _ = left.legend(fontsize="small"), right.legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.5.* Left: how much of the right shift the mean form makes. Right: the price, with the exact denoiser and the exact classifier. The noise form puts nearly every sample into the right clusters from five steps on. With fixedlarge the mean form needs 20 steps. With fixedsmall it needs about a hundred, and its error is largest at 10, not at 5. Its shift is too small at small $i$ (left). <!-- alt: Left, four curves between 0 and 1: the two of 10 steps lie between 0.2 and 0.9, those of 100 steps near 1, except at the far left for fixedsmall. Right, the share in a wrong cluster reaches 4 percent for the mean form with fixedsmall, 1 percent with fixedlarge, and is 0 throughout for the noise form. -->
+# *Figure 5.5.* Left: how much of the right shift the mean form makes. Right: the price, with the exact denoiser and the exact classifier. The noise form puts nearly every sample into the right clusters from five steps on. With fixedlarge the mean form needs 20 steps. With fixedsmall it needs about a hundred, and its error is largest at 10, not at 5. At small $i$ its shift is much smaller than that of fixedlarge (left). <!-- alt: Left, four curves between 0 and 1: the two of 10 steps lie between 0.2 and 0.9, those of 100 steps near 1, except at the far left for fixedsmall. Right, the share in a wrong cluster reaches 4 percent for the mean form with fixedsmall, 1 percent with fixedlarge, and is 0 throughout for the noise form. -->
 
 # %% tags=["folded"]
 assert max(shares["noise, fixedsmall"]) < 0.005 < 0.015 < max(shares["mean, fixedsmall"][1:4])
@@ -552,7 +552,7 @@ for ax, (name, of_network) in zip(axes, record.items()):
 _ = axes[0].legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.7.* One point for each scale, up and to the right is good (20 steps of DDIM, 500 digits and 300 MNIST digits a point). The cross: real digits that were held out. (On the left they come from other forms than the training digits.) On the left precision is low at $s = 0$ because this network draws badly without a label. High recall there is no merit: scattered samples have large neighbourhoods, which cover everything. From 0.5 to 1.5 or 2 precision rises. Beyond that recall falls, and little is gained for it; at 8 precision falls, too. Orange-red: guidance by the course's trained noise classifier, up to scale 8; it is far weaker than the exact one of section 5.4. <!-- alt: Two panels, precision over recall, with a cross for real digits. A blue line runs from the lower right at scale 0 up to scale 1.5 or 2 and then to the left, down again at 8. In both an orange-red line stays at the lower right. -->
+# *Figure 5.7.* One point for each scale, up and to the right is good (DDIM, 20 steps; 500 and 300 digits a point). The cross: real digits that were held out. (On the left from other paper forms than the training digits.) Other markers: repairs of a large scale (section 5.15). On the left precision is low at $s = 0$ because this network draws badly without a label. High recall there is no merit: scattered samples have large neighbourhoods, which cover everything. From 0.5 to 1.5 or 2 precision rises. From 1 on recall falls; beyond 2 little is gained for it, and at 8 precision falls, too. Orange-red: guidance by the course's trained noise classifier; it is weaker than the exact one of section 5.4. <!-- alt: Two panels, precision over recall, with a cross for real digits. A blue line runs from the lower right at scale 0 up to scale 1.5 or 2 and then to the left, down again at 8. In both an orange-red line stays at the lower right. -->
 
 # %% tags=["folded"]
 for name, of_network in record.items():
@@ -1336,14 +1336,14 @@ for name, bits in lost.items():
 #
 # ## 5.22 A generator inside the step
 #
-# *Derive.* (The post speaks of "multi-complex-modal" distributions: it means complex, multimodal ones, as in the right picture.) Section 1.9 wrote the true step as an average of posteriors, one for each $x_0$ that may have led to $x_t$:
+# *Derive.* (The blog post behind this course speaks of "multi-complex-modal" distributions: it means complex, multimodal ones, as in the right picture.) Section 1.9 wrote the true step as an average of posteriors, one for each $x_0$ that may have led to $x_t$:
 # $$q(x_{t-1}\mid x_t) = \int q(x_{t-1}\mid x_t, x_0)\;q(x_0\mid x_t)\,dx_0 .$$
 # The first factor *is* a Gaussian, for steps of any size (1.6). All that is not Gaussian sits in the second. DDPM replaces the second by one point, $\hat x_0$. **Denoising diffusion GANs** (Xiao, Kreis and Vahdat 2022, arXiv 2112.07804; a *generative adversarial network* is two networks trained against each other, section 5.23) replace it by a *draw*: a generator makes $x_0$ from $x_t$ and a latent,
 # $$p_\theta(x_{t-1}\mid x_t) = \int p(z)\;q\big(x_{t-1}\mid x_t,\ x_0 = G(x_t, z, t)\big)\,dz . \tag{5.10: DDGAN Eq. 5}$$
 # If $G(x_t, z, t)$ is distributed as $q(x_0\mid x_t)$, the step is exact, however large it is. Nothing else changes: sampling is the loop of notebook 4.
 #
 # **Exercise 5.12 (two stars, 4 minutes).** One reverse step. `t` is an int for the whole batch; `G(x_t, t, z)` wants it as (B,) int64, and returns $x_0$. Then the posterior (1.6): its mean plus its standard deviation times `noise`. At `t = 0` the answer of `G` itself, without noise. `betas` (T,) is float64.
-# <details><summary>Hint 1</summary>torch.full((len(x_t),), t) is the (B,) step. alphas_bar = cumprod(1 - betas); alphas_bar_prev is its entry t - 1.</details>
+# <details><summary>Hint 1</summary>torch.full((len(x_t),), t, device=x_t.device) is the (B,) step. alphas_bar = cumprod(1 - betas); alphas_bar_prev is its entry t - 1.</details>
 # <details><summary>Hint 2</summary>coef1 = sqrt(alphas_bar_prev) beta / (1 - alphas_bar) for x_0, coef2 = sqrt(1 - beta) (1 - alphas_bar_prev) / (1 - alphas_bar) for x_t; the variance is beta (1 - alphas_bar_prev) / (1 - alphas_bar).</details>
 
 # %%
@@ -1509,7 +1509,7 @@ def players(T):
     return G, D, *(torch.optim.Adam(part.parameters(), lr, betas=(0.5, 0.9)) for part, lr in rates)
 
 # %% [markdown]
-# Both trainings take a minute or two. One step of each in turn, with your three functions; R1 at every fourth step; rates that fall along a cosine:
+# The two trainings together take a minute or two. One step of each in turn, with your three functions; R1 at every fourth step; rates that fall along a cosine:
 
 # %%
 def trained(T, steps=2600):
@@ -1612,11 +1612,11 @@ print("500 digits: the classifier is more than 90% sure of over 75% of them, and
 # %% [markdown]
 # ## 5.26 The trilemma, measured
 #
-# *Question.* Ten steps, four, or one: what is the price? A generator should draw images of high **quality**, should **cover** the data, and should be **fast**. Xiao and others call it the generative learning *trilemma* (生成学习三难): each family of models had two of the three. (The post calls it a paradox; it is a choice among three.) Measured, on the course's digits:
+# *Question.* Ten steps, four, or one: what is the price? A generator should draw images of high **quality**, should **cover** the data, and should be **fast**. Xiao and others call it the generative learning *trilemma* (生成学习三难): each family of models had two of the three. (The blog post behind this course calls it a paradox; it is a choice among three.) Measured, on the course's digits:
 #
 # - quality: *precision* (section 5.7) and the *Fréchet distance* (section 4.9);
 # - coverage: *recall*, and how many of the classes have at least 2 % of the images;
-# - speed: milliseconds for an image, on one thread, in batches of 100. (A single image costs several times as much.)
+# - speed: milliseconds for an image, on one thread, in batches of 100. (One image alone costs several times that.)
 #
 # Each draws 500 images with each of five seeds: chains of `digits_ddpm`; two *distilled* students (section 5.28); `digits_ddgan`; `digits_gan`, the same networks with one step, trained for 2000 steps instead of 5000; a small variational autoencoder (VAE). The first two kinds are told every class in turn, the others know no labels; and all but the chains have networks of about a quarter of the size, or less.
 #
@@ -1628,18 +1628,18 @@ record = json.loads(data.bundled("records/trilemma.json").read_text("utf-8"))
 _ = plots_variants.trilemma(record)
 
 # %% [markdown]
-# *Figure 5.24.* Fréchet distance over the time for an image; a larger disc has a larger recall. Low and left is good, and large. Bars: 95 % intervals over five seeds. Dashed: real digits that no generator has seen. The chains lie below it because the distance is to the *training* digits; the held-out ones are fewer and by other writers. Both axes are logarithmic. <!-- alt: Discs with names in a plane of milliseconds and Fréchet distance. Below the dashed line the chains, on the right, and the students, in the middle. Above it the VAE far left, DDGAN-4 in the middle, and the one-step GAN at the top with the smallest disc. -->
+# *Figure 5.24.* Fréchet distance over the time for an image; a larger disc has a larger recall. Low and left is good, and large. Bars: 95 % intervals over five seeds. Dashed: real digits that no generator has seen. The chains lie below it because the distance is to the *training* digits; the held-out ones are fewer, and come from other paper forms. Both axes are logarithmic. <!-- alt: Discs with names in a plane of milliseconds and Fréchet distance. Below the dashed line the chains, on the right, and the students, in the middle. Above it the VAE far left, DDGAN-4 in the middle, and the one-step GAN at the top with the smallest disc. -->
 
 # %% tags=["folded"]
 keys = "frechet", "precision", "recall", "classes", "ms"
-print(f"{'mean ± half interval':20}" + "".join(f"{key:>19}" for key in keys))
+print(f"{'mean ± half-width':18}" + "".join(f"{key:>16}" for key in keys))
 for row in [*record["rows"], record["real"]]:
     found = [row["scores"].get(key) for key in keys]
     cells = [f"{score[0]:.3g} ± {score[0] - score[1]:.1g}" if score else "" for score in found]
-    print(f"{row['chain']:20}" + "".join(f"{cell:>19}" for cell in cells))
+    print(f"{row['chain']:18}" + "".join(f"{cell:>16}" for cell in cells))
 
 # %% [markdown]
-# Four steps against one: the one-step GAN has collapsed (recall near 0, one class), DDGAN-4 has not. But only half of its images lie among real digits, so its recall is flattered as the VAE's is. It knows no label, and its network is small. On these digits the students are better and no slower; the paper's results with DDGANs are on larger images, with far more training.
+# Four steps against one: the one-step GAN has collapsed (recall near 0, one class), DDGAN-4 has not. But only half of its images lie among real digits, so its recall is flattered as the VAE's is. On these digits both students are better; the one of two steps is also faster, the one of four a little slower; the paper's results with DDGANs are on larger images, with far more training.
 #
 # These milliseconds are the record's. Those of your machine, for two of them:
 
@@ -1653,7 +1653,7 @@ for name, way in ways.items():
 
 # %% [markdown]
 # **Exercise 5.16 (design, 4 minutes).** From figure and table alone: (a) Which are *dominated*: another one is at least as good in distance, recall and time? (b) Is there a trilemma on these digits? (c) You may spend 1 ms for an image, in batches of 100: what do you take to show digits, and what to train a classifier? (d) Which difference between two rows would you *not* report, given the intervals?
-# <details><summary>What we would say</summary>(a) The one-step GAN, by the VAE (its precision is higher, for one class). Within the intervals also DDIM-50, by 2M-10, and distilled-4, by distilled-2. (It was trained for less long than the one of four steps, so this alone does not show that four steps prevent it.) (b) A weak one. The fastest (VAE) and the one-step GAN have poor distances, and DDGAN is no better than the VAE. But the slowest chain is not the best: 2M-10 is as good as DDIM-50 in a fifth of the time. The two-step student reaches 0.08 in a tenth of the time of ten steps, partly because its network is smaller. (c) A student, twice: the highest precision below 1 ms, and it knows labels, without which training data are worth little. (d) Among others the distances of the three chains, of the two students, and of DDGAN and VAE: their intervals overlap. Nor would we report that the chains are nearer than real digits: there are only 300 of these, held out from what the chains were trained on, and the five subsets of them overlap, so that their interval is too narrow.</details>
+# <details><summary>What we would say</summary>(a) The one-step GAN, by the VAE (its precision is higher, for one class). (This GAN was trained for less long than the one of four steps, so its collapse alone does not show that four steps prevent it.) Within the intervals also DDGAN-4, by the VAE (whose precision is lower); the three other chains, by 2M-10; and distilled-4, by distilled-2. (b) A weak one. The fastest (VAE) and the one-step GAN have poor distances, and DDGAN is no better than the VAE. But a thousand steps buy little: DDPM-1000 has 0.043, and 2M-10 0.050 in a hundredth of the time; their intervals overlap. The two-step student reaches 0.08 in a tenth of the time of ten steps, partly because its network is smaller. (c) A student, twice: the highest precision below 1 ms, and it knows labels, without which training data are worth little. (d) Among others the distances of most chains, of the two students, and of DDGAN and VAE: their intervals overlap. Nor that the chains are nearer than real digits: only 382 of these are held out, and the five subsets of 300 overlap, so that their interval is too narrow.</details>
 
 # %% [markdown]
 # In three sentences:
