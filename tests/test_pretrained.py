@@ -22,6 +22,7 @@ from ddpm_lesson.experiments.pretrained import (
     load_pretrained,
     load_weights,
 )
+from ddpm_lesson.experiments.pretrained_generators import PretrainedGenerator
 from ddpm_lesson.experiments.recipes import ClassifierRecipe, Recipe
 from ddpm_lesson.experiments.runs import Run
 from ddpm_lesson.experiments.sampling import Sampling
@@ -429,6 +430,10 @@ def test_what_ships_is_whole(no_network):
     assert "digits_classifier" in names
     for name in names:
         trained = load_pretrained(name)
+        if isinstance(trained, PretrainedGenerator):
+            assert trained.sample(2).shape == (2, *trained.shape)
+            assert trained.shape == ((2,) if "points" in name else (1, 8, 8))
+            continue
         assert trained.shape == ((1, 28, 28) if "mnist" in name else (1, 8, 8))
         kind = PretrainedClassifier if "classifier" in name else PretrainedDiffusion
         assert type(trained) is (PretrainedNoisyClassifier if "noise" in name else kind)
