@@ -1635,7 +1635,8 @@ keys = "frechet", "precision", "recall", "classes", "ms"
 print(f"{'mean ± half-width':18}" + "".join(f"{key:>16}" for key in keys))
 for row in [*record["rows"], record["real"]]:
     found = [row["scores"].get(key) for key in keys]
-    cells = [f"{score[0]:.3g} ± {score[0] - score[1]:.1g}" if score else "" for score in found]
+    half = [score[0] - score[1] for score in found if score]
+    cells = [f"{score[0]:.3g} ± {h:{'.0f' if h >= 1 else '.1g'}}" for score, h in zip(found, half)]
     print(f"{row['chain']:18}" + "".join(f"{cell:>16}" for cell in cells))
 
 # %% [markdown]
