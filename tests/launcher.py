@@ -14,7 +14,7 @@ import tqdm.auto  # noqa: F401
 from ddpm_lesson import cli, plots
 
 torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # the first one, and the first picture, import much more
-cli._png(lambda ax: plots.loss_curve(torch.ones(3), ax=ax), (1, 1))
+cli.pictures.png(lambda ax: plots.loss_curve(torch.ones(3), ax=ax), (1, 1))
 
 for line in sys.stdin:
     order = json.loads(line)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from ddpm_lesson import cli, data
+from ddpm_lesson.cli import pictures
 from ddpm_lesson.experiments import evaluation
 from ddpm_lesson.experiments.checkpoints import load_tensors
 from ddpm_lesson.experiments.classifiers import fit
@@ -107,7 +108,7 @@ def test_the_recipe_of_a_run_reproduces_it(trained, tmp_path):
 
 def test_out_alone_goes_on_with_the_run_that_lies_there(trained, tmp_path, monkeypatch):
     # Stopped after two steps by an error in the preview; then gone on with by its folder alone, and again when done.
-    monkeypatch.setattr(cli, "_preview", lambda run: 1 / 0)
+    monkeypatch.setattr(cli.train, "preview", lambda run: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train("--recipe", trained / "recipe.json", "--out", tmp_path, "--preview-every", 2, "--save-every", 1)
     monkeypatch.undo()
@@ -120,9 +121,9 @@ def test_out_alone_goes_on_with_the_run_that_lies_there(trained, tmp_path, monke
 
 def test_options_without_a_preset_change_the_defaults(tmp_path):
     options = "--no-conditional --flip --data fashion_mnist --loss huber --lr 0.5 --clip-norm inf --seed 3".split()
-    parsed = cli._parser().parse_args(["train", *options, "--ch-mult", "1", "2", "--out", str(tmp_path)])
+    parsed = cli.parser().parse_args(["train", *options, "--ch-mult", "1", "2", "--out", str(tmp_path)])
     expected = {"data": "fashion_mnist", "flip": True, "loss": "huber", "lr": 0.5, "seed": 3, "ch_mult": (1, 2)}
-    assert cli._recipe(parsed) == Recipe(**expected, clip_norm=float("inf"))
+    assert cli.train._recipe(parsed) == Recipe(**expected, clip_norm=float("inf"))
 
 
 def test_more_steps_by_the_command_line(tmp_path):
@@ -289,7 +290,7 @@ def test_the_images_are_those_of_the_network(trained, tmp_path):
     assert run("sample", "--weights", trained, "--n", 12, "--out", tmp_path / "x.png", "--device", "cpu").status == 0
     network = load_weights(trained / "weights.safetensors")
     images = network.sample(12, Sampling(seed=0), y=torch.arange(12) % 10)
-    assert (tmp_path / "x.png").read_bytes() == cli._grid(images)
+    assert (tmp_path / "x.png").read_bytes() == pictures.grid(images)
 
 
 def test_sample_animates(trained, tmp_path):
@@ -302,7 +303,7 @@ def test_sample_animates(trained, tmp_path):
 
 def test_long_chains_are_thinned_for_an_animation():
     images = list(torch.rand(201, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
-    file = io.BytesIO(cli._animation(images))
+    file = io.BytesIO(pictures.animation(images))
     with Image.open(file) as picture:
         assert picture.n_frames == 42  # the still, and every fifth state
 
@@ -466,7 +467,7 @@ def test_recorded_scores_of_another_chain_are_drawn_like_that(seen, trained, mon
     recorded = Sampling("ddim", "trailing50", eta=0.5, guidance=2.0, clip=False, seed=4)
     scoring = {**held["scoring"], "sampling": dataclasses.asdict(recorded)}
     shipped = lambda name: {**held, "scoring": scoring} if name == "digits_ddpm" else about_shipped(name)  # noqa: E731
-    monkeypatch.setattr(cli.pretrained, "about_shipped", shipped)
+    monkeypatch.setattr(cli.evaluate.pretrained, "about_shipped", shipped)
     result = run("evaluate", "--device", "cpu")
     assert result.status == 0 and seen == {"n": 382, "sampling": recorded}
     assert f"Samples of digits_ddpm, {recorded}, against" in result.out and "; recorded " in result.out
@@ -510,7 +511,7 @@ def test_a_network_that_enlarges_draws_what_was_held_out(tmp_path, classifiers):
     network, held_out = load_weights(out / "weights.safetensors"), data.digits("test")
     x_0, _ = held_out[evaluation.some(held_out, 3, 2)]
     small = torch.nn.functional.avg_pool2d(x_0, 2)
-    (tmp_path / "y.png").write_bytes(cli._grid(network.sample(3, Sampling(seed=2), cond=small)))
+    (tmp_path / "y.png").write_bytes(pictures.grid(network.sample(3, Sampling(seed=2), cond=small)))
     assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
     assert "whose classes are what they are: got --label 3" in told(*sample, "--label", "3")
     assert "there are 382 images held out, expected 1..382, got 400" in told(*sample, "--n", 400)

@@ -394,7 +394,7 @@ def test_asked_to_stop_it_saves_and_goes_on_later(long, launch, tmp_path):
 
 def test_the_second_ctrl_c_stops_at_once(images, tmp_path, monkeypatch, capsys):
     # The first asks; the second comes while the state is written, and leaves the one before.
-    monkeypatch.setattr(cli, "load_images", lambda recipe: images)
+    monkeypatch.setattr(cli.train, "load_images", lambda recipe: images)
     (tmp_path / "recipe.json").write_text(recipe(steps=40).to_json())
     handler = signal.getsignal(signal.SIGINT)
     save = Run.save

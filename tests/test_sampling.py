@@ -211,7 +211,8 @@ def leap(sampling, process, denoise, p, x_T, generator):
 @pytest.fixture
 def further(monkeypatch):
     monkeypatch.setitem(SAMPLERS, "leap", Named(leap, takes=("reach",)))
-    monkeypatch.setattr(cli, "Sampling", WithReach)
+    for module in (cli.options, cli.sample, cli.evaluate):
+        monkeypatch.setattr(module, "Sampling", WithReach)
     return WithReach
 
 
@@ -268,7 +269,7 @@ def test_a_further_sampler_stands_in_the_command_line(further, weights, tmp_path
     assert text == f"{tmp_path / 'x.png'}: 3 images, all steps of leap, reach 0.25, seed 4\n"
     trained = load_weights(weights)
     drawn = trained.sample(3, further("leap", reach=0.25, seed=4), y=trained.labels(3))
-    assert (tmp_path / "x.png").read_bytes() == cli._grid(drawn)
+    assert (tmp_path / "x.png").read_bytes() == cli.pictures.grid(drawn)
     status, _, err = by_cli(*options, "--reach", 0.25)
     assert status == 1
     assert err == "ddpm_lesson: reach is an option of leap, got reach = 0.25 and the sampler ancestral\n"
@@ -276,10 +277,10 @@ def test_a_further_sampler_stands_in_the_command_line(further, weights, tmp_path
 
 def test_a_recorded_option_of_another_sampler_is_not_taken_over(further):
     recorded = further("leap", "trailing3", reach=0.25, seed=5)
-    parsed = cli._parser().parse_args(["evaluate", "--sampler", "ddim", "--eta", "0.5"])
-    assert cli._sampling(parsed, recorded) == further("ddim", "trailing3", eta=0.5, seed=5)
-    parsed = cli._parser().parse_args(["evaluate", "--no-clip"])
-    assert cli._sampling(parsed, recorded) == dataclasses.replace(recorded, clip=False)
+    parsed = cli.parser().parse_args(["evaluate", "--sampler", "ddim", "--eta", "0.5"])
+    assert cli.options.sampling_of(parsed, recorded) == further("ddim", "trailing3", eta=0.5, seed=5)
+    parsed = cli.parser().parse_args(["evaluate", "--no-clip"])
+    assert cli.options.sampling_of(parsed, recorded) == dataclasses.replace(recorded, clip=False)
 
 
 def test_a_further_sampler_is_recorded(further, tmp_path, monkeypatch, make_records):
