@@ -25,6 +25,8 @@ FAMILIES = {
     "GAN": PURPLE,
     "VAE": ORANGE,
 }
+QUALITY = {"frechet": ("Fréchet distance", True), "precision": ("precision", False), "confident": ("confident", False)}
+COVERAGE = {"recall": ("recall", 1.0), "rarest": ("rarest class", 0.1)}  # and what would be full coverage
 POINTS = {"rescaled": (GREEN, "^"), "orthogonal": (PURPLE, "D"), "interval": (ORANGE, "P")}
 
 
@@ -92,7 +94,8 @@ def fidelity_and_diversity(record: Mapping[str, Any], *, ax: Axes | None = None)
 
     Of guidance by a classifier, whose points crowd, only the largest scale is named.
     record: of one network, json["guidance"][name] of data/records/variants.json: "rows", each with "way", "scale" and
-    "scores", and "real", the scores of real images, a cross. Ways of one scale are single points.
+    "scores", and "real", the scores of real images, a cross. Ways of one scale are single points. Where it has "seeds",
+    each a "scale" and the lists of "scores" of classifier-free guidance, bars go from the lowest to the highest.
     Raises ValueError for a record without rows, or with a way that is not known.
     """
     rows = record["rows"]
@@ -111,45 +114,69 @@ def fidelity_and_diversity(record: Mapping[str, Any], *, ax: Axes | None = None)
             recall, precision = zip(*map(at, line), strict=True)
             ax.plot(recall, precision, style, color=color, markersize=4, label=way)
         for row in line if way == "classifier-free" else line[-1:]:
-            ax.annotate(f"{row['scale']:g}", at(row), (5, 4), textcoords="offset points", color=color, fontsize="small")
+            away = (5, 4) if way == "classifier-free" else (-12, 4)
+            ax.annotate(f"{row['scale']:g}", at(row), away, textcoords="offset points", color=color, fontsize="small")
+        for row in line if way == "classifier-free" else []:
+            held = [each["scores"] for each in record.get("seeds", []) if each["scale"] == row["scale"]]
+            for scores in held:
+                recall, precision = at(row)
+                ax.hlines(precision, min(scores["Recall"]), max(scores["Recall"]), color=color, linewidth=0.8)
+                ax.vlines(recall, min(scores["Precision"]), max(scores["Precision"]), color=color, linewidth=0.8)
     for row in rows:
         if row["way"] in POINTS:
             color, marker = POINTS[row["way"]]
             label = f"{row['way']}, scale {row['scale']:g}"
             ax.plot(*at(row), marker, color=color, markersize=7, label=label)
     ax.plot(*at(record["real"]), "x", color="0.3", markersize=8, markeredgewidth=2, label="real, held out")
+    ax.margins(x=0.1)
     ax.set(xlabel="recall (diversity)", ylabel="precision (fidelity)")
     return ax
 
 
-def trilemma(record: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
-    """Frechet distance over the time of an image, both logarithmic; the larger a disc, the larger the recall.
+def trilemma(
+    record: Mapping[str, Any],
+    *,
+    quality: str = "frechet",
+    coverage: str = "recall",
+    ms: Mapping[str, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Quality over the time of an image; the larger a disc, the larger the coverage.
 
-    record: data/records/trilemma.json: "rows", each with "chain" and "scores", (mean, low, high) of "ms", "frechet" and
-    "recall", and "real", whose distance is a dashed line. Bars: 95 % intervals over seeds. Low and left is good, large
-    is good. Raises ValueError for a record without rows, or with a chain whose family is not known.
+    record: data/records/trilemma.json: "rows", each with "chain" and "scores", (mean, low, high) of what `QUALITY` and
+    `COVERAGE` name and of "ms", and "real", whose quality is a dashed line. Bars: 95 % intervals over seeds.
+    quality: "frechet", on a logarithmic axis, low is good; "precision" or "confident", the share of images of which the
+    classifier is more than 90 % sure, high is good. coverage: "recall"; "rarest", the share of the rarest class.
+    ms: chain -> milliseconds measured elsewhere, instead of the record's; chains that are not named are left out.
+    Raises ValueError for a record without rows, a chain whose family is not known, or another quality or coverage.
     """
-    rows = sorted(record["rows"], key=lambda row: row["scores"]["ms"][0])
+    if quality not in QUALITY or coverage not in COVERAGE:
+        expected = f"quality must be {', '.join(QUALITY)}, and coverage {', '.join(COVERAGE)}"
+        raise ValueError(f"{expected}, got {quality} and {coverage}")
+    times = {row["chain"]: row["scores"]["ms"][0] for row in record["rows"]} if ms is None else ms
+    rows = sorted((row for row in record["rows"] if row["chain"] in times), key=lambda row: times[row["chain"]])
     families = {row["chain"]: row["chain"].split("-")[0] for row in rows}
     if unknown := sorted(set(families.values()) - set(FAMILIES)):
         raise ValueError(f"families must be {', '.join(FAMILIES)}, got {', '.join(unknown)}")
     if not rows:
         raise ValueError("the record must hold at least one row, got none")
     ax = ax or plt.subplots(figsize=(8, 5), layout="constrained")[1]
+    (name, logarithmic), (word, most) = QUALITY[quality], COVERAGE[coverage]
+    height = math.log if logarithmic else float
     sides: dict[tuple[float, float], int] = {}  # of each label: above its disc, or below if the nearest one is above
     for row in rows:
-        scores, color = row["scores"], FAMILIES[families[row["chain"]]]
-        ms, (distance, low, high), recall = scores["ms"][0], scores["frechet"], scores["recall"][0]
-        ax.plot([ms, ms], [max(low, distance / 10), high], color=color, linewidth=1.5)
-        ax.scatter(ms, distance, s=20 + 280 * recall, color=color, alpha=0.6, edgecolors="0.2", zorder=3)
-        text = f"{row['chain']}\nrecall {recall:.2f}"
-        here = math.log(ms), math.log(distance)
+        scores, color, time = row["scores"], FAMILIES[families[row["chain"]]], times[row["chain"]]
+        (value, low, high), covered = scores[quality], scores[coverage][0]
+        ax.plot([time, time], [max(low, value / 10), high], color=color, linewidth=1.5)
+        ax.scatter(time, value, s=20 + 280 * covered / most, color=color, alpha=0.6, edgecolors="0.2", zorder=3)
+        text = f"{row['chain']}\n{word} {covered:.2f}"
+        here = math.log(time), height(value)
         side = -sides[min(sides, key=lambda there: math.dist(here, there))] if sides else 1
         sides[here] = side
         away = (0, 13 if side > 0 else -30)
-        ax.annotate(text, (ms, distance), away, textcoords="offset points", ha="center", fontsize=7)
-    ax.axhline(record["real"]["scores"]["frechet"][0], color="0.3", linestyle="--", label="real, held out")
-    ax.set(xscale="log", yscale="log", xlabel="milliseconds per image", ylabel="Fréchet distance")
+        ax.annotate(text, (time, value), away, textcoords="offset points", ha="center", fontsize=7)
+    ax.axhline(record["real"]["scores"][quality][0], color="0.3", linestyle="--", label="real, held out")
+    ax.set(xscale="log", yscale="log" if logarithmic else "linear", xlabel="milliseconds per image", ylabel=name)
     ax.margins(0.15)
     ax.legend(loc="best", fontsize="small")
     return ax

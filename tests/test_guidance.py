@@ -229,7 +229,8 @@ def test_what_is_out_of_range_is_refused():
 
 @pytest.mark.parametrize("phi", [0.0, 0.7, 1.0])
 def test_what_has_no_spread_is_not_rescaled(phi):
-    for a, b in ((torch.tensor([[2.0]]), torch.tensor([[1.0]])), (torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))):
+    flat = torch.ones(1, 1, 4, 4)
+    for a, b in ((torch.tensor([[2.0]]), torch.tensor([[1.0]])), (flat, 0 * flat), (0.1 * flat, 0.3 * flat)):
         assert torch.equal(rescaled(3.0, phi)(a, b), extrapolated(3.0)(a, b))
 
 

@@ -84,6 +84,15 @@ def test_each_kind_of_guidance_is_a_line_by_scale():
     }
 
 
+def test_bars_go_from_the_lowest_to_the_highest_seed():
+    held = record(row("classifier-free", 2.0, 0.4, 0.9), row("classifier", 2.0, 0.5, 0.5))
+    held["seeds"] = [{"scale": 2.0, "scores": {"Recall": [0.4, 0.3, 0.45], "Precision": [0.9, 0.8, 0.85]}}]
+    _, ax = plt.subplots()
+    across, up = plots_variants.fidelity_and_diversity(held, ax=ax).collections
+    assert across.get_segments()[0].tolist() == [[0.3, 0.9], [0.45, 0.9]]
+    assert up.get_segments()[0].tolist() == [[0.4, 0.8], [0.4, 0.9]]
+
+
 def test_records_without_rows_and_unknown_ways_are_refused():
     with pytest.raises(ValueError, match="the record must hold at least one row, got none"):
         plots_variants.fidelity_and_diversity(record())
@@ -111,6 +120,21 @@ def test_the_trilemma_is_distance_over_time_with_discs_of_recall():
     colours = [bar.get_color() for bar in bars]
     assert len(set(colours)) == 3
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+
+
+def test_the_trilemma_takes_another_quality_coverage_and_clock():
+    rows = [measured("DDIM-10", 2.0, 0.1, 0.9), measured("GAN-1", 0.1, 1.5, 0.25), measured("VAE", 0.01, 4.0, 0.5)]
+    for row, precision, rarest in zip(rows, (0.9, 0.2, 0.4), (0.1, 0.0, 0.05), strict=True):
+        row["scores"] |= {"precision": [precision, precision - 0.01, precision + 0.01], "rarest": [rarest, 0, 1]}
+    real, choice = {"scores": {"precision": [0.75, 0.7, 0.8]}}, {"quality": "precision", "coverage": "rarest"}
+    _, ax = plt.subplots()
+    plots_variants.trilemma({"rows": rows, "real": real}, **choice, ms={"VAE": 3.0, "DDIM-10": 7.0}, ax=ax)
+    discs = [(disc.get_offsets().tolist()[0], disc.get_sizes()[0]) for disc in ax.collections]
+    assert discs == [([3.0, 0.4], 160), ([7.0, 0.9], 300)]  # the larger, the more even the classes
+    assert (ax.get_ylabel(), ax.get_yscale()) == ("precision", "linear")
+    assert "DDIM-10\nrarest class 0.10" in [text.get_text() for text in ax.texts]
+    with pytest.raises(ValueError, match="quality must be frechet, precision, confident, .* got beauty and recall"):
+        plots_variants.trilemma({"rows": rows, "real": real}, quality="beauty")
 
 
 def test_a_trilemma_without_rows_or_of_an_unknown_family_is_refused():

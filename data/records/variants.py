@@ -2,10 +2,11 @@
 
 Writes variants.json beside this file. Guidance: images of each class in turn, DDIM with 20 trailing steps, by both
 shipped networks; without a classifier and by the gradient of the shipped noise classifiers over eight scales, and
-three changes of classifier-free guidance at scale 5. Learned variance: the bound of digits_ddpm on all digits held out,
-with the learned and both fixed variances, on short chains, for five seeds of the noise. Both forms of guidance by a
-classifier with the exact denoiser and classifier of eight clusters, for five seeds. About 25 minutes on a core, most of
-them for MNIST, which is read from --root or DDPM_LESSON_DATA. Rows that are there, of the same weights, are kept.
+three changes of classifier-free guidance at scale 5; classifier-free guidance over the scales once more, for five seeds
+of the noise. Learned variance: the bound of digits_ddpm on all digits held out, with the learned and both fixed
+variances, on short chains, for five seeds. Both forms of guidance by a classifier with the exact denoiser and
+classifier of eight clusters, for five seeds. About 50 minutes on a core, most of them for MNIST, which is read from
+--root or DDPM_LESSON_DATA. Rows that are there, of the same weights, are kept.
 """
 
 import argparse
@@ -86,9 +87,11 @@ WAYS: dict[tuple[str, float], Guide] = {
 }
 
 
-def draw(trained: PretrainedDiffusion, classifier: Classifier, guide: Guide, n: int) -> Tensor:
-    """n images, every class in turn, (n, C, H, W).  All ways to guide start from the same noise."""
-    noise = randn_like(torch.empty(n, *trained.shape), torch.Generator().manual_seed(SAMPLING.seed))
+def draw(
+    trained: PretrainedDiffusion, classifier: Classifier, guide: Guide, n: int, seed: int = SAMPLING.seed
+) -> Tensor:
+    """n images, every class in turn, (n, C, H, W).  With one seed all ways to guide start from the same noise."""
+    noise = randn_like(torch.empty(n, *trained.shape), torch.Generator().manual_seed(seed))
     labels, images = trained.labels(n), []
     assert labels is not None
     for x_T, y in zip(noise.split(BATCH), labels.split(BATCH), strict=True):
@@ -132,6 +135,25 @@ def guide_rows(name: str, record: dict, root: str | None) -> None:
             assert labels is not None
             held["rows"].append({"way": way, "scale": scale, **scored(images, labels, space())})
             write(record)
+    seeds = held.setdefault("seeds", [])
+    known = {row["scale"] for row in seeds}
+    for scale in tqdm(SCALES, f"{name}, {len(SEEDS)} seeds"):
+        if scale not in known:
+            found = seed_scores(trained, noise_classifier, partial(free, scale), n, space())
+            seeds.append({"scale": scale, "scores": found})
+            write(record)
+
+
+def seed_scores(
+    trained: PretrainedDiffusion, noise_classifier: Classifier, guide: Guide, n: int, space: Space
+) -> dict[str, list[float]]:
+    """Each score of n images by one way to guide, one number for each seed of the noise."""
+    labels, found = trained.labels(n), []
+    assert labels is not None
+    for seed in SEEDS:
+        images = draw(trained, noise_classifier, guide, n, seed)
+        found.append(scored(images, labels, space)["scores"])
+    return {name: [scores[name][0] for scores in found] for name in SCORES}
 
 
 def variance_rows(record: dict) -> None:

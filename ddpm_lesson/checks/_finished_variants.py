@@ -110,4 +110,4 @@ def r1_penalty(D, x_prev, x_t, t, gamma, interval):
 def generate(digits, n, seed):
     from ddpm_lesson.experiments.sampling import Sampling
 
-    return digits.sample(n, Sampling("dpmpp_2m", steps="trailing10", seed=seed), y=digits.labels(n))
+    return digits.sample(n, Sampling("dpmpp_2m", steps="trailing6", seed=seed), y=digits.labels(n))

@@ -39,7 +39,7 @@ def guided(
 
     For the straight line `extrapolated` every MeanType gives `classifier_free`; `rescaled` and `orthogonal` differ
     between them. lucidrains applies both to the network's output, epsilon as a rule; Lin et al. 2023 rescale v.
-    The variance is that of cond.
+    The variance is that of cond. What the MeanType cannot convert raises: epsilon's x_0 a ValueError at alphas_bar = 0.
     """
 
     def denoise(x_t: Tensor, t: Steps, prev: Prediction | None = None) -> Prediction:
@@ -68,7 +68,8 @@ def rescaled(scale: float, phi: float = 0.7) -> Combine:
     def combine(cond: Tensor, uncond: Tensor) -> Tensor:
         plain = extrapolated(scale)(cond, uncond)
         wanted, got = (float32_at_least(x).flatten(1).std(1, correction=0) for x in (cond, plain))
-        ratio = torch.where(got > 0, wanted / got, 1.0)
+        flat = plain.flatten(1)
+        ratio = torch.where(flat.amax(1) > flat.amin(1), wanted / got, 1.0)  # got may be rounding alone
         factor = (phi * ratio + (1 - phi)).view(-1, *[1] * (plain.ndim - 1))
         return (plain * factor).to(plain.dtype)
 

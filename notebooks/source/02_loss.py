@@ -1410,6 +1410,7 @@ print(f"1e-20 without the floor, off by 0.0074: {unbounded:.1e} bits")
 # - *Data $\mathcal N(0, 1)$.* Then $x_0$ and $x_t$ are jointly Gaussian with correlation $\sqrt{\bar\alpha_t}$, so $\operatorname{Var}(x_0\mid x_t) = 1-\bar\alpha_t$, and with (1.6)
 # $$\tilde\beta_t+d_t = \frac{(1-\bar\alpha_{t-1})\,\beta_t}{1-\bar\alpha_t}+\frac{\bar\alpha_{t-1}\,\beta_t^2}{1-\bar\alpha_t} = \beta_t\,\frac{1-\bar\alpha_{t-1}(1-\beta_t)}{1-\bar\alpha_t} = \beta_t\,\frac{1-\bar\alpha_t}{1-\bar\alpha_t} = \beta_t .$$
 #   **fixedlarge.** (At $t = 1$ too, where $\tilde\beta_1 = 0$ and $\bar\alpha_0 = 1$.)
+# - *Any data of variance $v\le1$.* The best *linear* estimate of $x_0$ from $x_t$ has the mean squared error $v\,(1-\bar\alpha_t)/(\bar\alpha_t v+1-\bar\alpha_t)$, which is at most $1-\bar\alpha_t$, and the exact denoiser's is no larger. So the optimum lies **between the two**.
 #
 # *Verify.* For $\mathcal N(0, 1)$ data and variances $\beta_t$, every reverse step is exactly the true one. Then the bound has no gap, and equals the entropy of the data, $\tfrac12\log_2(2\pi e) = 2.0471$ bits. To take expectations *exactly*, note that every term is quadratic in $(x_0, \epsilon)$: averaging over the four corners $(\pm1, \pm1)$, which also have means 0, variances 1 and no correlation, gives the same.
 
