@@ -25,7 +25,11 @@ FAMILIES = {
     "GAN": PURPLE,
     "VAE": ORANGE,
 }
-QUALITY = {"frechet": ("Fréchet distance", True), "precision": ("precision", False), "confident": ("confident", False)}
+QUALITY = {
+    "frechet": ("Fréchet distance", True),
+    "precision": ("precision", False),
+    "confident": ("share with confidence above 0.9", False),
+}
 COVERAGE = {"recall": ("recall", 1.0), "rarest": ("rarest class", 0.1)}  # and what would be full coverage
 POINTS = {"rescaled": (GREEN, "^"), "orthogonal": (PURPLE, "D"), "interval": (ORANGE, "P")}
 

@@ -541,7 +541,7 @@ for s in (1, 2, 3, 5):
 # %% [markdown]
 # ## 5.7 Fidelity against diversity
 #
-# *Measure.* **Precision**: the share of the drawn digits that lie among the real ones. **Recall**: the share of the real ones that lie among the drawn (`precision_recall(real, drawn)`). A digit lies among a set if, for some point of the set, it is nearer to this point than the point's third-nearest neighbour in the set. Distances are measured in the features of the course's classifier. Precision is fidelity, recall is diversity. `data/records/variants.json` holds both for eight scales, and for five seeds of the noise:
+# *Measure.* **Precision**: the share of the drawn digits that lie among the real ones. **Recall**: the share of the real ones that lie among the drawn (`precision_recall(real, drawn)`). A digit lies among a set if, for some point of the set, it is nearer to this point than the point's third-nearest neighbour in the set. Distances are measured in the features of the course's classifier. Precision is fidelity, recall is diversity. `data/records/variants.json` holds both for eight scales and five seeds:
 
 # %% tags=["folded"]
 record = json.loads(data.bundled("records/variants.json").read_text("utf-8"))["guidance"]
@@ -552,7 +552,7 @@ for ax, (name, of_network) in zip(axes, record.items()):
 _ = axes[0].legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.7.* One point for each scale, up and to the right is good (DDIM, 20 steps; 500 and 300 digits a point). Bars: the lowest and the highest of five seeds. The cross: real digits that were held out. (On the left, by other writers than the training digits.) Other markers: repairs of a large scale (section 5.15). On the left precision is low at $s = 0$ because this network draws badly without a label. The high recall there is misleading: scattered samples have large neighbourhoods, which cover everything. From 0.5 to 1.5 or 2 precision rises. From 1 on recall falls; beyond 2 little is gained for it, and at 8 precision falls, too. Orange-red: guidance by the course's trained classifier of noisy images; it guides worse than the exact one of 5.4. <!-- alt: Two panels, precision over recall, with a cross for real digits. A blue line runs from the lower right at scale 0 up to scale 1.5 or 2 and then to the left, down again at 8. In both an orange-red line stays at the lower right. -->
+# *Figure 5.7.* One point for each scale, up and to the right is good (DDIM, 20 steps; 500 and 300 digits a point). Bars: lowest to highest of five seeds. The cross: real digits, held out (on the left by other writers). Other markers: repairs (section 5.15). On the left precision is low at $s = 0$: this network draws badly without a label. The high recall there is misleading: scattered samples have large neighbourhoods, which cover everything. From 0.5 to 1.5 or 2 precision rises. From 1 on recall falls; beyond 2 little is gained for it, and at 8 precision falls, too. Orange-red: guidance by the trained classifier of noisy images. <!-- alt: Two panels, precision over recall, with a cross for real digits. A blue line runs from the lower right at scale 0 up to scale 1.5 or 2 and then to the left, down again at 8. In both an orange-red line stays at the lower right. -->
 
 # %% tags=["folded"]
 def over_seeds(values):
@@ -1571,8 +1571,11 @@ print("both: more than 80% of the points lie near a cluster")
 # %% tags=["start"]
 import json
 import time
+from functools import partial
 
+import matplotlib.pyplot as plt
 import torch
+from ipywidgets import interact
 
 from ddpm_lesson import Sampling, checks, data, load_pretrained, plots, plots_variants
 
@@ -1646,15 +1649,34 @@ for row in [*record["rows"], record["real"]]:
 # %% [markdown]
 # Four steps against one: the one-step GAN has collapsed (recall near 0, one class), DDGAN-4 has not. But only half of its images lie among real digits, so its recall is flattered as the VAE's is. On these digits both students are better; the one of two steps is also faster, the one of four a little slower; the paper's results with DDGANs are on larger images, with far more training.
 #
-# These milliseconds are the record's. Those of your machine, for two of them:
+# These milliseconds are the record's. Those of your machine (of the two long chains, by their number of steps):
 
-# %%
+# %% tags=["folded"]
 # NBVAL_IGNORE_OUTPUT
-short, y = Sampling("ddim", steps="trailing10"), digits.labels(100)
-ways = {"DDIM-10": lambda: digits.sample(100, short, y=y), "DDGAN-4": lambda: gan.sample(100)}
-for name, way in ways.items():
-    way(), (begun := time.perf_counter()), way()
-    print(f"{name}: {10 * (time.perf_counter() - begun):.2f} ms for each image")
+def milliseconds(draw):
+    draw(), (begun := time.perf_counter()), draw()
+    return 10 * (time.perf_counter() - begun)  # for an image, 100 at a time
+
+in_few = {row["chain"]: row["weights"] for row in record["rows"] if row["weights"] != "digits_ddpm"}
+ms_here = {name: milliseconds(partial(load_pretrained(of, device=device).sample, 100))
+           for name, of in in_few.items()}
+for name, sampler in (("DDIM-10", "ddim"), ("DPM-Solver++2M-10", "dpmpp_2m")):
+    chain = Sampling(sampler, steps="trailing10")
+    ms_here[name] = milliseconds(partial(digits.sample, 100, chain, y=digits.labels(100)))
+ms_here |= {"DDIM-50": 5 * ms_here["DDIM-10"], "DDPM-1000": 100 * ms_here["DDIM-10"]}
+
+# %% [markdown]
+# Choose what is drawn upwards, what makes a disc large, and whose clock.
+
+# %% tags=["folded"]
+# NBVAL_IGNORE_OUTPUT
+def show(quality, coverage, clock):
+    clocks = {"the record's": None, "yours": ms_here}
+    _ = plots_variants.trilemma(record, quality=quality, coverage=coverage, ms=clocks[clock])
+    plt.show()
+
+offers = {"quality": ["precision", "confident", "frechet"], "coverage": ["recall", "rarest"]}
+_ = interact(show, **offers, clock=["yours", "the record's"])
 
 # %% [markdown]
 # **Exercise 5.16 (design, 4 minutes).** From figure and table alone: (a) Which are *dominated*: another one is at least as good in distance, recall and time? (b) Is there a trilemma on these digits? (c) You may spend 1 ms for an image, in batches of 100: what do you take to show digits, and what to train a classifier? (d) Which difference between two rows would you *not* report, given the intervals?
