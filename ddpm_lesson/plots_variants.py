@@ -99,7 +99,8 @@ def fidelity_and_diversity(record: Mapping[str, Any], *, ax: Axes | None = None)
     Of guidance by a classifier, whose points crowd, only the largest scale is named.
     record: of one network, json["guidance"][name] of data/records/variants.json: "rows", each with "way", "scale" and
     "scores", and "real", the scores of real images, a cross. Ways of one scale are single points. Where it has "seeds",
-    each a "scale" and the lists of "scores" of classifier-free guidance, bars go from the lowest to the highest.
+    each a "scale" and the lists of "scores" of classifier-free guidance, its line goes through their means, and bars go
+    from the lowest to the highest.
     Raises ValueError for a record without rows, or with a way that is not known.
     """
     rows = record["rows"]
@@ -109,8 +110,18 @@ def fidelity_and_diversity(record: Mapping[str, Any], *, ax: Axes | None = None)
         raise ValueError("the record must hold at least one row, got none")
     ax = ax or plt.subplots(figsize=(6, 4.5), layout="constrained")[1]
 
-    def at(held: Mapping[str, Any]) -> tuple[float, float]:
-        return held["scores"]["Recall"][0], held["scores"]["Precision"][0]
+    seeds = {("classifier-free", held["scale"]): held["scores"] for held in record.get("seeds", [])}
+
+    def of_seeds(row: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+        """Recall and precision, of each seed or of one."""
+        found = seeds.get((row["way"], row["scale"])) or {
+            key: row["scores"][key][:1] for key in ("Recall", "Precision")
+        }
+        return found["Recall"], found["Precision"]
+
+    def at(row: Mapping[str, Any]) -> tuple[float, float]:
+        recall, precision = of_seeds(row)
+        return sum(recall) / len(recall), sum(precision) / len(precision)
 
     for way, (color, style) in LINES.items():
         line = sorted((row for row in rows if row["way"] == way), key=lambda row: row["scale"])
@@ -120,18 +131,23 @@ def fidelity_and_diversity(record: Mapping[str, Any], *, ax: Axes | None = None)
         for row in line if way == "classifier-free" else line[-1:]:
             away = (5, 4) if way == "classifier-free" else (-12, 4)
             ax.annotate(f"{row['scale']:g}", at(row), away, textcoords="offset points", color=color, fontsize="small")
-        for row in line if way == "classifier-free" else []:
-            held = [each["scores"] for each in record.get("seeds", []) if each["scale"] == row["scale"]]
-            for scores in held:
-                recall, precision = at(row)
-                ax.hlines(precision, min(scores["Recall"]), max(scores["Recall"]), color=color, linewidth=0.8)
-                ax.vlines(recall, min(scores["Precision"]), max(scores["Precision"]), color=color, linewidth=0.8)
+        for row in line if seeds and way == "classifier-free" else []:
+            (x, y), (recalls, precisions) = at(row), of_seeds(row)
+            ax.hlines(y, min(recalls), max(recalls), color=color, linewidth=0.8)
+            ax.vlines(x, min(precisions), max(precisions), color=color, linewidth=0.8)
     for row in rows:
         if row["way"] in POINTS:
             color, marker = POINTS[row["way"]]
             label = f"{row['way']}, scale {row['scale']:g}"
             ax.plot(*at(row), marker, color=color, markersize=7, label=label)
-    ax.plot(*at(record["real"]), "x", color="0.3", markersize=8, markeredgewidth=2, label="real, held out")
+    ax.plot(
+        *at({"way": "real", "scale": None, **record["real"]}),
+        "x",
+        color="0.3",
+        markersize=8,
+        markeredgewidth=2,
+        label="real, held out",
+    )
     ax.margins(x=0.1)
     ax.set(xlabel="recall (diversity)", ylabel="precision (fidelity)")
     return ax
@@ -166,15 +182,17 @@ def trilemma(
         raise ValueError("the record must hold at least one row, got none")
     ax = ax or plt.subplots(figsize=(8, 5), layout="constrained")[1]
     (name, logarithmic), (word, most) = QUALITY[quality], COVERAGE[coverage]
-    height = math.log if logarithmic else float
+    heights = [row["scores"][quality][0] for row in rows]
+    heights = [math.log(value) for value in heights] if logarithmic else heights
+    wide, high = math.log(times[rows[-1]["chain"]] / times[rows[0]["chain"]]) or 1, max(heights) - min(heights) or 1
     sides: dict[tuple[float, float], int] = {}  # of each label: above its disc, or below if the nearest one is above
-    for row in rows:
+    for row, height in zip(rows, heights, strict=True):
         scores, color, time = row["scores"], FAMILIES[families[row["chain"]]], times[row["chain"]]
-        (value, low, high), covered = scores[quality], scores[coverage][0]
-        ax.plot([time, time], [max(low, value / 10), high], color=color, linewidth=1.5)
+        (value, low, top), covered = scores[quality], scores[coverage][0]
+        ax.plot([time, time], [max(low, value / 10), top], color=color, linewidth=1.5)
         ax.scatter(time, value, s=20 + 280 * covered / most, color=color, alpha=0.6, edgecolors="0.2", zorder=3)
         text = f"{row['chain']}\n{word} {covered:.2f}"
-        here = math.log(time), height(value)
+        here = math.log(time) / wide, height / high
         side = -sides[min(sides, key=lambda there: math.dist(here, there))] if sides else 1
         sides[here] = side
         away = (0, 13 if side > 0 else -30)

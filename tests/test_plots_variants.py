@@ -89,8 +89,10 @@ def test_bars_go_from_the_lowest_to_the_highest_seed():
     held["seeds"] = [{"scale": 2.0, "scores": {"Recall": [0.4, 0.3, 0.45], "Precision": [0.9, 0.8, 0.85]}}]
     _, ax = plt.subplots()
     across, up = plots_variants.fidelity_and_diversity(held, ax=ax).collections
-    assert across.get_segments()[0].tolist() == [[0.3, 0.9], [0.45, 0.9]]
-    assert up.get_segments()[0].tolist() == [[0.4, 0.8], [0.4, 0.9]]
+    (x, y), *_ = ax.lines[0].get_xydata().tolist()
+    assert (x, y) == pytest.approx((1.15 / 3, 0.85))
+    assert across.get_segments()[0].tolist() == [[0.3, y], [0.45, y]]
+    assert up.get_segments()[0].tolist() == [[x, 0.8], [x, 0.9]]
 
 
 def test_records_without_rows_and_unknown_ways_are_refused():

@@ -75,6 +75,50 @@ def test_a_larger_scale_costs_variety(name):
     assert accuracy[0.0][2] < accuracy[0.5][1] and accuracy[0.5][2] < accuracy[1.0][1]
 
 
+def of_seeds(name, key):
+    """Each scale's score of classifier-free guidance, five seeds."""
+    return {row["scale"]: row["scores"][key] for row in RECORD["guidance"][name]["seeds"]}
+
+
+@every_network
+def test_five_seeds_of_every_scale_the_first_as_in_the_rows(name):
+    seeds = RECORD["guidance"][name]["seeds"]
+    assert [row["scale"] for row in seeds] == list(SCALES)
+    for row in seeds:
+        assert all(len(values) == 5 for values in row["scores"].values())
+        assert len(set(zip(*row["scores"].values(), strict=True))) == 5  # other noise
+        first = {key: values[0] for key, values in row["scores"].items()}
+        assert first == {key: score(name, "classifier-free", row["scale"], key)[0] for key in first}
+
+
+@every_network
+def test_over_five_seeds_a_scale_costs_variety_and_gains_fidelity(name):
+    """Every seed of the one beyond every seed of the other, by a margin."""
+    recall, precision = of_seeds(name, "Recall"), of_seeds(name, "Precision")
+    assert min(recall[1.0]) - max(recall[2.0]) > 0.1 and min(recall[2.0]) - max(recall[5.0]) > 0.05
+    assert min(precision[2.0]) - max(precision[0.5]) > 0.03 and min(precision[3.0]) > max(precision[8.0])
+    told = of_seeds(name, "Conditional accuracy")
+    assert min(told[0.5]) - max(told[0.0]) > 0.3 and min(told[1.0]) - max(told[0.5]) > 0.2
+
+
+def test_over_five_seeds_the_distance_is_least_where_the_notebook_says():
+    distance = {name: of_seeds(name, "Frechet distance") for name in RECORD["guidance"]}
+    least = {name: min(SCALES, key=lambda scale: sum(of[scale])) for name, of in distance.items()}
+    assert least == {"digits_ddpm": 1.0, "mnist_ddpm": 1.5}
+    for name, of in distance.items():
+        assert max(of[least[name]]) < min(of[0.0] + of[0.5] + of[3.0] + of[5.0] + of[8.0]) - 0.04
+
+
+def test_a_seed_can_be_had_again(script, monkeypatch):
+    monkeypatch.setattr(script, "SEEDS", [3])
+    trained, classifier = load_pretrained("digits_ddpm"), load_pretrained("digits_classifier").model
+    x_0, test = data.digits("train").x_0, data.digits("test")
+    space = script.Space(classifier, "digits_classifier", script.reference_of(x_0, classifier), test)
+    found = script.seed_scores(trained, classifier, script.partial(script.free, 1.5), 500, space)
+    for key in ("Precision", "Recall"):
+        assert found[key] == pytest.approx([of_seeds("digits_ddpm", key)[1.5][3]], abs=0.02)  # ten images turned
+
+
 @every_network
 def test_the_interval_is_that_of_the_noise_levels(name):
     process, (low, high) = load_pretrained(name).process, RECORD["guidance"][name]["interval"]
@@ -104,8 +148,9 @@ def test_rows_of_these_weights_are_kept_and_those_of_others_made_anew(script, mo
     script.guide_rows("digits_ddpm", record, None)
     assert len(drawn) == 1 and json.loads(script.PATH.read_text("utf-8")) == record
     record["guidance"]["digits_ddpm"]["noise_classifier_sha256"] = "0" * 64
+    monkeypatch.setattr(script, "seed_scores", lambda *_: {})
     script.guide_rows("digits_ddpm", record, None)
-    assert len(drawn) == 1 + 19
+    assert len(drawn) == 1 + 19 and [row["scale"] for row in record["guidance"]["digits_ddpm"]["seeds"]] == list(SCALES)
 
 
 def test_bits_can_be_had_again():

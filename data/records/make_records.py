@@ -259,6 +259,14 @@ def variants() -> list[str]:
             scale = f"{row['scale']:g}" if "scale" in row else ""
             lines.append(f"| {row['way']} | {scale} | {cells} | {row['contrast']:.3g} |")
         lines.append(f"\n{network['rows'][0]['n']} images a row; {network['real']['n']} real ones.\n")
+        lines += [f"Without a classifier, mean of {len(network['seeds'][0]['scores'][keys[0]])} seeds of the noise, "]
+        lines[-1] += "in brackets the lowest and the highest.\n"
+        lines += [f"| {name} scale | {' | '.join(keys)} |", "|---|" + "---|" * len(keys)]
+        for row in network["seeds"]:
+            found = [row["scores"][key] for key in keys]
+            cells = " | ".join(f"{statistics.mean(v):.3g} ({min(v):.3g} to {max(v):.3g})" for v in found)
+            lines.append(f"| {row['scale']:g} | {cells} |")
+        lines.append("")
     bound = held["variance"]
     chains = list(dict.fromkeys(row["steps"] for row in bound["rows"]))
     bits = {(row["variance"], row["steps"]): row["bits"] for row in bound["rows"]}
