@@ -104,11 +104,12 @@ class ImageFiles:
                 image = ImageOps.exif_transpose(opened)
                 if image.mode.startswith(("I", "F")):
                     image = Image.fromarray(_eight_bits(np.asarray(image)))
-                image = image.convert("RGBA")
+                if image.mode not in ("RGB", "L") or "transparency" in image.info:
+                    image = image.convert("RGBA")
+                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more on damaged files
             raise OSError(f"{file} cannot be read as an image: {error}") from error
         _, channels, height, width = self.shape
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (width, height), Image.Resampling.BICUBIC)
         return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
 

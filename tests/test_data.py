@@ -748,6 +748,15 @@ def test_transparent_becomes_white(tmp_path):
     assert x.permute(1, 2, 0).tolist() == [[RED, [255] * 3], [[255] * 3, [204] * 3]]  # 204 = 255 (1 - 51 / 255)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_one_colour_can_be_transparent(mode, tmp_path):
+    layers = np.array([[RED, [0, 0, 0]], [[0, 0, 0], GREY]], dtype=np.uint8)
+    image, black = picture(layers, mode), (0, 0, 0) if mode == "RGB" else 0
+    x = decoded(tmp_path, image, 2, transparency=black)
+    luma = [76] * 3 if mode == "L" else RED  # round(0.299 * 255)
+    assert x.permute(1, 2, 0).tolist() == [[luma, [255] * 3], [[255] * 3, GREY]]
+
+
 @pytest.mark.parametrize("name", ["x.png", "x.gif"])
 def test_a_palette_with_a_transparent_colour(name, tmp_path):
     image = Image.fromarray(np.array([[0, 1], [1, 2]], dtype=np.uint8)).convert("P")
