@@ -45,7 +45,7 @@ class ImageFiles:
         self.kept: dict[int, np.ndarray] = {}
         self.room = KEPT_BYTES // (channels * size * size)
         self.stored: np.ndarray | None = None  # what lies on disk, once it was looked for
-        self.looked = False
+        self.looked = self.prepared = False
 
     def __getitem__(self, index: int | slice | Tensor) -> Tensor:
         chosen = torch.arange(len(self.files))[index]
@@ -56,7 +56,7 @@ class ImageFiles:
 
     def __getstate__(self) -> dict:
         """A worker of a DataLoader opens what is on disk itself, and does not get a copy."""
-        return self.__dict__ | {"kept": {}, "stored": None, "looked": False}
+        return self.__dict__ | {"kept": {}, "stored": None, "looked": False, "prepared": False}
 
     def pixels(self, i: int) -> np.ndarray:
         pixels = self.kept[i] if i in self.kept else self.decode(self.files[i])
@@ -73,7 +73,7 @@ class ImageFiles:
 
         What is too much for the disk and for memory is decoded when it is needed, as without this.
         """
-        if self._look() is not None or len(self.kept) == len(self.files):
+        if self._look() is not None or self.prepared or len(self.kept) == len(self.files):
             return
         begun, waiting = time.monotonic(), dict[int, np.ndarray]()
         store = _Store(self._path(), self.shape)  # the files' times are taken before the files are read
@@ -85,9 +85,9 @@ class ImageFiles:
                 if (time.monotonic() - begun > SLOW or len(waiting) > self.room) and store.write(waiting.values()):
                     waiting = {}
                 if len(waiting) > self.room:
-                    return  # for want of a place; `pixels` keeps what it can
-            self.kept = waiting
-            self.stored = store.close()
+                    waiting = dict(list(waiting.items())[: self.room])
+                    break  # for want of a place
+            self.kept, self.stored, self.prepared = waiting, store.close(), True
         finally:
             store.drop()
             pool.shutdown(cancel_futures=True)
