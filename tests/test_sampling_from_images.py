@@ -133,3 +133,15 @@ def test_images_to_begin_with_have_to_lie_between_minus_1_and_1(trained, images)
             draw(N, sampling, y=y, x_0=255 * unit, start=0.5)
         with pytest.raises(TypeError, match=r"x_0 must be floating point in \[-1, 1\], got torch.uint8"):
             draw(N, sampling, y=y, x_0=(255 * unit).byte(), start=0.5)
+
+
+def test_small_images_have_to_lie_there_too():
+    upscale, sampling = load_pretrained("digits_upscale"), Sampling("ddim", steps="trailing2")
+    unit = torch.linspace(0, 1, N * 16).view(N, 1, 4, 4)
+    for draw in (upscale.sample, upscale.states):
+        with pytest.warns(ImageRangeWarning, match=r"cond should lie in \[-1, 1\], got values from 0 to 1") as record:
+            draw(N, sampling, cond=unit)
+        assert len(record) == 1 and record[0].filename == __file__
+        with pytest.raises(ValueError, match=r"cond must lie in \[-1, 1\], got unscaled pixels, from 0 to 255"):
+            draw(N, sampling, cond=255 * unit)
+        draw(N, sampling, cond=2 * unit - 1)

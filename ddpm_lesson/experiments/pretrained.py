@@ -115,10 +115,11 @@ class PretrainedDiffusion:
 
         y: (n,) labels. cond: (n, C, h, w), as for `denoiser`. x_T: (n, C, H, W) latents, drawn if not given. x_0, mask,
         start: images to begin with, see `Sampling.states`. generator: on the CPU; sampling.seed is used if there is
-        none. Raises ValueError for an x_0 of pixels in 0..255, and warns (ImageRangeWarning) if it lies in [0, 1].
+        none. Raises ValueError for pixels in 0..255 as cond or x_0, and warns (ImageRangeWarning) for those in [0, 1].
         """
-        if x_0 is not None and not isinstance(generator, Share):  # a share is of what `sample` has seen as a whole
-            check_images(x_0, name="x_0", stacklevel=2)
+        for name, images in () if isinstance(generator, Share) else (("cond", cond), ("x_0", x_0)):
+            if images is not None:  # a share is of what `sample` has looked at
+                check_images(images, name=name, stacklevel=2)
         if generator is None:
             generator = Generator().manual_seed(sampling.seed)
         x_T = randn_like(torch.empty(n, *self.shape), generator) if x_T is None else x_T
@@ -148,7 +149,7 @@ class PretrainedDiffusion:
         start: latents and images to begin with, see `states`; ddim_inversion returns latents.
         batch_size: how many at a time, fewer where that is too much for the device's memory; the images are the same
         up to rounding. progress: show a bar. Raises ValueError for n or batch_size below 1, for another number of what
-        is given, and what does not fit the network; of x_0 the values are looked at, as in `states`.
+        is given, and what does not fit the network; the values of cond and x_0 are looked at, as in `states`.
 
         >>> import ddpm_lesson
         >>> digits = ddpm_lesson.load_pretrained("digits_ddpm")
@@ -160,8 +161,8 @@ class PretrainedDiffusion:
         named = {"y": y, "cond": cond, "x_T": x_T, "x_0": x_0, "mask": mask}
         given = {name: each for name, each in named.items() if each is not None}
         _check_rows(given, n, self.shape)
-        if x_0 is not None:
-            check_images(x_0, name="x_0", stacklevel=2)
+        for name in given.keys() & {"cond", "x_0"}:
+            check_images(given[name], name=name, stacklevel=2)
         state, images = Generator().manual_seed(sampling.seed).get_state(), []
         for first in range(0, n, BLOCK):
             size, begin = min(BLOCK, n - first), 0
