@@ -19,7 +19,7 @@ class Found:
     """What `find_images` found.  `str` of it is a report in one or two lines.
 
     root: the folder. files: paths below it, sorted. names: the class of each. left_out: why -> which, such as
-    "of a type that is not read" -> ("notes.txt",).
+    "type that is not read" -> ("notes.txt",).
     """
 
     root: Path
@@ -50,8 +50,7 @@ class Found:
         if self.sizes:
             small, large = ("x".join(map(str, size)) for size in self.sizes)
             told += f", {large} pixels" if small == large else f", {small} to {large} pixels"
-        left = [f"{len(which):,} {why} ({shown(which[0])})" for why, which in self.left_out.items()]
-        return told + (f"\nLeft out: {', '.join(left)}" if left else "")
+        return told + ("\nLeft out: " + _reasons(self.left_out) if self.left_out else "")
 
 
 def find_images(root: Path) -> Found:
@@ -74,15 +73,15 @@ def find_images(root: Path) -> Found:
         elif path.suffix.lower() in endings:
             files.append(path.relative_to(root))
         else:
-            leave_out("of a type that is not read", path)
+            leave_out("type that is not read", path)
     named = {file.parts[0] for file in files} | {name.split("/")[0] for names in left_out.values() for name in names}
     for folder in root.iterdir():
         if folder.name[0] != "." and folder.name not in named and os.path.isdir(folder):
-            leave_out("folders without files", folder)
+            leave_out("folder without files", folder)
     files.sort()
     told = {why: tuple(sorted(which)) for why, which in left_out.items()}
     if not files:
-        seen = "".join(f"; left out: {len(which)} {why} ({shown(which[0])})" for why, which in told.items())
+        seen = f"; left out: {_reasons(told)}" if told else ""
         raise FileNotFoundError(f"no images in {root}: looked for names that end in {', '.join(endings)}{seen}")
     loose = [file.name for file in files if len(file.parts) == 1]
     if 0 < len(loose) < len(files):
@@ -96,6 +95,11 @@ def shown(path: Path | str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
+def _reasons(left_out: dict[str, tuple[str, ...]]) -> str:
+    """How many of each kind, with an example."""
+    return "; ".join(f"{why}: {len(which):,} ({shown(which[0])})" for why, which in left_out.items())
+
+
 def _walk(root: Path) -> Iterator[tuple[Path, str]]:
     """Every file below root, and why it is left out, "" if it is not. Of a folder, why all in it is left out."""
     around = os.path.realpath(root)
@@ -104,13 +108,13 @@ def _walk(root: Path) -> Iterator[tuple[Path, str]]:
         folder = folders.pop() if folders else links.pop(0)  # links last: what they lead to may lie here under its name
         real = os.path.realpath(folder)
         if real in seen or (folder != root and around.startswith(os.path.join(real, ""))):
-            yield folder, "links to folders that are read already, or around them"
+            yield folder, "link to a folder that is read already, or around it"
             continue
         seen.add(real)
         try:
             inside = sorted(folder.iterdir())
         except OSError:
-            yield folder, "folders that cannot be opened"
+            yield folder, "folder that cannot be opened"
             continue
         for path in inside:
             if path.name.startswith("."):
@@ -118,13 +122,13 @@ def _walk(root: Path) -> Iterator[tuple[Path, str]]:
                     yield path, "hidden"
             elif os.path.isdir(path):
                 if _is_run(path):
-                    yield path, "folders of runs"
+                    yield path, "folder of a run"
                 else:
                     (links if path.is_symlink() else folders).append(path)
             elif os.path.isfile(path):
                 yield path, ""
             else:
-                yield path, "links that lead nowhere" if path.is_symlink() else "neither files nor folders"
+                yield path, "link that leads nowhere" if path.is_symlink() else "neither file nor folder"
 
 
 def _is_run(folder: Path) -> bool:

@@ -56,18 +56,18 @@ def test_what_is_left_out_is_reported_with_the_reason(photos):
     (photos / ".DS_Store").touch()
     found = find_images(photos)
     assert found.left_out == {
-        "of a type that is not read": ("birds/list.csv", "dogs/notes.txt", "dogs/raw.heic"),
-        "folders without files": ("horses",),
-        "links that lead nowhere": ("dogs/gone.png",),
+        "type that is not read": ("birds/list.csv", "dogs/notes.txt", "dogs/raw.heic"),
+        "folder without files": ("horses",),
+        "link that leads nowhere": ("dogs/gone.png",),
         "hidden": ("cats/.hidden.png",),
     }
     report = str(found).splitlines()
     assert report[0].endswith("3 images in 2 classes (cats 1, dogs 2), 6x4 to 20x10 pixels")
     assert report[1].startswith("Left out: ") and len(report) == 2
     for told in (
-        "3 of a type that is not read (birds/list.csv)",
-        "1 folders without files (horses)",
-        "1 hidden (cats/.hidden.png)",
+        "type that is not read: 3 (birds/list.csv)",
+        "folder without files: 1 (horses)",
+        "hidden: 1 (cats/.hidden.png)",
     ):
         assert told in report[1]
 
@@ -80,7 +80,7 @@ def test_the_previews_of_a_run_are_no_class(photos, name):
     assert find_images(photos).classes == ["cats", "dogs", "run"]  # a recipe alone makes no run
     (run / name).touch()
     found = find_images(photos)
-    assert found.classes == ["cats", "dogs"] and found.left_out == {"folders of runs": ("run",)}
+    assert found.classes == ["cats", "dogs"] and found.left_out == {"folder of a run": ("run",)}
     with pytest.raises(ValueError, match="run is the folder of a run, whose pictures are drawn: expected a folder of"):
         data.folder(run, 4)
 
@@ -112,8 +112,8 @@ def test_links_in_a_circle_end(photos):
     found = find_images(photos)
     assert [str(file) for file in found.files] == ["cats/0.png", "dogs/1.jpg", "dogs/2.png"]
     assert found.left_out == {
-        "links to folders that are read already, or around them": ("a", "above", "cats/up", "dogs/across"),
-        "links that lead nowhere": ("itself",),
+        "link to a folder that is read already, or around it": ("a", "above", "cats/up", "dogs/across"),
+        "link that leads nowhere": ("itself",),
     }
 
 
@@ -174,9 +174,7 @@ def test_names_that_cannot_be_printed_are_escaped(photos):
 
 def test_no_images_is_said_with_what_there_is(tmp_path):
     (tmp_path / "a.heic").touch()
-    told = (
-        r"no images in .*: looked for names that end in .*\.jpg.*; left out: 1 of a type that is not read \(a\.heic\)"
-    )
+    told = r"no images in .*: looked for names that end in .*\.jpg.*; left out: type that is not read: 1 \(a\.heic\)"
     with pytest.raises(FileNotFoundError, match=told):
         data.folder(tmp_path, 8)
 
