@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 Device = torch.device | str
+WITHOUT_NUMBERS = "build the process outside of torch.device('meta'), and its .to('meta') moves it there"
 
 
 def randn_like(x: Tensor, generator: Generator | None = None) -> Tensor:
@@ -64,6 +65,12 @@ def check_range(name: str, index: Tensor, size: int) -> None:
     low, high = index.aminmax()
     if low < 0 or high >= size:
         raise ValueError(f"{name} must lie in 0..{size - 1}, got values from {low.item()} to {high.item()}")
+
+
+def check_numbers(name: str, x: Tensor) -> None:
+    """Raise ValueError for a tensor on the device meta, which has a shape and no numbers."""
+    if isinstance(x, Tensor) and x.device.type == "meta":
+        raise ValueError(f"{name} must hold numbers, got a tensor on the device meta: {WITHOUT_NUMBERS}")
 
 
 def seed_of(*numbers: int) -> int:

@@ -31,9 +31,13 @@ def ordered(*data: Any, batch_size: int, seed: int, start: int = 0) -> Iterator[
     """`minibatches` in an order that seed and epoch determine, entered after `start` batches.
 
     So a run that was stopped finds its place again without going through what it has seen. data: tensors, or anything
-    with a length that a tensor of indices selects from, such as `data.Images`, which yields x_0 and labels.
+    with a length that a tensor of indices selects from, such as `data.Images`, which yields x_0 and labels. What has a
+    method `prepare`, as Images do, is prepared first: a damaged file is named before the first step is made.
     """
     N = _length(data, batch_size)
+    for part in data:
+        if hasattr(part, "prepare"):
+            part.prepare()
     epochs, done = divmod(start, N // batch_size)
     for epoch in itertools.count(epochs):
         order = torch.randperm(N, generator=Generator().manual_seed(seed_of(seed, epoch)), device="cpu")
@@ -67,9 +71,18 @@ def without_labels(
         yield x_0, torch.where(left_out.to(y.device), null_class, y)
 
 
+def check_batch_size(batch_size: int, N: int) -> None:
+    """Raise ValueError unless a batch of N images can be so large."""
+    if not 1 <= batch_size <= N:
+        if N < 2:
+            there = "is only 1 image" if N else "are no images"
+            raise ValueError(f"there {there}, too few for batch_size = {batch_size}: more images are needed")
+        raise ValueError(f"batch_size must lie in 1..{N}, got {batch_size}: there are {N} images")
+
+
 def _length(data: tuple, batch_size: int) -> int:
     N = len(data[0])
-    if any(len(part) != N for part in data) or not 1 <= batch_size <= N:
-        lengths = " and ".join(str(len(part)) for part in data)
-        raise ValueError(f"batch_size must lie in 1..N for data of one length N, got {batch_size} and {lengths}")
+    if any(len(part) != N for part in data):
+        raise ValueError(f"data must be of one length, got {' and '.join(str(len(part)) for part in data)}")
+    check_batch_size(batch_size, N)
     return N

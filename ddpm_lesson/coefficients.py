@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpm_lesson._tensors import check_range, float32_at_least, table_dtype
+from ddpm_lesson._tensors import check_numbers, check_range, float32_at_least, table_dtype
 
 Steps = int | Tensor  # one step for the whole batch, or (B,) int64 with one for each image
 
@@ -189,6 +189,7 @@ class Coefficients(nn.Module):
 
 
 def _checked_betas(betas: Tensor) -> Tensor:
+    check_numbers("betas", betas)
     betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu").detach()
     if betas.ndim != 1 or len(betas) == 0:
         raise ValueError(f"betas must be (T,) with at least one step, got shape {tuple(betas.shape)}")

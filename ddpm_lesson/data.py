@@ -1,14 +1,18 @@
 """Data to diffuse: bundled digits, 2-D points, torchvision's sets, a folder of your own images."""
 
 import os
+import sys
 import tempfile
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ddpm_lesson.images import ImageFiles, Images, to_uint8
+from ddpm_lesson.files import ImageFiles, cache_folder
+from ddpm_lesson.folders import find_images
+from ddpm_lesson.images import Images, to_uint8
 from ddpm_lesson.points import checkerboard, eight_gaussians, eight_gaussians_mixture, swiss_roll, two_moons
 
 __all__ = (
@@ -16,7 +20,6 @@ __all__ = (
     + ["checkerboard", "eight_gaussians", "eight_gaussians_mixture", "swiss_roll", "two_moons"]  # of points.py
 )
 
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 IDX_FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
 
 
@@ -63,8 +66,10 @@ def mnist(root: str | Path | None = None, train: bool = True, download: bool = T
     """MNIST, LeCun et al. 1998: 60,000 (train) or 10,000 digits, data (N, 1, 28, 28).  Read by torchvision.
 
     root: a folder in torchvision's layout; None is the environment variable DDPM_LESSON_DATA, and where that is
-    not set ~/.cache/ddpm_lesson.  Files that are there and whole are only read; else all are downloaded to root.
-    Raises DataNotFoundError, naming the files and both ways out, if download is then False or fails.
+    not set ~/.cache/ddpm_lesson.  Files that are there and whole are only read; else all are downloaded to root, and a
+    line on stderr says so. A folder that is named and missing is made if the folder that it lies in is there.
+    Raises DataNotFoundError, naming the files and both ways out, if download is then False or fails, or if root is
+    spelled wrong: the folder that it should lie in is missing, or it is no folder.
     Not `digits`: those are smaller, ship with the course, and have 17 levels in the place of 256.
     """
     return _torchvision("MNIST", f"MNIST/raw/ with {IDX_FILES}", root, train, download)
@@ -88,21 +93,31 @@ def _torchvision(name: str, files: str, root: str | Path | None, train: bool, do
     from torchvision import datasets
 
     source = getattr(datasets, name)
-    root = Path(root or os.environ.get("DDPM_LESSON_DATA") or "~/.cache/ddpm_lesson").expanduser()
+    place = Path(root).expanduser() if root else cache_folder()
+    named = bool(root or os.environ.get("DDPM_LESSON_DATA"))
+    if place.exists() and not place.is_dir():
+        raise DataNotFoundError(f"{name} was to be read from a folder, got {place}, which is a file")
     damaged = (RuntimeError, ValueError, AssertionError)  # what torchvision raises for files missing or cut short
     try:
         try:
-            found = source(root, train=train)
+            found = source(place, train=train)
         except damaged:
             if not download:
                 raise
-            _download(source, root)
-            found = source(root, train=train)
+            if named and not place.parent.is_dir():
+                told = f"there is no folder {place}, and none that it could be made in: {name} was not downloaded"
+                raise DataNotFoundError(f"{told}. Name another folder, or make this one first") from None
+            print(f"{name} is downloaded to {place}", file=sys.stderr)
+            _download(source, place)
+            found = source(place, train=train)
+    except DataNotFoundError:
+        raise
     except (*damaged, OSError, HTTPException) as error:
         raise DataNotFoundError(
-            f"{name} is missing or damaged under {root}. Either connect to the internet and call again with "
-            f"download=True, or put {files}, unpacked, under that folder or another one, and name that one with root= "
-            f"or the environment variable DDPM_LESSON_DATA. What failed: {error}"
+            f"{name} is missing or damaged under {place}{'' if download else ', and was not to be downloaded'}. Either "
+            f"have it downloaded, which needs a connection to the internet, or put {files}, unpacked, under that "
+            f"folder or another one, and name that one as root or in the environment variable DDPM_LESSON_DATA. What "
+            f"failed: {error}"
         ) from error
     data, labels = torch.as_tensor(found.data), torch.as_tensor(found.targets)
     data = data[:, None] if data.ndim == 3 else data.permute(0, 3, 1, 2).contiguous()
@@ -111,27 +126,36 @@ def _torchvision(name: str, files: str, root: str | Path | None, train: bool, do
 
 def _download(source: type, root: Path) -> None:
     """Files reach root whole or not at all: torchvision takes a half-unpacked file for a whole one next time."""
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as scratch:
-        source(scratch, download=True)
-        for file in sorted(Path(scratch).rglob("*")):
-            target = root / file.relative_to(scratch)
-            if file.is_dir():
-                target.mkdir(exist_ok=True)
-            elif file.suffix != ".gz":
-                os.replace(file, target)
+    made = [path for path in (root, *root.parents) if not path.exists()]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as scratch:
+            source(scratch, download=True)
+            for file in sorted(Path(scratch).rglob("*")):
+                target = root / file.relative_to(scratch)
+                if file.is_dir():
+                    target.mkdir(exist_ok=True)
+                elif file.suffix != ".gz":
+                    os.replace(file, target)
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()  # only an empty one
+        raise
 
 
 def folder(path: str | Path, size: int, *, channels: int = 3) -> Images:
     """Your own images: all in one folder, which is then the only class, or in one sub-folder per class.
 
     Each image is cropped to its central square and resized, antialiased, to (size, size); channels: 3 for RGB, 1 for
-    grey.  Transparent becomes white; of an animation the first frame counts; hidden files are left out.
-    Returns Images with levels 256 and classes in alphabetical order.
+    grey.  Transparent becomes white; of an animation the first frame counts. Folders that are links are followed.
+    Returns Images with levels 256 and classes in alphabetical order. Its `found` says how many images of which classes
+    and sizes there are, and what was left out: folders of runs, hidden files, types that are no images.
     Raises FileNotFoundError if path is missing or has no images, NotADirectoryError if it is a file, ValueError if
-    images lie both in path and in its sub-folders, size is not a positive integer, or channels is not 1 or 3.
+    images lie both in path and in its sub-folders, path is the folder of a run, size is not a positive integer, or
+    channels is not 1 or 3.
     Not in memory, unlike the other sets: an index decodes the files that it selects, and raises OSError with the name
-    of a file that cannot be read. Up to a gigabyte of what was decoded is kept, so that an epoch later it is at hand.
+    of a file that cannot be read. `Images.prepare`, with which batches and `x_0` begin, decodes all; see `ImageFiles`.
     """
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a positive integer, got {size!r}")
@@ -142,14 +166,9 @@ def folder(path: str | Path, size: int, *, channels: int = 3) -> Images:
         raise FileNotFoundError(f"there is no folder {path}")
     if not path.is_dir():
         raise NotADirectoryError(f"path must be a folder of images, got the file {path}")
-    files = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.suffix.lower() in ENDINGS]
-    files = [file for file in files if (path / file).is_file() and not any(part[0] == "." for part in file.parts)]
-    if not files:
-        raise FileNotFoundError(f"no images in {path}: looked for names that end in {', '.join(ENDINGS)}")
-    loose = [file.name for file in files if len(file.parts) == 1]
-    if 0 < len(loose) < len(files):
-        raise ValueError(f"{path} has images both in sub-folders, one per class, and outside of them: {loose[0]}")
-    names = [path.name if loose else file.parts[0] for file in files]
-    classes = sorted(set(names))
-    labels = torch.tensor([classes.index(name) for name in names])
-    return Images(ImageFiles([path / file for file in files], size, channels), labels, levels=256, classes=classes)
+    found = find_images(path)
+    classes = found.classes
+    label = {name: i for i, name in enumerate(classes)}
+    labels = torch.tensor([label[name] for name in found.names])
+    files = ImageFiles([path / file for file in found.files], size, channels)
+    return Images(files, labels, levels=256, classes=classes, from_folder=found)

@@ -3,7 +3,6 @@
 The names and arguments are those of the post that this course grew out of. Everything else is in the core.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 
 import torch
@@ -12,14 +11,13 @@ from torch import Tensor, nn
 from ddpm_lesson import schedules
 from ddpm_lesson._tensors import home
 from ddpm_lesson.denoisers import clipped, make_denoiser
+from ddpm_lesson.doors import ImageRangeWarning, answer, check_images
 from ddpm_lesson.losses import simple_loss
 from ddpm_lesson.predictions import mean_type_named, variance_named
 from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.samplers import State, ancestral, last, reverse
 
-
-class ImageRangeWarning(UserWarning):
-    """Images far outside [-1, 1]: the signal-to-noise ratio of every step is then another one than intended."""
+__all__ = ["GaussianDiffusionSampler", "GaussianDiffusionTrainer", "ImageRangeWarning"]  # the last one: of doors.py
 
 
 class GaussianDiffusionTrainer(nn.Module):
@@ -30,9 +28,10 @@ class GaussianDiffusionTrainer(nn.Module):
     forward: x_0 (B, *D) float in [-1, 1] -> squared errors (B, *D), not reduced: average them (`.mean()`), a sum
     would grow with the batch. Float32 at least. Each image gets its own t. t and noise are drawn on the CPU in that
     order, so a seed means the same on every device.
-    Raises TypeError for integer images, ValueError for NaN; warns with ImageRangeWarning for images (not for points,
-    (B, D)) far outside [-1, 1], and with PriorNotReachedWarning if the chain is too short for its betas. On a GPU the
-    values are looked at once, at the first call.
+    Raises TypeError for integer images, a pair (x, y), or a model that returns no tensor, ValueError for NaN and for
+    pixels in 0..255; warns with ImageRangeWarning for images (not for points, (B, D)) far outside [-1, 1], or in [0, 1]
+    at the first call, and with PriorNotReachedWarning if the chain is too short for its betas. On a GPU the values are
+    looked at once, at the first call.
 
     >>> from ddpm_lesson.networks.mlp import MLP
     >>> trainer = GaussianDiffusionTrainer(MLP(T=1000, dim=2), 1e-4, 0.02, 1000)
@@ -56,26 +55,16 @@ class GaussianDiffusionTrainer(nn.Module):
         self._check(x_0)
         t = torch.randint(self.process.T, x_0.shape[:1], device=home(generator), generator=generator).to(x_0.device)
         noised = self.process.noised(x_0, t, generator=generator)
-        output = self.model(noised.x_t, t)
+        output = answer(self.model(noised.x_t, t))
         if output.shape != x_0.shape:
             raise ValueError(f"the model must return x_t's shape {tuple(x_0.shape)}, got {tuple(output.shape)}")
         return simple_loss(self.process, self.mean_type, output, noised)
 
     def _check(self, x_0: Tensor) -> None:
-        if not x_0.is_floating_point():
-            raise TypeError(f"images must be floating point in [-1, 1], got {x_0.dtype}; 8-bit images: x / 127.5 - 1")
-        looked = self._values_seen and x_0.device.type != "cpu"
-        if torch.compiler.is_compiling() or x_0.numel() == 0 or looked:
+        if self._values_seen and isinstance(x_0, Tensor) and x_0.is_floating_point() and x_0.device.type != "cpu":
             return
-        self._values_seen = True
-        if not bool(x_0.isfinite().all()):
-            raise ValueError(f"images must be finite numbers in [-1, 1], got {int((~x_0.isfinite()).sum())} NaN or inf")
-        largest = x_0.detach().abs().max().item()
-        if x_0.ndim > 2 and largest > 1.5:
-            unscaled = bool(x_0.detach().min() >= 0)
-            cause = "unscaled pixels (8 bits: x / 127.5 - 1)" if unscaled else "a mean and std normalisation"
-            told = f"images should lie in [-1, 1], got values up to {largest:.3g} in size; likely cause: {cause}"
-            warnings.warn(told, ImageRangeWarning, stacklevel=5)
+        check_images(x_0, first=not self._values_seen, stacklevel=5)
+        self._values_seen = self._values_seen or (x_0.numel() > 0 and not torch.compiler.is_compiling())
 
 
 class GaussianDiffusionSampler(nn.Module):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ddpm_lesson._tensors import float32_at_least, frozen
 from ddpm_lesson.coefficients import Steps
+from ddpm_lesson.doors import answer
 from ddpm_lesson.predictions import MeanType, Prediction, decode
 from ddpm_lesson.process import GaussianDiffusion
 
@@ -34,7 +35,8 @@ def make_denoiser(
     in eval mode and without gradients, and is put back afterwards. base: the process it was trained on.
     conditions: by the names that the model gives them, (B, ...) tensors such as labels `y` or an image `cond`, or
     functions of (x_t, t (B,), prev) that are asked anew at each step: `previous_x_0`, or a draw of a latent.
-    Raises ValueError if base is a respaced chain, or the model returns any other shape.
+    Raises ValueError if base is a respaced chain, or the model returns any other shape, TypeError if it returns a tuple
+    or diffusers' output instead of a tensor: then lambda x, t: model(x, t).sample is the model.
 
     >>> from ddpm_lesson.predictions import epsilon
     >>> base = GaussianDiffusion(torch.tensor([0.36, 0.5]))  # alphas_bar[0] = 0.64
@@ -52,7 +54,7 @@ def make_denoiser(
         at = t if isinstance(t, Tensor) else torch.full((x_t.shape[0],), t, dtype=torch.int64, device=x_t.device)
         given = {name: c if isinstance(c, Tensor) else c(x_t, at, prev) for name, c in conditions.items()}
         with frozen(modules):
-            output = model(x_t, at, **given)
+            output = answer(model(x_t, at, **given))
         return decode(base, mean_type, x_t, t, output)
 
     return denoise

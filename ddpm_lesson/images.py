@@ -1,16 +1,17 @@
 """Images with labels, in memory or in files that are decoded when they are needed; scaled to [-1, 1] when indexed."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import json
+from collections.abc import Sequence
+from functools import cached_property
 from typing import overload
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-KEPT_BYTES = 2**30  # of decoded files
+from ddpm_lesson.files import ImageFiles
+from ddpm_lesson.folders import Found
 
 
 class Images(Dataset):
@@ -19,11 +20,20 @@ class Images(Dataset):
     data: (N, C, H, W) uint8 in 0..levels - 1.  labels: (N,) int64.  classes: names, by label.
     images[3] is (x (C, H, W), label int); images[3:9] or images[index_tensor] is (x (N, C, H, W), labels (N,)).
     x is float32 in [-1, 1]; its levels are 2 / (levels - 1) apart.  An index out of range raises IndexError.
+    from_folder: what was found in the folder that they come from.
     Raises TypeError if dtypes, ValueError if shapes or labels are not as above.
     Not images.data: those are the integers; a model trains on the x of images[...].
     """
 
-    def __init__(self, data: "Tensor | ImageFiles", labels: Tensor, *, levels: int, classes: Sequence[str]):
+    def __init__(
+        self,
+        data: Tensor | ImageFiles,
+        labels: Tensor,
+        *,
+        levels: int,
+        classes: Sequence[str],
+        from_folder: Found | None = None,
+    ):
         if (data.dtype, labels.dtype) != (torch.uint8, torch.int64):
             raise TypeError(f"data must be uint8 and labels int64, got {data.dtype} and {labels.dtype}")
         if len(data.shape) != 4 or labels.shape != data.shape[:1]:
@@ -31,6 +41,7 @@ class Images(Dataset):
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
             raise ValueError(f"labels must lie in 0..{len(classes) - 1}, got {labels.min()}..{labels.max()}")
         self.data, self.labels, self.levels, self.classes = data, labels, levels, tuple(classes)
+        self.from_folder = from_folder
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,6 +59,7 @@ class Images(Dataset):
     @property
     def x_0(self) -> Tensor:
         """All images at once, (N, C, H, W) float32 in [-1, 1]: what `images[:]` gives, without the labels."""
+        self.prepare()
         return self[:][0]
 
     @property
@@ -55,9 +67,24 @@ class Images(Dataset):
         """(C, H, W)."""
         return tuple(self.data.shape[1:])
 
+    @cached_property
+    def found(self) -> str | None:
+        """Of a folder: images, classes, sizes, what was left out and why, in one or two lines. None for other sets."""
+        return None if self.from_folder is None else str(self.from_folder)
+
+    def prepare(self) -> None:
+        """Decode now what lies in files, see `ImageFiles.prepare`: before many batches. Others have nothing to do."""
+        if isinstance(self.data, ImageFiles):
+            self.data.prepare()
+
     def fingerprint(self) -> str:
-        """A checksum that tells other images, labels, or another order from these.  Of files, their bytes are read."""
-        digest = hashlib.sha256(self.labels.contiguous().numpy().data)
+        """A checksum that tells other images, labels, names of classes, or another order from these.
+
+        Of files, their bytes are read. The name of a single class has no say: it is that of a folder, which may move.
+        """
+        names = self.classes if len(self.classes) > 1 else ()
+        digest = hashlib.sha256(json.dumps([names, self.levels]).encode())
+        digest.update(self.labels.contiguous().numpy().data)
         for part in self.data.read() if isinstance(self.data, ImageFiles) else [self.data.contiguous().numpy().data]:
             digest.update(hashlib.sha256(part).digest())
         return digest.hexdigest()
@@ -77,45 +104,3 @@ def to_uint8(x: Tensor, levels: int) -> Tensor:
     if x.isnan().any():
         raise ValueError(f"x must hold numbers in [-1, 1], got {x.isnan().sum()} NaN among {x.numel()} values")
     return ((x.float() + 1) * (levels - 1) / 2).round().clamp(0, levels - 1).to(torch.uint8)
-
-
-class ImageFiles:
-    """Image files instead of a uint8 tensor (N, C, H, W): an index decodes what it selects, and keeps it while
-    there is room."""
-
-    dtype = torch.uint8
-
-    def __init__(self, files: list[Path], size: int, channels: int):
-        self.files, self.shape = files, (len(files), channels, size, size)
-        self.kept: dict[int, np.ndarray] = {}
-        self.room = KEPT_BYTES // (channels * size * size)
-
-    def __getitem__(self, index: int | slice | Tensor) -> Tensor:
-        chosen = torch.arange(len(self.files))[index]
-        pixels = np.array([self.pixels(i) for i in chosen.flatten().tolist()], dtype=np.uint8)
-        return torch.from_numpy(pixels.reshape(*chosen.shape, *self.shape[1:]))
-
-    def pixels(self, i: int) -> np.ndarray:
-        pixels = self.kept[i] if i in self.kept else self.decode(self.files[i])
-        if len(self.kept) < self.room:
-            self.kept[i] = pixels
-        return pixels
-
-    def read(self) -> Iterator[bytes]:
-        return (file.read_bytes() for file in self.files)
-
-    def decode(self, file: Path) -> np.ndarray:
-        from PIL import Image, ImageOps
-
-        try:
-            with Image.open(file) as opened:
-                image = ImageOps.exif_transpose(opened)
-                if image.mode.startswith("I"):  # 16-bit grey, of which PIL would clip all above 255
-                    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-                image = image.convert("RGBA")
-        except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more on damaged files
-            raise OSError(f"{file} cannot be read as an image: {error}") from error
-        _, channels, height, width = self.shape
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (width, height), Image.Resampling.BICUBIC)
-        return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ddpm_lesson._tensors import randn_like
+from ddpm_lesson._tensors import check_numbers, randn_like
 from ddpm_lesson.coefficients import Coefficients, Steps, combine, extract, spread
 from ddpm_lesson.gaussian import Gaussian
 from ddpm_lesson.schedules import betas_from_alphas_bar
@@ -53,7 +53,8 @@ class GaussianDiffusion(Coefficients):
     betas: (T,) in (0, 1); the last one may be 1. The tables are attributes: see `Coefficients`.
     In every method x is (B, *D), t is (B,) int64 in 0..T-1, or an int: one step for the whole batch, as samplers take
     it. The result has the images' dtype; arithmetic is in float32 at least. A log_var of (B, 1, ...) is (1, 1, ...)
-    for an int. Wrong dtypes raise TypeError; shapes, devices or steps that do not fit raise ValueError.
+    for an int. Wrong dtypes raise TypeError; shapes, devices or steps that do not fit raise ValueError, and so do betas
+    on the device meta, which has no numbers; `.to("meta")` and back keeps the tables.
 
     >>> process = GaussianDiffusion(torch.tensor([0.36, 0.5]))  # alphas_bar = 0.64 and 0.32
     >>> x_0, noise = torch.tensor([[1.0]]), torch.tensor([[-2.0]])
@@ -71,6 +72,7 @@ class GaussianDiffusion(Coefficients):
 
         alphas_bar: (T,) falling, below 1; the last one may be 0. Raises ValueError otherwise.
         """
+        check_numbers("alphas_bar", alphas_bar)
         if alphas_bar.ndim != 1:
             raise ValueError(f"alphas_bar must be (T,), got shape {tuple(alphas_bar.shape)}")
         return cls(betas_from_alphas_bar(pad(alphas_bar.to("cpu", torch.float64), (1, 0), value=1)))

@@ -1,7 +1,7 @@
 """Noise schedules: each function turns a number of steps T into betas, (T,) float64.
 
 beta_t is the *variance* that step t adds (DDPM Eq. 2). Index 0 is the papers' t = 1.
-Every function raises ValueError unless T is a positive integer.
+Every function raises ValueError unless T is a positive integer, and under torch.device('meta'), which holds no numbers.
 """
 
 import math
@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from ddpm_lesson._tensors import WITHOUT_NUMBERS, check_numbers
 
 
 def linear(T: int, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tensor:
@@ -195,6 +197,7 @@ def betas_from_alphas_bar(alphas_bar: Tensor, max_beta: float = 1.0) -> Tensor:
     Returns (T,) in alphas_bar's dtype. Raises ValueError if alphas_bar rises, or if max_beta lies outside (0, 1].
     """
     _check_variances(max_beta=max_beta)
+    check_numbers("alphas_bar", alphas_bar)
     if alphas_bar.ndim != 1 or not bool((alphas_bar.diff() < 0).all() and (alphas_bar[-1] >= 0)):
         shape, ends = tuple(alphas_bar.shape), alphas_bar.flatten()[[0, -1]].tolist() if alphas_bar.numel() else []
         raise ValueError(f"alphas_bar must be (T + 1,), fall at every step to 0 or above, got {shape}, ends {ends}")
@@ -233,6 +236,8 @@ def _after_one(alphas_bar: Tensor) -> Tensor:
 def _steps(T: int) -> int:
     if isinstance(T, bool) or not hasattr(T, "__index__") or T < 1:
         raise ValueError(f"T must be a positive integer, got {T!r}")
+    if torch.get_default_device().type == "meta":
+        raise ValueError(f"a schedule is made of numbers: {WITHOUT_NUMBERS}")
     return T
 
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from ddpm_lesson._tensors import randn_like
 from ddpm_lesson.batches import minibatches
 from ddpm_lesson.denoisers import Conditions
+from ddpm_lesson.doors import answer, check_images
 from ddpm_lesson.losses import Loss
 from ddpm_lesson.process import GaussianDiffusion, Noised
 from ddpm_lesson.timesteps import TimestepSampler, Uniform
@@ -94,7 +95,7 @@ def train(
     steps: int,
     start: int = 0,
     optimizer: Optimizer | None = None,
-    lr: float = 2e-4,
+    lr: float | None = None,
     warmup: int = 0,
     rate: Callable[[int], float] = constant,
     clip_norm: float = 1.0,
@@ -116,15 +117,17 @@ def train(
     its own for self-conditioning, a latent. Called with gradients: `make_denoiser` asks the model without them.
     noise: noise(x_0, generator=...) -> (B, *D), if it is not standard normal: `variants.offset_noise`.
     loss: loss(output, noised) -> (B,) or (B, *D), such as partial(simple_loss, process, epsilon); the mean is
-    minimised. optimizer: Adam if not given. In step k the learning rate is lr rate(k), times k / warmup up to
-    k = warmup. clip_norm: the gradient's norm is cut to it; math.inf for none. accumulate: batches whose gradients are
-    averaged in one step. ema: is updated after every step. timesteps: `Uniform` if not given.
+    minimised. optimizer: Adam if not given. lr: None for the optimizer's own, which training changes (to go on with a
+    state, give lr), or 2e-4 without one. In step k the learning rate is lr rate(k), times k / warmup up to k = warmup.
+    clip_norm: the gradient's norm is cut to it; math.inf for none. accumulate: batches whose gradients are averaged in
+    one step. ema: is updated after every step. timesteps: `Uniform` if not given.
     mixed_precision: the network computes in bfloat16, its weights stay float32. compiled: the network is compiled.
     generator: for t and noise, as in `Gaussian.sample`. With one here and one in `minibatches` a run can be
     repeated bit by bit on a CPU; dropout alone still draws from PyTorch's own generator.
-    Raises ValueError for bad arguments, for a respaced chain, or if the batches run out, TypeError if `batches` is one
-    tensor or conditions have no names, and FloatingPointError if a loss or the gradient is not finite: the weights are
-    then still those of the step before.
+    Raises ValueError for bad arguments, for a respaced chain, for NaN or pixels in 0..255 in the first batch, or if the
+    batches run out, TypeError if `batches` is one tensor, conditions have no names, or the model returns no tensor, and
+    FloatingPointError if a loss or the gradient is not finite: the weights are then still those of the step before.
+    Warns with ImageRangeWarning if the images of the first batch (not points, (B, D)) lie in [0, 1].
 
     >>> from ddpm_lesson.networks.mlp import MLP
     >>> process, model = GaussianDiffusion(torch.full((10,), 0.2)), MLP(T=10, dim=2, hidden=16)
@@ -137,27 +140,34 @@ def train(
         got = f"start = {start}, steps = {steps}, warmup = {warmup}, clip_norm = {clip_norm}, accumulate = {accumulate}"
         expected = "0 <= start < steps, warmup >= 0, clip_norm > 0 and accumulate >= 1"
         raise ValueError(f"expected {expected}, got {got}")
+    if lr is not None and not 0 < lr < math.inf:
+        raise ValueError(f"lr, the learning rate, must be positive and finite, got {lr}; 2e-4 is usual")
     if process.base is not process:
         told = "a network learns the base's steps, of which a respaced chain has some, numbered anew"
         raise ValueError(f"{told}: train on process.base, got {process}")
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("the model has no parameters to train")
+    if (device := parameters[0].device).type == "meta":
+        raise ValueError("the model lies on the device meta and holds no numbers: move it with to_empty, then fill it")
     timesteps = Uniform(process.T) if timesteps is None else timesteps
-    optimizer = torch.optim.Adam(parameters) if optimizer is None else optimizer
+    if optimizer is None:
+        optimizer = torch.optim.Adam(parameters, lr=2e-4)
+    rates = [group["lr"] if lr is None else lr for group in optimizer.param_groups]
     forward = torch.compile(model) if compiled else model
-    device, batches = parameters[0].device, _endless(batches)
+    batches, first = _endless(batches), True
     model.train()
     for step in range(start + 1, steps + 1):
         optimizer.zero_grad()
         parts, mean = [], torch.zeros((), device=device)
         for batch in islice(batches, accumulate):
-            x_0, given = _to(device, batch)
+            x_0, given = _to(device, batch, looked=not first)
+            first = False
             t, weights = timesteps.sample(len(x_0), generator=generator, device=device)
             noised = process.noised(x_0, t, noise(x_0, generator=generator))
             given = given if conditions is None else conditions(noised, given)
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
-                output = forward(noised.x_t, t, **given)
+                output = answer(forward(noised.x_t, t, **given), module=True)
             losses = _per_image(loss(output, noised), t)
             part = (weights * losses).mean() / accumulate
             part.backward()
@@ -170,8 +180,10 @@ def train(
             raise FloatingPointError(f"the loss is not finite in step {step}, at t = {t[~losses.isfinite()].tolist()}")
         if not math.isfinite(grad_norm):
             raise FloatingPointError(f"the gradient is not finite in step {step}, t = {t.tolist()}")
-        for group in optimizer.param_groups:
-            group["lr"] = lr * rate(step) * min(1, step / max(warmup, 1))
+        if not 0 <= (share := rate(step)) < math.inf:
+            raise ValueError(f"rate({step}), a factor of the learning rate, must be 0 or more and finite, got {share}")
+        for group, own in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = own * share * min(1, step / max(warmup, 1))
         optimizer.step()
         timesteps.update(t, losses)
         if ema is not None:
@@ -191,8 +203,8 @@ def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
     raise ValueError(f"the batches ran out after {count}; give more, or an iterable that can be gone through again")
 
 
-def _to(device: torch.device, batch: Batch) -> tuple[Tensor, Conditions]:
-    """The images and the conditions of a batch, in whichever form it comes, on the device."""
+def _to(device: torch.device, batch: Batch, looked: bool = True) -> tuple[Tensor, Conditions]:
+    """The images and the conditions of a batch, in whichever form it comes, on the device.  looked: see no values."""
     x_0, *rest = (batch,) if isinstance(batch, Tensor) else batch
     expected = "a batch must be x_0, (x_0, y) or (x_0, conditions)"
     if len(rest) > 1:
@@ -201,6 +213,8 @@ def _to(device: torch.device, batch: Batch) -> tuple[Tensor, Conditions]:
     given = {"y": given} if isinstance(given, Tensor) else given
     if not isinstance(given, Mapping):
         raise TypeError(f"{expected}, got x_0 and a {type(given).__name__}")
+    if not looked:
+        check_images(x_0, far=False, stacklevel=3)
     return x_0.to(device), {name: value.to(device) for name, value in given.items()}
 
 

@@ -16,12 +16,28 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_slow(monkeypatch):
+    """However busy the machine, no test shows a bar or writes decoded images to the user's cache."""
+    from ddpm_lesson import files
+
+    monkeypatch.setattr(files, "SLOW", float("inf"))
+
+
 @pytest.fixture
 def strict(monkeypatch):
     """A question of the checks' engine that breaks is an error here, and is passed over in a notebook."""
     from ddpm_lesson.checks import _explain
 
     monkeypatch.setattr(_explain, "STRICT", True)
+
+
+@pytest.fixture
+def double_by_default():
+    """New tensors and new networks are float64, as after torch.set_default_dtype(torch.float64)."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(params=["cpu", "cuda"])
@@ -74,7 +90,7 @@ def pip(*arguments):
 @pytest.fixture
 def decoded(monkeypatch):
     """The names of the image files that are decoded, as the list grows."""
-    from ddpm_lesson.images import ImageFiles
+    from ddpm_lesson.files import ImageFiles
 
     names, decode = [], ImageFiles.decode
     monkeypatch.setattr(ImageFiles, "decode", lambda self, file: names.append(file.name) or decode(self, file))

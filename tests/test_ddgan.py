@@ -1,7 +1,7 @@
 """Denoising diffusion GANs: posterior, losses and penalty by the formulas of the original's code, and both at play."""
 
 import math
-from itertools import repeat
+from itertools import chain, repeat
 
 import pytest
 import torch
@@ -202,8 +202,13 @@ def test_what_does_not_fit_is_refused():
         next(train_ddgan(G, D, PROCESS, two_points(), steps=0, **told))
     with pytest.raises(ValueError, match="the batches ran out"):
         list(train_ddgan(G, D, PROCESS, [torch.zeros(4, 2)], steps=2, **told))
-    with pytest.raises(FloatingPointError, match="a loss is not finite in step 1"):
-        list(train_ddgan(G, D, PROCESS, repeat(torch.full((4, 2), math.nan)), steps=2, **told))
+    broken = torch.full((4, 2), math.nan)
+    with pytest.raises(ValueError, match="images must be finite numbers in .*, got 8 NaN or inf"):
+        list(train_ddgan(G, D, PROCESS, repeat(broken), steps=2, **told))
+    with pytest.raises(FloatingPointError, match="a loss is not finite in step 2"):
+        list(train_ddgan(G, D, PROCESS, chain(repeat(torch.zeros(4, 2), 2), repeat(broken)), steps=2, **told))
+    with pytest.raises(ValueError, match="got unscaled pixels, from 0 to 255"):
+        next(train_ddgan(G, D, PROCESS, repeat(torch.linspace(0, 255, 32).view(2, 1, 4, 4)), steps=1, **told))
     with pytest.raises(ValueError, match=r"x_prev must have x_t's shape \(4, 2\), got \(4, 1\)"):
         D(torch.zeros(4, 1), torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"the network must answer \(4, 1\), got \(4, 4\)"):

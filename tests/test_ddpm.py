@@ -488,7 +488,7 @@ def test_images_that_are_not_finite_are_refused(value):
 @pytest.mark.parametrize(
     "low, high, cause",
     [
-        (0, 255, r"unscaled pixels \(8 bits: x / 127.5 - 1\)"),
+        (0, 7, r"unscaled pixels \(8 bits: x / 127.5 - 1\)"),
         (-2.1, 2.6, "a mean and std normalisation"),  # ImageNet's
         (-0.42, 2.82, "a mean and std normalisation"),  # MNIST's
     ],
@@ -501,19 +501,66 @@ def test_images_far_outside_their_range_warn_with_the_likely_cause(low, high, ca
         GaussianDiffusionTrainer(echo, *LINEAR)(x_0)
 
 
-def test_raw_digits_are_not_taken_for_a_normalisation():
-    # The bundled digits are integers 0..16 before they are scaled.
-    x_0 = torch.linspace(0, 16, 2 * 8 * 8).view(2, 1, 8, 8)
-    with pytest.warns(ImageRangeWarning) as record:
+@pytest.mark.parametrize("high", [16, 255, 65535])  # the bundled digits are 0..16 before they are scaled
+def test_unscaled_pixels_are_refused(high):
+    x_0 = torch.linspace(0, high, 2 * 8 * 8).view(2, 1, 8, 8)
+    with pytest.raises(ValueError, match=r"must lie in \[-1, 1\], got unscaled pixels, from 0 to .*: x / 127.5 - 1"):
         GaussianDiffusionTrainer(echo, *LINEAR)(x_0)
-    assert "normalisation" not in str(record[0].message)
 
 
-def test_range_warning_points_at_the_callers_line():
+def test_images_of_to_tensor_warn_once():
+    trainer, unit = GaussianDiffusionTrainer(echo, *LINEAR), torch.linspace(0, 1, 2 * 3 * 16).view(2, 3, 4, 4)
+    with pytest.warns(ImageRangeWarning, match=r"got values from 0 to 1, .*: 2 \* x - 1 scales \[0, 1\] to \[-1, 1\]"):
+        trainer(unit)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer(unit)  # said once
+        later = GaussianDiffusionTrainer(echo, *LINEAR)
+        later(2 * unit - 1)
+        later(unit)  # a small batch of bright images
+        GaussianDiffusionTrainer(echo, *LINEAR)(unit.flatten(1))  # points
+
+
+@pytest.mark.parametrize("images", [2 * torch.ones(1, 1, 2, 2), torch.eye(2).view(1, 1, 2, 2)])
+def test_range_warning_points_at_the_callers_line(images):
     trainer = GaussianDiffusionTrainer(echo, *LINEAR)
     with pytest.warns(ImageRangeWarning) as record:
-        trainer(255 * torch.ones(1, 1, 2, 2))
+        trainer(images)
     assert record[0].filename == __file__
+
+
+def test_a_batch_with_labels_is_refused():
+    for batch in ((images(), torch.zeros(4)), [images(), torch.zeros(4)]):
+        what = type(batch).__name__
+        told = rf"images must be one tensor, got a {what} of 2; of a batch \(images, labels\) give the first part"
+        with pytest.raises(TypeError, match=told):
+            GaussianDiffusionTrainer(echo, *LINEAR)(batch)
+
+
+class Output:
+    """What diffusers' models return."""
+
+    def __init__(self, sample):
+        self.sample = sample
+
+
+@pytest.mark.parametrize(
+    "wrap, told",
+    [
+        (lambda x: (x, x), r"got a tuple of 2: give lambda x, t: model\(x, t\)\[0\] instead"),
+        (lambda x: [x], r"got a list of 1: give lambda x, t: model\(x, t\)\[0\] instead"),
+        (Output, r"got a Output: give lambda x, t: model\(x, t\)\.sample instead"),
+        (lambda x: None, r"got a NoneType: give lambda x, t: model\(x, t\)\.\.\. instead"),
+    ],
+)
+def test_a_network_that_returns_no_tensor_is_told_how_to_be_wrapped(wrap, told):
+    def model(x_t, t):
+        return wrap(x_t)
+
+    with pytest.raises(TypeError, match=f"the model must return a tensor, {told}"):
+        GaussianDiffusionTrainer(model, *LINEAR)(images())
+    with pytest.raises(TypeError, match=f"the model must return a tensor, {told}"):
+        GaussianDiffusionSampler(model, 0.1, 0.5, 2)(images())
 
 
 @pytest.mark.parametrize(

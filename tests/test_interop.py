@@ -529,6 +529,17 @@ def test_last_betas_of_1_are_imported():
         assert torch.equal(process.betas.float(), given.betas)
 
 
+@pytest.mark.parametrize("name", ["epsilon", "xstart", "v"])
+def test_a_mean_type_is_a_name_or_an_object(name):
+    unet, process, mean_type = small(T=10), GaussianDiffusion(linear(10)), MEAN_TYPES[name]
+    (_, by_object), (_, by_name) = (to_diffusers(unet, process, mean_type=given) for given in (mean_type, name))
+    assert by_object.config == by_name.config
+    model, scheduler = to_diffusers(unet, process, mean_type=mean_type)
+    assert torch.equal(from_diffusers(model, scheduler, mean_type=mean_type)[1].betas, process.betas)
+    with pytest.raises(ValueError, match="diffusers knows the mean types epsilon, xstart, v, got 'xprev'"):
+        to_diffusers(unet, process, mean_type=MEAN_TYPES["xprev"])
+
+
 # Samples of exported networks.
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ddpm_lesson.data import digits
+from ddpm_lesson.doors import ImageRangeWarning
 from ddpm_lesson.experiments import metrics
 from ddpm_lesson.experiments.metrics import (
     Moments,
@@ -263,6 +264,13 @@ def test_what_comes_in_is_checked_by_name(device):
     for bad in (1.01, -math.inf, math.nan):
         with pytest.raises(ValueError, match=r"samples must lie in \[-1, 1\], got values from"):
             check_in_range("samples", torch.where(x > 0, bad, x))
+
+
+def test_images_between_0_and_1_are_warned_of():
+    images = torch.linspace(0, 1, 32).view(2, 1, 4, 4)
+    with pytest.warns(ImageRangeWarning, match=r"samples should lie in .* got values from 0 to 1, .*2 \* x - 1"):
+        check_in_range("samples", images)
+    check_in_range("samples", 2 * images - 1)
 
 
 # Nearest neighbours.

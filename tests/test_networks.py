@@ -8,7 +8,9 @@ import torch
 from ddpm_lesson import GaussianDiffusion, GaussianDiffusionTrainer, oracle
 from ddpm_lesson.data import eight_gaussians, eight_gaussians_mixture
 from ddpm_lesson.networks.blocks import Swish, TimeEmbedding
+from ddpm_lesson.networks.classifier import Classifier
 from ddpm_lesson.networks.mlp import MLP
+from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.predictions import epsilon
 from ddpm_lesson.schedules import linear
 
@@ -199,3 +201,21 @@ def test_a_gain_multiplies_the_first_layers_start():
     assert plain.keys() == steep.keys()
     for name, weight in plain.items():
         torch.testing.assert_close(steep[name], 3 * weight if name == "head.weight" else weight)
+
+
+# Other types by default.
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_networks_work_in_double_precision_by_default(double_by_default, official):
+    x, t = torch.randn(2, 1, 4, 4), torch.tensor([0, 9])
+    unet = UNet(10, 8, [1, 2], [1], 1, 0.0, in_ch=1, num_groups=4, official_embedding=official)
+    classifier = Classifier(3, 8, [1, 2], in_ch=1, T=10, num_groups=4)
+    for output in (unet(x, t), classifier(x, t), MLP(10, dim=16)(x.flatten(1), t)):
+        assert output.dtype == torch.float64 and output.isfinite().all()
+    assert unet.time_embedding.timembedding[0].weight.dtype == torch.float64
+
+
+def test_a_table_in_double_precision_has_the_digits_of_it(double_by_default):
+    table = TimeEmbedding(1000, 8, 3).timembedding[0].weight
+    assert abs(table[999, 2].item() - math.sin(999 / 10)) < 1e-12

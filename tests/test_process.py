@@ -859,3 +859,28 @@ def test_erratum_31_ddims_forward_process_is_not_markov(eta):
         assert of_x_0.max() < -0.01
     if eta == 0:
         torch.testing.assert_close(k, ((1 - a) / (1 - a_prev)).sqrt(), rtol=1e-12, atol=0)
+
+
+# The device meta, which holds shapes and no numbers.
+
+
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_on_the_device_meta_a_schedule_is_refused_in_words(name):
+    with torch.device("meta"), pytest.raises(ValueError, match=r"build the process outside of torch.device\('meta'\)"):
+        schedules.named(name, 10)
+
+
+def test_on_the_device_meta_a_process_is_refused_in_words():
+    made = (GaussianDiffusion, GaussianDiffusion.from_alphas_bar, schedules.betas_from_alphas_bar)
+    for make in made:
+        with pytest.raises(ValueError, match=r"must hold numbers, got .* meta: build the process outside of"):
+            make(torch.full((3,), 0.1, device="meta"))
+
+
+def test_a_process_moves_to_the_device_meta_and_comes_back():
+    process = GaussianDiffusion(schedules.linear(10))
+    with torch.device("meta"):
+        there = copy.deepcopy(process).to("meta")
+        assert there.q_sample(torch.ones(2, 3), torch.tensor([0, 9]), torch.ones(2, 3)).shape == (2, 3)
+    back = there.to_empty(device="cpu")
+    assert torch.equal(back.alphas_bar, process.alphas_bar) and torch.equal(back.betas, process.betas)

@@ -26,8 +26,9 @@ PACKAGE = ROOT / "ddpm_lesson"
 
 # A module imports only from those to its left; nothing imports a leaf.
 ORDER = (
-    "_tensors schedules spacing gaussian coefficients process predictions denoisers oracle bound losses timesteps "
-    "samplers networks ddpm variants points images data batches training experiments cli __main__"
+    "_tensors doors schedules spacing gaussian coefficients process predictions denoisers oracle bound losses "
+    "timesteps samplers networks ddpm variants points files folders images data batches training experiments cli "
+    "__main__"
 ).split()
 LEAVES = ["plots", "plots_sampling", "plots_variants", "checks", "interop"]
 ROOM = (  # likewise

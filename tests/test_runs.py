@@ -582,25 +582,26 @@ def test_a_run_on_a_folder_equals_one_on_the_same_images_in_memory(pictures, tmp
     assert a.read_bytes() == b.read_bytes()
 
 
-def test_a_run_decodes_each_file_once_while_there_is_room(pictures, tmp_path, decoded):
+def test_a_run_decodes_each_file_once_before_its_first_step(pictures, tmp_path, decoded):
     run = Run(of_folder(pictures), tmp_path / "run", load_images(of_folder(pictures)))
     assert decoded == []
-    seen = [len(decoded) for _ in run.steps()]
-    assert seen[0] == 4 and seen[1] == 8
-    assert len(decoded) == len(set(decoded)) == 10  # in 4 epochs
+    assert {len(decoded) for _ in run.steps()} == {len(set(decoded))} == {10}  # in 4 epochs
 
 
 @pytest.mark.parametrize("room", [0, 3])
 def test_a_run_decodes_files_again_where_there_is_no_room(pictures, tmp_path, decoded, monkeypatch, room):
     carry_out_folder(pictures, tmp_path / "roomy")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DDPM_LESSON_DATA", str(tmp_path / "file"))  # no room on disk either
+    monkeypatch.setattr("ddpm_lesson.files.KEPT_BYTES", room * SIDE * SIDE + 1)
+    images = load_images(of_folder(pictures))
+    images.prepare()
     decoded.clear()
-    monkeypatch.setattr("ddpm_lesson.images.KEPT_BYTES", room * SIDE * SIDE + 1)
-    run = carry_out_folder(pictures, tmp_path / "run")
+    carry_out(Run(of_folder(pictures), tmp_path / "run", images))
     batches = ordered(torch.arange(10), batch_size=4, seed=0)
     used = [i for (rows,) in itertools.islice(batches, 8) for i in rows.tolist()]
-    first = list(dict.fromkeys(used))[:room]  # they are kept; all others are decoded whenever they are used
-    expected = [i for k, i in enumerate(used) if i not in first or i not in used[:k]]
-    assert decoded == [run.images.data.files[i].name for i in expected] and len(decoded) > 10
+    expected = [i for i in used if i >= room]  # the first ones are kept; all others are decoded whenever they are used
+    assert decoded == [images.data.files[i].name for i in expected] and len(decoded) > 10
     assert_same(tmp_path / "run", tmp_path / "roomy")
 
 

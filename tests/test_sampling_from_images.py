@@ -5,6 +5,7 @@ import torch
 
 from ddpm_lesson import Sampling, data, load_pretrained, samplers, spacing
 from ddpm_lesson._tensors import randn_like
+from ddpm_lesson.doors import ImageRangeWarning
 from ddpm_lesson.predictions import learned_range
 from ddpm_lesson.samplers import last
 from ddpm_lesson.variants.inpainting import inpainting
@@ -119,3 +120,28 @@ def test_another_number_of_images_is_refused(trained, images):
     for name, of in (("x_0", images[0]), ("x_T", images[0]), ("mask", half())):
         with pytest.raises(ValueError, match=rf"{name} must be \(6, 1, 8, 8\), one for each image, got \(5, 1, 8, 8\)"):
             trained.sample(N, Sampling(), **{name: of[:5]})
+
+
+def test_images_to_begin_with_have_to_lie_between_minus_1_and_1(trained, images):
+    x_0, y = images
+    sampling, unit = Sampling("ddim", steps="trailing2"), (x_0 + 1) / 2
+    for draw in (trained.sample, trained.states):
+        with pytest.warns(ImageRangeWarning, match=r"x_0 should lie in \[-1, 1\], got values from 0 to 1") as record:
+            draw(N, sampling, y=y, x_0=unit, start=0.5)
+        assert len(record) == 1 and record[0].filename == __file__
+        with pytest.raises(ValueError, match=r"x_0 must lie in \[-1, 1\], got unscaled pixels, from 0 to 255"):
+            draw(N, sampling, y=y, x_0=255 * unit, start=0.5)
+        with pytest.raises(TypeError, match=r"x_0 must be floating point in \[-1, 1\], got torch.uint8"):
+            draw(N, sampling, y=y, x_0=(255 * unit).byte(), start=0.5)
+
+
+def test_small_images_have_to_lie_there_too():
+    upscale, sampling = load_pretrained("digits_upscale"), Sampling("ddim", steps="trailing2")
+    unit = torch.linspace(0, 1, N * 16).view(N, 1, 4, 4)
+    for draw in (upscale.sample, upscale.states):
+        with pytest.warns(ImageRangeWarning, match=r"cond should lie in \[-1, 1\], got values from 0 to 1") as record:
+            draw(N, sampling, cond=unit)
+        assert len(record) == 1 and record[0].filename == __file__
+        with pytest.raises(ValueError, match=r"cond must lie in \[-1, 1\], got unscaled pixels, from 0 to 255"):
+            draw(N, sampling, cond=255 * unit)
+        draw(N, sampling, cond=2 * unit - 1)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from ddpm_lesson import oracle
 from ddpm_lesson.ddpm import GaussianDiffusionTrainer
 from ddpm_lesson.denoisers import make_denoiser, previous_x_0
+from ddpm_lesson.doors import ImageRangeWarning
 from ddpm_lesson.losses import absolute, hybrid_loss, kl_loss, min_snr, simple_loss
 from ddpm_lesson.networks.mlp import MLP
 from ddpm_lesson.networks.unet import UNet
@@ -395,12 +396,6 @@ def test_minibatches_are_shuffled_epochs():
     assert all(torch.equal(a[0], b[0]) for a, b in zip(batches, again, strict=True))
 
 
-@pytest.mark.parametrize("lengths, batch_size", [([10], 11), ([10], 0), ([10, 9], 3), ([0], 1)])
-def test_minibatches_that_cannot_be_made_are_an_error(lengths, batch_size):
-    with pytest.raises(ValueError, match=f"batch_size must lie in 1..N.*got {batch_size} and {lengths[0]}"):
-        next(minibatches(*(torch.zeros(n) for n in lengths), batch_size=batch_size))
-
-
 def test_data_are_gone_through_again():
     data = DataLoader(TensorDataset(points(20)), batch_size=8)
     steps = run(mlp(), steps=7, data=data)
@@ -688,6 +683,81 @@ def test_bad_arguments_are_an_error(options, got):
     expected = "expected 0 <= start < steps, warmup >= 0, clip_norm > 0 and accumulate >= 1"
     with pytest.raises(ValueError, match=f"{expected}.*{got}"):
         run(mlp(), **options)
+
+
+@pytest.mark.parametrize("lr", [0.0, -1.0, math.nan, math.inf, -math.inf])
+def test_a_learning_rate_that_is_not_positive_is_an_error(lr):
+    model = mlp()
+    before = weights(model)
+    with pytest.raises(ValueError, match=f"lr, the learning rate, must be positive and finite, got {lr}"):
+        run(model, lr=lr)
+    assert torch.equal(weights(model), before)
+
+
+@pytest.mark.parametrize("share", [-0.1, math.nan, math.inf])
+def test_a_factor_of_the_learning_rate_that_is_negative_or_no_number_is_an_error(share):
+    model = mlp()
+    steps = train(model, PROCESS, [points()], SIMPLE, steps=3, rate=lambda step: 1 if step < 2 else share)
+    next(steps)
+    before = weights(model)
+    with pytest.raises(ValueError, match=rf"rate\(2\), a factor of the learning rate, .* got {share}"):
+        next(steps)
+    assert torch.equal(weights(model), before)
+
+
+def test_the_learning_rate_of_an_optimizer_is_kept():
+    # Each group's own, where no lr is given; the one that is given, for all groups.
+    for lr, expected in ((None, [0.3, 0.05]), (0.2, [0.2, 0.2])):
+        model = mlp()
+        of_head = list(model.head.parameters())
+        rest = [p for p in model.parameters() if p.requires_grad and not any(p is each for each in of_head)]
+        sgd = torch.optim.SGD([{"params": of_head, "lr": 0.3}, {"params": rest, "lr": 0.05}])
+        before = [p.detach().clone() for p in of_head + rest]
+        run(model, steps=2, start=1, optimizer=sgd, lr=lr, warmup=4, clip_norm=math.inf)
+        assert [group["lr"] for group in sgd.param_groups] == pytest.approx([each / 2 for each in expected])
+        for p, old, rate in zip(of_head + rest, before, [expected[0]] * 2 + [expected[1]] * len(rest), strict=True):
+            torch.testing.assert_close(p, old - rate / 2 * p.grad)
+
+
+def test_images_of_another_range_are_seen_in_the_first_batch():
+    class Echo(Blind):
+        def forward(self, x_t, t):
+            return self.w * x_t
+
+    unit = torch.linspace(0, 1, 2 * 3 * 16).view(2, 3, 4, 4)
+    with pytest.warns(ImageRangeWarning, match=r"got values from 0 to 1, .*: 2 \* x - 1 scales") as record:
+        for _ in train(Echo(), PROCESS, [unit], SIMPLE, steps=3):
+            pass
+    assert len(record) == 1 and record[0].filename == __file__
+    with pytest.raises(ValueError, match=r"got unscaled pixels, from 0 to 255; 8-bit images: x / 127.5 - 1"):
+        run(Echo(), data=[255 * unit])
+    with pytest.raises(TypeError, match=r"images must be floating point in \[-1, 1\], got torch.uint8"):
+        run(Echo(), data=[(255 * unit).byte()])
+    broken = torch.where(unit == 1, math.nan, unit)
+    with pytest.raises(ValueError, match="finite numbers .* got 1 NaN or inf"):
+        run(Echo(), data=[broken])
+    for x_0 in (4 * (2 * unit - 1), 255 * unit.flatten(1), torch.zeros(2, 3, 4, 4)):  # latents, points, one colour
+        assert len(run(Echo(), steps=1, data=[x_0])) == 1
+
+
+def test_a_model_that_returns_no_tensor_is_told_how_to_be_wrapped():
+    class Pair(Blind):
+        def forward(self, x_t, t):
+            return self.w * x_t, x_t
+
+    with pytest.raises(TypeError, match=r"got a tuple of 2: give a module whose forward returns model\(x, t\)\[0\]"):
+        run(Pair())
+
+
+def test_a_model_on_the_device_meta_is_an_error():
+    with pytest.raises(ValueError, match="the model lies on the device meta and holds no numbers"):
+        run(mlp().to("meta"))
+
+
+def test_a_model_of_double_precision_by_default_trains(double_by_default):
+    model = UNet(T, 8, [1, 2], [1], 1, 0.0, in_ch=1, num_groups=4)
+    steps = run(model, steps=2, data=[2 * torch.rand(4, 1, 4, 4) - 1], ema=EMA(model))
+    assert steps[-1].losses.dtype == torch.float64 == weights(model).dtype
 
 
 def test_a_model_without_parameters_is_an_error():

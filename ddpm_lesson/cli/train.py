@@ -42,6 +42,7 @@ def train(options: argparse.Namespace) -> int:
     recipe = _recipe(options)
     run = Run(recipe, options.out, load_images(recipe), device=device_named(options.device))
     board = _tensorboard(run.folder) if options.tensorboard else None
+    run.images.prepare()  # before Ctrl-C is taken for a wish to stop after the next step
     begun, per_step = run.step, recipe.batch_size * recipe.accumulate
     bar = tqdm(total=recipe.steps * per_step, initial=begun * per_step, unit=" images", unit_scale=True)
     with _stopping() as stop, bar, board or nullcontext():

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from ddpm_lesson.doors import check_images
+
 ROWS = 256  # of a matrix of distances, in memory at once
 EXACT = "donot_use_mm_for_euclid_dist"  # equal points are at distance 0
 GROUPS = 20  # of the jackknife
@@ -208,9 +210,10 @@ def among(points: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
 
 
 def check_in_range(name: str, images: Tensor) -> None:
-    """Raise ValueError for images with a value outside of [-1, 1]."""
+    """Raise ValueError for images with a value outside of [-1, 1]; warn (ImageRangeWarning) if all lie in [0, 1]."""
     if not (images.abs() <= 1).all():
         raise ValueError(f"{name} must lie in [-1, 1], got values from {images.min()} to {images.max()}")
+    check_images(images, name=name, stacklevel=3)
 
 
 def as_double(name: str, x: Tensor) -> Tensor:

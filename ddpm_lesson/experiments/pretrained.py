@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from ddpm_lesson._tensors import Share, randn_like
 from ddpm_lesson.data import bundled
 from ddpm_lesson.denoisers import Denoiser, clipped, make_denoiser
+from ddpm_lesson.doors import check_images
 from ddpm_lesson.experiments.build import make_process
 from ddpm_lesson.experiments.checkpoints import CheckpointError, fill, load_tensors, save_tensors, sha256
 from ddpm_lesson.experiments.conditions import of_sampling
@@ -114,8 +115,11 @@ class PretrainedDiffusion:
 
         y: (n,) labels. cond: (n, C, h, w), as for `denoiser`. x_T: (n, C, H, W) latents, drawn if not given. x_0, mask,
         start: images to begin with, see `Sampling.states`. generator: on the CPU; sampling.seed is used if there is
-        none.
+        none. Raises ValueError for pixels in 0..255 as cond or x_0, and warns (ImageRangeWarning) for those in [0, 1].
         """
+        for name, images in () if isinstance(generator, Share) else (("cond", cond), ("x_0", x_0)):
+            if images is not None:  # a share is of what `sample` has looked at
+                check_images(images, name=name, stacklevel=2)
         if generator is None:
             generator = Generator().manual_seed(sampling.seed)
         x_T = randn_like(torch.empty(n, *self.shape), generator) if x_T is None else x_T
@@ -145,7 +149,7 @@ class PretrainedDiffusion:
         start: latents and images to begin with, see `states`; ddim_inversion returns latents.
         batch_size: how many at a time, fewer where that is too much for the device's memory; the images are the same
         up to rounding. progress: show a bar. Raises ValueError for n or batch_size below 1, for another number of what
-        is given, and what does not fit the network.
+        is given, and what does not fit the network; the values of cond and x_0 are looked at, as in `states`.
 
         >>> import ddpm_lesson
         >>> digits = ddpm_lesson.load_pretrained("digits_ddpm")
@@ -157,6 +161,8 @@ class PretrainedDiffusion:
         named = {"y": y, "cond": cond, "x_T": x_T, "x_0": x_0, "mask": mask}
         given = {name: each for name, each in named.items() if each is not None}
         _check_rows(given, n, self.shape)
+        for name in given.keys() & {"cond", "x_0"}:
+            check_images(given[name], name=name, stacklevel=2)
         state, images = Generator().manual_seed(sampling.seed).get_state(), []
         for first in range(0, n, BLOCK):
             size, begin = min(BLOCK, n - first), 0

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddpm_lesson import training
 from ddpm_lesson._tensors import Device, seed_of, seeded
-from ddpm_lesson.batches import mirrored, ordered, without_labels
+from ddpm_lesson.batches import check_batch_size, mirrored, ordered, without_labels
 from ddpm_lesson.data import Images
 from ddpm_lesson.experiments import checkpoints
 from ddpm_lesson.experiments.build import make_loss, make_network, make_noise, make_process
@@ -127,8 +127,7 @@ class Run:
             sides, levels = " x ".join(map(str, self.sides)), len(self.recipe.ch_mult)
             raise ValueError(f"ch_mult of {levels} levels needs sides divisible by {self.model.divisor}, got {sides}")
         small_shape(self.recipe, self.images.shape)
-        if self.recipe.batch_size > len(self.images):
-            raise ValueError(f"batch_size must lie in 1..{len(self.images)}, got {self.recipe.batch_size}")
+        check_batch_size(self.recipe.batch_size, len(self.images))
 
     def _open(self):
         """Begin in an empty folder, or go on from the state that lies in it."""

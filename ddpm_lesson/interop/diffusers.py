@@ -11,7 +11,7 @@ import torch
 from ddpm_lesson.experiments.checkpoints import fill
 from ddpm_lesson.interop.unet2d import FIRST_LINEAR, compare, config_of, names_of, options_of, time_columns
 from ddpm_lesson.networks.unet import TABLE, UNet
-from ddpm_lesson.predictions import mean_type_named, variance_named
+from ddpm_lesson.predictions import MeanType, mean_type_named, variance_named
 from ddpm_lesson.process import GaussianDiffusion
 
 PREDICTION_TYPES = {"epsilon": "epsilon", "xstart": "sample", "v": "v_prediction"}
@@ -27,7 +27,7 @@ def to_diffusers(
     unet: UNet,
     process: GaussianDiffusion | None = None,
     *,
-    mean_type: str = "epsilon",
+    mean_type: str | MeanType = "epsilon",
     var_type: str | None = None,
     clip_denoised: bool = True,
     sample_size: int | tuple[int, int] | None = None,
@@ -35,9 +35,10 @@ def to_diffusers(
     """The network as diffusers' UNet2DModel, and the process as its DDPMScheduler (None if there is no process).
 
     DDPMPipeline(*to_diffusers(unet, process, sample_size=32)).save_pretrained(folder) publishes both.
-    process: the one that the network was trained on. mean_type: what it predicts. var_type: "fixedlarge" or
-    "fixedsmall"; None is fixedlarge, or learned_range for a network with learned_var. clip_denoised: clip the
-    estimated x_0 at every step. sample_size: side, or height and width, of the images that DDPMPipeline draws.
+    process: the one that the network was trained on. mean_type: what it predicts, a name or an object such as
+    `PretrainedDiffusion.mean_type`. var_type: "fixedlarge" or "fixedsmall"; None is fixedlarge, or learned_range for a
+    network with learned_var. clip_denoised: clip the estimated x_0 at every step. sample_size: side, or height and
+    width, of the images that DDPMPipeline draws.
     Weights are copied. Outputs agree to rounding: diffusers computes sines and cosines of t in float32.
     S of the T steps, S >= 2, run from T - 1 to 0 ("linspace"), and the last one adds no noise: the images are those of
     `ancestral` on process.respaced(spacing.linspace(T, S)), for every variance; for a few S (see there) on
@@ -56,7 +57,7 @@ def to_diffusers(
         raise ValueError(f"sample_size must be divisible by {unet.divisor}, got {sample_size}")
     scheduler = None
     if process is not None:
-        config = scheduler_config(process, unet.options, mean_type, var_type)
+        config = scheduler_config(process, unet.options, _name_of(mean_type), var_type)
         scheduler = diffusers.DDPMScheduler(**config, clip_sample=clip_denoised)
     state = unet.state_dict()
     unet2d = diffusers.UNet2DModel(**config_of(unet.options), sample_size=sample_size).to(state[TABLE])
@@ -66,7 +67,12 @@ def to_diffusers(
 
 
 def from_diffusers(
-    unet2d: Any, scheduler: Any = None, *, T: int = 1000, mean_type: str = "epsilon", null_class: bool = False
+    unet2d: Any,
+    scheduler: Any = None,
+    *,
+    T: int = 1000,
+    mean_type: str | MeanType = "epsilon",
+    null_class: bool = False,
 ) -> tuple[UNet, GaussianDiffusion | None]:
     """diffusers' UNet2DModel as a UNet, and its scheduler's betas as a process (None if there is no scheduler).
 
@@ -89,7 +95,7 @@ def from_diffusers(
     if scheduler is not None:
         if not isinstance(scheduler, diffusers.DDPMScheduler | diffusers.DDIMScheduler):
             raise TypeError(f"scheduler must be a DDPMScheduler or DDIMScheduler, got {type(scheduler).__name__}")
-        process = process_of(scheduler, mean_type)
+        process = process_of(scheduler, _name_of(mean_type))
         learned_var = scheduler.config.get("variance_type") == "learned_range"  # DDIMScheduler has no such entry
     config = {name: list(value) if isinstance(value, tuple) else value for name, value in unet2d.config.items()}
     options = options_of(config, null_class=null_class) | {"T": process.T if process else T, "learned_var": learned_var}
@@ -151,6 +157,10 @@ def process_of(scheduler: Any, mean_type: str) -> GaussianDiffusion:
         listed = torch.tensor(config.trained_betas, dtype=torch.float64)
         betas = listed if torch.equal(listed.to(betas), betas) else betas  # a scheduler may rescale what is listed
     return GaussianDiffusion(betas)
+
+
+def _name_of(mean_type: str | MeanType) -> str:
+    return mean_type if isinstance(mean_type, str) else mean_type.name
 
 
 def _prediction_type(mean_type: str) -> str:

@@ -43,7 +43,7 @@ class TimeEmbedding(nn.Module):
         angles = torch.arange(T, dtype=torch.float64)[:, None] * torch.exp(-math.log(10000) * exponents)  # (T, half)
         waves = torch.stack([angles.sin(), angles.cos()], 1 if official else 2)  # (T, 2, half) or (T, half, 2)
         self.T = T
-        table = nn.Embedding.from_pretrained(waves.flatten(1).float())
+        table = nn.Embedding.from_pretrained(waves.flatten(1).to(torch.get_default_dtype()))  # as the layers' weights
         self.timembedding = nn.Sequential(table, nn.Linear(d_model, dim), Swish(), nn.Linear(dim, dim))
         xavier(self.timembedding[1], self.timembedding[3])
 

@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 from torch.optim import Optimizer
 
 from ddpm_lesson._tensors import randn_like
+from ddpm_lesson.doors import check_images
 from ddpm_lesson.predictions import Prediction
 from ddpm_lesson.process import GaussianDiffusion
 
@@ -81,7 +82,8 @@ def train_ddgan(
     large steps, such as `GaussianDiffusion(schedules.vp(4))`, on the networks' device. batches: of x_0 (B, *D), endless
     or gone through again. optimizers: of G and of D. r1, interval: as `r1_penalty`'s gamma and interval.
     D sees real pairs from `q_sample_pair`, and the same x_t with G's draw of x_{t-1}; both networks learn from draws of
-    their own. generator: for t, noise and z. Raises ValueError if the batches run out or steps or interval are below 1.
+    their own. generator: for t, noise and z. Raises ValueError if the batches run out or steps or interval are below 1;
+    of the first batch's range errors and warnings come as in `training.train`.
     """
     if min(steps, interval) < 1:
         raise ValueError(f"steps and interval must be positive, got {steps} and {interval}")
@@ -95,6 +97,8 @@ def train_ddgan(
         return t, x_prev, x_t, process.q_posterior(guess, x_t, t).sample(generator=generator)
 
     for step, (for_D, for_G) in enumerate(islice(_pairs(batches), steps), start=1):
+        if step == 1:
+            check_images(for_D, far=False, stacklevel=2)
         with torch.no_grad():
             t, x_prev, x_t, fake = draw(for_D)
         d_loss = discriminator_loss(D(x_prev, x_t, t), D(fake, x_t, t)).mean()
