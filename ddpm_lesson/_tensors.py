@@ -92,7 +92,7 @@ def seeded(seed: int, device: Device = "cpu") -> Iterator[None]:
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is used up: of a GPU, of the CPU's allocator, or of Python.
 
-    The CPU's allocator and Apple's MPS have no class of error of their own: their RuntimeErrors are told by their words.
+    The CPU's allocator and Apple's MPS have no class of error of their own: RuntimeErrors are told by their words.
     """
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True

@@ -169,7 +169,14 @@ TRAIN_ERRORS = [
     (["--preset", "digits", "--num-groups", "5"], "divisible by num_groups = 5"),
     (["--preset", "digits", "--ch-mult", "1", "1", "1", "1", "1"], "sides divisible by 16, got 8 x 8"),
     (["--preset", "digits", "--schedule", "jsd"], "schedule jsd ends at alphas_bar = 0"),
-    (["--preset", "digits", "--device", "abacus"], "--device abacus cannot be used on this machine"),
+    (
+        ["--preset", "digits", "--device", "abacus"],
+        "--device abacus cannot be used on this machine, expected cpu, or",
+    ),
+    (
+        ["--preset", "digits", "--device", "meta"],
+        "--device meta cannot be used on this machine, expected cpu, or",
+    ),
 ]
 
 
@@ -309,8 +316,7 @@ def test_long_chains_are_thinned_for_an_animation():
 
 
 SAMPLE_ERRORS = [
-    (["--out", "x.jpg"], "--out must end in .png, got x.jpg"),
-    (["--out", "x"], "--out must end in .png, got x"),
+    (["--out", "x.jpg"], "--out must end in .png, .gif or .npz, or in / for a folder of PNGs, got x.jpg"),
     (["--label", "eleven"], "the class must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, got eleven"),
     (["--steps", "often"], "unknown step choice 'often'"),
     (["--steps", "trailing7"], "must lie in 1..6, got 7"),
