@@ -131,6 +131,15 @@ def loaded(name: str, device: str | None, kind: type[T]) -> T:
     return trained
 
 
+def root_of(weights: str) -> str | None:
+    """Where the images of a run lie, as recipe.json beside its weights says; None if there is none."""
+    path = Path(weights)
+    recipe = (path if path.is_dir() else path.parent) / "recipe.json"
+    if not (path.is_dir() or path.suffix) or not recipe.is_file():
+        return None
+    return Recipe.from_json(recipe.read_text(encoding="utf-8-sig")).root
+
+
 def device_named(name: str | None) -> torch.device:
     """The device, which has computed something.  ValueError for one that cannot, such as meta."""
     if name is None:

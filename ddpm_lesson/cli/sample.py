@@ -10,7 +10,16 @@ from typing import Any
 import torch
 
 from ddpm_lesson.cli import pictures
-from ddpm_lesson.cli.options import about, add_drawing, command_of, device_named, loaded, sampling_of, within_memory
+from ddpm_lesson.cli.options import (
+    about,
+    add_drawing,
+    command_of,
+    device_named,
+    loaded,
+    root_of,
+    sampling_of,
+    within_memory,
+)
 from ddpm_lesson.cli.outputs import check_file, check_new_folder, there
 from ddpm_lesson.experiments import pretrained
 from ddpm_lesson.experiments.build import load_images
@@ -118,6 +127,7 @@ def _to_enlarge(
 
     if options.label is not None:
         raise ValueError(f"this network enlarges images, whose classes are what they are: got --label {options.label}")
-    images = load_images(trained.recipe, options.root, train=trained.recipe.data == "folder")  # which holds none back
+    root = options.root or root_of(options.weights)
+    images = load_images(trained.recipe, root, train=trained.recipe.data == "folder")  # which holds none back
     x_0, y = images[some(images, options.n, sampling.seed)]
     return made_small(trained.recipe, x_0), y.to(trained.device) if trained.recipe.conditional else None
