@@ -80,6 +80,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.json:
         scored = {"scores": _plain(found), "real": _plain(real), "notes": beside_it.notes}
         written = {"weights": options.weights, "sampling": asdict(sampling)} | scored
+        Path(options.json).parent.mkdir(parents=True, exist_ok=True)
         write_whole(Path(options.json), (json.dumps(written, indent=1) + "\n").encode())
     return 0
 

@@ -23,6 +23,8 @@ def check_new_folder(path: Path) -> None:
 
 def there(path: Path) -> bool:
     """Whether something lies there.  OSError of one sentence for a place that cannot be looked at."""
+    if "\0" in str(path):
+        raise OSError(f"{str(path)!r} cannot be written: no name holds a null character")
     try:
         return path.exists()
     except OSError as error:  # no permission to look, a name that is too long

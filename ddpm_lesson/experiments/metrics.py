@@ -69,9 +69,10 @@ class Moments:
 
     @cached_property
     def root(self) -> Tensor:
-        """R with covariance = R R^T, (F, F), of singular ones too."""
+        """R with covariance = R R^T, (F, rank): of fewer samples than features the rank is one less than those."""
         values, vectors = torch.linalg.eigh(self.covariance)
-        return vectors * values.clamp(min=0).sqrt()
+        null = max(0, len(values) - self.count + 1)  # eigenvalues 0 but for rounding, the first ones
+        return (vectors * values.clamp(min=0).sqrt())[:, null:]
 
 
 def moments(features: Tensor) -> Moments:
