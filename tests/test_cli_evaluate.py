@@ -124,7 +124,7 @@ def test_the_images_kept_apart_are_not_those_compared_with(photos):
 def test_a_kept_classifier_is_bound_to_its_images_and_its_recipe(photos, quick_classifiers, tmp_path):
     images = data.folder(photos / "mine", 8)
     reference, apart = spaces.real_images(images, None)
-    recipe, path = spaces.own_recipe("folder", (3, 8, 8)), tmp_path / "c.safetensors"
+    recipe, path = spaces.own_recipe("folder", (3, 8, 8), 50), tmp_path / "c.safetensors"
     first, how = spaces.own_classifier(recipe, reference, path)
     assert how == "trained" and not first.model.training
     again, how = spaces.own_classifier(recipe, reference, path)
@@ -221,8 +221,9 @@ def test_data_without_a_classifier_that_ships(monkeypatch, quick_classifiers, tm
     ],
 )
 def test_own_recipes_fit_their_images(shape, ch, ch_mult):
-    recipe = spaces.own_recipe("folder", shape)
+    recipe = spaces.own_recipe("folder", shape, 50)
     assert (recipe.ch, recipe.ch_mult) == (ch, ch_mult)
+    assert [spaces.own_recipe("folder", shape, n).steps for n in (50, 1000, 9000)] == [200, 468, 1000]
     levels = 3 if shape[0] == 1 else 256
     images = data.Images(torch.zeros(2, *shape, dtype=torch.uint8), torch.arange(2), levels=levels, classes="ab")
     trained = next(fit(ClassifierRecipe("folder", ch=ch, ch_mult=ch_mult, batch_size=2), images))
@@ -314,6 +315,7 @@ BEFORE = [
         "this is a classifier of noisy images with T = 1000: expected one of",
     ),
     (["--classifier", "digits_ddpm"], "digits_ddpm must be a PretrainedClassifier, got a PretrainedDiffusion"),
+    (["--weights", "digits_vae"], "digits_vae must be a PretrainedDiffusion, got a PretrainedGenerator"),
     (["--guidance", "2"], "guidance leads towards labels: expected some, got none and guidance = 2.0"),
     (["--guidance", "nan"], "guidance must be a finite number, got nan"),
     (["--steps", "trailing99"], "must lie in 1..6, got 99"),

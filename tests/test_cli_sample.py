@@ -196,6 +196,7 @@ AT_ONCE = [
     (["--threads", "0"], f"expected a number of threads in 1..{4 * os.cpu_count()}, four for each processor"),
     (["--threads", "100000"], "four for each processor of this machine, got 100000"),
     (["--seed", "pi"], "invalid int value: 'pi'"),
+    (["--seed", "9" * 5000], " characters); see --help"),
 ]
 
 
@@ -254,6 +255,15 @@ def test_memory_too_small_for_one_image_is_one_sentence(sample, monkeypatch, kin
         "ddpm_lesson: the memory of cpu is too small for 12 images, drawn 250 or fewer at a time: take a network with"
     )
     assert result.err.startswith(said)
+
+
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="this system does not tell its memory")
+def test_more_images_than_memory_holds_are_told_before(sample, monkeypatch):
+    monkeypatch.setattr(PretrainedDiffusion, "sample", lambda *_, **__: pytest.fail("drawn"))
+    line = sample("--n", 10**9, "--out", "x.npz", "--quiet").err
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    said = f"1000000000 images at once need 477 GiB of memory, this machine has {there:,.0f} GiB: draw them in several"
+    assert line.startswith(f"ddpm_lesson: {said} calls") and line.count("\n") == 1
 
 
 def test_another_runtime_error_is_not_taken_for_a_lack_of_memory(sample, monkeypatch):

@@ -1,5 +1,6 @@
 """Features of images: the classifiers', Inception's, and the moments of real images that ship."""
 
+import pickle
 import sys
 import types
 
@@ -145,12 +146,26 @@ def test_inception_of_torchmetrics_in_our_way_of_asking(random_inception, no_net
     torch.testing.assert_close(found.logits.float(), logits, rtol=1e-4, atol=1e-5)
 
 
+class Code:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
 def test_inception_without_its_file(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=f"there is no file nowhere.pth, expected {features.INCEPTION}"):
         Inception("nowhere.pth")
     (tmp_path / "bad.pth").write_bytes(b"no weights at all")
     with pytest.raises(ValueError, match="bad.pth does not hold the weights of Inception"):
         Inception(tmp_path / "bad.pth")
+    (tmp_path / "code.pth").write_bytes(pickle.dumps(Code(str(tmp_path / "run.txt")), 2))
+    with pytest.raises(ValueError, match="code.pth does not hold the weights of Inception"):
+        Inception(tmp_path / "code.pth")
+    assert not (tmp_path / "run.txt").exists()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert features.inception_file() is None
     place = tmp_path / "hub" / "checkpoints" / features.INCEPTION

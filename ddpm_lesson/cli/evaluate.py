@@ -57,7 +57,7 @@ def evaluate(options: argparse.Namespace) -> int:
     # What the options leave open is as it was for the recorded scores, if the network ships.
     is_file = Path(options.weights).suffix or Path(options.weights).is_dir()
     recorded: dict = {} if is_file else pretrained.about_shipped(options.weights)
-    scoring = recorded.get("scoring") or {"n": 1000, "sampling": {}, "classifier": None}
+    scoring = {"n": 1000, "sampling": {}, "classifier": None} | recorded.get("scoring", {})
     usual = Sampling(**scoring["sampling"])
     sampling = sampling_of(options, usual)
     device = device_named(options.device)

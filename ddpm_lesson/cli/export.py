@@ -64,7 +64,7 @@ def _name(options: argparse.Namespace) -> str:
         raise ValueError("say once what to export: ddpm_lesson export WEIGHTS --out FOLDER")
     if options.label is not None and options.unlabelled:
         raise ValueError("give --label or --unlabelled, not both")
-    return options.network or options.weights
+    return options.weights if options.network is None else options.network
 
 
 def _unet(trained: PretrainedDiffusion, options: argparse.Namespace) -> UNet:

@@ -23,6 +23,7 @@ Command = Callable[[argparse.Namespace], int]
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line instead of the usage of all options."""
+        message = message if len(message) <= 500 else f"{message[:100]}... ({len(message)} characters)"
         self.exit(2, f"{self.prog}: {message}; see --help\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -149,9 +150,20 @@ def device_named(name: str | None) -> torch.device:
         (torch.ones(2, device=device) + 1).sum().item()
         return device
     except (RuntimeError, AssertionError, ImportError) as error:
-        first = str(error).split("\n")[0]
+        first = str(error).split("\n")[0].split(". ")[0][:150]
         told = "expected cpu, or a GPU that PyTorch finds here: cuda, cuda:1 or mps"
         raise ValueError(f"--device {name} cannot be used on this machine, {told}. What failed: {first}") from error
+
+
+def check_memory(needed: int, what: str, advice: str) -> None:
+    """Raise ValueError if so many bytes are more than this machine has; nothing is known of some machines."""
+    try:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return
+    if needed > there:
+        told = f"{what} need {needed / 2**30:,.0f} GiB of memory, this machine has {there / 2**30:,.0f} GiB"
+        raise ValueError(f"{told}: {advice}")
 
 
 @contextmanager

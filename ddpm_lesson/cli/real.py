@@ -53,7 +53,8 @@ def beside(options: argparse.Namespace, trained: PretrainedDiffusion, recorded: 
         ready = _named(options.classifier or recorded or spaces.SHIPPED[data], options, trained)
     root = options.root or root_of(options.weights)
     images = load_images(trained.recipe, root)
-    if data == "folder" and images.classes != trained.classes:
+    one = len(images.classes) == len(trained.classes) == 1  # is called as its folder, which may have moved
+    if data == "folder" and images.classes != trained.classes and not one:
         told = f"expected the classes that the network was trained on, {', '.join(trained.classes)}"
         raise ValueError(f"{told}, got {', '.join(images.classes)}: name their folder with --root")
     if not options.quiet and (found := getattr(images, "found", None)):
@@ -143,7 +144,7 @@ def _own(options: argparse.Namespace, trained: PretrainedDiffusion, real: Real, 
     weights = Path(options.weights)
     folder = weights if weights.is_dir() else weights.parent
     path = spaces.kept_in(folder if (folder / "recipe.json").is_file() else None, real.reference)
-    recipe = spaces.own_recipe(trained.recipe.data, trained.shape)
+    recipe = spaces.own_recipe(trained.recipe.data, trained.shape, len(real.reference))
     show = not options.quiet
     found, how = spaces.own_classifier(recipe, real.reference, path, device=trained.device, progress=show)
     share, low, high = classifiers.accuracy(found, real.held_out)

@@ -1,6 +1,7 @@
 """The command sample: draw images from a network into a file, or into a folder of PNGs."""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from ddpm_lesson.cli import pictures
 from ddpm_lesson.cli.options import (
     about,
     add_drawing,
+    check_memory,
     command_of,
     device_named,
     loaded,
@@ -59,6 +61,9 @@ def sample(options: argparse.Namespace) -> int:
     advice = "take a network with fewer channels or smaller images, a shorter chain or another --device"
     with within_memory(device, f"{options.n} images, drawn {options.batch} or fewer at a time", advice):
         trained = loaded(options.weights, options.device, pretrained.PretrainedDiffusion)
+        frames = FRAMES + 1 if form in ANIMATED else 1
+        needed = 2 * 4 * frames * options.n * math.prod(trained.shape)  # float32, and once more when they are joined
+        check_memory(needed, f"{options.n} images at once", "draw them in several calls, each with its --seed")
         if trained.recipe.condition == "low_res":
             cond, labels = _to_enlarge(trained, options, sampling)
         else:

@@ -18,6 +18,8 @@ from ddpm_lesson.experiments.pretrained import PretrainedClassifier
 from ddpm_lesson.networks.classifier import Classifier
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
+# What PyTorch raises for a file that holds something else.
+UNREADABLE = (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, TypeError)
 SPATIAL = 7  # channels of the features in which sFID is computed
 
 
@@ -74,7 +76,7 @@ def classified(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
 class Inception(nn.Module):
     """Inception v3, in whose features FIDs are published, as a network of images in [-1, 1].  Heusel et al. 2017.
 
-    weights: torch-fidelity's file `INCEPTION`; nothing is downloaded. PyTorch unpickles it: use one that you trust.
+    weights: torch-fidelity's file `INCEPTION`; nothing is downloaded, and a file that would run code is refused.
     features: x (B, 1 or 3, H, W) -> (B, 2048), of x in 8 bits, resized to 299x299. tail: (B, 2048) -> (B, 1008), logits
     without bias, from which the Inception score is published. Their classes are those of ImageNet, not of the data.
     Raises FileNotFoundError without the file, ValueError for another file, ImportError without the extra `eval`.
@@ -86,6 +88,18 @@ class Inception(nn.Module):
         super().__init__()
         if not Path(weights).is_file():
             raise FileNotFoundError(f"there is no file {weights}, expected {INCEPTION} of torch-fidelity")
+        try:
+            torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity would run what it holds
+        except (
+            pickle.UnpicklingError,
+            EOFError,
+            RuntimeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            TypeError,
+        ) as error:
+            raise ValueError(f"{weights} does not hold the weights of Inception, {INCEPTION}") from error
         self.network: Any = _inception(weights).eval().requires_grad_(False)
 
     @property
@@ -144,7 +158,7 @@ def _inception(weights: str | Path) -> nn.Module:
     except ImportError as error:
         told = "Inception needs the packages of the extra eval: pip install 'torchmetrics[image]'"
         raise ImportError(f"{told}. What failed: {error}") from error
-    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+    except UNREADABLE as error:
         first = str(error).split("\n")[0]
         raise ValueError(f"{weights} does not hold the weights of Inception, {INCEPTION}: {first}") from error
 

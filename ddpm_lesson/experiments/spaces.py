@@ -77,17 +77,19 @@ def with_classes(images: Images, classes: tuple[str, ...]) -> Images:
     return Images(images.data, places[images.labels], levels=images.levels, classes=classes)
 
 
-def own_recipe(data: str, shape: tuple[int, ...]) -> ClassifierRecipe:
-    """The course's recipe of a clean classifier for images (C, H, W), with 64 features.
+def own_recipe(data: str, shape: tuple[int, ...], count: int) -> ClassifierRecipe:
+    """The course's recipe of a clean classifier for `count` images (C, H, W), with 64 features.
 
-    Larger images have more levels and fewer channels, so that 1,000 steps take minutes on a CPU.
+    Larger images have more levels and fewer channels. Each image is seen about 30 times, in 200 to 1,000 steps, so that
+    it takes minutes on a CPU.
     """
     side, levels = max(shape[1:]), 1
     while levels < 5 and side > 8 and all(s % 2**levels == 0 for s in shape[1:]):
         side, levels = side // 2, levels + 1
     ch = 32 if max(shape[1:]) <= 32 else 16 if max(shape[1:]) <= 64 else 8
     ch_mult = tuple(min(2**level, 64 // ch) for level in range(levels - 1))
-    return ClassifierRecipe(data, ch=ch, ch_mult=(*ch_mult, 64 // ch), shift=1 if max(shape[1:]) < 16 else 2)
+    steps, shift = max(200, min(1000, 30 * count // 64)), 1 if max(shape[1:]) < 16 else 2
+    return ClassifierRecipe(data, ch=ch, ch_mult=(*ch_mult, 64 // ch), shift=shift, steps=steps)
 
 
 def kept_in(run: Path | None, images: Images) -> Path:
