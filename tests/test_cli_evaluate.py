@@ -387,6 +387,7 @@ def test_progress_and_a_summary_are_no_results(digits_run):
     shown, quiet = evaluate(digits_run, "--n", 40), evaluate(digits_run, "--n", 40, "--quiet")
     assert shown.out == quiet.out and quiet.err == ""
     assert shown.err.startswith(f"{digits_run}: digits, 1 x 8 x 8; ")
+    assert "3 parts, each with the time it has left: real images, their neighbours, 40 images drawn\n" in shown.err
     for part in ("real images: 100%", "their neighbours: 100%", "40 of 40 images: 100%"):
         assert part in shown.err
 

@@ -107,6 +107,10 @@ def _say(options: argparse.Namespace, data: str, n: int, wanted: int, sampling: 
         beside_it.notes.append(f"n is {n}, not {wanted}: as many as there are real images to stand beside the samples")
     for note in beside_it.notes:
         print(f"  ({note})", flush=True)
+    if not options.quiet:
+        parts = ["real images", "their neighbours", f"{n} images drawn"]
+        parts += [f"bits/dim of {options.bits} images"] if options.bits else []
+        print(f"{len(parts)} parts, each with the time it has left: {', '.join(parts)}", file=sys.stderr)
 
 
 def _scores(
