@@ -96,7 +96,7 @@ def out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
-    words = ("can't allocate memory", "not enough memory", "out of memory")
+    words = ("can't allocate memory", "not enough memory", "out of memory", "could not create a primitive")  # oneDNN's
     return isinstance(error, RuntimeError) and any(each in str(error) for each in words)
 
 

@@ -199,15 +199,17 @@ def test_a_batch_drawn_in_parts_has_the_same_images(trained, sampling, batch_siz
 
 
 def full(kind):
-    """The errors of a GPU, of the CPU's allocator (a real one) and of Python where memory is used up."""
+    """The errors of a GPU, of the CPU's allocator (a real one), oneDNN and Python where memory is used up."""
     if kind == "gpu":
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+    if kind == "onednn":
+        raise RuntimeError("could not create a primitive")  # as under a limit of the process's memory
     if kind == "python":
         raise MemoryError
     torch.empty(2**60, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("kind", ["gpu", "cpu", "python"])
+@pytest.mark.parametrize("kind", ["gpu", "cpu", "onednn", "python"])
 def test_what_does_not_fit_into_memory_is_drawn_in_smaller_parts(trained, kind, capsys):
     def no_more_than_three(model, given):
         sizes.append(len(given[0]))
@@ -224,7 +226,7 @@ def test_what_does_not_fit_into_memory_is_drawn_in_smaller_parts(trained, kind, 
     assert "16.0/16.0" in capsys.readouterr().err  # what was given up is not counted
 
 
-@pytest.mark.parametrize("kind", ["gpu", "cpu", "python"])
+@pytest.mark.parametrize("kind", ["gpu", "cpu", "onednn", "python"])
 def test_a_single_image_that_does_not_fit_is_an_error(trained, kind):
     hook = trained.model.register_forward_pre_hook(lambda model, given: full(kind))
     with pytest.raises((RuntimeError, MemoryError)) as error:
