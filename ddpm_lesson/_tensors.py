@@ -96,6 +96,17 @@ def seeded(seed: int, device: Device = "cpu") -> Iterator[None]:
         yield
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is used up: of a GPU, of the CPU's allocator, or of Python.
+
+    The CPU's allocator and Apple's MPS have no class of error of their own: RuntimeErrors are told by their words.
+    """
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    words = ("can't allocate memory", "not enough memory", "out of memory", "could not create a primitive")  # oneDNN's
+    return isinstance(error, RuntimeError) and any(each in str(error) for each in words)
+
+
 def frozen(model: object) -> AbstractContextManager[None]:
     """Eval mode and no gradients inside; every submodule's own mode comes back, also after an error.
 

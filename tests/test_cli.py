@@ -169,7 +169,14 @@ TRAIN_ERRORS = [
     (["--preset", "digits", "--num-groups", "5"], "divisible by num_groups = 5"),
     (["--preset", "digits", "--ch-mult", "1", "1", "1", "1", "1"], "sides divisible by 16, got 8 x 8"),
     (["--preset", "digits", "--schedule", "jsd"], "schedule jsd ends at alphas_bar = 0"),
-    (["--preset", "digits", "--device", "abacus"], "--device abacus cannot be used on this machine"),
+    (
+        ["--preset", "digits", "--device", "abacus"],
+        "--device abacus cannot be used on this machine, expected cpu, or",
+    ),
+    (
+        ["--preset", "digits", "--device", "meta"],
+        "--device meta cannot be used on this machine, expected cpu, or",
+    ),
 ]
 
 
@@ -184,7 +191,7 @@ def test_mistakes_in_train_are_one_line(tmp_path, monkeypatch, arguments, messag
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "the following arguments are required: train | sample | evaluate"),
+        ([], "the following arguments are required: train | sample | evaluate | export"),
         (["train", "--preset", "celeba"], "invalid choice: 'celeba'"),
         (["train", "--lr", "fast"], "invalid float value: 'fast'"),
         (["train", "--save-every", "0"], "expected a positive integer, got 0"),
@@ -309,8 +316,7 @@ def test_long_chains_are_thinned_for_an_animation():
 
 
 SAMPLE_ERRORS = [
-    (["--out", "x.jpg"], "--out must end in .png, got x.jpg"),
-    (["--out", "x"], "--out must end in .png, got x"),
+    (["--out", "x.jpg"], "--out must end in .png, .gif or .npz, or in / for a folder of PNGs, got x.jpg"),
     (["--label", "eleven"], "the class must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, got eleven"),
     (["--steps", "often"], "unknown step choice 'often'"),
     (["--steps", "trailing7"], "must lie in 1..6, got 7"),
@@ -358,7 +364,7 @@ def test_files_of_something_else(trained, classifiers, tmp_path):
 
 
 def evaluate(weights, classifier, *options):
-    return run("evaluate", "--weights", weights, "--classifier", classifier, "--device", "cpu", *options)
+    return run("evaluate", "--weights", weights, "--classifier", classifier, "--device", "cpu", "--quiet", *options)
 
 
 def test_evaluate_prints_every_score_beside_that_of_real_images(trained, classifiers):
@@ -387,7 +393,7 @@ def test_evaluate_prints_every_score_beside_that_of_real_images(trained, classif
         ("run", "clean", ["--sampler", "ddim", "--eta", 2], "eta must lie in 0..1, got 2.0"),
         ("run", "clean", ["--eta", 0.5], "eta is an option of ddim, got eta = 0.5 and the sampler ancestral"),
         ("run", "noisy", [], "this is a classifier of noisy images with T = 6"),
-        ("run", "clean", ["--bits", -1], "there are 382 images held out, expected 1..382, got -1"),
+        ("run", "clean", ["--bits", 383], "there are 382 images held out, expected --bits 0..382, got 383"),
         ("run", "clean", ["--n", 2], "an interval needs at least 20 samples, got 2"),
         ("run", "none", [], "there is no file"),
     ],
@@ -405,7 +411,7 @@ def seen(monkeypatch):
     asked = {}
     made = about_shipped("digits_ddpm")["made"]
 
-    def scores(trained, space, n, sampling, *, bits_images):
+    def scores(trained, space, n, sampling, *, bits_images, **_):
         asked.update(n=n, sampling=sampling)
         told = {name: Score(**score) for name, score in made["scores"].items()}
         return told if bits_images else {name: score for name, score in told.items() if name != "Bits/dim"}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ddpm_lesson.bound import Bits, bits_per_dim, discretized
-from ddpm_lesson.data import digits
+from ddpm_lesson.data import digits, to_uint8
 from ddpm_lesson.experiments.evaluation import (
     Space,
     anchor,
@@ -19,11 +19,12 @@ from ddpm_lesson.experiments.evaluation import (
     scores,
     some,
 )
-from ddpm_lesson.experiments.features import classified
+from ddpm_lesson.experiments.features import Inception, Pixels, classified
 from ddpm_lesson.experiments.metrics import (
     class_histogram,
     confidence,
     frechet_distance,
+    inception_score,
     nearest_neighbours,
     precision_recall,
     total_variation,
@@ -55,7 +56,17 @@ def classifier():
 
 
 NAMES = ["Frechet distance", "Precision", "Recall", "Confidence", "Confidence above 0.9", "Class imbalance"]
-NAMES += ["Nearest real distance", "Conditional accuracy"]
+NAMES += ["Nearest real distance", "Spatial Frechet distance", "Inception score", "Conditional accuracy"]
+
+
+def classifier_map(classifier, x):
+    """The first seven channels of a classifier's last block, by hand; of 8x8 digits 4x4 places."""
+    with torch.no_grad():
+        h, temb = classifier.head(x), x.new_zeros(len(x), 1)
+        for block in classifier.eval().blocks:
+            h = block(h, temb)
+    assert h.shape[1:] == (32, 4, 4)
+    return h[:, :7].flatten(1)
 
 
 def test_evaluate_says_what_its_parts_say(classifier):
@@ -66,6 +77,9 @@ def test_evaluate_says_what_its_parts_say(classifier):
     shares = [class_histogram(part.argmax(1), 10) for part in (logits, real_logits)]
     expected = [frechet_distance(features, real_features), precision, recall, *(c[0] for c in confidence(logits))]
     expected += [total_variation(*shares), nearest_neighbours(test, real)[0].mean().item()]
+    expected += [frechet_distance(*(classifier_map(classifier, x) for x in (test, real)))]
+    order = torch.randperm(382, generator=torch.Generator().manual_seed(3))
+    expected += [sum(inception_score(logits[part]) for part in order.tensor_split(10)) / 10]
     expected += [(logits.argmax(1) == labels).double().mean().item()]
     assert list(scores) == NAMES
     for (name, score), expect in zip(scores.items(), expected, strict=True):
@@ -73,7 +87,7 @@ def test_evaluate_says_what_its_parts_say(classifier):
         assert score.low < score.value < score.high
         assert (score.n, score.seed) == (382, 3)
         assert score.features == ("pixels" if name == "Nearest real distance" else "digits_classifier")
-        assert score.n_reference == (None if name.startswith("Con") else 1415)
+        assert score.n_reference == (None if name[:3] in ("Con", "Inc") else 1415)
     again = evaluate(test, real, classifier, "digits_classifier", seed=3)
     assert again == {name: scores[name] for name in NAMES[:-1]}
 
@@ -175,6 +189,54 @@ def test_a_reference_gives_the_scores_of_its_images(classifier):
     assert evaluate(x[:60], reference, classifier, "f", seed=0, labels=y[:60]) == whole
     with pytest.raises(ValueError, match=r"reference must lie in \[-1, 1\], got values from -2"):
         reference_of(2 * x, classifier)
+
+
+# Networks that know nothing of the data's classes.
+
+
+def test_pixels_have_distances_but_no_classes():
+    (real, _), (test, labels) = digits("train")[:], digits("test")[:]
+    pixels = Pixels(real, 20)
+    found = evaluate(test, real, pixels, "pixels", seed=1, labels=labels)
+    assert list(found) == ["Frechet distance", "Precision", "Recall", "Nearest real distance"]
+    # By hand: the 20 eigenvectors of the largest eigenvalues of the covariance of 64 pixels.
+    centred = real.flatten(1).double() - real.flatten(1).double().mean(0)
+    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+    by_hand = [x.flatten(1).double() @ directions[:20].T for x in (test, real)]
+    assert found["Frechet distance"].value == pytest.approx(frechet_distance(*by_hand), rel=1e-4)
+    worse = evaluate(-test, real, pixels, "pixels", seed=1)
+    assert worse["Frechet distance"].low > 5 * found["Frechet distance"].high
+
+
+class Eyes(Inception):
+    """Inception with a network of a single layer in the place of its own."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.network = nn.Module()
+        self.network.fc = nn.Linear(12, 5)
+        self.network.layer = nn.Conv2d(3, 12, 4, stride=4)
+        self.network.forward = lambda x: self.network.layer(x.float() / 128 - 1).mean((2, 3))
+
+    @property
+    def spatial_layer(self):
+        return self.network.layer
+
+
+def test_inceptions_scores_have_their_published_names_and_no_classes_of_the_data():
+    (real, _), (test, labels) = digits("train")[:], digits("test")[:]
+    eyes = Eyes()
+    found = evaluate(test, real, eyes, "Inception", seed=1, labels=labels)
+    assert list(found) == ["FID", "Precision", "Recall", "Nearest real distance", "sFID", "Inception score"]
+    pixels = [to_uint8(x, 256).expand(-1, 3, -1, -1).float() / 128 - 1 for x in (test, real)]
+    with torch.no_grad():
+        maps = [eyes.network.layer(x) for x in pixels]
+        logits = maps[0].mean((2, 3)) @ eyes.network.fc.weight.T
+    assert found["FID"].value == pytest.approx(frechet_distance(*(m.mean((2, 3)) for m in maps)), rel=1e-5)
+    assert found["sFID"].value == pytest.approx(frechet_distance(*(m[:, :7].flatten(1) for m in maps)), rel=1e-5)
+    order = torch.randperm(382, generator=torch.Generator().manual_seed(1))
+    parts = [inception_score(logits[part]) for part in order.tensor_split(10)]
+    assert found["Inception score"].value == pytest.approx(sum(parts) / 10, rel=1e-5)
 
 
 # The bound.

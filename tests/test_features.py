@@ -1,5 +1,6 @@
 """Features of images: the classifiers', Inception's, and the moments of real images that ship."""
 
+import pickle
 import sys
 import types
 
@@ -12,7 +13,15 @@ from ddpm_lesson.data import to_uint8
 from ddpm_lesson.experiments import features, metrics
 from ddpm_lesson.experiments.checkpoints import CheckpointError, load_tensors, save_tensors, sha256
 from ddpm_lesson.experiments.classifiers import fit
-from ddpm_lesson.experiments.features import classified, inception_features, load_moments, save_moments
+from ddpm_lesson.experiments.features import (
+    Inception,
+    Pixels,
+    classified,
+    inception_features,
+    load_moments,
+    save_moments,
+    seen,
+)
 from ddpm_lesson.experiments.recipes import ClassifierRecipe
 from ddpm_lesson.networks.classifier import Classifier
 
@@ -26,7 +35,7 @@ def images(n=7):
 
 @pytest.mark.parametrize("rows", [3, 256])
 def test_features_and_logits_are_the_networks_last_two_layers(monkeypatch, rows):
-    monkeypatch.setattr(features, "ROWS", rows)
+    monkeypatch.setattr(metrics, "ROWS", rows)
     model, x = Classifier(10, 16, (1, 2), in_ch=1).eval(), images()
     found, logits = classified(model, x)
     assert found.dtype == logits.dtype == torch.float64 and not found.requires_grad
@@ -100,11 +109,87 @@ def test_inception_refuses_floats():
 
 def test_inception_without_the_extra(monkeypatch, stand_in):
     images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
-    with pytest.raises(ImportError, match=r"pip install 'ddpm_lesson\[eval\]'. What failed: .*Torch-fidelity"):
+    with pytest.raises(ImportError, match=r"pip install 'torchmetrics\[image\]'. What failed: .*Torch-fidelity"):
         inception_features(images, "absent")
     monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)  # as if it were not installed
-    with pytest.raises(ImportError, match=r"pip install 'ddpm_lesson\[eval\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'torchmetrics\[image\]'"):
         inception_features(images, "file")
+
+
+@pytest.fixture(scope="module")
+def random_inception(tmp_path_factory):
+    """A file with Inception's weights drawn at random: its architecture without its training."""
+    source = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", reason="no torch-fidelity here")
+    path = tmp_path_factory.mktemp("inception") / features.INCEPTION
+    with pytest.MonkeyPatch.context() as patch:
+        state = {}
+        patch.setattr(
+            source.FeatureExtractorInceptionV3, "load_state_dict", lambda self, given: state.update(kept=self)
+        )
+        patch.setattr(source.torch, "load", lambda *args, **options: None)
+        source.FeatureExtractorInceptionV3("inception", ["2048"], "nowhere")
+    torch.save(state["kept"].state_dict(), path)
+    return path
+
+
+def test_inception_of_torchmetrics_in_our_way_of_asking(random_inception, no_network):
+    # The same file by torchmetrics alone, which is asked for both of its outputs; sFID's layer has 17 x 17 places.
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    x = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = seen(Inception(random_inception), x)
+    assert found.features.shape == (3, 2048) and found.spatial.shape == (3, 7 * 17 * 17)
+    theirs = NoTrainInceptionV3("inception", ["2048", "logits_unbiased"], str(random_inception))
+    with torch.no_grad():
+        expected, logits = theirs._torch_fidelity_forward(to_uint8(x, 256))
+    torch.testing.assert_close(found.features.float(), expected)
+    torch.testing.assert_close(found.logits.float(), logits, rtol=1e-4, atol=1e-5)
+
+
+class Code:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_inception_without_its_file(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=f"there is no file nowhere.pth, expected {features.INCEPTION}"):
+        Inception("nowhere.pth")
+    (tmp_path / "bad.pth").write_bytes(b"no weights at all")
+    with pytest.raises(ValueError, match="bad.pth does not hold the weights of Inception"):
+        Inception(tmp_path / "bad.pth")
+    (tmp_path / "code.pth").write_bytes(pickle.dumps(Code(str(tmp_path / "run.txt")), 2))
+    with pytest.raises(ValueError, match="code.pth does not hold the weights of Inception"):
+        Inception(tmp_path / "code.pth")
+    assert not (tmp_path / "run.txt").exists()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert features.inception_file() is None
+    place = tmp_path / "hub" / "checkpoints" / features.INCEPTION
+    place.parent.mkdir(parents=True)
+    place.touch()
+    monkeypatch.setattr(features, "find_spec", lambda name: name)
+    assert features.inception_file() == place
+    monkeypatch.setattr(features, "find_spec", lambda name: None if name == "torch_fidelity" else name)
+    assert features.inception_file() is None
+
+
+# Pixels.
+
+
+def test_pixels_are_principal_components():
+    x = torch.rand(50, 3, 40, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = seen(Pixels(x), x)
+    assert found.features.shape == (50, 49) and found.logits.shape == (50, 0) and found.spatial is None
+    covariance = metrics.moments(found.features).covariance
+    off = covariance - torch.diag(covariance.diagonal())
+    assert off.abs().max() < 1e-4 * covariance.diagonal().max()  # they are uncorrelated
+    assert (covariance.diagonal().diff() < 0).all()  # the largest first
+    with pytest.raises(ValueError, match="principal components need at least 2 images, got 1"):
+        Pixels(x[:1])
 
 
 # Moments.

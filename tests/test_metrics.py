@@ -481,3 +481,18 @@ def test_a_score_says_everything():
         " against 10000", ""
     )
     assert list(score._asdict())[:4] == ["name", "value", "low", "high"]
+
+
+def test_the_published_inception_score_is_the_mean_of_ten_parts():
+    # torchmetrics splits an order of its own into ten; the mean over its parts and ours estimate one quantity.
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2000, 8, generator=generator)
+    value, low, high = metrics.inception_score_interval(logits, generator)
+    parts = [metrics.inception_score(part) for part in logits.tensor_split(10)]
+    assert low < value < high and low < sum(parts) / 10 < high
+    assert value < metrics.inception_score(logits) * 1.01
+    same = torch.eye(5).repeat_interleave(20, 0) * 100  # each sure of one of five classes, in even shares
+    assert metrics.inception_score(same) == pytest.approx(5)
+    assert metrics.inception_score_interval(same[:20] * 0)[:2] == pytest.approx((1, 1))  # sure of nothing
+    with pytest.raises(ValueError, match="an Inception score needs at least 20 images, got 19"):
+        metrics.inception_score_interval(logits[:19])

@@ -11,6 +11,7 @@ import torch
 
 import ddpm_lesson
 from ddpm_lesson import data
+from ddpm_lesson._tensors import out_of_memory
 from ddpm_lesson.denoisers import make_denoiser
 from ddpm_lesson.experiments import pretrained
 from ddpm_lesson.experiments.checkpoints import CheckpointError, load_tensors, save_tensors, sha256
@@ -197,36 +198,70 @@ def test_a_batch_drawn_in_parts_has_the_same_images(trained, sampling, batch_siz
     torch.testing.assert_close(images, torch.cat(whole), rtol=0, atol=1e-5)
 
 
-def test_what_does_not_fit_into_memory_is_drawn_in_smaller_parts(trained):
+def full(kind):
+    """The errors of a GPU, of the CPU's allocator (a real one), oneDNN and Python where memory is used up."""
+    if kind == "gpu":
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+    if kind == "onednn":
+        raise RuntimeError("could not create a primitive")  # as under a limit of the process's memory
+    if kind == "python":
+        raise MemoryError
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("kind", ["gpu", "cpu", "onednn", "python"])
+def test_what_does_not_fit_into_memory_is_drawn_in_smaller_parts(trained, kind, capsys):
     def no_more_than_three(model, given):
         sizes.append(len(given[0]))
         if len(given[0]) > 3:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            full(kind)
 
     sampling, y, sizes = Sampling(steps="trailing2"), trained.labels(8), []
     whole = trained.sample(8, sampling, y=y)
     hook = trained.model.register_forward_pre_hook(no_more_than_three)
-    images = trained.sample(8, sampling, y=y)
+    images = trained.sample(8, sampling, y=y, progress=True)
     hook.remove()
     torch.testing.assert_close(images, whole, rtol=0, atol=1e-5)
     assert sizes == [8, 4, *[2] * 8]
+    assert "16.0/16.0" in capsys.readouterr().err  # what was given up is not counted
 
 
-def test_a_single_image_that_does_not_fit_is_an_error(trained):
-    def nothing_fits(model, given):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-
-    hook = trained.model.register_forward_pre_hook(nothing_fits)
-    with pytest.raises(torch.cuda.OutOfMemoryError):
+@pytest.mark.parametrize("kind", ["gpu", "cpu", "onednn", "python"])
+def test_a_single_image_that_does_not_fit_is_an_error(trained, kind):
+    hook = trained.model.register_forward_pre_hook(lambda model, given: full(kind))
+    with pytest.raises((RuntimeError, MemoryError)) as error:
         trained.sample(2)
     hook.remove()
+    assert out_of_memory(error.value)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(trained):
+    sizes = []
+
+    def broken(model, given):
+        sizes.append(len(given[0]))
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    hook = trained.model.register_forward_pre_hook(broken)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        trained.sample(4)
+    hook.remove()
+    assert sizes == [4]
+
+
+def test_more_than_the_last_state_can_be_kept(trained):
+    kept = lambda states: torch.stack([state.x_t for state in states], 1)  # noqa: E731
+    sampling, y = Sampling(steps="trailing3"), trained.labels(5)
+    found = trained.sample(5, sampling, y=y, batch_size=2, keep=kept)
+    expected = [state.x_t for state in trained.states(5, sampling, y=y)]
+    torch.testing.assert_close(found, torch.stack(expected, 1), rtol=0, atol=1e-5)
 
 
 def test_progress_is_shown_if_asked_for(trained, capsys):
     quiet = trained.sample(3, Sampling(steps="trailing4"))
     assert capsys.readouterr() == ("", "")
     assert torch.equal(trained.sample(3, Sampling(steps="trailing4"), progress=True), quiet)
-    assert "3 of 3 images" in (shown := capsys.readouterr().err) and "4/4" in shown
+    assert "3 of 3 images" in (shown := capsys.readouterr().err) and "12.0/12.0" in shown  # steps of all images
 
 
 def test_it_is_asked_for_no_more_than_a_batch(trained):

@@ -1,14 +1,14 @@
-"""The command line: python -m ddpm_lesson train | sample | evaluate.  Every error is one line that says what to do."""
+"""The command line: python -m ddpm_lesson COMMAND.  Every error is one line that says what to do."""
 
 import sys
 from collections.abc import Sequence
 
 import torch
 
-from ddpm_lesson.cli import evaluate, sample, train
+from ddpm_lesson.cli import evaluate, export, sample, train
 from ddpm_lesson.cli.options import Parser
 
-COMMANDS = (train, sample, evaluate)
+COMMANDS = (train, sample, evaluate, export)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,31 +2,49 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
 
+from ddpm_lesson._tensors import out_of_memory
 from ddpm_lesson.experiments import pretrained
 from ddpm_lesson.experiments.recipes import Recipe
 from ddpm_lesson.experiments.sampling import SAMPLERS, Sampling, check_option, takers
 
 T = TypeVar("T")
+MOST = 10**9  # of anything that is counted
 Command = Callable[[argparse.Namespace], int]
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line instead of the usage of all options."""
+        message = message if len(message) <= 500 else f"{message[:100]}... ({len(message)} characters)"
         self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; ~ at the beginning of a path is the home folder, also in --out=~/x, which shells leave."""
+        found, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(found).items():
+            if name != "label":
+                setattr(found, name, [at_home(v) for v in value] if isinstance(value, list) else at_home(value))
+        return found, rest
+
+
+def at_home(value: Any) -> Any:
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
 
 
 def command_of(commands: Any, function: Command, words: str, more: str = "") -> argparse.ArgumentParser:
     command = commands.add_parser(function.__name__, description=f"{words} {more}", help=words)
     command.set_defaults(command=function)
     command.add_argument("--device", metavar="NAME", help="cpu, cuda, mps; default: a GPU if there is one")
-    command.add_argument("--threads", type=positive, metavar="N", help="CPU threads; default: PyTorch's choice")
+    command.add_argument("--threads", type=threads, metavar="N", help="CPU threads; default: PyTorch's choice")
+    command.add_argument("--quiet", action="store_true", help="print results only: no progress, no summary before")
     command.add_argument("--debug", action="store_true", help="show where in the code an error came from")
     return command
 
@@ -36,6 +54,8 @@ def add_drawing(command: argparse.ArgumentParser, n: str, usual: Sampling | None
     words = "a network that ships with the course, a file weights.safetensors, or the folder of a run"
     command.add_argument("--weights", default="digits_ddpm", metavar="NAME", help=f"{words}; default: digits_ddpm")
     command.add_argument("--n", type=positive, metavar="N", help=f"number of images [{n}]")
+    words = f"images at a time; the images are the same [{pretrained.BLOCK}, fewer where memory ends]"
+    command.add_argument("--batch", type=positive, default=pretrained.BLOCK, metavar="N", help=words)
     for field in dataclasses.fields(Sampling):
         add_field(command, field, getattr(usual, field.name) if usual else "as recorded")
 
@@ -65,9 +85,29 @@ def given_fields(options: argparse.Namespace, kind: type[Recipe] | type[Sampling
 
 
 def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
-    return int(text)
+    return _integer(text, 1, MOST, "a positive integer")
+
+
+def not_negative(text: str) -> int:
+    return _integer(text, 0, MOST, "0 or a positive integer")
+
+
+def threads(text: str) -> int:
+    most = 4 * (os.cpu_count() or 1)
+    return _integer(text, 1, most, f"a number of threads in 1..{most}, four for each processor of this machine")
+
+
+def _integer(text: str, low: int, high: int, expected: str) -> int:
+    digits = text.isascii() and text.isdecimal()
+    if digits and len(text) <= 20 and low <= int(text) <= high:
+        return int(text)
+    expected += f" up to {high}" if digits and text.strip("0") and ".." not in expected else ""
+    raise argparse.ArgumentTypeError(f"expected {expected}, got {shortened(text)}")
+
+
+def shortened(text: str) -> str:
+    """Texts longer than a line, cut."""
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
 
 
 def sampling_of(options: argparse.Namespace, usual: Sampling) -> Sampling:
@@ -92,11 +132,55 @@ def loaded(name: str, device: str | None, kind: type[T]) -> T:
     return trained
 
 
+def root_of(weights: str) -> str | None:
+    """Where the images of a run lie, as recipe.json beside its weights says; None if there is none."""
+    path = Path(weights)
+    recipe = (path if path.is_dir() else path.parent) / "recipe.json"
+    if not (path.is_dir() or path.suffix) or not recipe.is_file():
+        return None
+    return Recipe.from_json(recipe.read_text(encoding="utf-8-sig")).root
+
+
 def device_named(name: str | None) -> torch.device:
+    """The device, which has computed something.  ValueError for one that cannot, such as meta."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).split("\n")[0]
-        raise ValueError(f"--device {name} cannot be used on this machine: {first}") from error
+        device = torch.empty(0, device=name).device
+        (torch.ones(2, device=device) + 1).sum().item()
+        return device
+    except (RuntimeError, AssertionError, ImportError) as error:
+        first = str(error).split("\n")[0].split(". ")[0][:150]
+        told = "expected cpu, or a GPU that PyTorch finds here: cuda, cuda:1 or mps"
+        raise ValueError(f"--device {name} cannot be used on this machine, {told}. What failed: {first}") from error
+
+
+def check_memory(needed: int, what: str, advice: str) -> None:
+    """Raise ValueError if so many bytes are more than this machine has; nothing is known of some machines."""
+    try:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return
+    if needed > there:
+        told = f"{what} need {needed / 2**30:,.0f} GiB of memory, this machine has {there / 2**30:,.0f} GiB"
+        raise ValueError(f"{told}: {advice}")
+
+
+@contextmanager
+def within_memory(device: torch.device, what: str, advice: str) -> Iterator[None]:
+    """Memory that ends inside becomes a ValueError of one sentence, which says what to do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise ValueError(f"the memory of {device} is too small for {what}: {advice}") from error
+
+
+def about(name: str, trained: pretrained.PretrainedDiffusion) -> str:
+    """One line on a network, for the summary before the work."""
+    sides = " x ".join(map(str, trained.shape))
+    classes = f", {len(trained.classes)} classes" if trained.recipe.conditional else ""
+    parameters = sum(p.numel() for p in trained.model.parameters())
+    made = f"{parameters:,} parameters, {trained.step:,} steps of training"
+    return f"{name}: {trained.recipe.data}, {sides}{classes}; {made}; on {trained.device}"

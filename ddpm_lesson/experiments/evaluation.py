@@ -1,5 +1,6 @@
 """Every score of a trained network in one call: what `python -m ddpm_lesson evaluate` prints."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,40 +11,51 @@ from ddpm_lesson.bound import Bits, bits_per_dim, discretized
 from ddpm_lesson.data import Images
 from ddpm_lesson.experiments import metrics
 from ddpm_lesson.experiments.conditions import made_small, of_sampling
-from ddpm_lesson.experiments.features import classified
+from ddpm_lesson.experiments.features import Inception, Pixels, seen
 from ddpm_lesson.experiments.metrics import Interval, Moments, Score
-from ddpm_lesson.experiments.pretrained import PretrainedDiffusion
+from ddpm_lesson.experiments.pretrained import BLOCK, PretrainedDiffusion
 from ddpm_lesson.experiments.sampling import Sampling
 from ddpm_lesson.networks.classifier import Classifier
 from ddpm_lesson.variants.super_resolution import low_res, upsampled
+
+Network = Classifier | Inception | Pixels
+DISTANCES = ("Frechet distance", "Spatial Frechet distance")
 
 
 class Reference(NamedTuple):
     """Real images and what `evaluate` needs of them: for MNIST's 60,000 it takes minutes, once.
 
     images: (M, C, H, W). features: (M, F). radii: (1, M), the distance of each to its third nearest other.
-    moments: of the features. histogram: (classes,), share of each predicted class.
+    moments: of the features. histogram: (classes,), share of each predicted class, None where there are no classes.
+    spatial: moments of the spatial features, None where there are none.
     """
 
     images: Tensor
     features: Tensor
     radii: Tensor
     moments: Moments
-    histogram: Tensor
+    histogram: Tensor | None
+    spatial: Moments | None = None
 
 
-def reference_of(images: Tensor, classifier: Classifier) -> Reference:
-    """Real images (M, C, H, W) in [-1, 1] as a clean `Classifier` sees them.  ValueError for values outside."""
+def reference_of(images: Tensor, classifier: Network, *, progress: bool = False) -> Reference:
+    """Real images (M, C, H, W) in [-1, 1] as a clean `Classifier` sees them.  ValueError for values outside.
+
+    classifier: or another network, as for `evaluate`. progress: show bars.
+    """
     metrics.check_in_range("reference", images)
-    features, logits = classified(classifier, images)
-    histogram = metrics.class_histogram(logits.argmax(1).cpu(), logits.shape[1])
-    return Reference(images, features, metrics.radii_of(features), metrics.moments(features), histogram)
+    found = seen(classifier, images, "real images" if progress else "")
+    classes = found.logits.argmax(1).cpu() if found.logits.shape[1] else None
+    histogram = None if classes is None else metrics.class_histogram(classes, found.logits.shape[1])
+    radii = metrics.radii_of(found.features, progress="their neighbours" if progress else "")
+    spatial = None if found.spatial is None else metrics.moments(found.spatial)
+    return Reference(images, found.features, radii, metrics.moments(found.features), histogram, spatial)
 
 
 def evaluate(
     samples: Tensor,
     reference: Tensor | Reference,
-    classifier: Classifier,
+    classifier: Network,
     features: str,
     *,
     seed: int,
@@ -52,36 +64,51 @@ def evaluate(
     """Every score of samples against real images, by name.
 
     samples: (N, C, H, W), N >= 20, and reference: (M, C, H, W), in [-1, 1], or their `reference_of` by the same
-    classifier, to use them more than once. classifier: a clean `Classifier`; features: the name to print for it.
+    classifier, to use them more than once. classifier: a clean `Classifier`, or `Inception` or `Pixels`, which know
+    nothing of the data's classes; features: the name to print for it.
     seed: the samples were drawn with it. labels: (N,), the classes asked for.
+    Spatial Frechet distance: in `features.seen`'s spatial features. Inception score: see there; of any classifier.
     Class imbalance: `total_variation` between the predicted classes of samples and reference. Nearest real distance:
     mean of `nearest_neighbours`; copies of the reference are nearer to it than held-out images.
     Raises ValueError for fewer samples, other shapes, and values outside of [-1, 1].
     """
     metrics.check_in_range("samples", samples)
     real = reference if isinstance(reference, Reference) else reference_of(reference, classifier)
-    gone = metrics.left_out(len(samples), torch.Generator().manual_seed(seed))
-    fake, logits = classified(classifier, samples)
-    classes, num_classes = logits.argmax(1).cpu(), logits.shape[1]
+    gone = metrics.left_out(len(samples), Generator().manual_seed(seed))
+    fake, logits, spatial = seen(classifier, samples)
     frechet = [metrics.frechet_distance(fake[~group.to(fake.device)], real.moments) for group in gone]
     recall = metrics.among(real.features, fake, metrics.radii_of(fake, gone=gone)).double().mean(1).tolist()
-    shares = [metrics.class_histogram(classes[~group], num_classes) for group in gone]
-    imbalance = [metrics.total_variation(share, real.histogram) for share in shares]
     nearest, _ = metrics.nearest_neighbours(samples, real.images.to(samples))
 
     def score(name: str, interval: Interval, space: str = features, against: int | None = len(real.images)) -> Score:
         return Score(name, *interval, len(samples), space, seed, against)
 
+    distance, spatial_distance = getattr(classifier, "distances", DISTANCES)
     scores = [
-        score("Frechet distance", metrics.jackknife_interval(frechet)),
+        score(distance, metrics.jackknife_interval(frechet)),
         score("Precision", metrics.share_interval(metrics.among(fake, real.features, real.radii)[0])),
         score("Recall", metrics.jackknife_interval(recall, 1.0)),
-        score("Confidence", metrics.confidence(logits)[0], against=None),
-        score("Confidence above 0.9", metrics.confidence(logits)[1], against=None),
-        score("Class imbalance", metrics.jackknife_interval(imbalance, 1.0)),
-        score("Nearest real distance", metrics.mean_interval(nearest), "pixels"),
     ]
-    if labels is not None:
+    if getattr(classifier, "own_classes", True) and real.histogram is not None:
+        classes, num_classes = logits.argmax(1).cpu(), logits.shape[1]
+        shares = [metrics.class_histogram(classes[~group], num_classes) for group in gone]
+        imbalance = [metrics.total_variation(share, real.histogram) for share in shares]
+        scores += [
+            score("Confidence", metrics.confidence(logits)[0], against=None),
+            score("Confidence above 0.9", metrics.confidence(logits)[1], against=None),
+            score("Class imbalance", metrics.jackknife_interval(imbalance, 1.0)),
+        ]
+    scores.append(score("Nearest real distance", metrics.mean_interval(nearest), "pixels"))
+    if spatial is not None and real.spatial is not None:
+        parts = [spatial[~group.to(spatial.device)] for group in gone]
+        with warnings.catch_warnings():  # that of the first distance says it
+            warnings.filterwarnings("ignore", message=".*needs more than.*samples")
+            values = [metrics.frechet_distance(part, real.spatial) for part in parts]
+        scores.append(score(spatial_distance, metrics.jackknife_interval(values)))
+    if logits.shape[1]:
+        interval = metrics.inception_score_interval(logits, Generator().manual_seed(seed))
+        scores.append(score("Inception score", interval, against=None))
+    if labels is not None and getattr(classifier, "own_classes", True):
         scores.append(score("Conditional accuracy", metrics.conditional_accuracy(logits, labels), against=None))
     return {score.name: score for score in scores}
 
@@ -99,35 +126,45 @@ def bits_score(bits: Bits, seed: int) -> Score:
 class Space:
     """What scores are relative to.
 
-    classifier: a clean one. features: its name. reference: the training images as it sees them. held_out: others.
+    classifier: a clean one, or `Inception` or `Pixels`. features: its name. reference: the training images as it sees
+    them. held_out: others.
     """
 
-    classifier: Classifier
+    classifier: Network
     features: str
     reference: Reference
     held_out: Images
 
 
 def scores(
-    trained: PretrainedDiffusion, space: Space, n: int, sampling: Sampling, *, bits_images: int = 0
+    trained: PretrainedDiffusion,
+    space: Space,
+    n: int,
+    sampling: Sampling,
+    *,
+    bits_images: int = 0,
+    batch_size: int = BLOCK,
+    progress: bool = False,
 ) -> dict[str, Score]:
     """Draw n images, every class in turn, and score them by `evaluate`; then the bound on images held out.
 
     A network that enlarges images draws those of n images held out, made small, and has the scores of `enlarged`.
-    bits_images: how many of them for bits/dim, which asks the network T times for each; 0 for none.
+    bits_images: how many of them for bits/dim, which asks the network T times for each; 0 for none. batch_size: of the
+    images drawn, fewer where memory ends. progress: show bars.
     """
+    drawing: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     if trained.recipe.condition == "low_res":
         x_0, labels = space.held_out[some(space.held_out, n, sampling.seed)]
         y = labels if trained.recipe.conditional else None
-        images = trained.sample(n, sampling, y=y, cond=made_small(trained.recipe, x_0))
+        images = trained.sample(n, sampling, y=y, cond=made_small(trained.recipe, x_0), **drawing)
         found = enlarged(images, x_0, labels, space, trained.recipe.low_res_factor, seed=sampling.seed)
     else:
         y = trained.labels(n)
-        images = trained.sample(n, sampling, y=y)
+        images = trained.sample(n, sampling, y=y, **drawing)
         found = evaluate(images, space.reference, space.classifier, space.features, labels=y, seed=sampling.seed)
     if bits_images:
         x_0, y = space.held_out[some(space.held_out, bits_images, sampling.seed)]
-        score = bits_score(bits_of(trained, x_0, y, seed=sampling.seed), sampling.seed)
+        score = bits_score(bits_of(trained, x_0, y, seed=sampling.seed, progress=progress), sampling.seed)
         found[score.name] = score
     return found
 

@@ -6,7 +6,9 @@ the same score of held-out real images. Intervals are for another draw of the sa
 
 import math
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -16,8 +18,9 @@ from ddpm_lesson.doors import check_images
 
 ROWS = 256  # of a matrix of distances, in memory at once
 EXACT = "donot_use_mm_for_euclid_dist"  # equal points are at distance 0
-GROUPS = 20  # of the jackknife
-T_QUANTILE, Z_QUANTILE = 2.093, 1.960  # 97.5 % of Student's t with GROUPS - 1 degrees of freedom, and of the normal
+GROUPS, PARTS = 20, 10  # of the jackknife, and of the Inception score
+# 97.5 % of Student's t with GROUPS - 1 and with PARTS - 1 degrees of freedom, and of the normal
+T_QUANTILE, T_QUANTILE_PARTS, Z_QUANTILE = 2.093, 2.262, 1.960
 
 Interval = tuple[float, float, float]  # value, and the ends of its 95 % interval
 
@@ -66,6 +69,13 @@ class Moments:
     covariance: Tensor
     count: int
 
+    @cached_property
+    def root(self) -> Tensor:
+        """R with covariance = R R^T, (F, rank): of fewer samples than features the rank is one less than those."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        null = max(0, len(values) - self.count + 1)  # eigenvalues 0 but for rounding, the first ones
+        return (vectors * values.clamp(min=0).sqrt())[:, null:]
+
 
 def moments(features: Tensor) -> Moments:
     """Mean and unbiased covariance of features (N, F).  ValueError if N < 2 or a feature is not finite."""
@@ -92,9 +102,7 @@ def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
         few = f"the covariance of {len(a.mean)} features needs more than {len(a.mean)} samples"
         warnings.warn(f"{few}: the distance is far too large, comparable only at the same count", stacklevel=2)
     # C = R R^T for either; tr (C_a C_b)^(1/2) is the sum of the singular values of R_a^T R_b, singular C or not.
-    spectra = map(torch.linalg.eigh, (a.covariance, b.covariance))
-    r_a, r_b = (vectors * values.clamp(min=0).sqrt() for values, vectors in spectra)
-    cross = torch.linalg.svdvals(r_a.T @ r_b).sum()
+    cross = torch.linalg.svdvals(a.root.T @ b.root).sum()
     squared = (a.mean - b.mean).square().sum() + (a.covariance + b.covariance).trace() - 2 * cross
     return max(0.0, squared.item())
 
@@ -147,6 +155,19 @@ def inception_score(logits: Tensor) -> float:
     return (log_p.exp() * (log_p - log_marginal)).sum(1).mean().exp().item()
 
 
+def inception_score_interval(logits: Tensor, generator: Generator | None = None) -> Interval:
+    """Mean of the `inception_score` of ten random parts, as it is published, and the 95 % interval of such a mean.
+
+    logits: (N, classes), N >= 20. Each part's score is biased towards 1: compare scores of one N only.
+    """
+    if len(logits) < 2 * PARTS:
+        raise ValueError(f"an Inception score needs at least {2 * PARTS} images, got {len(logits)}")
+    order = torch.randperm(len(logits), generator=generator).to(logits.device)
+    scores = torch.tensor([inception_score(part) for part in logits[order].tensor_split(PARTS)]).double()
+    mean, half = scores.mean().item(), T_QUANTILE_PARTS * scores.std().item() / math.sqrt(PARTS)
+    return mean, max(1.0, mean - half), mean + half
+
+
 def class_histogram(classes: Tensor, num_classes: int) -> Tensor:
     """Share of each class, (num_classes,) float64.  classes: (N,) int64, such as logits.argmax(1)."""
     return torch.bincount(classes, minlength=num_classes).double() / len(classes)
@@ -184,14 +205,17 @@ def jackknife_interval(values: list[float], highest: float = math.inf) -> Interv
     return value, max(0.0, value - half), min(highest, value + half)
 
 
-def radii_of(centres: Tensor, k: int = 3, gone: Tensor | None = None) -> Tensor:
-    """Distance of each of centres (M, F) to its k-th nearest other, (1, M); with gone (G, M), a row without each."""
+def radii_of(centres: Tensor, k: int = 3, gone: Tensor | None = None, progress: str = "") -> Tensor:
+    """Distance of each of centres (M, F) to its k-th nearest other, (1, M); with gone (G, M), a row without each.
+
+    progress: the name of a bar, "" for none.
+    """
     centres = as_double("features", centres)
     if not 1 <= k < len(centres):
         raise ValueError(f"k must lie in 1..{len(centres) - 1} for {len(centres)} samples, got {k}")
     gone = centres.new_zeros(1, len(centres), dtype=torch.bool) if gone is None else gone.to(centres.device)
     radii = []
-    for first, rows in enumerate(centres.split(ROWS)):
+    for first, rows in enumerate(in_parts(centres, progress)):
         distance = torch.cdist(rows, centres)  # by a matrix product: quick, and good enough to find the nearest
         distance[:, first * ROWS :].fill_diagonal_(math.inf)
         near = [centres[distance.masked_fill(g, math.inf).topk(k, largest=False).indices] for g in gone]  # (R, k, F)
@@ -207,6 +231,15 @@ def among(points: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
         distance = torch.cdist(rows, centres, compute_mode=EXACT)
         found.append(torch.stack([(distance <= radius).any(1) for radius in radii]))
     return torch.cat(found, 1)
+
+
+def in_parts(x: Tensor, progress: str = "") -> Iterable[Tensor]:
+    """x (N, ...) in parts of ROWS, beside a bar of that name with the time left if it has one."""
+    if not progress:
+        return x.split(ROWS)
+    from tqdm.auto import tqdm
+
+    return tqdm(x.split(ROWS), desc=progress)
 
 
 def check_in_range(name: str, images: Tensor) -> None:

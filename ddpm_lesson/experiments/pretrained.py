@@ -1,7 +1,7 @@
 """Trained networks from files: those that ship with the course, by name, and those of your own runs, by path."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from ddpm_lesson._tensors import Share, randn_like
+from ddpm_lesson._tensors import Share, out_of_memory, randn_like
 from ddpm_lesson.data import bundled
 from ddpm_lesson.denoisers import Denoiser, clipped, make_denoiser
 from ddpm_lesson.doors import check_images
@@ -19,7 +19,7 @@ from ddpm_lesson.experiments.conditions import of_sampling
 from ddpm_lesson.experiments.generator_recipes import GeneratorRecipe, make_generator
 from ddpm_lesson.experiments.pretrained_generators import PretrainedGenerator
 from ddpm_lesson.experiments.recipes import ClassifierRecipe, Recipe
-from ddpm_lesson.experiments.sampling import ANCESTRAL, Sampling, watched
+from ddpm_lesson.experiments.sampling import ANCESTRAL, Sampling, watching
 from ddpm_lesson.networks.classifier import Classifier
 from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.predictions import MeanType, Variance, mean_type_named, variance_named
@@ -142,14 +142,17 @@ class PretrainedDiffusion:
         start: float = 1.0,
         batch_size: int = BLOCK,
         progress: bool = False,
+        keep: Callable[[Iterator[State]], Tensor] = last,
     ) -> Tensor:
         """Draw n images, (n, C, H, W) on the CPU; they follow from sampling and what is given.  y: (n,) labels.
 
         cond: (n, C, h, w), the small images, for a network that enlarges images. x_T, x_0, mask: (n, C, H, W) each, and
         start: latents and images to begin with, see `states`; ddim_inversion returns latents.
         batch_size: how many at a time, fewer where that is too much for the device's memory; the images are the same
-        up to rounding. progress: show a bar. Raises ValueError for n or batch_size below 1, for another number of what
-        is given, and what does not fit the network; the values of cond and x_0 are looked at, as in `states`.
+        up to rounding. progress: show a bar with the time left. keep: what is kept of the states of a batch, (B, ...).
+        Raises ValueError for n or batch_size below 1, for another number of what is given, and what does not fit the
+        network, and the device's own error where a single image is too much for its memory; the values of cond and x_0
+        are looked at, as in `states`.
 
         >>> import ddpm_lesson
         >>> digits = ddpm_lesson.load_pretrained("digits_ddpm")
@@ -164,23 +167,25 @@ class PretrainedDiffusion:
         for name in given.keys() & {"cond", "x_0"}:
             check_images(given[name], name=name, stacklevel=2)
         state, images = Generator().manual_seed(sampling.seed).get_state(), []
-        for first in range(0, n, BLOCK):
-            size, begin = min(BLOCK, n - first), 0
-            while begin < size:
-                rows = slice(begin, min(begin + batch_size, size))
-                share = Share(size, rows, state)
-                told = {name: each[first + rows.start : first + rows.stop] for name, each in given.items()}
-                told |= {"y": told["y"].to(self.device)} if "y" in told else {}
-                states = self.states(rows.stop - rows.start, sampling, **told, start=start, generator=share)
-                try:
-                    images.append(last(watched(states, first + rows.stop, n) if progress else states).cpu())
-                except torch.cuda.OutOfMemoryError:
-                    if batch_size == 1:
-                        raise
-                    batch_size = max(1, min(batch_size, size) // 2)
-                else:
-                    begin = rows.stop
-            state = share.get_state()
+        with watching(n, progress) as watched:
+            for first in range(0, n, BLOCK):
+                size, begin = min(BLOCK, n - first), 0
+                while begin < size:
+                    rows = slice(begin, min(begin + batch_size, size))
+                    share = Share(size, rows, state)
+                    told = {name: each[first + rows.start : first + rows.stop] for name, each in given.items()}
+                    try:
+                        told |= {"y": told["y"].to(self.device)} if "y" in told else {}
+                        count = rows.stop - rows.start
+                        states = self.states(count, sampling, **told, start=start, generator=share)
+                        images.append(keep(watched(states, count)).cpu())
+                    except (RuntimeError, MemoryError) as error:
+                        if batch_size == 1 or not out_of_memory(error):
+                            raise
+                        batch_size = max(1, min(batch_size, size) // 2)
+                    else:
+                        begin = rows.stop
+                state = share.get_state()
         return torch.cat(images)
 
     def save(self, path: Path | str) -> None:

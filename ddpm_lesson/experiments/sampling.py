@@ -5,7 +5,8 @@ This is a front door: samplers are names here, and are looked up once.
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -196,17 +197,38 @@ def check_option(sampler: str, option: str, value: object) -> None:
         raise ValueError(f"{option} is an option of {', '.join(takers(option))}, got {got}")
 
 
-def watched(states: Iterator[State], done: int, n: int) -> Iterator[State]:
-    """The states, beside a bar that counts the steps of these images.  done of n: how many there are after them."""
+@contextmanager
+def watching(n: int, show: bool) -> Iterator[Callable[[Iterator[State], int], Iterator[State]]]:
+    """watched(states, size) inside: the states of a chain of `size` images, counted in one bar with the time left.
+
+    n: images in all chains together. show: False for no bar. A chain that an error ends is not counted.
+    """
+    if not show:
+        yield lambda states, size: states
+        return
     from tqdm.auto import tqdm
 
-    i = -1
-    with tqdm(desc=f"{done} of {n} images", unit=" steps") as bar:
-        for state in states:
-            bar.total = max(bar.total or 0, state.i)
-            bar.update(max(i - state.i, 0))
-            i = state.i
-            yield state
+    def watched(states: Iterator[State], size: int) -> Iterator[State]:
+        first, counted = None, 0
+        try:
+            for state in states:
+                if first is None:
+                    first = state.i
+                    bar.total = n * first or None  # unknown for a chain that goes from images to noise
+                made = abs(first - state.i) * size - counted
+                if made > 0:  # not where repaint jumps back
+                    bar.update(made)
+                    counted += made
+                yield state
+        except Exception:
+            bar.update(-counted)
+            raise
+        done.append(size)
+        bar.set_description(f"{sum(done)} of {n} images")
+
+    done: list[int] = []
+    with tqdm(desc=f"0 of {n} images", unit=" steps", unit_scale=True) as bar:
+        yield watched
 
 
 ANCESTRAL = Sampling()
