@@ -11,6 +11,7 @@ from ddpm_lesson.denoisers import make_denoiser
 from ddpm_lesson.networks.classifier import Classifier
 from ddpm_lesson.networks.discriminator import Discriminator
 from ddpm_lesson.networks.mlp import MLP
+from ddpm_lesson.networks.pixels import Pixels
 from ddpm_lesson.predictions import fixedsmall, xstart
 from ddpm_lesson.samplers import last
 from ddpm_lesson.variants.ddgan import discriminator_loss, generator_loss, latent, r1_penalty, train_ddgan
@@ -186,6 +187,27 @@ def test_a_discriminator_of_images_has_gradients_for_r1():
     penalty.sum().backward()
     assert penalty.shape == (3,) and all(p.grad is None or p.grad.isfinite().all() for p in D.parameters())
     assert D.network.head.weight.grad.abs().max() > 0
+
+
+def test_a_discriminator_of_one_state_does_not_see_the_other():
+    torch.manual_seed(0)
+    D, t = Discriminator(MLP(1, 2, 16, 2, out=1), alone=True), torch.zeros(4, dtype=torch.int64)
+    x, other = torch.randn(2, 4, 2)
+    assert torch.equal(D(x, other, t), D(x, -other, t)) and not torch.equal(D(x, other, t), D(-x, other, t))
+
+
+def test_pixels_in_a_row_are_an_image_again():
+    torch.manual_seed(0)
+    network = MLP(4, 24, 16, 2, latent=3)
+    x, t, z = torch.randn(5, 2, 3, 4), torch.tensor([0, 1, 2, 3, 0]), torch.randn(5, 3)
+    expected = torch.stack([network(x[i].reshape(1, 24), t[i : i + 1], z[i : i + 1])[0] for i in range(5)]).tanh()
+    torch.testing.assert_close(Pixels(network, (2, 3, 4))(x, t, z).reshape(5, 24), expected)
+    logits = Discriminator(Pixels(MLP(4, 48, 16, 2, out=1)))(x, x, t)
+    assert logits.shape == (5,)
+    with pytest.raises(ValueError, match="the network must answer 12 numbers, got 24"):
+        Pixels(network, (1, 3, 4))(x, t, z)
+    with pytest.raises(ValueError, match=r"x must be \(B, 24\), got \(5, 12\)"):
+        Pixels(network, (2, 3, 4))(x[:, :1], t, z)
 
 
 def test_a_latent_is_drawn_anew_each_time():

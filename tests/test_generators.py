@@ -21,6 +21,7 @@ SMALL = {"width": 8, "latent": 4, "critic": 16, "batch_size": 16, "steps": 3}
 SHORT = {
     "ddgan": GeneratorRecipe("ddgan", **SMALL),
     "gan": GeneratorRecipe("gan", T=1, **SMALL),
+    "mlp": GeneratorRecipe("ddgan", schedule="cosine", network="mlp", **SMALL),
     "vae": GeneratorRecipe("vae", **SMALL),
     "distilled": GeneratorRecipe("distilled", T=1000, schedule="cosine", teacher="digits_ddpm", chain=4, **SMALL),
     "consistency": GeneratorRecipe("consistency", "eight_gaussians", T=10, schedule="cosine", chain=2, **SMALL),
@@ -58,6 +59,8 @@ def test_training_repeats_and_files_keep_everything(kind, tmp_path):
     "kind, changes, message",
     [
         ("flow", {}, "unknown kind 'flow', expected one of ddgan, gan, vae, distilled, consistency"),
+        ("gan", {"T": 1, "network": "cnn"}, "the network of a gan must be unet or mlp, got 'cnn'"),
+        ("vae", {"network": "mlp"}, "the network of a vae must be unet, got 'mlp'"),
         ("gan", {"T": 4}, "a gan has one step, T = 1: with more it is a ddgan; got T = 4"),
         ("distilled", {}, "a distilled student has a teacher, others none; got distilled, None"),
         ("vae", {"teacher": "digits_ddpm"}, "a distilled student has a teacher, others none; got vae, digits_ddpm"),

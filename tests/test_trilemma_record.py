@@ -37,9 +37,18 @@ def test_the_interval_is_students(script):
     assert low == pytest.approx(2 * mean - high)
 
 
-def test_more_steps_take_longer():
-    ms = [ROWS[chain]["scores"]["ms"][0] for chain in ("GAN-1", "DDGAN-4", "DDIM-10", "DDIM-50")]
+@pytest.mark.parametrize("chains", [("distilled-2", "distilled-4"), ("DDIM-10", "DDIM-50", "DDPM-1000")])
+def test_more_steps_of_one_network_take_longer(chains):
+    ms = [ROWS[chain]["scores"]["ms"][0] for chain in chains]
     assert ms == sorted(ms)
+
+
+def test_four_steps_of_a_gan_come_near_to_the_digits_and_cost_less_than_a_student():
+    found = ROWS["DDGAN-4"]["scores"]
+    assert found["frechet"][2] < 0.8 < 2 < ROWS["VAE"]["scores"]["frechet"][1]
+    assert found["precision"][1] > 0.6 and found["recall"][1] > 0.9
+    assert found["classes"] == [10.0, 10.0, 10.0] and found["rarest"][1] > 0.06
+    assert found["ms"][2] < ROWS["distilled-2"]["scores"]["ms"][1] / 5
 
 
 def test_students_keep_what_their_teacher_has_with_more_steps_and_the_gan_of_one_step_drops_classes():

@@ -2,14 +2,19 @@
 
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 
 from torch import nn
 
+from ddpm_lesson.networks.classifier import Classifier
+from ddpm_lesson.networks.discriminator import Discriminator
 from ddpm_lesson.networks.mlp import MLP
+from ddpm_lesson.networks.pixels import Pixels
 from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.networks.vae import VAE
 
 KINDS = ("ddgan", "gan", "vae", "distilled", "consistency")
+GANS = ("ddgan", "gan")
 
 
 @dataclass(frozen=True)
@@ -21,9 +26,11 @@ class GeneratorRecipe:
     they mean nothing. chain: how many steps a distilled student takes, or a consistency model. teacher: the weights
     that a student is distilled from, which take twice as many.
     latent: numbers of z, of the GANs and the VAE. width: channels of the U-Net's first level, or hidden width of a VAE
-    or MLP. critic, critic_lr: of the discriminator, its first channels and its rate. r1, interval: as `train_ddgan`.
+    or MLP. critic, critic_lr: of the discriminator, its width and its rate. r1, interval: as `train_ddgan`.
+    network: of the GANs' two players: unet, with a convolutional discriminator, or mlp, which sees pixels in a row.
     steps, batch_size, lr, ema_decay, seed: of Adam, whose rate falls along a cosine, and of the averaged weights.
-    Raises ValueError for an unknown kind, a GAN with other than one step, and a student without a teacher.
+    Raises ValueError for an unknown kind or network, an MLP for another kind than the GANs, a GAN with other than one
+    step, and a student without a teacher.
     """
 
     kind: str
@@ -43,12 +50,16 @@ class GeneratorRecipe:
     lr: float = 5e-4
     ema_decay: float = 0.995
     seed: int = 0
+    network: str = "unet"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"unknown kind {self.kind!r}, expected one of {', '.join(KINDS)}")
         if self.kind == "gan" and self.T != 1:
             raise ValueError(f"a gan has one step, T = 1: with more it is a ddgan; got T = {self.T}")
+        networks = ("unet", "mlp") if self.kind in GANS else ("unet",)
+        if self.network not in networks:
+            raise ValueError(f"the network of a {self.kind} must be {' or '.join(networks)}, got {self.network!r}")
         if (self.kind == "distilled") != (self.teacher is not None):
             raise ValueError(f"a distilled student has a teacher, others none; got {self.kind}, {self.teacher}")
 
@@ -59,8 +70,17 @@ def make_generator(recipe: GeneratorRecipe, shape: tuple[int, ...], classes: int
         return VAE(shape, recipe.width, recipe.latent)
     if recipe.kind == "consistency":
         return MLP(recipe.T, shape[0], recipe.width, gain=3.0)
+    if recipe.network == "mlp":
+        return Pixels(MLP(recipe.T, prod(shape), recipe.width, latent=recipe.latent), shape)
     if recipe.kind == "distilled":
         unet = partial(UNet, attn=(1,), num_classes=classes)
     else:
         unet = partial(UNet, attn=(), scale_shift_norm=True, latent=recipe.latent)
     return unet(recipe.T, recipe.width, (1, 2), num_res_blocks=1, dropout=0.0, in_ch=shape[0], num_groups=8)
+
+
+def make_critic(recipe: GeneratorRecipe, shape: tuple[int, ...]) -> Discriminator:
+    """The discriminator of a GAN's recipe, which sees two states side by side.  Its start, as `make_generator`'s."""
+    if recipe.network == "mlp":
+        return Discriminator(Pixels(MLP(recipe.T, 2 * prod(shape), recipe.critic, 2, out=1)))
+    return Discriminator(Classifier(1, recipe.critic, (1, 2), in_ch=2 * shape[0], T=recipe.T))

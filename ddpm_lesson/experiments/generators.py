@@ -10,11 +10,9 @@ from ddpm_lesson._tensors import randn_like, seed_of, seeded
 from ddpm_lesson.batches import ordered
 from ddpm_lesson.data import digits
 from ddpm_lesson.experiments.checkpoints import fill
-from ddpm_lesson.experiments.generator_recipes import GeneratorRecipe, make_generator
+from ddpm_lesson.experiments.generator_recipes import GANS, GeneratorRecipe, make_critic, make_generator
 from ddpm_lesson.experiments.pretrained import PretrainedClassifier, load_pretrained
 from ddpm_lesson.experiments.pretrained_generators import PretrainedGenerator
-from ddpm_lesson.networks.classifier import Classifier
-from ddpm_lesson.networks.discriminator import Discriminator
 from ddpm_lesson.networks.vae import VAE
 from ddpm_lesson.oracle import Mixture
 from ddpm_lesson.points import eight_gaussians, eight_gaussians_mixture
@@ -42,7 +40,7 @@ def fit(recipe: GeneratorRecipe) -> Iterator[PretrainedGenerator]:
     with seeded(recipe.seed):
         model = make_generator(recipe, shape, len(classes)).to(memory_format=torch.channels_last)
     trained = PretrainedGenerator(model, process, recipe, shape, classes, levels)
-    if recipe.kind in ("ddgan", "gan"):
+    if recipe.kind in GANS:
         steps = _adversarial(trained, batches, generator)
     else:
         loss = {"vae": _vae, "distilled": _distilled, "consistency": _consistency}[recipe.kind](trained)
@@ -76,8 +74,7 @@ def _adversarial(
     """The steps of `train_ddgan`, at rates that fall.  Adam's momentum is that of Xiao et al. 2022."""
     recipe, rate = trained.recipe, cosine(trained.recipe.steps)
     with seeded(seed_of(recipe.seed, 1)):
-        D = Discriminator(Classifier(1, recipe.critic, (1, 2), in_ch=2 * trained.shape[0], T=recipe.T))
-    D = D.to(memory_format=torch.channels_last)
+        D = make_critic(recipe, trained.shape).to(memory_format=torch.channels_last)
     rates = {trained.model: recipe.lr, D: recipe.critic_lr}
     of_G, of_D = (torch.optim.Adam(part.parameters(), lr, betas=(0.5, 0.9)) for part, lr in rates.items())
     steps = train_ddgan(

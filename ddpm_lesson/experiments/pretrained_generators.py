@@ -10,7 +10,7 @@ from ddpm_lesson import spacing
 from ddpm_lesson._tensors import frozen, randn_like
 from ddpm_lesson.denoisers import Denoiser, clipped, make_denoiser
 from ddpm_lesson.experiments.checkpoints import save_tensors
-from ddpm_lesson.experiments.generator_recipes import GeneratorRecipe
+from ddpm_lesson.experiments.generator_recipes import GANS, GeneratorRecipe
 from ddpm_lesson.networks.vae import VAE
 from ddpm_lesson.predictions import fixedsmall, velocity, xstart
 from ddpm_lesson.process import GaussianDiffusion
@@ -53,7 +53,7 @@ class PretrainedGenerator:
 
         Of a student x_0 is clipped to [-1, 1]. Raises ValueError for the other kinds, which are none.
         """
-        if self.recipe.kind in ("ddgan", "gan"):
+        if self.recipe.kind in GANS:
             z = latent(self.recipe.latent, generator=generator)
             return make_denoiser(self.model, self.process, xstart, z=z)
         if self.recipe.kind == "distilled":

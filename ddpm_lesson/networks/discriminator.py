@@ -9,18 +9,20 @@ class Discriminator(nn.Module):
 
     network: network(pair, t) -> (B, 1), where pair holds both states side by side, (B, 2C, *D): a `Classifier` with
     num_classes = 1, in_ch = 2C and T, or an `MLP` with dim = 2C and out = 1.
+    alone: the network sees x_{t-1} only, (B, C, *D), as in an ordinary GAN (Goodfellow et al. 2014): it cannot tell
+    whether the two states belong together. For one step, T = 1, where x_T is noise without content.
     forward: x_prev, x_t (B, C, *D), t (B,) int64 in 0..T-1 -> logits (B,), positive for real.
     Raises ValueError if the two states differ in shape, or the network's answer is not (B, 1).
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, *, alone: bool = False):
         super().__init__()
-        self.network = network
+        self.network, self.alone = network, alone
 
     def forward(self, x_prev: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         if x_prev.shape != x_t.shape:
             raise ValueError(f"x_prev must have x_t's shape {tuple(x_t.shape)}, got {tuple(x_prev.shape)}")
-        logits = self.network(torch.cat([x_prev, x_t], 1), t)
+        logits = self.network(x_prev if self.alone else torch.cat([x_prev, x_t], 1), t)
         if logits.shape != (len(x_t), 1):
             raise ValueError(f"the network must answer ({len(x_t)}, 1), got {tuple(logits.shape)}")
         return logits.squeeze(1)
