@@ -19,6 +19,7 @@ from ddpm_lesson.timesteps import TimestepSampler, Uniform
 
 __all__ = ["EMA", "TrainStep", "constant", "cosine", "minibatches", "train"]  # minibatches: of batches.py
 
+STEADIER = "a lower lr, a longer warmup or a smaller clip_norm may keep it finite"
 Batch = Tensor | tuple[Tensor] | tuple[Tensor, Tensor | Conditions]
 
 
@@ -167,9 +168,10 @@ def train(
         grad_norm = nn.utils.clip_grad_norm_(parameters, clip_norm, error_if_nonfinite=False)
         mean, grad_norm = torch.stack([mean, grad_norm.to(mean.dtype)]).tolist()  # the one wait for a GPU
         if not math.isfinite(mean):
-            raise FloatingPointError(f"the loss is not finite in step {step}, at t = {t[~losses.isfinite()].tolist()}")
+            told = f"the loss is not finite in step {step}, at t = {t[~losses.isfinite()].tolist()}"
+            raise FloatingPointError(f"{told}: {STEADIER}")
         if not math.isfinite(grad_norm):
-            raise FloatingPointError(f"the gradient is not finite in step {step}, t = {t.tolist()}")
+            raise FloatingPointError(f"the gradient is not finite in step {step}, t = {t.tolist()}: {STEADIER}")
         for group in optimizer.param_groups:
             group["lr"] = lr * rate(step) * min(1, step / max(warmup, 1))
         optimizer.step()

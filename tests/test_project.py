@@ -31,7 +31,7 @@ ORDER = (
 ).split()
 LEAVES = ["plots", "plots_sampling", "plots_variants", "checks", "interop"]
 ROOM = (  # likewise
-    "checkpoints recipes generator_recipes sampling build conditions pretrained_generators pretrained runs metrics "
+    "checkpoints recipes generator_recipes sampling build conditions pretrained_generators pretrained locks logs saved runs metrics "
     "features classifiers generators evaluation"
 ).split()
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import torch
 
-from ddpm_lesson.cli import evaluate, sample, train
+from ddpm_lesson.cli import evaluate, sample, status, train
 from ddpm_lesson.cli.options import Parser
 
-COMMANDS = (train, sample, evaluate)
+COMMANDS = (train, sample, evaluate, status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
