@@ -174,7 +174,12 @@ def train(
             raise FloatingPointError(f"the gradient is not finite in step {step}, t = {t.tolist()}: {STEADIER}")
         for group in optimizer.param_groups:
             group["lr"] = lr * rate(step) * min(1, step / max(warmup, 1))
-        optimizer.step()
+        try:
+            optimizer.step()
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            raise FloatingPointError(f"lr = {lr} is too large for the weights in step {step}: {STEADIER}") from error
         timesteps.update(t, losses)
         if ema is not None:
             ema.update(model)
