@@ -20,6 +20,7 @@ from ddpm_lesson.timesteps import TimestepSampler, Uniform
 
 __all__ = ["EMA", "TrainStep", "constant", "cosine", "minibatches", "train"]  # minibatches: of batches.py
 
+STEADIER = "a lower lr, a longer warmup or a smaller clip_norm may keep it finite"
 Batch = Tensor | tuple[Tensor] | tuple[Tensor, Tensor | Conditions]
 
 
@@ -177,14 +178,23 @@ def train(
         grad_norm = nn.utils.clip_grad_norm_(parameters, clip_norm, error_if_nonfinite=False)
         mean, grad_norm = torch.stack([mean, grad_norm.to(mean.dtype)]).tolist()  # the one wait for a GPU
         if not math.isfinite(mean):
-            raise FloatingPointError(f"the loss is not finite in step {step}, at t = {t[~losses.isfinite()].tolist()}")
+            told = f"the loss is not finite in step {step}, at t = {t[~losses.isfinite()].tolist()}"
+            raise FloatingPointError(f"{told}: {STEADIER}")
         if not math.isfinite(grad_norm):
-            raise FloatingPointError(f"the gradient is not finite in step {step}, t = {t.tolist()}")
+            raise FloatingPointError(f"the gradient is not finite in step {step}, t = {t.tolist()}: {STEADIER}")
         if not 0 <= (share := rate(step)) < math.inf:
             raise ValueError(f"rate({step}), a factor of the learning rate, must be 0 or more and finite, got {share}")
         for group, own in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = own * share * min(1, step / max(warmup, 1))
-        optimizer.step()
+        try:
+            optimizer.step()
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            largest = max(rates)
+            raise FloatingPointError(
+                f"lr = {largest} is too large for the weights in step {step}: {STEADIER}"
+            ) from error
         timesteps.update(t, losses)
         if ema is not None:
             ema.update(model)

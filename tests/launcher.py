@@ -1,7 +1,8 @@
 """Starts command lines quickly: a process that has imported everything once, and forks for each of them.
 
-Each line on its standard input is JSON: {"arguments": [...], "log": a file for what is printed}. It answers with a line
-that holds the new process's number and, when that has ended, one with how: the exit status, or minus the signal.
+Each line on its standard input is JSON. {"arguments": [...], "log": a file for what is printed} is answered with a line
+that holds the new process's number; {"wait": that number} with one that says how it ended: the exit status, or minus
+the signal.
 """
 
 import json
@@ -18,6 +19,10 @@ cli.pictures.png(lambda ax: plots.loss_curve(torch.ones(3), ax=ax), (1, 1))
 
 for line in sys.stdin:
     order = json.loads(line)
+    if "wait" in order:
+        _, status = os.waitpid(order["wait"], 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+        continue
     number = os.fork()
     if number == 0:
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -25,5 +30,3 @@ for line in sys.stdin:
         os.dup2(log, 2)
         sys.exit(cli.main(order["arguments"]))
     print(number, flush=True)
-    _, status = os.waitpid(number, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from ddpm_lesson.experiments import checkpoints
 from ddpm_lesson.experiments.checkpoints import (
     CheckpointError,
     fill,
@@ -250,3 +251,38 @@ def test_about_is_text_that_json_holds(tmp_path):
     save_tensors(tmp_path / "x", {}, ABOUT)
     with safetensors.safe_open(tmp_path / "x", "pt") as file:
         assert json.loads(file.metadata()["about"]).items() > ABOUT.items() and file.metadata().keys() == {"about"}
+
+
+def test_a_file_that_is_written_anew_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    # A run saves while someone looks: the description is then of the old file, the tensors are of the new one.
+    path, new = tmp_path / "x.safetensors", tmp_path / "new.safetensors"
+    save_tensors(path, {"w": torch.zeros(3)}, {"step": 1})
+    save_tensors(new, {"w": torch.ones(3)}, {"step": 2})
+    opened, calls = checkpoints.safe_open, []
+
+    class Mixed:
+        def __init__(self, path, **options):
+            calls.append(path)
+            with opened(path, **options) as file:
+                told = file.metadata()
+            self.metadata = lambda: told
+            if new.exists():
+                new.replace(path)
+            with opened(path, **options) as file:
+                self.held = {name: file.get_tensor(name) for name in file.keys()}
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def keys(self):
+            return self.held
+
+        def get_tensor(self, name):
+            return self.held[name]
+
+    monkeypatch.setattr(checkpoints, "safe_open", Mixed)
+    tensors, about = load_tensors(path)
+    assert (tensors["w"].tolist(), about) == ([1, 1, 1], {"step": 2}) and len(calls) == 2

@@ -32,8 +32,8 @@ ORDER = (
 ).split()
 LEAVES = ["plots", "plots_sampling", "plots_variants", "checks", "interop"]
 ROOM = (  # likewise
-    "checkpoints recipes generator_recipes sampling build conditions pretrained_generators pretrained runs metrics "
-    "features classifiers generators evaluation spaces"
+    "checkpoints recipes generator_recipes sampling build conditions pretrained_generators pretrained "
+    "locks logs saved runs metrics features classifiers generators evaluation spaces"
 ).split()
 
 

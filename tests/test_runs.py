@@ -8,19 +8,18 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from kill_runs import kill_again_and_again, launcher, start_at_once
 from PIL import Image
 
 from ddpm_lesson import cli, data
 from ddpm_lesson.batches import ordered
 from ddpm_lesson.experiments.build import load_images
-from ddpm_lesson.experiments.checkpoints import CheckpointError, load_tensors
+from ddpm_lesson.experiments.checkpoints import CheckpointError, load_tensors, save_tensors
+from ddpm_lesson.experiments.locks import worker
 from ddpm_lesson.experiments.pretrained import PretrainedDiffusion, load_weights
 from ddpm_lesson.experiments.recipes import Recipe
 from ddpm_lesson.experiments.runs import LOG_FIELDS, Run
@@ -63,6 +62,11 @@ def log_of(folder):
     return [row[:3] for row in rows[1:]]
 
 
+def contents(folder):
+    """Every file but the lock's."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name not in (".lock", ".process.json")}
+
+
 def assert_same(folder, whole):
     assert log_of(folder) == log_of(whole)
     for name in ("recipe.json", "state.safetensors", "weights.safetensors"):
@@ -81,12 +85,11 @@ def whole(request, images, tmp_path_factory):
 
 
 def test_files_of_a_run(whole):
-    assert (
-        sorted(p.name for p in whole.iterdir()) == "log.csv recipe.json state.safetensors weights.safetensors".split()
-    )
+    assert sorted(contents(whole)) == "log.csv recipe.json state.safetensors weights.safetensors".split()
     assert [row[0] for row in log_of(whole)] == [str(k) for k in range(1, 9)]
     _, about = load_tensors(whole / "state.safetensors")
-    assert about.keys() == {"step", "updates", "images"} and about["step"] == about["updates"] == 8
+    assert about["step"] == about["updates"] == 8
+    assert Recipe.from_values(about["recipe"]) == recipe(whole.name) and about["classes"] == list("0123456789")
 
 
 def test_images_may_be_moved_but_not_exchanged(images, tmp_path):
@@ -220,10 +223,10 @@ def test_a_row_that_was_cut_off_is_made_again(whole, images, tmp_path):
 
 
 def test_a_run_that_is_done_has_no_more_steps(whole, images):
-    before = {file.name: file.read_bytes() for file in whole.iterdir()}
+    before = contents(whole)
     run = Run(recipe(whole.name), whole, images)
     assert run.step == 8 and list(run.steps()) == []
-    assert {file.name: file.read_bytes() for file in whole.iterdir()} == before
+    assert contents(whole) == before
 
 
 class Killed(BaseException):
@@ -263,7 +266,7 @@ def test_cut_off_at_every_point_of_saving(images, tmp_path, monkeypatch, name, a
         carry_out(Run(short, folder, images))
         assert_same(folder, tmp_path / "whole")
         assert not [file for file in folder.iterdir() if file.suffix == ".partial"]
-    assert n == 6  # recipe, log, and twice weights and state
+    assert n == {"replace": 7, "fsync": 9}[name]  # recipe, state, log, and twice weights and state, after the log
 
 
 def test_a_run_that_counts_as_done_has_its_last_weights(images, tmp_path, monkeypatch):
@@ -305,8 +308,8 @@ def test_a_compiled_network_leaves_the_same_names(images, tmp_path, monkeypatch)
     carry_out(run)
     carry_out(Run(recipe("accumulate", steps=1), tmp_path / "plain", images))
     assert compiled == [run.model]
-    a, b = (tmp_path / name / "state.safetensors" for name in ("compiled", "plain"))
-    assert a.read_bytes() == b.read_bytes()
+    a, b = (load_tensors(tmp_path / name / "state.safetensors")[0] for name in ("compiled", "plain"))
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 # kill -9.
@@ -316,21 +319,9 @@ FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork and no kill -
 
 @pytest.fixture(scope="module")
 def launch():
-    """launch(arguments, log) starts a command line in a process of its own, and returns what ends it."""
-    place = Path(__file__).with_name("launcher.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
-    with subprocess.Popen([sys.executable, place], **options) as server:
-
-        def start(arguments, log):
-            order = {"arguments": [str(a) for a in arguments], "log": str(log)}
-            server.stdin.write(json.dumps(order) + "\n")
-            server.stdin.flush()
-            number = int(server.stdout.readline())
-            return (lambda which: os.kill(number, which)), (lambda: int(server.stdout.readline()))
-
+    """launch(arguments, log) starts a command line in a process of its own."""
+    with launcher() as start:
         yield start
-        server.stdin.close()
 
 
 def wait_for_rows(folder, rows):
@@ -349,29 +340,47 @@ def long(request, launch, tmp_path_factory):
     """A run of 40 steps by the command line, in a process that nothing has interrupted."""
     place = tmp_path_factory.mktemp("long")
     (place / "recipe.json").write_text(recipe(request.param, steps=40).to_json())
-    _, ended = launch(
-        ["train", "--recipe", place / "recipe.json", "--out", place / request.param, *OFTEN], place / "printed"
-    )
-    assert ended() == 0, (place / "printed").read_text()
+    arguments = ["train", "--recipe", place / "recipe.json", "--out", place / request.param, *OFTEN]
+    assert launch(arguments, place / "printed").ended() == 0, (place / "printed").read_text()
     return place / request.param
 
 
 @FORK
 def test_killed_at_random_times(long, launch, tmp_path):
-    folder, seen, draw = tmp_path / "killed", [0], random.Random(long.name)
-    arguments = ["train", "--recipe", long / "recipe.json", "--out", folder, *OFTEN]
-    for _ in range(5):
-        send, ended = launch(arguments, tmp_path / "printed")
-        wait_for_rows(folder, min(seen[-1] + draw.randrange(9), 36))
-        time.sleep(draw.random() * 0.03)
-        send(signal.SIGKILL)
-        assert ended() == -signal.SIGKILL
-        state = folder / "state.safetensors"
-        seen.append(load_tensors(state)[1]["step"] if state.exists() else 0)
-    assert seen == sorted(seen) and all(step % 3 == 0 for step in seen) and seen[-1] > 0
-    _, ended = launch(arguments, tmp_path / "printed")
-    assert ended() == 0
-    assert_same(folder, long)
+    arguments = ["train", "--recipe", long / "recipe.json", "--out", tmp_path / "killed", *OFTEN]
+    seen = kill_again_and_again(launch, arguments, tmp_path / "killed", 5, 40, random.Random(long.name))
+    assert seen == sorted(seen) and all(step % 3 == 0 for step in seen)
+    assert_same(tmp_path / "killed", long)
+
+
+@FORK
+@pytest.mark.parametrize("long", ["hybrid"], indirect=True)
+def test_started_at_once_one_works_and_the_others_give_way(long, launch, tmp_path):
+    arguments = ["train", "--recipe", long / "recipe.json", "--out", tmp_path / "run", *OFTEN]
+    worked, done, busy = start_at_once(launch, arguments, tmp_path / "run", 3)
+    assert worked == 1 and done + busy == 2
+    assert_same(tmp_path / "run", long)
+
+
+@FORK
+@pytest.mark.parametrize("long", ["hybrid"], indirect=True)
+def test_a_running_run_is_looked_at_and_drawn_from(long, launch, tmp_path):
+    arguments = ["train", "--recipe", long / "recipe.json", "--out", tmp_path / "run", *OFTEN]
+    process = launch(arguments, tmp_path / "printed")
+    wait_for_rows(tmp_path / "run", 8)
+    os.kill(process.number, signal.SIGSTOP)  # it holds the lock, and waits
+    try:
+        found = worker(tmp_path / "run")
+        assert found.pid == process.number
+        assert load_weights(tmp_path / "run" / "weights.safetensors").step in (3, 6, 9, 12)
+        again = launch(arguments, tmp_path / "again")
+        assert again.ended() == 1
+        told = f"ddpm_lesson: {found} works in {tmp_path / 'run'}: wait until it ends, stop it there, or name another"
+        assert (tmp_path / "again").read_text().startswith(told)
+    finally:
+        os.kill(process.number, signal.SIGCONT)
+    assert process.ended() == 0 and worker(tmp_path / "run") is None
+    assert_same(tmp_path / "run", long)
 
 
 @FORK
@@ -379,59 +388,58 @@ def test_asked_to_stop_it_saves_and_goes_on_later(long, launch, tmp_path):
     which = {"hybrid": signal.SIGINT, "accumulate": signal.SIGTERM}[long.name]
     folder, log = tmp_path / "run", tmp_path / "printed"
     arguments = ["train", "--recipe", long / "recipe.json", "--out", folder, *OFTEN, "--save-every", 1000]
-    send, ended = launch(arguments, log)
+    process = launch(arguments, log)
     wait_for_rows(folder, 5)
-    send(which)
-    assert ended() == 130
-    assert "The same command goes on from there." in log.read_text() and "Traceback" not in log.read_text()
+    os.kill(process.number, which)
+    assert process.ended() == 128 + which
+    told = log.read_text()
+    assert "Stopping: this step is finished and saved first." in told
+    assert "The same command goes on from there." in told and "Traceback" not in told
     for name in ("state", "weights"):
         step = load_tensors(folder / f"{name}.safetensors")[1]["step"]
         assert 5 <= step < 40 and len(log_of(folder)) == step
-    _, ended = launch(arguments, log)
-    assert ended() == 0
+    assert launch(arguments, log).ended() == 0
     assert_same(folder, long)
 
 
-def test_the_second_ctrl_c_stops_at_once(images, tmp_path, monkeypatch, capsys):
-    # The first asks; the second comes while the state is written, and leaves the one before.
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_the_first_ctrl_c_saves_the_second_waits_the_third_stops(images, tmp_path, monkeypatch, capsys, number, times):
+    # They come while the state of step 4 is written. The third leaves that one; else step 5 is made and saved.
     monkeypatch.setattr(cli.train, "load_images", lambda recipe: images)
     (tmp_path / "recipe.json").write_text(recipe(steps=40).to_json())
-    handler = signal.getsignal(signal.SIGINT)
+    handler = signal.getsignal(number)
     save = Run.save
 
     def interrupted(run):
         save(run)
-        if run.step >= 4:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
+        if run.step == 4:
+            for _ in range(times):
+                signal.raise_signal(number)
 
     monkeypatch.setattr(Run, "save", interrupted)
-    arguments = [
-        "train",
-        "--recipe",
-        str(tmp_path / "recipe.json"),
-        "--out",
-        str(tmp_path / "run"),
-        "--save-every",
-        "2",
-    ]
-    assert cli.main(arguments) == 130
-    assert load_tensors(tmp_path / "run" / "state.safetensors")[1]["step"] == 4
-    assert "Traceback" not in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is handler
+    arguments = ["train", "--recipe", tmp_path / "recipe.json", "--out", tmp_path / "run", "--save-every", 2]
+    ended = cli.main([str(argument) for argument in arguments])
+    assert ended == (130 if times == 3 else 128 + number)
+    assert load_tensors(tmp_path / "run" / "state.safetensors")[1]["step"] == (4 if times == 3 else 5)
+    told = capsys.readouterr().err
+    assert told.count("this step is finished and saved first") == 1 and "Traceback" not in told
+    assert told.count("please wait") == min(times - 1, 1)
+    assert signal.getsignal(number) is handler
+    assert not (tmp_path / "run" / ".process.json").exists()
 
 
 # What does not belong.
 
 
 def test_another_recipe_is_refused_by_its_fields(whole, images):
-    before = {file.name: file.read_bytes() for file in whole.iterdir()}
+    before = contents(whole)
     with pytest.raises(ValueError) as error:
         Run(recipe(whole.name, lr=0.5, seed=3), whole, images)
     assert f"{whole} holds a run of another recipe (lr = 0.001, now 0.5, seed = 0, now 3)" in str(error.value)
     with pytest.raises(ValueError, match=r"\(steps = 8, now 7\)"):
         Run(recipe(whole.name, steps=7), whole, images)
-    assert {file.name: file.read_bytes() for file in whole.iterdir()} == before
+    assert contents(whole) == before
 
 
 def test_more_steps_are_those_of_a_longer_run(images, tmp_path):
@@ -503,9 +511,11 @@ def test_weights_are_no_state(whole, images, tmp_path):
 
 def test_the_state_of_another_network_is_refused(whole, images, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "run")
-    (folder / "recipe.json").write_text(recipe(whole.name, ch=16).to_json())
+    tensors, about = load_tensors(folder / "state.safetensors")
+    name = next(name for name in tensors if name.startswith("model/"))
+    save_tensors(folder / "state.safetensors", {**tensors, name: torch.zeros(3, 3)}, about)
     with pytest.raises(CheckpointError, match="state.safetensors is of another network: expected .*, got"):
-        Run(recipe(whole.name, ch=16), folder, images)
+        Run(recipe(whole.name), folder, images)
 
 
 def test_half_a_file_beside_is_no_state(images, tmp_path):
@@ -515,7 +525,7 @@ def test_half_a_file_beside_is_no_state(images, tmp_path):
     again = Run(recipe(steps=2), tmp_path, images)
     assert again.step == run.step == 0
     carry_out(again)
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 def test_result_is_the_average_with_all_that_is_needed(whole, images):

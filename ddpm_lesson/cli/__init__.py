@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import torch
 
-from ddpm_lesson.cli import evaluate, export, sample, train
+from ddpm_lesson.cli import evaluate, export, sample, status, train
 from ddpm_lesson.cli.options import Parser
 
-COMMANDS = (train, sample, evaluate, export)
+COMMANDS = (train, status, sample, evaluate, export)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

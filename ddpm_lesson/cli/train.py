@@ -2,10 +2,8 @@
 
 import argparse
 import dataclasses
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,14 @@ import torch
 from tqdm.auto import tqdm
 
 from ddpm_lesson.cli.options import add_field, command_of, device_named, given_fields, positive
-from ddpm_lesson.cli.pictures import grid, png
+from ddpm_lesson.cli.previews import draw_preview, picture_of, preview
+from ddpm_lesson.cli.stopping import stopping
+from ddpm_lesson.data import bundled
+from ddpm_lesson.experiments import pretrained, saved
 from ddpm_lesson.experiments.build import load_images
-from ddpm_lesson.experiments.checkpoints import write_whole
-from ddpm_lesson.experiments.conditions import made_small
+from ddpm_lesson.experiments.locks import Lock
 from ddpm_lesson.experiments.recipes import PRESETS, Recipe
 from ddpm_lesson.experiments.runs import Run
-from ddpm_lesson.experiments.sampling import Sampling
 
 
 def add(commands: Any) -> None:
@@ -27,11 +26,14 @@ def add(commands: Any) -> None:
     command = command_of(commands, train, words)
     command.add_argument("--preset", choices=PRESETS, help="a recipe to start from; the options below change it")
     command.add_argument("--recipe", metavar="FILE", help="a recipe.json to start from, such as a run has saved")
+    words = "begin with the averaged weights of a network that ships, of a file, or of the folder of a run; its recipe"
+    command.add_argument("--from", dest="source", metavar="NAME", help=f"{words} is used if no other is named")
     command.add_argument("--out", metavar="FOLDER", help="folder of the run; default: runs/ and the preset's name")
     for what in ("save", "preview"):
         words = f"steps between {what}s (500)"
         command.add_argument(f"--{what}-every", type=positive, default=500, metavar="N", help=words)
-    command.add_argument("--tensorboard", action="store_true", help="also write a log for TensorBoard")
+    words = "also write a log with pictures for TensorBoard, into the folder tensorboard of the run"
+    command.add_argument("--tensorboard", action="store_true", help=words)
     fields = command.add_argument_group("the recipe", "Defaults in brackets are those without a preset.")
     for field in dataclasses.fields(Recipe):
         add_field(fields, field, field.default)
@@ -39,92 +41,174 @@ def add(commands: Any) -> None:
 
 def train(options: argparse.Namespace) -> int:
     """Carry out a recipe in a folder, or go on with the one that lies there."""
+    options.out = Path(options.out or f"runs/{options.preset or 'own'}").expanduser()
+    options.source = _weights_named(options.source)
     recipe = _recipe(options)
-    run = Run(recipe, options.out, load_images(recipe), device=device_named(options.device))
-    board = _tensorboard(run.folder) if options.tensorboard else None
+    _check_places(recipe, options.out)
+    before = saved.load_saved(options.out)  # other files are refused, and nothing comes beside them
+    if before and before.step >= recipe.steps:
+        return _finished(before, recipe, options)
+    lock = Lock(options.out)
+    try:
+        return _carry_out(recipe, options)
+    finally:
+        lock.leave()
+
+
+def _finished(before: saved.Saved, recipe: Recipe, options: argparse.Namespace) -> int:
+    """Nothing is left to do, but for what is missing of the results, which the state holds."""
+    out = options.out
+    saved.check_recipe(before, recipe, out)
+    saved.check_origin(before, options.source, out)
+    notes = [*saved.log_note(out, before.step)]
+    if not all(path.exists() for path in (out / saved.WEIGHTS, picture_of(out, before.step))):
+        lock = Lock(out)
+        notes += saved.mend_weights(before, out)
+        if not picture_of(out, before.step).exists():
+            draw_preview(before.result(), load_images(recipe) if recipe.condition == "low_res" else None, out)
+            notes.append(f"{picture_of(out, before.step)} was missing: drawn anew")
+        lock.release()
+    else:
+        saved.mend_weights(before, out)  # it refuses those of another run
+    _note(notes)
+    again = "" if recipe.rate == "cosine" else "; more steps: --steps"
+    print(f"Already finished: {out / saved.WEIGHTS} holds the averaged network after {before.step} steps{again}.")
+    return 0
+
+
+def _carry_out(recipe: Recipe, options: argparse.Namespace) -> int:
+    quiet: bool = options.quiet
+    writer = _tensorboard() if options.tensorboard else None
+    device = device_named(options.device)
+    run = Run(recipe, options.out, load_images(recipe), device=device, source=options.source)
+    _note(run.notes)
+    if not quiet:
+        print(_summary(run, options.source), file=sys.stderr)
     run.images.prepare()  # before Ctrl-C is taken for a wish to stop after the next step
-    begun, per_step = run.step, recipe.batch_size * recipe.accumulate
-    bar = tqdm(total=recipe.steps * per_step, initial=begun * per_step, unit=" images", unit_scale=True)
-    with _stopping() as stop, bar, board or nullcontext():
+    board = writer and writer(str(run.folder / "tensorboard"), purge_step=run.step + 1)
+    try:
+        return _steps(run, options, board, quiet)
+    except FloatingPointError as error:
+        kept = f"The save of step {run.saved} is kept; with other options --from {run.folder} begins with its weights"
+        again = f"{kept} in another folder" if run.saved else "Nothing was saved: a corrected command just begins"
+        raise FloatingPointError(f"{error}. {again}") from error
+    finally:
+        run.close()
+
+
+def _steps(run: Run, options: argparse.Namespace, board: Any, quiet: bool) -> int:
+    """Make the steps that are left. Returns the exit status."""
+    recipe, begun, per_step = run.recipe, run.step, run.recipe.batch_size * run.recipe.accumulate
+    total = recipe.steps * per_step
+    bar = tqdm(total=total, initial=begun * per_step, unit=" images", unit_scale=True, disable=quiet)
+    with stopping() as stop, bar, board or nullcontext():
+        if begun and begun % options.preview_every == 0 and not picture_of(run.folder, begun).exists():
+            _preview(run, board)  # lost by a kill right after the save
         for step in run.steps():
             bar.set_postfix(step=step.step, loss=f"{step.loss:.4f}", refresh=False)
             bar.update(per_step)
             if board:
                 board.add_scalar("loss", step.loss, step.step)
                 board.add_scalar("grad_norm", step.grad_norm, step.step)
-            if stop.is_set() or step.step == recipe.steps:
+            if stop.times or step.step == recipe.steps:
                 break
             if step.step % options.save_every == 0:
                 run.save()
             if step.step % options.preview_every == 0:
-                preview(run)
+                _preview(run, board)
         if run.step > begun:
             run.save()
-            preview(run)
+            _preview(run, board)
     if run.step < recipe.steps:
         print(f"Stopped after step {run.step} of {recipe.steps}. The same command goes on from there.")
-        return 130
-    print(f"Done: {run.folder / 'weights.safetensors'} holds the averaged network after {run.step} steps.")
+        return stop.status
+    print(f"Done: {run.folder / saved.WEIGHTS} holds the averaged network after {run.step} steps.")
     return 0
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
-    """What the options ask for; sets options.out, too. A run that lies there is gone on with."""
+    """What the options ask for. A run that lies in the folder is gone on with."""
     if options.preset and options.recipe:
         raise ValueError("give --preset or --recipe, not both")
-    options.out = Path(options.out or f"runs/{options.preset or 'own'}")
     given = given_fields(options, Recipe)
-    source = Path(options.recipe) if options.recipe else options.out / "recipe.json"
     if options.preset:
-        recipe = PRESETS[options.preset]
-    elif source.exists() or options.recipe:
-        recipe = Recipe.from_json(source.read_text(encoding="utf-8"))
-    elif given:
+        return dataclasses.replace(PRESETS[options.preset], **given)
+    if options.recipe:
+        text = Path(options.recipe).expanduser().read_text(encoding="utf-8")
+        return dataclasses.replace(Recipe.from_json(text), **given)
+    if there := saved.recipe_of(options.out):
+        return dataclasses.replace(there, **given)
+    if options.source:
+        return dataclasses.replace(_recipe_of_weights(options.source), **given)
+    if given:
         return Recipe(**given)
-    else:
-        raise ValueError(f"say what to train: --preset {' | '.join(PRESETS)}, --recipe FILE, or options; see --help")
-    return dataclasses.replace(recipe, **given)
+    ways = f"--preset {' | '.join(PRESETS)}, --recipe FILE, --from WEIGHTS, or options"
+    raise ValueError(f"say what to train: {ways}; see --help")
 
 
-@contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that Ctrl-C, or a request to terminate, sets; the second Ctrl-C stops at once."""
-    stop = threading.Event()
-
-    def ask(number, frame):
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _weights_named(name: str | None) -> Path | None:
+    """The file of weights that ship, that lie in the folder of a run, or of this name."""
+    if name is None:
+        return None
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path / saved.WEIGHTS
+    if path.suffix:
+        return path
+    pretrained.load_pretrained(name)
+    return bundled(f"weights/{name}.safetensors")
 
 
-def preview(run: Run) -> None:
-    """A grid from the averaged network, and the loss so far, as pictures in the folder of the run."""
-    from ddpm_lesson.plots import loss_curve
-
-    trained, S = run.result(), min(run.process.T, 25)
-    sampling = Sampling("ddim", f"trailing{S}", seed=run.recipe.seed)
-    if run.recipe.condition == "low_res":
-        x_0, labels = run.images[torch.arange(min(64, len(run.images)))]
-        y = labels if run.recipe.conditional else None
-        images = trained.sample(len(x_0), sampling, y=y, cond=made_small(run.recipe, x_0))
-    else:
-        images = trained.sample(64, sampling, y=trained.labels(64))
-    (run.folder / "previews").mkdir(exist_ok=True)
-    write_whole(run.folder / "previews" / f"{run.step:07}.png", grid(images))
-    losses = run.losses()
-    curve = png(lambda ax: loss_curve(losses, smooth=max(len(losses) // 50, 1), ax=ax), (6, 3.5))
-    write_whole(run.folder / "loss.png", curve)
+def _recipe_of_weights(path: Path) -> Recipe:
+    """The recipe that weights came from; of those of a run the place of the images is known, too."""
+    trained = pretrained.load_weights(path)
+    if not isinstance(trained, pretrained.PretrainedDiffusion):
+        raise ValueError(f"--from must name a diffusion model, got {path}, a {type(trained).__name__}")
+    beside = saved.recipe_of(path.parent) if (path.parent / saved.STATE).exists() else None
+    return dataclasses.replace(trained.recipe, root=beside.root if beside else None)
 
 
-def _tensorboard(folder: Path) -> Any:
+def _check_places(recipe: Recipe, out: Path) -> None:
+    """The pictures of a run must not become images of its folder, nor a class of their own."""
+    if recipe.data != "folder" or recipe.root is None:
+        return
+    root, place = Path(recipe.root).expanduser().resolve(), out.resolve()
+    if root == place or root in place.parents or place in root.parents:
+        told = f"--root {recipe.root} and --out {out} must not lie inside of each other"
+        raise ValueError(f"{told}: the run's pictures would become images to learn from")
+
+
+def _note(notes: list[str]) -> None:
+    for note in notes:
+        print(f"ddpm_lesson: {note}", file=sys.stderr)
+
+
+def _summary(run: Run, source: Path | None) -> str:
+    """What is about to happen, in a few lines."""
+    recipe, device = run.recipe, run.process.betas.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    sides, classes = " x ".join(map(str, run.images.shape)), len(run.images.classes)
+    parameters = sum(p.numel() for p in run.model.parameters())
+    per_step = f"{recipe.batch_size} images" + (f" x {recipe.accumulate} batches" if recipe.accumulate > 1 else "")
+    begun = f"goes on after step {run.step} of {recipe.steps}" if run.step else f"begins, {recipe.steps} steps"
+    lines = [
+        f"{recipe.data}: {len(run.images)} images of {sides}, {classes} {'class' if classes == 1 else 'classes'}",
+        f"network: {parameters:,} parameters on {name}; {per_step} a step, learning rate {recipe.lr:g}",
+        f"{run.folder}: {begun}" + (f", from {source}" if source and not run.step else ""),
+    ]
+    found = run.images.found
+    return "\n".join([str(found), *lines] if found else lines)
+
+
+def _preview(run: Run, board: Any) -> None:
+    picture = preview(run)
+    if board:
+        board.add_image("samples", picture, run.step, dataformats="HWC")
+
+
+def _tensorboard() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError("--tensorboard needs the extra: pip install 'ddpm_lesson[tensorboard]'") from error
-    return SummaryWriter(str(folder / "tensorboard"))
+        raise ImportError("--tensorboard needs a package that is missing: pip install tensorboard") from error
+    return SummaryWriter

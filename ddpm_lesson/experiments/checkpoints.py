@@ -43,8 +43,24 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     Raises FileNotFoundError if there is no such file, CheckpointError if it is damaged or was not written by
     `save_tensors`.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+    while True:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no file {path}")
+        before = _identity(path)
+        try:
+            return _load_once(path)
+        except CheckpointError:
+            if _identity(path) == before:
+                raise  # else a run has written it anew meanwhile: safetensors opens it twice
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    """What changes when another file is put into its place."""
+    found = os.stat(path)
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _load_once(path: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}

@@ -1,14 +1,17 @@
 """A run: a recipe carried out in a folder. Killed at any moment, it goes on as if it had not been.
 
-In the folder lie recipe.json, log.csv (one row per step), state.safetensors, from which the run goes on, and
-weights.safetensors, the averaged network with all that is needed to use it: its result.
+In the folder lie recipe.json, log.csv (one row per step), state.safetensors, from which the run goes on and which
+decides, and weights.safetensors, the averaged network with all that is needed to use it: its result.
 All that is random in step k follows from the seed and k, so that no generator's state has to be saved.
 """
 
-import csv
+import json
+import os
+import re
 import time
+import weakref
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,39 +21,57 @@ from ddpm_lesson import training
 from ddpm_lesson._tensors import Device, seed_of, seeded
 from ddpm_lesson.batches import check_batch_size, mirrored, ordered, without_labels
 from ddpm_lesson.data import Images
-from ddpm_lesson.experiments import checkpoints
+from ddpm_lesson.experiments import checkpoints, saved
 from ddpm_lesson.experiments.build import make_loss, make_network, make_noise, make_process
 from ddpm_lesson.experiments.conditions import of_training, small_shape
-from ddpm_lesson.experiments.pretrained import PretrainedDiffusion
+from ddpm_lesson.experiments.locks import Lock
+from ddpm_lesson.experiments.logs import LOG_FIELDS, Row, cut_log, read_log, write_row
+from ddpm_lesson.experiments.pretrained import PretrainedDiffusion, load_weights
 from ddpm_lesson.experiments.recipes import OPTIMIZERS, TIMESTEPS, Recipe
+from ddpm_lesson.experiments.saved import LOG, RECIPE, STATE, WEIGHTS
+from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.training import EMA, Batch, TrainStep
 
-LOG_FIELDS = ("step", "loss", "grad_norm", "seconds")
+__all__ = ["LOG_FIELDS", "Run"]
 
 
 class Run:
     """A recipe and the state it has reached.
 
-    folder: is made if missing; one that holds a run goes on with it. images: what the recipe learns from.
-    device: where to compute. The network is in channels_last, in which convolutions are fastest.
-    step: how many steps have been made. model, ema: the network and its average.
+    folder: is made if missing, and locked while the run exists; one that holds a run goes on with it. images: what the
+    recipe learns from. device: where to compute. The network is in channels_last, in which convolutions are fastest.
+    source: weights.safetensors of a network of the same architecture, whose weights a new run begins with.
+    step: how many steps have been made. saved: how many of them are. seconds: that they took.
+    model, ema: the network and its average. notes: what was found and mended.
     Raises ValueError if the recipe cannot be carried out on these images, or if the folder holds a run of another
-    recipe (`root` may change, and `steps` may grow), of other images, or other files.
+    recipe (`root` may change, and `steps` may grow), of other images or another source, one that is damaged, or other
+    files; Busy, which is one, if another process works there. A run that saved no step yet begins with any recipe.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path | str, images: Images, *, device: Device = "cpu"):
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path | str,
+        images: Images,
+        *,
+        device: Device = "cpu",
+        source: Path | str | None = None,
+    ):
         self.recipe, self.folder, self.images = recipe, Path(folder), images
-        self.fingerprint = images.fingerprint()
+        self.bound = saved.bound_to(images)
         self.process = make_process(recipe).to(device)
         channels, *self.sides = images.shape
         model = make_network(recipe, channels, len(images.classes))
+        self.source = None if source is None else Path(source)
+        self.origin = None if self.source is None else _begin_with(model, self.source)
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.ema = EMA(self.model, recipe.ema_decay)
         self.timesteps = TIMESTEPS[recipe.timesteps](recipe.T)
         self._parts = {"model": self.model, "ema": self.ema.model, "timesteps": self.timesteps}
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = OPTIMIZERS[recipe.optimizer](trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
-        self.step = 0
+        self.step, self.saved, self.seconds = 0, 0, 0.0
+        self.notes: list[str] = []
         self._check()
         self._open()
 
@@ -74,40 +95,49 @@ class Run:
             **{name: getattr(recipe, name) for name in names},
         )
         device = next(self.model.parameters()).device
-        with open(self.folder / "log.csv", "a", newline="", encoding="utf-8") as log:
-            begun = time.perf_counter()
+        before = self.seconds - time.perf_counter()
+        with open(self.folder / LOG, "a", newline="", encoding="utf-8") as log:
             while self.step < recipe.steps:
                 generator.manual_seed(seed_of(recipe.seed, 2, self.step))
                 with seeded(seed_of(recipe.seed, 1, self.step), device):  # for dropout
                     made_step = next(made)
-                self.step = made_step.step
-                seconds = f"{time.perf_counter() - begun:.3f}"
-                csv.writer(log).writerow([self.step, made_step.loss, made_step.grad_norm, seconds])
-                log.flush()
+                self.step, self.seconds = made_step.step, before + time.perf_counter()
+                write_row(log, Row(self.step, made_step.loss, made_step.grad_norm, self.seconds))
                 yield made_step
 
     def save(self) -> None:
         """Write the averaged weights, then the state. Whenever this is cut off, the state is the old or the new one.
 
         Not the state first: a run cut off between the two at its last step would be done, and its weights old.
+        Raises FloatingPointError, and leaves what was saved before, if a weight is not finite.
         """
         parts = {part: module.state_dict() for part, module in self._parts.items()}
         parts["optimizer"] = checkpoints.optimizer_tensors(self.optimizer)
         state = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
-        about = {"step": self.step, "updates": self.ema.updates, "images": self.fingerprint}
-        self.result().save(self.folder / "weights.safetensors")
-        checkpoints.save_tensors(self.folder / "state.safetensors", state, about)
+        if bad := [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]:
+            raise FloatingPointError(f"after step {self.step} not all numbers are finite in {checkpoints.some(bad)}")
+        about = {"step": self.step, "updates": self.ema.updates, "origin": self.origin, **self.bound}
+        about["recipe"] = asdict(saved.without_root(self.recipe))
+        if self.step:
+            with open(self.folder / LOG, "rb+") as log:  # its rows reach the disk before a state that counts them
+                os.fsync(log.fileno())
+            self.result().save(self.folder / WEIGHTS)
+        checkpoints.save_tensors(self.folder / STATE, state, about)
+        self.saved = self.step
+
+    def close(self) -> None:
+        """Give the folder's lock back; the run cannot go on. It happens by itself when the run is not needed more."""
+        self._release()
 
     def result(self) -> PretrainedDiffusion:
         """The averaged network as it stands, to draw from."""
-        images, recipe = self.images, replace(self.recipe, root=None)  # a place on this machine
+        images, recipe = self.images, saved.without_root(self.recipe)
         about_images = (images.shape, images.classes, images.levels)
         return PretrainedDiffusion(self.ema.model, self.process, recipe, self.step, *about_images)
 
     def losses(self) -> Tensor:
         """The loss of every step so far, (step,), from the log."""
-        with open(self.folder / "log.csv", newline="", encoding="utf-8") as log:
-            return torch.tensor([float(row["loss"]) for row in csv.DictReader(log)])
+        return torch.tensor([row.loss for row in read_log(self.folder / LOG)])
 
     def _batches(self, generator: torch.Generator) -> Iterator[Batch]:
         recipe = self.recipe
@@ -130,43 +160,59 @@ class Run:
         check_batch_size(self.recipe.batch_size, len(self.images))
 
     def _open(self):
-        """Begin in an empty folder, or go on from the state that lies in it."""
-        path = self.folder / "recipe.json"
-        if path.exists():
-            _check_same(Recipe.from_json(path.read_text(encoding="utf-8")), self.recipe, self.folder)
-        elif self.folder.exists() and any(file.name != ".recipe.json.partial" for file in self.folder.iterdir()):
-            raise ValueError(f"{self.folder} holds other files and no run: name an empty or a new folder")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_whole(path, self.recipe.to_json().encode())
-        if (self.folder / "state.safetensors").exists():
-            self._load(self.folder / "state.safetensors")
-        _cut_log(self.folder / "log.csv", self.step)
+        """Begin in a folder where nothing was saved, or go on from the state that lies in it."""
+        if not (self.folder / STATE).exists():
+            saved.load_saved(self.folder)  # other files are refused, and no lock comes beside them
+        lock = Lock(self.folder)
+        self._release = weakref.finalize(self, lock.release)
+        try:
+            before = saved.load_saved(self.folder)
+            if before is not None and before.step > 0:
+                self._go_on(before)
+            text = self.recipe.to_json().encode()
+            if not (self.folder / RECIPE).exists() or (self.folder / RECIPE).read_bytes() != text:
+                checkpoints.write_whole(self.folder / RECIPE, text)
+            if self.step == 0:
+                self.save()
+            rows = cut_log(self.folder / LOG, self.step)
+        except BaseException:
+            self._release()
+            raise
+        self.seconds = rows[-1].seconds if rows else 0.0
 
-    def _load(self, path):
-        tensors, about = checkpoints.load_tensors(path)
-        if about.keys() != {"step", "updates", "images"}:
-            raise checkpoints.CheckpointError(f"{path} is not the state of a run: it may be weights only")
-        if about["images"] != self.fingerprint:
-            raise ValueError(f"the images are not those that the run in {self.folder} began with: name another folder")
+    def _go_on(self, before):
+        saved.check_recipe(before, self.recipe, self.folder)
+        saved.check_images(before, self.bound, self.folder)
+        saved.check_origin(before, self.source, self.folder)
         for part, module in self._parts.items():
-            checkpoints.fill(module, checkpoints.group(tensors, part), path)
-        checkpoints.fill_optimizer(self.optimizer, checkpoints.group(tensors, "optimizer"))
-        self.step, self.ema.updates = about["step"], about["updates"]
+            checkpoints.fill(module, checkpoints.group(before.tensors, part), before.path)
+        held = checkpoints.group(before.tensors, "optimizer")
+        _check_optimizer(held, self.optimizer, before.path)
+        checkpoints.fill_optimizer(self.optimizer, held)
+        self.step = self.saved = before.step
+        self.ema.updates, self.origin = before.updates, before.origin
+        self.notes += saved.log_note(self.folder, self.step)
+        self.notes += saved.mend_weights(before, self.folder)
 
 
-def _check_same(before: Recipe, now: Recipe, folder: Path) -> None:
-    may_change = {"root"}  # images may be moved
-    if now.rate == "constant" and now.steps >= before.steps:
-        may_change.add("steps")
-    new = asdict(now)
-    changed = [f"{k} = {v}, now {new[k]}" for k, v in asdict(before).items() if v != new[k] and k not in may_change]
-    if changed:
-        told = ", ".join(changed)
-        raise ValueError(f"{folder} holds a run of another recipe ({told}): name another folder, or the same recipe")
+def _begin_with(model: UNet, source: Path) -> str:
+    """Copy the weights of a file into a new network. Returns the file's checksum."""
+    held = load_weights(source)
+    if not isinstance(held, PretrainedDiffusion):
+        raise ValueError(f"{source} must be a diffusion model to begin with, got a {type(held).__name__}")
+    theirs, ours = (json.loads(json.dumps(each.options)) for each in (held.model, model))  # tuples as lists
+    other = [name for name in ours if theirs[name] != ours[name] and name != "dropout"]
+    if told := ", ".join(f"{name} = {theirs[name]}, here {ours[name]}" for name in other):
+        raise ValueError(f"{source} is of another network ({told}): give the options that it was trained with")
+    checkpoints.fill(model, held.model.state_dict(), source)
+    return checkpoints.sha256(source)
 
 
-def _cut_log(path: Path, step: int) -> None:
-    """The log's rows up to `step`: what was logged after the state was saved will be made, and logged, again."""
-    rows = path.read_bytes().splitlines(keepends=True)[1 : step + 1] if path.exists() else []
-    head = ",".join(LOG_FIELDS).encode() + b"\r\n"
-    checkpoints.write_whole(path, b"".join([head, *rows]))
+def _check_optimizer(held: dict[str, Tensor], optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Raise CheckpointError unless these are the numbers of an Adam for these parameters."""
+    parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
+    for name, tensor in held.items():
+        parts = re.fullmatch(r"(\d{1,9})\.(step|exp_avg|exp_avg_sq)", name)
+        of = parameters.get(int(parts[1])) if parts else None
+        if parts is None or of is None or tensor.shape != (() if parts[2] == "step" else of.shape):
+            raise checkpoints.CheckpointError(f"{path} is of another optimizer: unexpected {name[:40]}")
