@@ -1,4 +1,4 @@
-"""python -m ddpm_lesson train | sample | evaluate"""
+"""python -m ddpm_lesson train | status | sample | evaluate | export"""
 
 import sys
 
