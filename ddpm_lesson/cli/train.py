@@ -77,7 +77,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     if options.preset:
         recipe = PRESETS[options.preset]
     elif source.exists() or options.recipe:
-        recipe = Recipe.from_json(source.read_text(encoding="utf-8"))
+        recipe = Recipe.from_file(source)
     elif given:
         return Recipe(**given)
     else:

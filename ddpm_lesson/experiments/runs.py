@@ -134,8 +134,8 @@ class Run:
         """Begin in an empty folder, or go on from the state that lies in it."""
         path = self.folder / "recipe.json"
         if path.exists():
-            _check_same(Recipe.from_json(path.read_text(encoding="utf-8")), self.recipe, self.folder)
-        elif self.folder.exists() and any(file.name != ".recipe.json.partial" for file in self.folder.iterdir()):
+            _check_same(Recipe.from_file(path), self.recipe, self.folder)
+        elif self.folder.exists() and any(file.suffix != ".partial" for file in self.folder.iterdir()):
             raise ValueError(f"{self.folder} holds other files and no run: name an empty or a new folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoints.write_whole(path, self.recipe.to_json().encode())
