@@ -273,7 +273,8 @@ def test_sample_writes_a_grid(trained, tmp_path):
     result = run("sample", "--weights", trained, "--n", 9, "--out", out, "--device", "cpu")
     assert result.status == 0 and result.out == f"{out}: 9 images, all steps of ancestral, seed 0\n"
     frames, size, grey = pixels(out)
-    assert frames == 1 and size == (216, 216) and grey.std() > 1  # 3 x 3 images of 0.6 inches at 120 pixels
+    assert frames == 1 and size in ((216, 216), (215, 215)) and grey.std() > 1
+    # 3 x 3 images of 0.6 inches at 120 pixels; matplotlib 3.8 rounds 215.99... down
     assert [path.name for path in out.parent.iterdir()] == ["grid.png"]
 
 

@@ -538,7 +538,8 @@ def tiny(T, **options):
 
 def pipeline_images(pipeline, **options):
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline(2, torch.Generator().manual_seed(1), output_type="pt", **options).images
+    images = pipeline(2, torch.Generator().manual_seed(1), output_type="np", **options).images  # "pt" since 0.36 only
+    return torch.from_numpy(images).movedim(3, 1)
 
 
 VARIANCE = pytest.mark.parametrize("var_type", ["fixedsmall", "fixedlarge", "learned_range"])

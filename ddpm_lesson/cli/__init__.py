@@ -1,5 +1,6 @@
 """The command line: python -m ddpm_lesson train | sample | evaluate.  Every error is one line that says what to do."""
 
+import errno
 import os
 import platform
 import re
@@ -16,6 +17,17 @@ from ddpm_lesson.cli.options import Parser
 
 COMMANDS = (train, sample, evaluate)
 FULL = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory")  # in PyTorch's words
+
+ADVICE = {  # what a user can do about what the system says of a file
+    errno.ENOTDIR: "a file lies where a folder must be: name another place",
+    errno.EEXIST: "a file lies where a folder must be: name another place",
+    errno.EISDIR: "a folder lies where a file must be: name another place",
+    errno.EACCES: "it may not be read or written: change its permissions, or name another place",
+    errno.EPERM: "it may not be read or written: change its permissions, or name another place",
+    errno.EROFS: "nothing can be written there: name another place",
+    errno.ENOSPC: "the disk is full: make room, or name another place; what was saved before is whole",
+    errno.ENAMETOOLONG: "the name is too long: give a shorter one",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,6 +66,9 @@ def told(error: Exception) -> str:
         less = "lower --n, --batch-size, --size, --ch or --ch-mult, or name another --device"
         said = re.sub(r"^\[enforce fail.*?\].*?: ", "", said).removesuffix(".")
         return f"{said or 'out of memory'}. There is too little memory: {less}"
+    if isinstance(error, OSError) and error.errno in ADVICE:
+        place = error.filename2 or error.filename
+        return f"{f'{place}: ' if place else ''}{ADVICE[error.errno]} ({error.strerror})"
     if isinstance(error, (ValueError, OSError, FloatingPointError, ImportError)):
         return said or f"{type(error).__name__} without a word: --debug shows where it came from"
     if isinstance(error, OverflowError):
