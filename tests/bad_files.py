@@ -145,13 +145,8 @@ weights_of("no_bytes", b"")
 weights_of("cut", lambda whole: whole[:1000])
 weights_of("flipped", lambda whole: whole[:-1] + bytes([whole[-1] ^ 1]))
 weights_of("long_header", (1 << 40).to_bytes(8, "little") + b"{}")
-ABOUT = {
-    "foreign_tensors": None,
-    "about_list": "[1]",
-    "about_deep": "[" * 50_000,
-    "about_digits": '{"a": 1' + "0" * 9000,
-}
-for name, about in {**ABOUT, "about_unsigned": "{}"}.items():
+ABOUT = {"foreign_tensors": None, "about_list": "[1]", "about_deep": "[" * 50_000, "about_unsigned": "{}"}
+for name, about in {**ABOUT, "about_digits": '{"a": 1' + "0" * 9000}.items():
     metadata = None if about is None else {"about": about}
     weights_of(name, safetensors.torch.save({"w": torch.zeros(2)}, metadata=metadata))
 

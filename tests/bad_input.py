@@ -54,7 +54,7 @@ add(
     ("sample --device abacus", "--device abacus cannot be used on this machine"),
     ("evaluate --device abacus", "--device abacus cannot be used on this machine"),
     ("sample --device cuda:99", "--device cuda:99 cannot be used on this machine"),
-    ("sample --device ''", "--device ... cannot be used on this machine: Device string must not be empty"),
+    ("sample --device ''", "--device...cannot be used on this machine: Device string must not be empty"),
 )
 for command in ("train", "sample", "evaluate"):
     add(
@@ -194,7 +194,7 @@ add(
     ("--preset digits_v --T 1", "zero_snr needs mean_type ..., and T >= 2; got v, T = 1"),
     (
         "--preset digits --schedule jsd",
-        "schedule jsd ends at alphas_bar = 0, ...: mean_type must be xstart, xprev or v",
+        "schedule jsd ends at alphas_bar = 0, ...: mean_type must be xstart, xprev or",
     ),
     ("--preset digits --low-res-factor 4", "low_res_factor = 4 needs condition low_res, got none"),
     ("--preset digits_upscale --low-res-factor 3", "low_res_factor ...3"),
@@ -307,7 +307,7 @@ add(
     ("--weights {recipe_list}", "no weights ... ship with the course..."),
     start="sample",
 )
-# A file whose checksum is right, and in which one thing says what cannot be: the path in `about`, the value, what is said.
+# A file with a right checksum, in which one thing cannot be: its path in `about`, the value, what is said of it.
 FORGED = {
     "kind_unknown": ("kind", "gpt", "does not hold the weights of a network"),
     "kind_null": ("kind", None, "does not hold the weights of a network"),
@@ -362,7 +362,7 @@ FORGED = {
     "unet_learned": (
         "unet.learned_var",
         False,
-        "is of another network: expected tail.2.weight to be (1, 8, 3, 3), got (2, 8, 3, 3)",
+        "is of another network: expected tail.2.weight to be (1, 8, 3, 3), got",
     ),
 }
 add("sample: forged files", *((f"sample --weights {{{name}}}", told) for name, (_, _, told) in FORGED.items()))
@@ -529,10 +529,10 @@ def page() -> str:
     lines = [
         "# What is said of bad input",
         "",
-        f"Each of these {len(ROWS)} mistakes is answered by one sentence and never by a traceback. `...` stands for what",
-        "differs, `{name}` for a file or folder of that kind. The exit status is 1 for something that cannot be done and 2",
-        "for a command line that cannot be read; calls in Python raise. Written by `python tests/bad_input.py --write` from",
-        "the table in that file; `tests/test_bad_input.py` runs every row.",
+        f"Each of these {len(ROWS)} mistakes is answered by one sentence and never by a traceback. `...` stands for",
+        "what differs, `{name}` for a file or folder of that kind. The exit status is 1 for something that cannot be",
+        "done and 2 for a command line that cannot be read; calls in Python raise. Written from the table in",
+        "`tests/bad_input.py` by `python tests/bad_input.py --write`; `tests/test_bad_input.py` runs every row.",
     ]
     for group in dict.fromkeys(row.group for row in ROWS):
         lines += ["", f"## {group}", "", "| input | sentence | exit |", "|:--|:--|:--|"]

@@ -43,6 +43,12 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
+def remove_partials(folder: Path) -> None:
+    """Remove what a process left that was killed while it wrote.  Only for whoever alone writes into the folder."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink()
+
+
 def read_json(data: str | bytes, what: str) -> Any:
     """What a JSON text says, in any of Unicode's encodings, with a byte order mark or without.
 
@@ -181,7 +187,8 @@ def fill_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
         i = int(number) if number.isdecimal() and len(number) < 9 else len(parameters)
         if i >= len(parameters) or key not in MOMENTS:
             expected = f"{', '.join(MOMENTS)} of one of {len(parameters)} parameters, such as 0.step"
-            raise CheckpointError(f"the optimiser's state must hold {expected}, got {name}: it is of another network")
+            got = f"{name[:80]}: it is of another network"
+            raise CheckpointError(f"the optimiser's state must hold {expected}, got {got}")
         like = parameters[i]
         if value.shape not in ((() if key == "step" else like.shape), like.shape):
             got = f"{tuple(value.shape)}: it is of another network"

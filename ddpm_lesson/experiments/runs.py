@@ -138,6 +138,7 @@ class Run:
         elif self.folder.exists() and any(file.suffix != ".partial" for file in self.folder.iterdir()):
             raise ValueError(f"{self.folder} holds other files and no run: name an empty or a new folder")
         self.folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.remove_partials(self.folder)
         checkpoints.write_whole(path, self.recipe.to_json().encode())
         if (self.folder / "state.safetensors").exists():
             self._load(self.folder / "state.safetensors")
