@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from oldest import constraints
 from packaging.requirements import Requirement
 
 import ddpm_lesson
@@ -34,6 +35,8 @@ ROOM = (  # likewise
     "checkpoints fields sizes recipes generator_recipes sampling build conditions pretrained_generators pretrained "
     "runs metrics features classifiers generators evaluation"
 ).split()
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
 
 
 def modules(package: Path) -> list[str]:
@@ -198,6 +201,23 @@ def test_versions_are_lower_bounds():
         assert all(re.fullmatch(r">=[\d.]+", bound) for bound in bounds(requirements).values())
 
 
+def test_the_oldest_versions_are_the_lower_bounds():
+    lines = dict(line.split("==") for line in constraints((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
+    project = pyproject()
+    listed = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
+    expected = bounds([requirement for each in [*listed, project["build-system"]["requires"]] for requirement in each])
+    assert lines == {name: bound.removeprefix(">=") for name, bound in expected.items()}
+    with pytest.raises(ValueError, match="torch must have one lower bound in pyproject.toml, got 2.4 and 2.5"):
+        constraints('"torch>=2.4", "torch>=2.5"')
+
+
+@needs_make
+def test_make_builds_an_environment_of_the_oldest_versions(checkout):
+    said = make(checkout, "-n", "test-oldest").stdout
+    assert "--constraint .venv-oldest/constraints.txt" in said and ".venv-oldest/bin/python -m pytest tests" in said
+    assert "test-oldest" in make(checkout, "help").stdout
+
+
 def test_package_has_the_version_of_pyproject():
     assert ddpm_lesson.__version__ == pyproject()["project"]["version"]
 
@@ -271,9 +291,6 @@ def test_no_network_blocks(no_network):
         unconnected.connect(("127.0.0.1", 9))
 
 
-needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
-
-
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "VENV", "PYTHON")
     clean = {key: value for key, value in os.environ.items() if key not in outer}
@@ -287,6 +304,8 @@ def checkout(tmp_path):
     folder.mkdir()
     for name in ["Makefile", "pyproject.toml"]:
         shutil.copy(ROOT / name, folder)
+    (folder / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "oldest.py", folder / "tests")
     return folder
 
 
