@@ -58,7 +58,7 @@ if "ddpm_lesson" not in there:
         sys.path.insert(0, checkouts[0])
     elif not wheels and REPOSITORY.startswith("OWNER/"):
         ways = "upload the course's wheel beside this notebook, or set it: make address REPO=owner/name"
-        raise RuntimeError(f"This copy of the course does not know its address, only {REPOSITORY}: {ways}")
+        raise RuntimeError(f"This copy of the course has no address but {REPOSITORY}: {ways}")
     else:
         address = f"https://github.com/{REPOSITORY}/archive/refs/heads/main.zip"
         subprocess.run([*pip, "--no-deps", *(wheels[-1:] or [address])], check=True)
