@@ -205,7 +205,7 @@ def test_other_files_in_the_folder_of_a_run(tmp_path):
     assert "holds other files and no run" in told("train", "--preset", "digits", "--device", "cpu", "--out", tmp_path)
     (tmp_path / "recipe.json").write_text("{")
     assert "a recipe must be JSON" in told("train", "--device", "cpu", "--out", tmp_path)
-    (tmp_path / "recipe.json").write_bytes(b"\xff\xfe")
+    (tmp_path / "recipe.json").write_bytes(b"\xff\xff")
     assert "a recipe must be JSON, which is text, got bytes that are none" in told(
         "train", "--device", "cpu", "--out", tmp_path
     )

@@ -691,11 +691,7 @@ def test_a_published_pipeline_draws_our_samples(tmp_path, mean_type, var_type, c
     pipeline = DDPMPipeline(*to_diffusers(ours, process, **options))
     pipeline.save_pretrained(tmp_path)
     published = DDPMPipeline.from_pretrained(tmp_path)
-    drawn = []
-    for each in (pipeline, published):
-        each.set_progress_bar_config(disable=True)
-        generator = torch.Generator().manual_seed(1)
-        drawn.append(torch.from_numpy(each(2, generator, num_inference_steps=8, output_type="np").images))
+    drawn = [pipeline_images(each, num_inference_steps=8) for each in (pipeline, published)]
     assert torch.equal(*drawn)
 
     loaded, again = from_diffusers(published.unet, published.scheduler, mean_type=mean_type)
