@@ -4,13 +4,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# On Python 3.10, the oldest, where there is one.
+OLDEST := .venv-oldest
+OLDEST_PYTHON = $(shell python3.10 -c 'import sys; print(sys.executable)' 2>/dev/null || echo $(PYTHON))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test coverage format notebooks sync address weights records bench
+.PHONY: help lab test test-oldest coverage format notebooks sync address weights records bench
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 lab: $(STAMP) ## open the course in JupyterLab (LAB_FLAGS=--no-browser for a remote machine)
 	$(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS) notebooks/01_forward_process.ipynb
@@ -22,6 +25,9 @@ test: $(STAMP) ## check style and types, run the unit tests, then every notebook
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --doctest-modules ddpm_lesson
 	$(BIN)/python -m pytest --nbval notebooks/
+
+test-oldest: $(OLDEST)/.installed ## run the unit tests on the oldest versions that pyproject.toml allows (gigabytes, an hour)
+	$(OLDEST)/bin/python -m pytest tests
 
 coverage: $(STAMP) ## run the unit tests and list the statements that none of them reaches
 	$(BIN)/python -m coverage run -m pytest tests
@@ -67,6 +73,16 @@ $(STAMP): pyproject.toml
 	    $(PYTHON) -m venv "$(VENV)"; \
 	fi
 	@echo "Installing the course's packages into $(VENV): minutes and gigabytes the first time, seconds later"
-	@$(BIN)/python -m pip install --quiet "setuptools>=77"
+	@$(BIN)/python -m pip install --quiet "setuptools>=77.0.1"
 	@$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[notebooks,test,eval]"
+	@touch "$@"
+
+# Exactly the lower bounds: tests/oldest.py writes them as pip's constraints.
+$(OLDEST)/.installed: pyproject.toml tests/oldest.py
+	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
+	$(OLDEST)/bin/python tests/oldest.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt setuptools wheel
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --no-build-isolation \
+	    --editable ".[notebooks,test,eval]"
 	@touch "$@"

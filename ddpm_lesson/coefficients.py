@@ -62,7 +62,7 @@ def _combine(terms: Sequence[tuple[float | Tensor, Tensor]]) -> Tensor:
     images = [x for _, x in terms]
     if any(x.shape != images[0].shape for x in images):
         raise ValueError(f"images must have one shape, got {' and '.join(str(tuple(x.shape)) for x in images)}")
-    t_device = next((c.device for c, _ in terms if isinstance(c, Tensor)), images[0].device)
+    t_device = [*(c.device for c, _ in terms if isinstance(c, Tensor)), images[0].device][0]  # no next(): PyTorch 2.4
     if any(x.device != t_device for x in images):
         devices = " and ".join(str(x.device) for x in images)
         raise ValueError(f"t and the images must be on one device, got t on {t_device} and images on {devices}")

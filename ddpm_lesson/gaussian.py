@@ -78,8 +78,8 @@ class Gaussian(NamedTuple):
             raise ValueError(f"levels must be at least 2, got {levels}")
         dtype = table_dtype(x.device)
         half = 1 / (levels - 1)
-        # A standard deviation of 1e-15 is a point on any grid, and the floor keeps every product below finite.
-        inv_std = torch.exp(-0.5 * self.log_var.to(dtype).clamp(min=-69))
+        # A standard deviation of 1e-13 is a point on any grid, and the floor keeps gradients below finite in float32.
+        inv_std = torch.exp(-0.5 * self.log_var.to(dtype).clamp(min=-60))
         centred = x.to(dtype) - self.mean.to(dtype)
         upper, lower = (centred + half) * inv_std, (centred - half) * inv_std
         flip = centred > 0

@@ -323,9 +323,9 @@ print(json.dumps([calls, [entry for entry in sys.path if entry not in before]]))
 """
 
 
-def run_setup(cwd, *site):
+def run_setup(cwd, *site, cell=FOLDER / "setup_cell.py"):
     """Runs the set-up cell with `site` for site-packages; returns its pip commands and what it added to sys.path."""
-    command = [sys.executable, "-S", "-c", DRIVER, str(FOLDER / "setup_cell.py")]
+    command = [sys.executable, "-S", "-c", DRIVER, str(cell)]
     environment = {"PYTHONPATH": os.pathsep.join(map(str, site))}
     result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=True)
     return json.loads(result.stdout)  # so the cell itself printed nothing
@@ -352,28 +352,62 @@ def make_checkout(folder):
     return folder
 
 
+SMALL = "einops", "safetensors", "tqdm", "ipywidgets"
+PIP = ["-m", "pip", "install", "--quiet"]
+
+
 def test_set_up_takes_the_installed_package(tmp_path, lone):
-    site = make_package(tmp_path / "site", "ddpm_lesson")
+    site = make_package(tmp_path / "site", "ddpm_lesson", *SMALL)
     assert run_setup(lone, site) == [[], []]
     assert run_setup(make_checkout(tmp_path / "checkout") / "notebooks", site) == [[], []]
 
 
 def test_set_up_takes_the_checkout_around_it(tmp_path):
     checkout = make_checkout(tmp_path / "checkout")
-    assert run_setup(checkout / "notebooks") == [[], [str(checkout)]]
+    site = make_package(tmp_path / "site", *SMALL)
+    assert run_setup(checkout / "notebooks", site) == [[], [str(checkout)]]
+    assert run_setup(checkout / "notebooks") == [[[*PIP, *SMALL]], [str(checkout)]]
 
 
-def pip_command(*more):
-    package = f"https://github.com/{build.address_of(FOLDER)}/archive/refs/heads/main.zip"
-    return ["-m", "pip", "install", "--quiet", "--no-deps", package, *more]
+def test_set_up_installs_only_the_small_packages_that_are_missing(tmp_path, lone):
+    site = make_package(tmp_path / "site", "ddpm_lesson", "einops", "tqdm", "safetensors")
+    assert run_setup(lone, site) == [[[*PIP, "ipywidgets"]], []]  # which only notebook 01 needs
 
 
-def test_set_up_fetches_the_package_and_only_the_small_dependencies_that_are_missing(tmp_path, lone):
-    assert run_setup(lone) == [[pip_command("einops", "safetensors", "tqdm")], []]
-    site = make_package(tmp_path / "site", "einops", "tqdm")
-    assert run_setup(lone, site) == [[pip_command("safetensors")], []]
+def addressed(tmp_path):
+    """The set-up cell with an address of its own."""
+    text = (FOLDER / "setup_cell.py").read_text("utf-8")
+    path = tmp_path / "addressed.py"
+    path.write_text(build.IN_SETUP.sub(r"\g<1>ann/course", text), "utf-8")
+    return path
 
 
-def test_set_up_is_not_misled_by_a_folder_of_the_package_s_name(lone):
+def test_set_up_fetches_the_package_without_its_dependencies(tmp_path, lone):
+    package = [*PIP, "--no-deps", "https://github.com/ann/course/archive/refs/heads/main.zip"]
+    assert run_setup(lone, cell=addressed(tmp_path)) == [[package, [*PIP, *SMALL]], []]
+    site = make_package(tmp_path / "site", "einops", "tqdm", "ipywidgets")
+    assert run_setup(lone, site, cell=addressed(tmp_path)) == [[package, [*PIP, "safetensors"]], []]
+
+
+def test_set_up_is_not_misled_by_a_folder_of_the_package_s_name(tmp_path, lone):
     (lone / "ddpm_lesson").mkdir()  # a clone beside the notebook: a namespace package for Python
-    assert run_setup(lone, lone)[0] == [pip_command("einops", "safetensors", "tqdm")]
+    assert run_setup(lone, lone, cell=addressed(tmp_path))[0][0][4] == "--no-deps"
+
+
+def test_set_up_takes_a_wheel_beside_the_notebook(tmp_path, lone):
+    for version in ("0.1.0", "0.2.0"):
+        (lone / f"ddpm_lesson-{version}-py3-none-any.whl").touch()
+    wheel = str(lone / "ddpm_lesson-0.2.0-py3-none-any.whl")
+    site = make_package(tmp_path / "site", *SMALL)
+    for cell in (FOLDER / "setup_cell.py", addressed(tmp_path)):
+        assert run_setup(lone, site, cell=cell) == [[[*PIP, "--no-deps", wheel]], []]
+
+
+def test_set_up_refuses_the_placeholder_of_an_address(tmp_path, lone):
+    # Whoever is called OWNER on GitHub would decide what is installed.
+    cell = tmp_path / "placeholder.py"
+    cell.write_text(build.IN_SETUP.sub(r"\g<1>OWNER/ddpm_lesson", addressed(tmp_path).read_text("utf-8")), "utf-8")
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        run_setup(lone, cell=cell)
+    last = error.value.stderr.splitlines()[-1]
+    assert "OWNER" in last and "wheel" in last and "make address REPO=" in last and error.value.stdout == ""

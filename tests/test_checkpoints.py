@@ -17,6 +17,7 @@ from ddpm_lesson.experiments.checkpoints import (
     group,
     load_tensors,
     optimizer_tensors,
+    remove_partials,
     save_tensors,
     sha256,
     write_whole,
@@ -286,3 +287,54 @@ def test_a_file_that_is_written_anew_while_it_is_read_is_read_again(tmp_path, mo
     monkeypatch.setattr(checkpoints, "safe_open", Mixed)
     tensors, about = load_tensors(path)
     assert (tensors["w"].tolist(), about) == ([1, 1, 1], {"step": 2}) and len(calls) == 2
+
+
+# Links, leftovers, and states that were forged.
+
+
+def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):
+    # Whoever may write into the folder knows the name that the next file will be written under first.
+    monkeypatch.setattr(checkpoints.secrets, "token_hex", lambda n: "known")
+    (tmp_path / "theirs").write_bytes(b"precious")
+    (tmp_path / f".x.{os.getpid()}-known.partial").symlink_to(tmp_path / "theirs")
+    with pytest.raises(FileExistsError):
+        write_whole(tmp_path / "x", b"12345")
+    assert (tmp_path / "theirs").read_bytes() == b"precious"
+    monkeypatch.undo()
+    (tmp_path / ".x.partial").symlink_to(tmp_path / "theirs")
+    write_whole(tmp_path / "x", b"12345")
+    assert (tmp_path / "theirs").read_bytes() == b"precious" and (tmp_path / "x").read_bytes() == b"12345"
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    for name in (".x.1-a.partial", ".y.partial", "z.partial", ".hidden"):
+        (tmp_path / name).touch()
+    remove_partials(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "z.partial"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s.update({"9.step": torch.tensor(1.0)}), "of one of 2 parameters, such as 0.step, got 9.step"),
+        (lambda s: s.update({"weight": torch.tensor(1.0)}), "such as 0.step, got weight"),
+        (
+            lambda s: s.update({"0.momentum": torch.zeros(2, 3)}),
+            "must hold step, .*, exp_avg_sq of .* got 0.momentum",
+        ),
+        (lambda s: s.update({"1" * 5000 + ".step": torch.tensor(1.0)}), "such as 0.step, got 111"),
+        (lambda s: s.update({"0.exp_avg": torch.zeros(3, 3)}), r"must hold 0.exp_avg as \(2, 3\), got \(3, 3\)"),
+        (lambda s: s.update({"0.step": torch.zeros(7)}), r"must hold 0.step as .*, got \(7,\)"),
+        (lambda s: s.pop("1.exp_avg_sq"), "must hold step, exp_avg, exp_avg_sq: parameter 1 lacks one"),
+    ],
+)
+def test_a_state_of_another_optimiser_is_refused(change, message):
+    module = nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(module.parameters())
+    module(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    state = optimizer_tensors(optimizer)
+    fill_optimizer(optimizer, state)
+    change(state)
+    with pytest.raises(CheckpointError, match=message):
+        fill_optimizer(optimizer, state)

@@ -14,6 +14,7 @@ import torch
 from ddpm_lesson import checks
 from ddpm_lesson.checks import _accelerator, _carry
 from ddpm_lesson.checks._finished import FINISHED
+from ddpm_lesson.checks._state import default_device
 
 SOLVED = Path(__file__).parent.parent / "notebooks/solutions/01_forward_process.py"
 every_check = pytest.mark.parametrize("check", checks.registry.values(), ids=list(checks.registry))
@@ -118,7 +119,7 @@ def spoils(spoil):
 
 
 def state():
-    modes = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+    modes = torch.get_default_dtype(), default_device(), torch.is_grad_enabled()
     return *modes, torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())
 
 

@@ -110,7 +110,9 @@ def test_out_alone_goes_on_with_the_run_that_lies_there(trained, tmp_path, monke
     # Stopped after two steps by an error in the preview; then gone on with by its folder alone, and again when done.
     monkeypatch.setattr(cli.train, "preview", lambda run: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        train("--recipe", trained / "recipe.json", "--out", tmp_path, "--preview-every", 2, "--save-every", 1)
+        train(
+            "--recipe", trained / "recipe.json", "--out", tmp_path, "--preview-every", 2, "--save-every", 1, "--debug"
+        )
     monkeypatch.undo()
     assert load_tensors(tmp_path / "state.safetensors")[1]["step"] == 2
     for _ in range(2):
@@ -160,12 +162,12 @@ def test_your_own_images_from_end_to_end(tmp_path):
 TRAIN_ERRORS = [
     ([], f"say what to train: --preset {' | '.join(PRESETS)}, --recipe FILE, --from WEIGHTS, or options; see --help"),
     (["--preset", "digits", "--recipe", "x.json"], "give --preset or --recipe, not both"),
-    (["--recipe", "no.json"], "No such file or directory: 'no.json'"),
+    (["--recipe", "no.json"], "there is no recipe no.json: name a recipe.json, such as a run has saved"),
     (["--preset", "folder"], "data 'folder' needs root, the folder of your images, got None"),
     (["--preset", "folder", "--root", "nowhere"], "there is no folder"),
     (["--preset", "digits", "--flip"], "flip would turn digits into signs that do not exist"),
     (["--preset", "digits", "--loss", "simple"], "learned and learned_range need the loss hybrid or kl"),
-    (["--preset", "digits", "--lr", "nan"], "lr must be a number in 0..inf, got nan"),
+    (["--preset", "digits", "--lr", "nan"], "lr must be a number in 0..1e+300, got nan"),
     (["--preset", "digits", "--batch-size", "2000"], "batch_size must lie in 1..1415, got 2000"),
     (["--preset", "digits", "--num-groups", "5"], "divisible by num_groups = 5"),
     (["--preset", "digits", "--ch-mult", "1", "1", "1", "1", "1"], "sides divisible by 16, got 8 x 8"),
@@ -211,8 +213,10 @@ def test_other_files_in_the_folder_of_a_run(tmp_path):
     assert "holds other files and no run" in told("train", "--preset", "digits", "--device", "cpu", "--out", tmp_path)
     (tmp_path / "recipe.json").write_text("{")
     assert "a recipe must be JSON" in told("train", "--device", "cpu", "--out", tmp_path)
-    (tmp_path / "recipe.json").write_bytes(b"\xff\xfe")
-    assert "decode" in told("train", "--device", "cpu", "--out", tmp_path)
+    (tmp_path / "recipe.json").write_bytes(b"\xff\xff")
+    assert "a recipe must be JSON, which is text, got bytes that are none" in told(
+        "train", "--device", "cpu", "--out", tmp_path
+    )
 
 
 def test_a_loss_that_explodes_is_one_line_and_keeps_what_was_saved(tmp_path):
@@ -284,7 +288,8 @@ def test_sample_writes_a_grid(trained, tmp_path):
     result = run("sample", "--weights", trained, "--n", 9, "--out", out, "--device", "cpu")
     assert result.status == 0 and result.out == f"{out}: 9 images, all steps of ancestral, seed 0\n"
     frames, size, grey = pixels(out)
-    assert frames == 1 and size == (216, 216) and grey.std() > 1  # 3 x 3 images of 0.6 inches at 120 pixels
+    assert frames == 1 and size in ((216, 216), (215, 215)) and grey.std() > 1
+    # 3 x 3 images of 0.6 inches at 120 pixels; matplotlib 3.8 rounds 215.99... down
     assert [path.name for path in out.parent.iterdir()] == ["grid.png"]
 
 

@@ -503,7 +503,8 @@ def test_missing_files_name_both_ways_out(load, source, download, tmp_path):
     # It is the command line's message, too, which always tries to download. Else torchvision says download=True.
     assert "root=" not in message and not (download and "download=" in message)
     assert caught.value.__cause__ is not None
-    assert "blocked" in message or not download
+    # Older releases of torchvision name the file, not the reason, which they print.
+    assert "blocked" in message or "Error downloading" in message or not download
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from oldest import constraints
 from packaging.requirements import Requirement
 
 import ddpm_lesson
@@ -32,9 +33,11 @@ ORDER = (
 ).split()
 LEAVES = ["plots", "plots_sampling", "plots_variants", "checks", "interop"]
 ROOM = (  # likewise
-    "checkpoints recipes generator_recipes sampling build conditions pretrained_generators pretrained "
+    "checkpoints fields sizes recipes generator_recipes sampling build conditions pretrained_generators pretrained "
     "locks logs saved runs metrics features classifiers generators evaluation spaces"
 ).split()
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
 
 
 def modules(package: Path) -> list[str]:
@@ -72,7 +75,8 @@ def violations(package: Path) -> list[str]:
             continue
         allowed = ORDER[: ORDER.index(module)] if module in ORDER else ORDER
         if module == "cli":
-            allowed = [*allowed, "plots", "interop"]  # the outermost: it writes pictures, and exports
+            # The outermost: it writes pictures, exports, and says the package's version.
+            allowed = [*allowed, "plots", "interop", ""]
         if module in ("plots_sampling", "plots_variants"):
             allowed = ["plots"]  # its colours
         if module == "networks":
@@ -199,6 +203,23 @@ def test_versions_are_lower_bounds():
         assert all(re.fullmatch(r">=[\d.]+", bound) for bound in bounds(requirements).values())
 
 
+def test_the_oldest_versions_are_the_lower_bounds():
+    lines = dict(line.split("==") for line in constraints((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
+    project = pyproject()
+    listed = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
+    expected = bounds([requirement for each in [*listed, project["build-system"]["requires"]] for requirement in each])
+    assert lines == {name: bound.removeprefix(">=") for name, bound in expected.items()}
+    with pytest.raises(ValueError, match="torch must have one lower bound in pyproject.toml, got 2.4 and 2.5"):
+        constraints('"torch>=2.4", "torch>=2.5"')
+
+
+@needs_make
+def test_make_builds_an_environment_of_the_oldest_versions(checkout):
+    said = make(checkout, "-n", "test-oldest").stdout
+    assert "--constraint .venv-oldest/constraints.txt" in said and ".venv-oldest/bin/python -m pytest tests" in said
+    assert "test-oldest" in make(checkout, "help").stdout
+
+
 def test_package_has_the_version_of_pyproject():
     assert ddpm_lesson.__version__ == pyproject()["project"]["version"]
 
@@ -214,13 +235,19 @@ def test_environment_yml_agrees_with_pyproject():
     assert bounds(packages).items() <= listed.items()
 
 
-def test_the_setup_cell_installs_what_colab_lacks():
+def test_the_setup_cell_installs_what_the_notebooks_import_and_colab_may_lack():
     cell = (ROOT / "notebooks" / "setup_cell.py").read_text(encoding="utf-8")
-    (listed,) = re.findall(r"find_spec\(m\) for m in \((.*?)\)", cell)
+    (listed,) = re.findall(r"^modules = (.*)$", cell, re.MULTILINE)
     there = {"torch", "torchvision", "numpy", "matplotlib"}
-    assert set(re.findall(r'"(\w+)"', listed)) == set(bounds(pyproject()["project"]["dependencies"])) - there | {
-        "ddpm_lesson"
-    }
+    needed = set(bounds(pyproject()["project"]["dependencies"])) - there
+    assert set(re.findall(r'"(\w+)"', listed)) == needed | {"ddpm_lesson", "ipywidgets"}
+    imported = set()
+    for source in (ROOT / "notebooks" / "source").glob("*.py"):
+        nodes = list(ast.walk(ast.parse(source.read_text(encoding="utf-8"))))
+        imported |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        imported |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    outside = {name.split(".")[0] for name in imported} - set(sys.stdlib_module_names)
+    assert outside <= needed | there | {"ddpm_lesson", "ipywidgets", "IPython"}  # a notebook brings IPython
 
 
 def readme() -> str:
@@ -266,9 +293,6 @@ def test_no_network_blocks(no_network):
         unconnected.connect(("127.0.0.1", 9))
 
 
-needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
-
-
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "VENV", "PYTHON")
     clean = {key: value for key, value in os.environ.items() if key not in outer}
@@ -282,6 +306,8 @@ def checkout(tmp_path):
     folder.mkdir()
     for name in ["Makefile", "pyproject.toml"]:
         shutil.copy(ROOT / name, folder)
+    (folder / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "oldest.py", folder / "tests")
     return folder
 
 

@@ -11,6 +11,7 @@ import torch
 from ddpm_lesson import data
 from ddpm_lesson.experiments.build import make_loss, make_network, make_process
 from ddpm_lesson.experiments.recipes import LOSSES, PRESETS, TIMESTEPS, WEIGHTINGS, Recipe
+from ddpm_lesson.experiments.sizes import is_small, on_paper
 from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.predictions import MEAN_TYPES, VARIANCES
 from ddpm_lesson.schedules import linear
@@ -101,8 +102,8 @@ BAD = [
     ({"channels": True}, "channels must be one of 1, 3, got True"),
     ({"channels": 3.0}, "channels must be one of 1, 3, got 3.0"),
     ({"root": 5}, r"root must be str \| None, got 5"),
-    ({"size": 8.0}, r"size must be int \| None, got 8.0"),
-    ({"size": True}, r"size must be int \| None, got True"),
+    ({"size": 8.0}, r"size must be an integer in 1\.\.8192 or None, got 8.0"),
+    ({"size": True}, r"size must be an integer in 1\.\.8192 or None, got True"),
     ({"flip": 1}, "flip must be bool, got 1"),
     ({"conditional": "yes"}, "conditional must be bool, got 'yes'"),
     ({"compiled": None}, "compiled must be bool, got None"),
@@ -110,9 +111,9 @@ BAD = [
     ({"label_dropout": -0.1}, r"label_dropout must be a number in 0\.\.1, got -0.1"),
     ({"dropout": "0.1"}, r"dropout must be a number in 0\.\.1, got '0.1'"),
     ({"dropout": True}, r"dropout must be a number in 0\.\.1, got True"),
-    ({"lr": math.nan}, r"lr must be a number in 0\.\.inf, got nan"),
-    ({"lr": -1e-3}, r"lr must be a number in 0\.\.inf, got -0.001"),
-    ({"weight_decay": -1}, r"weight_decay must be a number in 0\.\.inf, got -1"),
+    ({"lr": math.nan}, r"lr must be a number in 0\.\.1e\+300, got nan"),
+    ({"lr": -1e-3}, r"lr must be a number in 0\.\.1e\+300, got -0.001"),
+    ({"weight_decay": -1}, r"weight_decay must be a number in 0\.\.1e\+300, got -1"),
     ({"clip_norm": 0}, "clip_norm above 0, got ema_decay = 0.9999, clip_norm = 0.0"),
     ({"clip_norm": -1.0}, r"clip_norm must be a number in 0\.\.inf, got -1.0"),
     ({"ema_decay": 1.0}, "ema_decay must lie below 1 and .*, got ema_decay = 1.0"),
@@ -120,22 +121,22 @@ BAD = [
     ({"T": 0}, r"T must be an integer in 1\.\.100000, got 0"),
     ({"T": 10.0}, r"T must be an integer in 1\.\.100000, got 10.0"),
     ({"T": True}, r"T must be an integer in 1\.\.100000, got True"),
-    ({"steps": 0}, r"steps must be an integer in 1\.\.inf, got 0"),
-    ({"batch_size": 0}, r"batch_size must be an integer in 1\.\.inf, got 0"),
-    ({"accumulate": 0}, r"accumulate must be an integer in 1\.\.inf, got 0"),
-    ({"warmup": -1}, r"warmup must be an integer in 0\.\.inf, got -1"),
+    ({"steps": 0}, r"steps must be an integer in 1\.\.1000000000000, got 0"),
+    ({"batch_size": 0}, r"batch_size must be an integer in 1\.\.1000000000000, got 0"),
+    ({"accumulate": 0}, r"accumulate must be an integer in 1\.\.1000000000000, got 0"),
+    ({"warmup": -1}, r"warmup must be an integer in 0\.\.1000000000000, got -1"),
     ({"seed": -1}, r"seed must be an integer in 0\.\.9223372036854775807, got -1"),
     ({"seed": 2**63}, r"seed must be an integer in 0\.\.9223372036854775807, got 9223372036854775808"),
     ({"ch": "32"}, "ch must be an integer in .*, got '32'"),
-    ({"ch_mult": 2}, "ch_mult must be a list of integers, got 2"),
-    ({"ch_mult": (1, 2.0)}, r"ch_mult must be a list of integers, got \(1, 2.0\)"),
-    ({"attn": "1"}, "attn must be a list of integers, got '1'"),
-    ({"attn": [True]}, r"attn must be a list of integers, got \[True\]"),
+    ({"ch_mult": 2}, "ch_mult must be a list of integers, at most 16 and each in .*, got 2"),
+    ({"ch_mult": (1, 2.0)}, r"ch_mult must be a list of integers, at most 16 and each in .*, got \(1, 2.0\)"),
+    ({"attn": "1"}, "attn must be a list of integers, at most 16 and each in .*, got '1'"),
+    ({"attn": [True]}, r"attn must be a list of integers, at most 16 and each in .*, got \[True\]"),
     ({"condition": "image"}, "condition must be one of none, previous, low_res, got 'image'"),
-    ({"low_res_factor": 1}, r"low_res_factor must be an integer in 2\.\.inf, got 1"),
-    ({"low_res_factor": 2.0}, r"low_res_factor must be an integer in 2\.\.inf, got 2.0"),
-    ({"offset_noise": -0.1}, r"offset_noise must be a number in 0\.\.inf, got -0.1"),
-    ({"offset_noise": math.nan}, r"offset_noise must be a number in 0\.\.inf, got nan"),
+    ({"low_res_factor": 1}, r"low_res_factor must be an integer in 2\.\.1024, got 1"),
+    ({"low_res_factor": 2.0}, r"low_res_factor must be an integer in 2\.\.1024, got 2.0"),
+    ({"offset_noise": -0.1}, r"offset_noise must be a number in 0\.\.1e\+300, got -0.1"),
+    ({"offset_noise": math.nan}, r"offset_noise must be a number in 0\.\.1e\+300, got nan"),
     ({"zero_snr": 1}, "zero_snr must be bool, got 1"),
     # Contradictions.
     ({"data": "folder", "root": "x"}, "data 'folder' needs size, .* got folder, size = None"),
@@ -150,6 +151,15 @@ BAD = [
     ({"zero_snr": True, "mean_type": "v", "T": 1}, "zero_snr needs .* and T >= 2; got v, T = 1"),
     ({"low_res_factor": 4}, "low_res_factor = 4 needs condition low_res, got none"),
     ({"low_res_factor": 4, "condition": "previous"}, "needs condition low_res, got previous"),
+    # More than a computer can.
+    ({"lr": 10**400}, r"lr must be a number in 0\.\.1e\+300, got 10000.*\.\.\..*000$"),
+    ({"lr": math.inf}, r"lr must be a number in 0\.\.1e\+300, got inf"),
+    ({"steps": 10**13}, "steps must be an integer in .*, got 10000000000000"),
+    ({"ch": 10**6}, r"ch must be an integer in 2\.\.4096, got 1000000"),
+    ({"ch_mult": (1,) * 17}, r"ch_mult must be a list of integers, at most 16 and each in 1\.\.1024, got \(1, 1"),
+    ({"ch_mult": (1, -2)}, r"ch_mult must be a list of integers, .* got \(1, -2\)"),
+    ({"attn": (16,)}, r"attn must be a list of integers, at most 16 and each in 0\.\.15, got \(16,\)"),
+    ({"size": 10**5}, r"size must be an integer in 1\.\.8192 or None, got 100000"),
     ({"weight_decay": 0.1}, "weight_decay = 0.1 needs optimizer adamw, got adam"),
 ]
 
@@ -162,7 +172,7 @@ def test_bad_values_are_an_error_that_names_the_field(options, message):
 
 def test_every_field_is_explained_and_checked():
     tried = {name for options, _ in BAD for name in options}
-    sizes = {"num_res_blocks", "num_groups", "num_heads"}  # the network's own checks speak of these
+    sizes = {"num_res_blocks", "num_groups", "num_heads"}  # below
     switches = {"zero_init", "scale_shift_norm", "biggan", "mixed_precision"}  # as flip
     assert tried | sizes | switches == {field.name for field in dataclasses.fields(Recipe)}
     assert all(field.metadata["help"] for field in dataclasses.fields(Recipe))
@@ -171,19 +181,40 @@ def test_every_field_is_explained_and_checked():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"ch": 0}, "ch must be at least 2, got 0"),
+        ({"ch": 0}, r"ch must be an integer in 2\.\.4096, got 0"),
         ({"ch_mult": ()}, r"ch_mult must hold a positive integer for each level, got \[\]"),
         ({"attn": (1,)}, r"attn must name levels in 0\.\.0, got \[1\]"),
-        ({"num_res_blocks": 0}, "num_res_blocks must be at least 1, got 0"),
+        ({"num_res_blocks": 0}, r"num_res_blocks must be an integer in 1\.\.64, got 0"),
         ({"num_groups": 3}, "divisible by num_groups = 3"),
-        ({"num_groups": 0}, "divisible by num_groups = 0"),
+        ({"num_groups": 0}, r"num_groups must be an integer in 1\.\.4096, got 0"),
         ({"num_heads": 3}, "divisible by num_heads = 3"),
-        ({"num_heads": 0}, "divisible by num_heads = 0"),
+        ({"num_heads": 0}, r"num_heads must be an integer in 1\.\.4096, got 0"),
     ],
 )
 def test_sizes_that_make_no_network_are_an_error(options, message):
     with pytest.raises(ValueError, match=message):
         make_network(Recipe(**{**TINY, **options}), 1, 10)
+
+
+def test_a_network_that_no_machine_holds_is_an_error_before_it_is_built():
+    message = r"training a network of [\d,]{20,} numbers needs [\d,]+ GiB, this machine has \d+ GiB: lower ch, ch_mult"
+    with pytest.raises(ValueError, match=message):
+        make_network(Recipe(ch=4096, ch_mult=(1, 1024), attn=()), 1, 10)
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, None])
+def test_what_counts_as_small_has_no_more_numbers_than_that(preset):
+    recipe = PRESETS[preset] if preset else Recipe(ch=96, ch_mult=(1, 8), num_res_blocks=1)
+    options = {name: getattr(recipe, name) for name in "T ch ch_mult attn num_res_blocks dropout".split()}
+    made = sum(t.numel() for t in on_paper(lambda: UNet(**options, num_classes=10, num_groups=4)).state_dict().values())
+    assert is_small({**options, "in_ch": 3, "num_classes": 10}) == (preset is not None)
+    assert made < 2**27 or preset is None
+
+
+def test_a_network_on_paper_takes_no_random_number():
+    before = torch.get_rng_state()
+    made = on_paper(lambda: make_network(Recipe(), 1, 10))
+    assert torch.equal(torch.get_rng_state(), before) and next(made.parameters()).is_meta
 
 
 # JSON.
@@ -218,11 +249,43 @@ def test_fields_left_out_have_their_defaults():
         ("[1]", "a recipe must be a JSON object, got list"),
         ('{"learning_rate": 1, "lr": 1}', "unknown in a recipe: learning_rate; it may have data, root, .*, seed"),
         ('{"lr": NaN}', "lr must be a number in .*, got nan"),
+        ('{"lr": 1e400}', "lr must be a number in .*, got inf"),
+        ('{"lr": 1' + "0" * 400 + "}", "a recipe must hold integers of at most 64 bits, got one of 401 digits"),
+        ('{"lr": 1' + "0" * 9000 + "}", "a recipe must hold integers of at most 64 bits, got one of 9001 digits"),
+        ('{"lr": 1, "T": 5, "lr": 2}', "a recipe must give each name once, got several times: lr"),
+        ("[" * 100_000, "a recipe must be JSON as this package writes it, got lists nested too deep"),
+        ('{"' + "x" * 5000 + '": 1}', "unknown in a recipe: xxx.{0,120}; it may have data"),
     ],
 )
 def test_other_texts_are_an_error(text, message):
     with pytest.raises(ValueError, match=message):
         Recipe.from_json(text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_file_in_any_of_unicodes_encodings_is_read(tmp_path, encoding):
+    recipe = Recipe(root="a folder/ä")
+    (tmp_path / "recipe.json").write_text(recipe.to_json().replace("\\u00e4", "ä"), encoding=encoding)
+    assert Recipe.from_file(tmp_path / "recipe.json") == recipe
+    assert Recipe.from_json("\ufeff" + recipe.to_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "there is no recipe .*recipe.json: name a recipe.json"),
+        (b"\xff" * 99, "a recipe must be JSON, which is text, got bytes that are none: name another file"),
+        (b" " * (2**20 + 1), "a recipe must be a file of at most 1,048,576 bytes, got more"),
+        (b"{", "recipe.json: a recipe must be JSON, got text that is not"),
+    ],
+)
+def test_other_files_are_an_error(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "recipe.json").write_bytes(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        Recipe.from_file(tmp_path / "recipe.json")
+    with pytest.raises(ValueError, match="a recipe must be a file, got the folder"):
+        Recipe.from_file(tmp_path)
 
 
 # Presets.

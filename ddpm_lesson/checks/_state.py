@@ -11,6 +11,14 @@ import torch
 WORDS = {"dtype": "default dtype", "device": "default device", "grad": "grad mode"}
 
 
+def default_device() -> torch.device:
+    """Where PyTorch makes tensors.  Its own function raises in 2.4 once the default was set back by None."""
+    try:
+        return torch.get_default_device()
+    except AttributeError:
+        return torch.device("cpu")
+
+
 class Modes(NamedTuple):
     """The three switches that change what torch's functions return."""
 
@@ -20,7 +28,7 @@ class Modes(NamedTuple):
 
     @classmethod
     def now(cls) -> "Modes":
-        return cls(torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled())
+        return cls(torch.get_default_dtype(), default_device(), torch.is_grad_enabled())
 
     def restore(self) -> set[str]:
         """Puts back what is different now, and returns its names."""

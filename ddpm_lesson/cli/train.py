@@ -134,8 +134,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     if options.preset:
         return dataclasses.replace(PRESETS[options.preset], **given)
     if options.recipe:
-        text = Path(options.recipe).expanduser().read_text(encoding="utf-8")
-        return dataclasses.replace(Recipe.from_json(text), **given)
+        return dataclasses.replace(Recipe.from_file(Path(options.recipe).expanduser()), **given)
     if there := saved.recipe_of(options.out):
         return dataclasses.replace(there, **given)
     if options.source:

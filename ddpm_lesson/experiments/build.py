@@ -11,6 +11,7 @@ from ddpm_lesson.bound import discretized
 from ddpm_lesson.coefficients import extract
 from ddpm_lesson.data import Images
 from ddpm_lesson.experiments.recipes import DATA, ERRORS, LEARNED, WEIGHTINGS, ClassifierRecipe, Recipe
+from ddpm_lesson.experiments.sizes import check_room
 from ddpm_lesson.losses import Loss
 from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.predictions import mean_type_named, variance_named
@@ -50,13 +51,18 @@ def make_process(recipe: Recipe | ClassifierRecipe) -> GaussianDiffusion:
 
 
 def make_network(recipe: Recipe, channels: int, classes: int) -> UNet:
-    """The network of a recipe, for images with so many channels and classes. Its start follows from the seed alone."""
+    """The network of a recipe, for images with so many channels and classes. Its start follows from the seed alone.
+
+    Raises ValueError for sizes that make no network, or one that this machine has no room to train.
+    """
     names = "ch ch_mult attn num_res_blocks dropout num_groups num_heads zero_init scale_shift_norm biggan".split()
     options = {name: getattr(recipe, name) for name in names}
     options |= {"in_ch": channels, "num_classes": classes if recipe.conditional else None}
     options["cond_ch"] = 0 if recipe.condition == "none" else channels
+    make = partial(UNet, recipe.T, learned_var=recipe.var_type in LEARNED, **options)
+    check_room(make, options | {"T": recipe.T})
     with seeded(recipe.seed):
-        return UNet(recipe.T, learned_var=recipe.var_type in LEARNED, **options)
+        return make()
 
 
 def make_noise(recipe: Recipe) -> Callable[..., Tensor]:

@@ -6,8 +6,11 @@ Nothing that is read here can run code: a safetensors file holds numbers and tex
 import hashlib
 import json
 import os
+import secrets
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,19 +18,74 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam and AdamW hold of each parameter
+
 
 class CheckpointError(ValueError):
     """A file of tensors that cannot be used: damaged, cut off, or of something else. The message says what to do."""
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that whoever looks finds the old one or the new one, whole, also after a crash."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    """Write a file so that whoever looks finds the old one or the new one, whole, also after a crash.
+
+    It is written beside its place first, as `.name.*.partial`, a name that no other writer has and that is made anew:
+    a link of that name is not followed. Raises OSError; then nothing new is left.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    try:
+        with open(partial, "xb") as file:  # x: made anew, which follows no link
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what a process left that was killed while it wrote.  Only for whoever alone writes into the folder."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink()
+
+
+def read_json(data: str | bytes, what: str) -> Any:
+    """What a JSON text says, in any of Unicode's encodings, with a byte order mark or without.
+
+    what: the subject of the errors, such as "a recipe". Raises ValueError for what is not JSON, for a name given twice,
+    of which JSON would drop the first, for an integer beyond 64 bits, and for lists nested too deep to be read.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+            raise ValueError(f"{what} must give each name once, got several times: {some(twice)}")
+        return dict(pairs)
+
+    def integer(digits: str) -> int:
+        if len(digits) > 19 and not -(2**63) <= int(digits[:40]) < 2**63:
+            raise ValueError(f"{what} must hold integers of at most 64 bits, got one of {len(digits)} digits")
+        return int(digits)
+
+    text = data.removeprefix("\ufeff") if isinstance(data, str) else data
+    try:
+        return json.loads(text, object_pairs_hook=once, parse_int=integer)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{what} must be JSON, got text that is not: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{what} must be JSON, which is text, got bytes that are none: name another file") from error
+    except RecursionError as error:
+        raise ValueError(f"{what} must be JSON as this package writes it, got lists nested too deep") from error
+
+
+def read_file(path: Path, what: str, limit: int = 2**20) -> bytes:
+    """The bytes of a small file.  Raises ValueError for a folder and for more than `limit` bytes, OSError otherwise."""
+    if path.is_dir():
+        raise ValueError(f"{what} must be a file, got the folder {path}")
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{what} must be a file of at most {limit:,} bytes, got more in {path}: name another file")
+    return data
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
@@ -65,14 +123,17 @@ def _load_once(path: Path) -> tuple[dict[str, Tensor], dict]:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no whole safetensors file ({error}): delete it, or get it again") from error
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        # Besides its own error: a type of numbers that this PyTorch has not, a shape that overflows.
+        told = str(error).split("\n")[0]
+        raise CheckpointError(f"{path} is no whole safetensors file ({told}): delete it, or get it again") from error
     try:
-        about = json.loads(metadata.get("about", ""))
+        about = read_json(metadata.get("about", ""), "about")
         checksum = about.pop("sha256")
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        digest = _digest(tensors, about)
+    except (ValueError, AttributeError, KeyError, TypeError, RuntimeError) as error:  # RecursionError, too
         raise CheckpointError(f"{path} holds tensors, but no 'about' as this package writes it") from error
-    if checksum != _digest(tensors, about):
+    if checksum != digest:
         raise CheckpointError(f"{path} is damaged, its checksum does not fit: delete it, or get it again")
     return tensors, about
 
@@ -92,7 +153,14 @@ def fill(module: torch.nn.Module, weights: Mapping[str, Tensor], source: Path | 
     taken for each other. source: where they come from, for errors. Raises CheckpointError for missing or unexpected
     names, for other shapes, and for another dtype than the module's, which a copy would round without a word.
     """
-    told, held = f"{source} is of another network", module.state_dict()
+    held = module.state_dict()
+    check_fits(held, weights, source)
+    module.load_state_dict({name: weights[name].reshape(old.shape) for name, old in held.items()})
+
+
+def check_fits(held: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: Path | str) -> None:
+    """Raise the errors of `fill`.  held: the module's state, of which a meta device's shapes and types are enough."""
+    told = f"{source} is of another network"
     missing, unexpected = held.keys() - weights.keys(), weights.keys() - held.keys()
     if missing or unexpected:
         counts = f"expected {len(held)} weights, got {len(weights)}"
@@ -103,7 +171,6 @@ def fill(module: torch.nn.Module, weights: Mapping[str, Tensor], source: Path | 
             raise CheckpointError(f"{told}: expected {name} to be {tuple(old.shape)}, got {tuple(new.shape)}")
         if new.dtype != old.dtype:
             raise CheckpointError(f"{told}: expected {name} to be {old.dtype} as the others, got {new.dtype}")
-    module.load_state_dict({name: weights[name].reshape(old.shape) for name, old in held.items()})
 
 
 def some(names: Iterable) -> str:
@@ -125,13 +192,26 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def fill_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give back what `optimizer_tensors` took; the learning rates are the optimiser's own."""
+    """Give back what `optimizer_tensors` took of an Adam or AdamW; the learning rates are the optimiser's own.
+
+    Raises CheckpointError for names, shapes or parts that are not theirs; the optimiser is then as it was.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        i, key = name.split(".", 1)
-        like = parameters[int(i)]
-        state.setdefault(int(i), {})[key] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+        number, _, key = name.partition(".")
+        i = int(number) if number.isdecimal() and len(number) < 9 else len(parameters)
+        if i >= len(parameters) or key not in MOMENTS:
+            expected = f"{', '.join(MOMENTS)} of one of {len(parameters)} parameters, such as 0.step"
+            got = f"{name[:80]}: it is of another network"
+            raise CheckpointError(f"the optimiser's state must hold {expected}, got {got}")
+        like = parameters[i]
+        if value.shape not in ((() if key == "step" else like.shape), like.shape):
+            got = f"{tuple(value.shape)}: it is of another network"
+            raise CheckpointError(f"the optimiser's state must hold {name} as {tuple(like.shape)}, got {got}")
+        state.setdefault(i, {})[key] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+    if lacking := [i for i, held in state.items() if len(held) < len(MOMENTS)]:
+        raise CheckpointError(f"the optimiser's state must hold {', '.join(MOMENTS)}: parameter {lacking[0]} lacks one")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

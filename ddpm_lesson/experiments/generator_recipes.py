@@ -6,12 +6,14 @@ from math import prod
 
 from torch import nn
 
+from ddpm_lesson.experiments.fields import LARGEST, MOST, check_fields, field
 from ddpm_lesson.networks.classifier import Classifier
 from ddpm_lesson.networks.discriminator import Discriminator
 from ddpm_lesson.networks.mlp import MLP
 from ddpm_lesson.networks.pixels import Pixels
 from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.networks.vae import VAE
+from ddpm_lesson.schedules import SCHEDULES
 
 KINDS = ("ddgan", "gan", "vae", "distilled", "consistency")
 GANS = ("ddgan", "gan")
@@ -29,32 +31,33 @@ class GeneratorRecipe:
     or MLP. critic, critic_lr: of the discriminator, its width and its rate. r1, interval: as `train_ddgan`.
     network: of the GANs' two players: unet, with a convolutional discriminator, or mlp, which sees pixels in a row.
     steps, batch_size, lr, ema_decay, seed: of Adam, whose rate falls along a cosine, and of the averaged weights.
-    Raises ValueError for an unknown kind or network, an MLP for another kind than the GANs, a GAN with other than one
-    step, and a student without a teacher.
+    Raises ValueError for an unknown kind or network, a value that is not allowed, an MLP for another kind than the
+    GANs, a GAN with other than one step, and a student without a teacher.
     """
 
     kind: str
     data: str = "digits"
-    T: int = 4
-    schedule: str = "vp"
-    chain: int = 1
+    T: int = field(4, within=(1, 100_000))
+    schedule: str = field("vp", choices=SCHEDULES)
+    chain: int = field(1, within=(1, 100_000))
     teacher: str | None = None
-    latent: int = 32
-    width: int = 16
-    critic: int = 24
-    critic_lr: float = 2e-3
-    r1: float = 0.02
-    interval: int = 8
-    steps: int = 5000
-    batch_size: int = 32
-    lr: float = 5e-4
-    ema_decay: float = 0.995
-    seed: int = 0
-    network: str = "unet"
+    latent: int = field(32, within=(1, 65_536))
+    width: int = field(16, within=(1, 65_536))
+    critic: int = field(24, within=(1, 4096))
+    critic_lr: float = field(2e-3, within=(0, LARGEST))
+    r1: float = field(0.02, within=(0, LARGEST))
+    interval: int = field(8, within=(1, MOST))
+    steps: int = field(5000, within=(1, MOST))
+    batch_size: int = field(32, within=(1, MOST))
+    lr: float = field(5e-4, within=(0, LARGEST))
+    ema_decay: float = field(0.995, within=(0, 1))
+    seed: int = field(0, within=(0, 2**63 - 1))
+    network: str = field("unet", choices=("unet", "mlp"))
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"unknown kind {self.kind!r}, expected one of {', '.join(KINDS)}")
+        check_fields(self)
         if self.kind == "gan" and self.T != 1:
             raise ValueError(f"a gan has one step, T = 1: with more it is a ddgan; got T = {self.T}")
         networks = ("unet", "mlp") if self.kind in GANS else ("unet",)

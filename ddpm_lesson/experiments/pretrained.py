@@ -1,6 +1,8 @@
 """Trained networks from files: those that ship with the course, by name, and those of your own runs, by path."""
 
+import inspect
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,12 +16,20 @@ from ddpm_lesson.data import bundled
 from ddpm_lesson.denoisers import Denoiser, clipped, make_denoiser
 from ddpm_lesson.doors import check_images
 from ddpm_lesson.experiments.build import make_process
-from ddpm_lesson.experiments.checkpoints import CheckpointError, fill, load_tensors, save_tensors, sha256
+from ddpm_lesson.experiments.checkpoints import (
+    CheckpointError,
+    check_fits,
+    fill,
+    load_tensors,
+    save_tensors,
+    sha256,
+)
 from ddpm_lesson.experiments.conditions import of_sampling
 from ddpm_lesson.experiments.generator_recipes import GeneratorRecipe, make_generator
 from ddpm_lesson.experiments.pretrained_generators import PretrainedGenerator
-from ddpm_lesson.experiments.recipes import ClassifierRecipe, Recipe
+from ddpm_lesson.experiments.recipes import LEARNED, ClassifierRecipe, Recipe
 from ddpm_lesson.experiments.sampling import ANCESTRAL, Sampling, watching
+from ddpm_lesson.experiments.sizes import check_of_images, check_options, check_same, is_small, on_paper
 from ddpm_lesson.networks.classifier import Classifier
 from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.predictions import MeanType, Variance, mean_type_named, variance_named
@@ -192,7 +202,7 @@ class PretrainedDiffusion:
         """Write what `load_weights` reads."""
         recipe = asdict(self.recipe) | {"root": None}  # a place on this machine
         recipe = {name: value for name, value in recipe.items() if (name, value) not in RECIPE_AT_DEFAULT}
-        unet = {name: value for name, value in self.model.options.items() if (name, value) not in AT_DEFAULT}
+        unet = {name: value for name, value in _options(self.model).items() if (name, value) not in AT_DEFAULT}
         about = {"kind": "ddpm", "step": self.step, "recipe": recipe, "unet": unet}
         save_tensors(Path(path), self.model.state_dict(), about | _of_images(self))
 
@@ -209,7 +219,7 @@ class PretrainedClassifier:
 
     def save(self, path: Path | str) -> None:
         """Write what `load_weights` reads."""
-        about = {"kind": "classifier", "classifier": self.model.options, "recipe": asdict(self.recipe)}
+        about = {"kind": "classifier", "classifier": _options(self.model), "recipe": asdict(self.recipe)}
         noise = {"T": self.recipe.T, "schedule": self.recipe.schedule}
         save_tensors(Path(path), self.model.state_dict(), about | _of_images(self) | noise)
 
@@ -232,24 +242,34 @@ def load_weights(path: Path | str, *, device: torch.device | str = "cpu") -> Pre
     tensors, about = load_tensors(Path(path))
     if about.get("kind") not in ("ddpm", "classifier", "generator"):
         raise CheckpointError(f"{path} does not hold the weights of a network, but maybe the state of a run")
+    ready = partial(_ready, tensors=tensors, path=path, device=device)
     try:
-        told = (tuple(about["shape"]), tuple(about["classes"]), about["levels"])
+        told = shape, classes, _ = check_of_images(about)
         if about["kind"] == "ddpm":
-            recipe, unet = Recipe.from_values(about["recipe"]), _ready(UNet(**about["unet"]), tensors, path, device)
-            return PretrainedDiffusion(unet, make_process(recipe).to(device), recipe, about["step"], *told)
+            check_options(UNet, about["unet"], tensors)
+            recipe, unet = Recipe.from_values(about["recipe"]), ready(about["unet"], lambda: UNet(**about["unet"]))
+            labels = len(classes) if recipe.conditional else None
+            check_same({"T": recipe.T, "in_ch": shape[0], "num_classes": labels}, unet.options)
+            check_same({"learned_var": recipe.var_type in LEARNED}, unet.options)
+            return PretrainedDiffusion(unet, make_process(recipe).to(device), recipe, _step(about["step"]), *told)
         if about["kind"] == "generator":
             of_generator = GeneratorRecipe(**about["recipe"])
-            network = _ready(make_generator(of_generator, told[0], len(told[1])), tensors, path, device)
+            sizes = {"ch": of_generator.width, "ch_mult": [2], "num_res_blocks": 1, "in_ch": math.prod(shape)}
+            sizes |= {"T": of_generator.T, "num_classes": len(classes), "latent": of_generator.latent}
+            network = ready(sizes, lambda: make_generator(of_generator, shape, len(classes)))
             process = GaussianDiffusion(named(of_generator.schedule, of_generator.T)).to(device)
             return PretrainedGenerator(network, process, of_generator, *told)
+        check_options(Classifier, about["classifier"], tensors)
         of_classifier = ClassifierRecipe(**about["recipe"])
-        classifier = _ready(Classifier(**about["classifier"]), tensors, path, device)
+        classifier = ready(about["classifier"], lambda: Classifier(**about["classifier"]))
+        expected = {"T": of_classifier.T, "in_ch": shape[0], "num_classes": len(classes)}
+        check_same(expected, classifier.options)
         if of_classifier.T is None:
             return PretrainedClassifier(classifier, of_classifier, *told)
         return PretrainedNoisyClassifier(classifier, of_classifier, *told, make_process(of_classifier).to(device))
     except CheckpointError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{path} does not say what its network is ({error}): get it again") from error
 
 
@@ -292,10 +312,34 @@ def _check_rows(given: dict[str, Tensor], n: int, shape: tuple[int, ...]) -> Non
             raise ValueError(f"{name} must be {told}, {words.get(name, 'one for each image')}, got {tuple(each.shape)}")
 
 
-def _ready(model, tensors, path, device):
-    """The network with these weights, to be used and not trained; channels_last, which convolutions prefer."""
+def _ready(options, make, *, tensors, path, device):
+    """The network of these options, which make() makes, with these weights, to be used and not trained.
+
+    A large one is first made without memory: the file must hold as many numbers. channels_last is what convolutions
+    prefer.
+    """
+    try:
+        if not is_small(options):
+            check_fits(on_paper(make).state_dict(), tensors, path)
+        model = make()
+    except (CheckpointError, MemoryError):
+        raise
+    except Exception as error:  # a forged description can break a constructor in any way
+        raise CheckpointError(f"{path} does not say what its network is ({error}): get it again") from error
     fill(model, tensors, Path(path))
     return model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def _step(step: object) -> int:
+    if type(step) is not int or step < 0:
+        raise ValueError(f"step must be a positive integer, got {step!r:.80}")
+    return step
+
+
+def _options(network: UNet | Classifier) -> dict:
+    """A network's arguments in the order of its signature: from locals() they come in another one on Python 3.10."""
+    names = inspect.signature(type(network)).parameters
+    return {name: network.options[name] for name in names}
 
 
 def _of_images(trained: PretrainedDiffusion | PretrainedClassifier) -> dict:

@@ -6,13 +6,15 @@ This is a front door: names are strings here, and are looked up once.
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
 import torch
 
 from ddpm_lesson import data, losses, timesteps
+from ddpm_lesson.experiments.checkpoints import read_file, read_json
+from ddpm_lesson.experiments.fields import LARGEST, LEVELS, MOST, check_fields, field, short
 from ddpm_lesson.predictions import MEAN_TYPES, VARIANCES
 from ddpm_lesson.schedules import SCHEDULES
 
@@ -33,33 +35,6 @@ CONDITIONS = ("none", "previous", "low_res")
 LEARNED = ("learned", "learned_range")  # variances for which the network has twice the channels
 
 
-def _field(
-    default: Any, words: str, choices: Collection | None = None, *, within: tuple[float, float] = (-math.inf, math.inf)
-) -> Any:
-    return dataclasses.field(default=default, metadata={"help": words, "choices": choices, "within": within})
-
-
-def _checked(field: dataclasses.Field, value: Any) -> Any:
-    """The value, in the field's type. Raises ValueError that says what was expected."""
-    choices, (low, high), kind = field.metadata["choices"], field.metadata["within"], field.type
-    if kind == tuple[int, ...]:
-        expected, fits = "a list of integers", isinstance(value, list | tuple) and all(type(v) is int for v in value)
-        value = tuple(value) if fits else value
-    elif kind in (int, float) and choices is None:
-        expected = f"{'an integer' if kind is int else 'a number'} in {low}..{high}"
-        fits = type(value) in (int, kind) and low <= value <= high
-        value = kind(value) if fits else value
-    elif choices is not None:
-        expected, fits = f"one of {', '.join(map(str, choices))}", type(value) in (str, int) and value in choices
-    else:
-        assert not isinstance(kind, str)  # types are not postponed in this file
-        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-        expected = str(getattr(kind, "__name__", kind))
-    if not fits:
-        raise ValueError(f"{field.name} must be {expected}, got {value!r}")
-    return value
-
-
 @dataclass(frozen=True)
 class Recipe:
     """Everything that the weights of a run depend on, besides the machine. Each field says in its metadata what it is.
@@ -68,58 +43,59 @@ class Recipe:
     machine, build of PyTorch and number of threads give equal weights, bit by bit.
     """
 
-    data: str = _field("digits", "what to learn; folder: your own images", (*DATA, "folder"))
-    root: str | None = _field(None, "folder: where the images lie. Other data: where torchvision's files lie")
-    size: int | None = _field(None, "folder: height and width to crop and resize to")
-    channels: int = _field(3, "folder: 3 for RGB, 1 for grey", (1, 3))
-    flip: bool = _field(False, "mirror each image with probability 1/2; never for digits")
-    conditional: bool = _field(False, "learn p(x | label); the labels of a folder are its sub-folders")
-    label_dropout: float = _field(0.1, "conditional: share of labels left out, for guidance", within=(0, 1))
+    data: str = field("digits", "what to learn; folder: your own images", (*DATA, "folder"))
+    root: str | None = field(None, "folder: where the images lie. Other data: where torchvision's files lie")
+    size: int | None = field(None, "folder: height and width to crop and resize to", within=(1, 8192))
+    channels: int = field(3, "folder: 3 for RGB, 1 for grey", (1, 3))
+    flip: bool = field(False, "mirror each image with probability 1/2; never for digits")
+    conditional: bool = field(False, "learn p(x | label); the labels of a folder are its sub-folders")
+    label_dropout: float = field(0.1, "conditional: share of labels left out, for guidance", within=(0, 1))
 
-    T: int = _field(1000, "number of steps", within=(1, 100_000))
-    schedule: str = _field("linear", "how the noise grows", SCHEDULES)
-    zero_snr: bool = _field(False, "the schedule ends at alphas_bar = 0; not with mean_type epsilon")
-    mean_type: str = _field("epsilon", "what the network predicts", MEAN_TYPES)
-    var_type: str = _field(
+    T: int = field(1000, "number of steps", within=(1, 100_000))
+    schedule: str = field("linear", "how the noise grows", SCHEDULES)
+    zero_snr: bool = field(False, "the schedule ends at alphas_bar = 0; not with mean_type epsilon")
+    mean_type: str = field("epsilon", "what the network predicts", MEAN_TYPES)
+    var_type: str = field(
         "fixedlarge", "variance of the reverse step; if learned, loss must be hybrid or kl", VARIANCES
     )
-    loss: str = _field("simple", "simple: squared error; hybrid: with the bound, for a learned variance", LOSSES)
-    weighting: str = _field("simple", "weight of each t, as a weight of the error in eps", WEIGHTINGS)
-    timesteps: str = _field("uniform", "how t is drawn", TIMESTEPS)
-    offset_noise: float = _field(0.0, "strength of noise that an image's pixels share", within=(0, math.inf))
-    condition: str = _field(
+    loss: str = field("simple", "simple: squared error; hybrid: with the bound, for a learned variance", LOSSES)
+    weighting: str = field("simple", "weight of each t, as a weight of the error in eps", WEIGHTINGS)
+    timesteps: str = field("uniform", "how t is drawn", TIMESTEPS)
+    offset_noise: float = field(0.0, "strength of noise that an image's pixels share", within=(0, LARGEST))
+    condition: str = field(
         "none", "an image beside x_t; previous: the network's own estimate; low_res: a small one", CONDITIONS
     )
-    low_res_factor: int = _field(2, "low_res: the small image's sides are so many times shorter", within=(2, math.inf))
+    low_res_factor: int = field(2, "low_res: the small image's sides are so many times shorter", within=(2, 1024))
 
-    ch: int = _field(32, "channels of the first level")
-    ch_mult: tuple[int, ...] = _field((1, 2, 2), "channels of each level, as multiples of ch; each halves the sides")
-    attn: tuple[int, ...] = _field((1,), "levels with attention, 0 is the finest")
-    num_res_blocks: int = _field(1, "residual blocks per level")
-    dropout: float = _field(0.0, "dropout in residual blocks", within=(0, 1))
-    num_groups: int = _field(8, "groups of GroupNorm")
-    num_heads: int = _field(1, "heads of attention")
-    zero_init: bool = _field(False, "last layers start at 0 exactly")
-    scale_shift_norm: bool = _field(False, "AdaGN: the time scales and shifts instead of being added")
-    biggan: bool = _field(False, "resample inside of residual blocks")
+    ch: int = field(32, "channels of the first level", within=(2, 4096))
+    ch_mult: tuple[int, ...] = field(
+        (1, 2, 2), "channels of each level, as multiples of ch; each halves the sides", within=(1, 1024)
+    )
+    attn: tuple[int, ...] = field((1,), "levels with attention, 0 is the finest", within=(0, LEVELS - 1))
+    num_res_blocks: int = field(1, "residual blocks per level", within=(1, 64))
+    dropout: float = field(0.0, "dropout in residual blocks", within=(0, 1))
+    num_groups: int = field(8, "groups of GroupNorm", within=(1, 4096))
+    num_heads: int = field(1, "heads of attention", within=(1, 4096))
+    zero_init: bool = field(False, "last layers start at 0 exactly")
+    scale_shift_norm: bool = field(False, "AdaGN: the time scales and shifts instead of being added")
+    biggan: bool = field(False, "resample inside of residual blocks")
 
-    steps: int = _field(1000, "updates of the weights", within=(1, math.inf))
-    batch_size: int = _field(64, "images per batch", within=(1, math.inf))
-    accumulate: int = _field(1, "batches per update", within=(1, math.inf))
-    optimizer: str = _field("adam", "adamw shrinks the weights as well", OPTIMIZERS)
-    lr: float = _field(2e-4, "learning rate after the warm-up", within=(0, math.inf))
-    weight_decay: float = _field(0.0, "for adamw", within=(0, math.inf))
-    warmup: int = _field(0, "updates in which the rate rises", within=(0, math.inf))
-    rate: str = _field("constant", "the rate after the warm-up; cosine falls to 0", ("constant", "cosine"))
-    clip_norm: float = _field(1.0, "largest norm of the gradient", within=(0, math.inf))
-    ema_decay: float = _field(0.9999, "decay of the averaged weights, which are the result", within=(0, 1))
-    mixed_precision: bool = _field(False, "compute in bfloat16, for a GPU; weights stay float32")
-    compiled: bool = _field(False, "torch.compile the network: a minute at first, faster steps later")
-    seed: int = _field(0, "seed of everything random", within=(0, 2**63 - 1))
+    steps: int = field(1000, "updates of the weights", within=(1, MOST))
+    batch_size: int = field(64, "images per batch", within=(1, MOST))
+    accumulate: int = field(1, "batches per update", within=(1, MOST))
+    optimizer: str = field("adam", "adamw shrinks the weights as well", OPTIMIZERS)
+    lr: float = field(2e-4, "learning rate after the warm-up", within=(0, LARGEST))
+    weight_decay: float = field(0.0, "for adamw", within=(0, LARGEST))
+    warmup: int = field(0, "updates in which the rate rises", within=(0, MOST))
+    rate: str = field("constant", "the rate after the warm-up; cosine falls to 0", ("constant", "cosine"))
+    clip_norm: float = field(1.0, "largest norm of the gradient", within=(0, math.inf))
+    ema_decay: float = field(0.9999, "decay of the averaged weights, which are the result", within=(0, 1))
+    mixed_precision: bool = field(False, "compute in bfloat16, for a GPU; weights stay float32")
+    compiled: bool = field(False, "torch.compile the network: a minute at first, faster steps later")
+    seed: int = field(0, "seed of everything random", within=(0, 2**63 - 1))
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+        check_fields(self)
         if (self.data == "folder") != (self.size is not None):
             raise ValueError(f"data 'folder' needs size, other data have theirs: got {self.data}, size = {self.size}")
         if self.flip and self.data in MIRRORED_IS_NOTHING:
@@ -151,10 +127,19 @@ class Recipe:
     @staticmethod
     def from_json(text: str) -> "Recipe":
         """The recipe that a text from `to_json` describes; ValueError for a text that is not JSON, and see below."""
+        return Recipe.from_values(read_json(text, "a recipe"))
+
+    @staticmethod
+    def from_file(path: Path | str) -> "Recipe":
+        """The recipe in a file, such as recipe.json of a run.  FileNotFoundError, or ValueError as of `from_json`."""
         try:
-            return Recipe.from_values(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"a recipe must be JSON, got text that is not: {error}") from error
+            return Recipe.from_values(read_json(read_file(Path(path), "a recipe"), "a recipe"))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"there is no recipe {path}: name a recipe.json, such as a run has saved"
+            ) from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     @staticmethod
     def from_values(values: object) -> "Recipe":
@@ -164,9 +149,10 @@ class Recipe:
         """
         if not isinstance(values, dict):
             raise ValueError(f"a recipe must be a JSON object, got {type(values).__name__}")
-        names = [field.name for field in dataclasses.fields(Recipe)]
+        names = [each.name for each in dataclasses.fields(Recipe)]
         if unknown := [name for name in values if name not in names]:
-            raise ValueError(f"unknown in a recipe: {', '.join(unknown)}; it may have {', '.join(names)}")
+            told = short(", ".join(map(str, unknown)))
+            raise ValueError(f"unknown in a recipe: {told}; it may have {', '.join(names)}")
         return Recipe(**values)
 
 
@@ -211,20 +197,21 @@ class ClassifierRecipe:
     data: as in `Recipe`. T, schedule: of the noise it is trained on; T None for clean images. ch, ch_mult, dropout: of
     the network. steps, batch_size, lr, weight_decay, seed: of AdamW, whose rate falls along a cosine.
     shift: images are moved by up to so many pixels each way, -1 coming in from the border.
+    Raises ValueError for a value that is not allowed.
     """
 
     data: str
-    T: int | None = None
-    schedule: str = "cosine"
-    ch: int = 32
-    ch_mult: tuple[int, ...] = (1, 2)
-    dropout: float = 0.1
-    steps: int = 1000
-    batch_size: int = 64
-    lr: float = 2e-3
-    weight_decay: float = 0.05
-    shift: int = 1
-    seed: int = 0
+    T: int | None = field(None, within=(1, 100_000))
+    schedule: str = field("cosine", choices=SCHEDULES)
+    ch: int = field(32, within=(1, 4096))
+    ch_mult: tuple[int, ...] = field((1, 2), within=(1, 1024))
+    dropout: float = field(0.1, within=(0, 1))
+    steps: int = field(1000, within=(1, MOST))
+    batch_size: int = field(64, within=(1, MOST))
+    lr: float = field(2e-3, within=(0, LARGEST))
+    weight_decay: float = field(0.05, within=(0, LARGEST))
+    shift: int = field(1, within=(0, 8192))
+    seed: int = field(0, within=(0, 2**63 - 1))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ch_mult", tuple(self.ch_mult))  # JSON has lists
+        check_fields(self)

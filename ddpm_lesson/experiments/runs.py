@@ -7,7 +7,6 @@ All that is random in step k follows from the seed and k, so that no generator's
 
 import json
 import os
-import re
 import time
 import weakref
 from collections.abc import Iterator
@@ -166,6 +165,7 @@ class Run:
         lock = Lock(self.folder)
         self._release = weakref.finalize(self, lock.release)
         try:
+            checkpoints.remove_partials(self.folder)
             before = saved.load_saved(self.folder)
             if before is not None and before.step > 0:
                 self._go_on(before)
@@ -186,9 +186,7 @@ class Run:
         saved.check_origin(before, self.source, self.folder)
         for part, module in self._parts.items():
             checkpoints.fill(module, checkpoints.group(before.tensors, part), before.path)
-        held = checkpoints.group(before.tensors, "optimizer")
-        _check_optimizer(held, self.optimizer, before.path)
-        checkpoints.fill_optimizer(self.optimizer, held)
+        checkpoints.fill_optimizer(self.optimizer, checkpoints.group(before.tensors, "optimizer"))
         self.step = self.saved = before.step
         self.ema.updates, self.origin = before.updates, before.origin
         self.notes += saved.log_note(self.folder, self.step)
@@ -206,13 +204,3 @@ def _begin_with(model: UNet, source: Path) -> str:
         raise ValueError(f"{source} is of another network ({told}): give the options that it was trained with")
     checkpoints.fill(model, held.model.state_dict(), source)
     return checkpoints.sha256(source)
-
-
-def _check_optimizer(held: dict[str, Tensor], optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Raise CheckpointError unless these are the numbers of an Adam for these parameters."""
-    parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
-    for name, tensor in held.items():
-        parts = re.fullmatch(r"(\d{1,9})\.(step|exp_avg|exp_avg_sq)", name)
-        of = parameters.get(int(parts[1])) if parts else None
-        if parts is None or of is None or tensor.shape != (() if parts[2] == "step" else of.shape):
-            raise checkpoints.CheckpointError(f"{path} is of another optimizer: unexpected {name[:40]}")

@@ -161,7 +161,7 @@ class UNet(nn.Module):
         wanted, got = (x.shape[0], latent) if latent else None, None if z is None else tuple(z.shape)
         if got != wanted:
             raise ValueError(f"z must be {wanted} for a network with latent = {latent}, got {got}")
-        labels = 0 if num_classes is None else num_classes + self.options["null_class"]
+        labels = 0 if num_classes is None else num_classes + int(self.options["null_class"])
         if y is None:
             if labels and not self.options["null_class"]:
                 raise ValueError(f"this network has no null class: y must hold labels in 0..{labels - 1}, got None")

@@ -28,8 +28,8 @@
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
 
 # %% tags=["setup", "nbval-ignore-output"]
-# Set-up, the same in every notebook: uses the installed ddpm_lesson, else the checkout
-# around this notebook, else fetches it. torch and numpy stay as they are.
+# Set-up, the same in every notebook: uses the installed ddpm_lesson, else the checkout around
+# this notebook, else a wheel beside it, else fetches it. What is installed stays as it is.
 import importlib.util
 import subprocess
 import sys
@@ -39,19 +39,27 @@ import matplotlib.pyplot as plt
 import torch
 
 REPOSITORY = "OWNER/ddpm_lesson"
-specs = {m: importlib.util.find_spec(m) for m in ("ddpm_lesson", "einops", "safetensors", "tqdm")}
-missing = [module for module, spec in specs.items() if spec is None or spec.origin is None]
-if "ddpm_lesson" in missing:
+modules = "ddpm_lesson", "einops", "safetensors", "tqdm", "ipywidgets"
+specs = {m: importlib.util.find_spec(m) for m in modules}
+there = [m for m, spec in specs.items() if spec and spec.origin]
+missing = [m for m in modules[1:] if m not in there]
+pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+if "ddpm_lesson" not in there:
     marks = "pyproject.toml", "ddpm_lesson/__init__.py"
     folders = [Path.cwd(), *Path.cwd().parents]
     checkouts = [str(f) for f in folders if all((f / mark).exists() for mark in marks)]
+    wheels = sorted(map(str, Path.cwd().glob("ddpm_lesson-*.whl")))
     if checkouts:
         sys.path.insert(0, checkouts[0])
+    elif not wheels and REPOSITORY.startswith("OWNER/"):
+        ways = "upload the course's wheel beside this notebook, or set it: make address REPO=owner/name"
+        raise RuntimeError(f"This copy of the course has no address but {REPOSITORY}: {ways}")
     else:
-        missing[0] = f"https://github.com/{REPOSITORY}/archive/refs/heads/main.zip"
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-        subprocess.run([*pip, *missing], check=True)
-        importlib.invalidate_caches()
+        address = f"https://github.com/{REPOSITORY}/archive/refs/heads/main.zip"
+        subprocess.run([*pip, "--no-deps", *(wheels[-1:] or [address])], check=True)
+if missing:
+    subprocess.run([*pip, *missing], check=missing != ["ipywidgets"])  # only 01 needs it
+importlib.invalidate_caches()
 on_gpu, on_mac = torch.cuda.is_available(), torch.backends.mps.is_available()
 device = torch.device("cuda" if on_gpu else "mps" if on_mac else "cpu")
 plt.rcParams.update({"figure.dpi": 120, "figure.facecolor": "white"})  # opaque on a dark page
