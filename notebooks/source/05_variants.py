@@ -1513,7 +1513,7 @@ def draw(G, chain, generator, B=256):
     return t, x_prev, x_t, chain.q_posterior(guess, x_t, t).sample(generator=generator)
 
 # %% [markdown]
-# Which schedule? With the betas of (5.11) four steps are spent badly on points in the plane: $\bar\alpha_3 = 0.003$ and $\bar\alpha_4 = 0.00004$ are both pure noise, so the first of the four steps has nothing to learn, and the last has to do almost everything. With 10 instead of 20, $\bar\alpha$ falls over 0.71, 0.28 and 0.06 to 0.006, and every step has its share. The one-step GAN is the ordinary one: its discriminator sees $x_0$ alone, and, as in its first paper (Goodfellow and others 2014), there is no R1.
+# Which schedule? With the betas of (5.11) four steps are spent badly on points in the plane: $\bar\alpha_3 = 0.003$ and $\bar\alpha_4 = 0.00004$ are both pure noise, so the first of the four steps has nothing to learn, and the last has to do almost everything. With 10 instead of 20, $\bar\alpha$ falls over 0.71, 0.28 and 0.06 to 0.006, and every step has its share. The one-step GAN is the ordinary one (Goodfellow and others 2014): its discriminator sees $x_0$ alone, without R1.
 
 # %%
 chains = {1: GaussianDiffusion(schedules.vp(1)), 4: GaussianDiffusion(schedules.vp(4, beta_max=10))}
@@ -1581,7 +1581,7 @@ print("both: more than 80% of the points lie near a cluster; four steps: more th
 # %% [markdown]
 # Compare the middle with figure 5.20: four steps again, without any exact formula. On the left the GAN has *dropped modes*: each of its points lies well, but whole clusters are missing. In the record (`data/records/ddgan_points.json`) this happened with each of its five seeds: three to five of the eight clusters had less than 1 % of its points each. With four steps, each cluster had more than 8 % with every one of ten seeds (12.5 % would be even), and 87 to 91 % of all points lay near a cluster, 95 to 97 % of the GAN's.
 #
-# Be fair to the GAN: it had no R1. In an earlier series (`docs/ddgan_trials.md`) a one-step GAN with R1, whose discriminator also saw $x_1$, kept all clusters with four seeds of five. In the same series four steps with the betas of (5.11) lost one cluster with one seed of five. So three things help here: R1, a schedule that suits the data, and a step that has less to choose from. The number of steps alone does not do it. Whether four steps are better than one on images is measured in section 5.26.
+# Be fair to the GAN: it had no R1. With R1, one step kept all clusters with four seeds of five, and so did four steps with the betas of (5.11) (`docs/ddgan_trials.md`). So R1 and a schedule that suits the data help, too, not the number of steps alone. Section 5.26 measures images.
 
 # %% [markdown] tags=["sitting"]
 # ## 5.25 Digits in four evaluations
@@ -1604,7 +1604,7 @@ ddgan_step = checks.carried("ddgan_step")
 digits, gan = (load_pretrained(name, device=device) for name in ("digits_ddpm", "digits_ddgan"))
 
 # %% [markdown]
-# The network `digits_ddgan` was trained as you trained the points; its recipe lies beside its weights. Again both players are multilayer perceptrons, of all 64 pixels in one row: on images as small as these they learn faster than convolutions. A tanh keeps the generator's pixels between −1 and 1. Its betas are those of the cosine schedule, so that here, too, each of the four steps has something to do. Your step draws:
+# The network `digits_ddgan` was trained as you trained the points; its recipe lies beside its weights. Both players are multilayer perceptrons on the 64 pixels: on images as small as these they learn faster than convolutions. Its betas are the cosine schedule's, so that each of the four steps has something to do. Your step draws:
 
 # %%
 def ask(x_t, t, z):
@@ -1639,13 +1639,13 @@ print("500 digits: the classifier is more than 90% sure of over 80% of them, and
 # %% [markdown]
 # ## 5.26 The trilemma, measured
 #
-# *Question.* Ten steps, four, or one: what is the price? A generator should draw images of high **quality**, should **cover** the data, and should be **fast**. Xiao and others call it the generative learning *trilemma* (生成学习三难): each family of models had two of the three. (The blog post behind this course calls it a paradox; it is a choice among three.) Measured, on the course's digits:
+# *Question.* Ten steps, four, or one: what is the price? A generator should draw images of high **quality**, should **cover** the data, and should be **fast**. Xiao and others call it the generative learning *trilemma* (生成学习三难): each family of models had two of the three. (The blog post calls it a paradox; it is a choice.) On digits:
 #
 # - quality: *precision* (section 5.7) and the *Fréchet distance* (section 4.9);
 # - coverage: *recall*, and how many of the classes have at least 2 % of the images;
-# - speed: milliseconds for an image, on one thread, in batches of 100. (One image alone costs several times that.)
+# - speed: milliseconds for an image, on one thread, in batches of 100.
 #
-# Each draws 500 images with each of five seeds: chains of `digits_ddpm`; two *distilled* students (section 5.28); `digits_ddgan`; `digits_gan`, one step, by a small U-Net and with a shorter training; a small variational autoencoder (VAE). The first two kinds are told every class in turn, the others know no labels. The chains' network has the most parameters; that of `digits_ddgan` has less than half as many, the others about a quarter or fewer.
+# Each draws 500 images with each of five seeds: chains of `digits_ddpm`; two *distilled* students (section 5.28); `digits_ddgan`; `digits_gan`, one step, with the same networks and training; a small variational autoencoder (VAE). The first two kinds are told every class in turn, the others know no labels. The chains' network has the most parameters, the GANs' less than half, the others about a quarter or fewer.
 #
 # > **Predict.** A VAE draws blurred images in one step. Is its recall low or high?
 # > <details><summary>Then look</summary>High, 0.96; its precision is low, 0.43. Recall asks whether a real digit lies in a ball around a drawn one, and the balls reach to the third neighbour: scattered images have large balls. So never read recall alone.</details>
@@ -1655,7 +1655,7 @@ record = json.loads(data.bundled("records/trilemma.json").read_text("utf-8"))
 _ = plots_variants.trilemma(record)
 
 # %% [markdown]
-# *Figure 5.24.* Fréchet distance over the time for an image; a larger disc has a larger recall. Low and left is good, and large. Bars: 95 % intervals over five seeds. Dashed: real digits that no generator has seen. The chains lie below it because the distance is to the *training* digits; the held-out ones are fewer, and come from other paper forms. Both axes are logarithmic. <!-- alt: Discs with names in a plane of milliseconds and Fréchet distance. Below the dashed line the chains, on the right, and the students, in the middle. Just above it DDGAN-4, further to the left; the VAE higher and far left; the one-step GAN at the top with the smallest disc. -->
+# *Figure 5.24.* Fréchet distance over the time for an image; a larger disc has a larger recall. Low and left is good, and large. Bars: 95 % intervals over five seeds. Dashed: real digits that no generator has seen. The chains lie below it because the distance is to the *training* digits; the held-out ones are fewer, and come from other paper forms. Both axes are logarithmic. <!-- alt: Discs with names in a plane of milliseconds and Fréchet distance. Below the dashed line the chains, on the right, and the students, in the middle. Just above it DDGAN-4, further to the left; the one-step GAN and the VAE at the top left. -->
 
 # %% tags=["folded"]
 keys = "frechet", "precision", "recall", "classes", "ms"
@@ -1667,7 +1667,7 @@ for row in [*record["rows"], record["real"]]:
     print(f"{row['chain']:18}" + "".join(f"{cell:>16}" for cell in cells))
 
 # %% [markdown]
-# DDGAN-4 finds all ten classes, and its distance is five times smaller than the VAE's; but 62 % of its images lie among real digits, of held-out digits 75 %. It needs 0.06 ms for an image; part of that speed is the multilayer perceptron's, which costs less than convolutions. Both students are nearer still, at six and twelve times its time; they also know labels. The one-step GAN has collapsed (recall near 0, one class). This does not show that four steps prevent it: it has other networks, and had a quarter of the steps. The paper's results with DDGANs are on larger images, with far more training.
+# Four steps against one, by the same networks, losses and training: the distance is five times smaller, recall higher, and the rarest class has 7 % of the images, not 2 %. With one step, more images lie among real digits (84 % against 62 %), as on the eight clusters. DDGAN-4 needs 0.06 ms for an image; a multilayer perceptron costs less than convolutions. Both students are nearer still, at six and twelve times its time, and know labels. (One network each; the paper's images are larger, its training far longer.)
 #
 # These milliseconds are the record's. Those of your machine (of the two long chains, by their number of steps):
 
@@ -1700,7 +1700,7 @@ _ = interact(show, **offers, clock=["yours", "the record's"])
 
 # %% [markdown]
 # **Exercise 5.16 (design, 4 minutes).** From figure and table alone: (a) Which are *dominated*: another one is at least as good in distance, recall and time? (b) Is there a trilemma on these digits? (c) You may spend 1 ms for an image, in batches of 100: what do you take to show digits, and what to train a classifier? (d) Which difference between two rows would you *not* report, given the intervals?
-# <details><summary>What we would say</summary>(a) The one-step GAN, by DDGAN-4 and by the VAE (its precision is higher than theirs, for one class). (It was trained for less long than DDGAN-4, with other networks, so its collapse alone does not show that four steps prevent it.) Within the intervals also the three other chains, by 2M-10; and distilled-4, by distilled-2. (b) Yes, in steps: the VAE, DDGAN-4, the students and the chains follow one another in time, each slower and nearer than the one before. But a thousand steps buy little: DDPM-1000 has 0.043, and 2M-10 0.050 in a hundredth of the time; their intervals overlap. The two-step student reaches 0.08 in a tenth of the time of ten steps, partly because its network is smaller. (c) A student, twice: the highest precision below 1 ms, and it knows labels, without which training data are worth little. (d) Among others the distances of most chains, and of the two students: their intervals overlap. Nor that the chains are nearer than real digits: only 382 of these are held out, and the five subsets of 300 overlap, so that their interval is too narrow.</details>
+# <details><summary>What we would say</summary>(a) Within the intervals the one-step GAN, by the VAE (their distances are equal, the VAE is faster and has the higher recall; but its precision is half as high). Within the intervals also the three other chains, by 2M-10; and distilled-4, by distilled-2. (b) Yes, in steps: VAE and one-step GAN, DDGAN-4, the students and the chains follow one another in time, each slower and nearer than the one before. But a thousand steps buy little: DDPM-1000 has 0.043, and 2M-10 0.050 in a hundredth of the time; their intervals overlap. The two-step student reaches 0.08 in a tenth of the time of ten steps, partly because its network is smaller. (c) A student, twice: the highest precision below 1 ms, and it knows labels, without which training data are worth little. (d) Among others the distances of most chains, and of the two students: their intervals overlap. Nor that the chains are nearer than real digits: only 382 of these are held out, and the five subsets of 300 overlap, so that their interval is too narrow.</details>
 
 # %% [markdown]
 # In three sentences:
