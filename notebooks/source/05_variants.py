@@ -622,7 +622,7 @@ plain, strong, rescaled = (x.std((1, 2, 3)).mean() for x in drawn.values())
 assert plain < rescaled < strong
 of_1, of_8, of_rescaled = (values[-1] for values in spreads.values())
 assert 2 * of_1 < of_8 and of_rescaled < 0.6 * of_8
-print("mean standard deviation of an image: smallest at s = 1, larger at s = 8 rescaled, largest at s = 8")
+print("standard deviation of an image: s = 1 smallest, s = 8 rescaled larger, s = 8 largest")
 print("before the clip, at t = 850: s = 8 more than twice s = 1, rescaled below 0.6 of s = 8")
 
 # %% [markdown]
