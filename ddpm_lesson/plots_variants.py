@@ -20,6 +20,7 @@ FAMILIES = {
     "DDPM": BLUE,
     "DDIM": BLUE,
     "DPM": BLUE,
+    "2M": BLUE,
     "DDGAN": VERMILION,
     "distilled": GREEN,
     "GAN": PURPLE,

@@ -103,3 +103,6 @@ def test_each_further_step_noises_and_goes_back():
     expected = of_point(a.sqrt() * first + (1 - a).sqrt() * noise, torch.full((4,), 9))
     torch.testing.assert_close(second, expected)
     assert len(list(consistency_steps(of_point, PROCESS, x_T, []))) == 1
+    for times in ([5, 10], [0], [19], [9, 9]):
+        with pytest.raises(ValueError, match=r"times must be falling steps in 1..18, got \["):
+            next(consistency_steps(of_point, PROCESS, x_T, times))

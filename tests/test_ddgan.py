@@ -220,8 +220,10 @@ def test_a_latent_is_drawn_anew_each_time():
 def test_what_does_not_fit_is_refused():
     G, D, optimizers = pieces()
     told = {"latent_size": 2, "optimizers": optimizers}
-    with pytest.raises(ValueError, match="steps and interval must be positive, got 0 and 1"):
+    with pytest.raises(ValueError, match="steps and interval of 1 or more, r1 of 0 or more, got 0, 1, 0.05"):
         next(train_ddgan(G, D, PROCESS, two_points(), steps=0, **told))
+    with pytest.raises(ValueError, match="got 2, 1, -0.05"):
+        next(train_ddgan(G, D, PROCESS, two_points(), steps=2, r1=-0.05, **told))
     with pytest.raises(ValueError, match="the batches ran out"):
         list(train_ddgan(G, D, PROCESS, [torch.zeros(4, 2)], steps=2, **told))
     broken = torch.full((4, 2), math.nan)

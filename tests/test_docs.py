@@ -39,7 +39,7 @@ CAPABILITIES = {  # of what the course starts from: every one has its row in doc
 }
 MENTIONED = {  # and not implemented here
     *("EDM", "continuous time", "1-D data", "FID in training"),
-    *("DDP (several GPUs)", "several GPUs", "sFID"),
+    *("DDP (several GPUs)", "several GPUs"),
 }
 HISTORY = {"30", "33"}  # of the errata: about papers and links, nothing that a test can run
 

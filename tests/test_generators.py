@@ -59,9 +59,15 @@ def test_training_repeats_and_files_keep_everything(kind, tmp_path):
     "kind, changes, message",
     [
         ("flow", {}, "unknown kind 'flow', expected one of ddgan, gan, vae, distilled, consistency"),
-        ("gan", {"T": 1, "network": "cnn"}, "the network of a gan must be unet or mlp, got 'cnn'"),
+        ("gan", {"T": 1, "network": "cnn"}, "network must be one of unet, mlp, got 'cnn'"),
         ("vae", {"network": "mlp"}, "the network of a vae must be unet, got 'mlp'"),
         ("gan", {"T": 4}, "a gan has one step, T = 1: with more it is a ddgan; got T = 4"),
+        (
+            "consistency",
+            {},
+            "learns eight_gaussians, the others images: got consistency and digits",
+        ),
+        ("ddgan", {"data": "eight_gaussians"}, "the others images: got ddgan and eight_gaussians"),
         ("distilled", {}, "a distilled student has a teacher, others none; got distilled, None"),
         ("vae", {"teacher": "digits_ddpm"}, "a distilled student has a teacher, others none; got vae, digits_ddpm"),
     ],

@@ -39,6 +39,8 @@ def test_the_loss_is_their_sum_at_the_drawn_latent():
     q, p = Normal(mean, (log_var / 2).exp()), Normal(torch.zeros_like(mean), torch.ones_like(mean))
     expected = -density.log_prob(x).sum((1, 2, 3)) + kl_divergence(q, p).sum(1)
     torch.testing.assert_close(model.loss(x, noise), expected)
+    with pytest.raises(ValueError, match=r"noise must be \(5, 3\), as the latents, got \(1, 3\)"):
+        model.loss(x, noise[:1])
 
 
 class Linear(VAE):

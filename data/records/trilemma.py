@@ -34,6 +34,7 @@ CHAINS = {
     "DDIM-50": ("digits_ddpm", Sampling("ddim", "trailing50")),
     "DDIM-10": ("digits_ddpm", Sampling("ddim", "trailing10")),
     "DPM-Solver++2M-10": ("digits_ddpm", Sampling("dpmpp_2m", "trailing10")),
+    "2M-10 by chance": ("digits_ddpm", Sampling("dpmpp_2m", "trailing10")),  # its classes, as those of the next kinds
     "DDGAN-4": ("digits_ddgan", None),
     "distilled-4": ("digits_distilled4", None),
     "distilled-2": ("digits_distilled2", None),
@@ -42,13 +43,22 @@ CHAINS = {
 }
 
 
-def drawer(name: str, sampling: Sampling | None) -> Callable[[int, int], Tensor]:
-    """draw(n, seed): images of the weights; of a network that knows labels every class in turn."""
+BY_CHANCE = "by chance"
+
+
+def drawer(name: str, sampling: Sampling | None, *, by_chance: bool = False) -> Callable[[int, int], Tensor]:
+    """draw(n, seed): images of the weights; of a network that knows labels every class in turn, or by chance."""
     trained = load_pretrained(name)
     if sampling is None:
         return lambda n, seed: trained.sample(n, seed=seed)
     told = {"sampler": sampling.sampler, "steps": sampling.steps}
-    return lambda n, seed: trained.sample(n, Sampling(**told, seed=seed), y=trained.labels(n), batch_size=FEW)
+
+    def draw(n: int, seed: int) -> Tensor:
+        chance = torch.randint(len(trained.classes), (n,), generator=torch.Generator().manual_seed(seed))
+        y = chance if by_chance else trained.labels(n)
+        return trained.sample(n, Sampling(**told, seed=seed), y=y, batch_size=FEW)
+
+    return draw
 
 
 def checksum(chain: str) -> str:
@@ -96,7 +106,7 @@ def main() -> None:
     for chain in tqdm(sys.argv[1:] or CHAINS):
         if chain in {row["chain"] for row in record["rows"]}:
             continue
-        draw, rows, times = drawer(*CHAINS[chain]), [], []
+        draw, rows, times = drawer(*CHAINS[chain], by_chance=chain.endswith(BY_CHANCE)), [], []
         draw(FEW, 0)  # the first call is slower
         for seed in SEEDS:
             begun = time.process_time()

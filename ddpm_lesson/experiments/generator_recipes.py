@@ -17,6 +17,7 @@ from ddpm_lesson.schedules import SCHEDULES
 
 KINDS = ("ddgan", "gan", "vae", "distilled", "consistency")
 GANS = ("ddgan", "gan")
+POINTS = "eight_gaussians"
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class GeneratorRecipe:
     or MLP. critic, critic_lr: of the discriminator, its width and its rate. r1, interval: as `train_ddgan`.
     network: of the GANs' two players: unet, with a convolutional discriminator, or mlp, which sees pixels in a row.
     steps, batch_size, lr, ema_decay, seed: of Adam, whose rate falls along a cosine, and of the averaged weights.
-    Raises ValueError for an unknown kind or network, a value that is not allowed, an MLP for another kind than the
-    GANs, a GAN with other than one step, and a student without a teacher.
+    Raises ValueError for an unknown kind or network, a value that is not allowed, data that the kind cannot learn, an
+    MLP for another kind than the GANs, a GAN with other than one step, and a student without a teacher.
     """
 
     kind: str
@@ -63,6 +64,8 @@ class GeneratorRecipe:
         networks = ("unet", "mlp") if self.kind in GANS else ("unet",)
         if self.network not in networks:
             raise ValueError(f"the network of a {self.kind} must be {' or '.join(networks)}, got {self.network!r}")
+        if (self.kind == "consistency") != (self.data == POINTS):
+            raise ValueError(f"a consistency model learns {POINTS}, the others images: got {self.kind} and {self.data}")
         if (self.kind == "distilled") != (self.teacher is not None):
             raise ValueError(f"a distilled student has a teacher, others none; got {self.kind}, {self.teacher}")
 

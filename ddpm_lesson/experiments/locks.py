@@ -61,8 +61,7 @@ class Lock:
             lock.acquire(timeout=PATIENCE)
         except Timeout as error:
             self.taken = False
-            told = f"{process_of(self.folder)} works in {folder}"
-            raise Busy(f"{told}: wait until it ends, stop it there, or name another folder") from error
+            raise _busy(folder, process_of(self.folder)) from error
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in NO_LOCKS:
                 self.taken = False
@@ -114,6 +113,16 @@ def worker(folder: Path) -> Process | None:
         return None
     lock.release()
     return None
+
+
+def check_free(folder: Path) -> None:
+    """Raise Busy if another process works in a folder: what lies there may be half of what it will be."""
+    if folder.resolve() not in _held and (process := worker(folder)):
+        raise _busy(folder, process)
+
+
+def _busy(folder: Path, process: Process) -> Busy:
+    return Busy(f"{process} works in {folder}: wait until it ends, stop it there, or name another folder")
 
 
 def process_of(folder: Path) -> Process:

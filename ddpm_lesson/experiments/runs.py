@@ -186,7 +186,10 @@ class Run:
         saved.check_origin(before, self.source, self.folder)
         for part, module in self._parts.items():
             checkpoints.fill(module, checkpoints.group(before.tensors, part), before.path)
-        checkpoints.fill_optimizer(self.optimizer, checkpoints.group(before.tensors, "optimizer"))
+        try:
+            checkpoints.fill_optimizer(self.optimizer, checkpoints.group(before.tensors, "optimizer"))
+        except checkpoints.CheckpointError as error:
+            raise checkpoints.CheckpointError(f"{before.path}: {error}") from error
         self.step = self.saved = before.step
         self.ema.updates, self.origin = before.updates, before.origin
         self.notes += saved.log_note(self.folder, self.step)

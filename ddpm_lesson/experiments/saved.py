@@ -17,13 +17,13 @@ from ddpm_lesson.data import Images
 from ddpm_lesson.experiments import checkpoints
 from ddpm_lesson.experiments.build import make_network, make_process
 from ddpm_lesson.experiments.checkpoints import CheckpointError
-from ddpm_lesson.experiments.locks import LOCK, PROCESS
+from ddpm_lesson.experiments.locks import LOCK, PROCESS, check_free
 from ddpm_lesson.experiments.logs import read_log
 from ddpm_lesson.experiments.pretrained import PretrainedDiffusion, load_weights
 from ddpm_lesson.experiments.recipes import Recipe
 
 RECIPE, STATE, WEIGHTS, LOG = "recipe.json", "state.safetensors", "weights.safetensors", "log.csv"
-NOTHING = (LOCK, PROCESS, RECIPE, f".{RECIPE}.partial", f".{STATE}.partial")  # a folder of these holds no run yet
+NOTHING = (LOCK, PROCESS, RECIPE)  # a folder of these, and of what was left half written, holds no run yet
 BOUND = ("images", "labels", "classes", "shape", "levels")
 
 
@@ -64,7 +64,7 @@ def load_saved(folder: Path) -> Saved | None:
     """The state that lies in a folder; None if nothing was saved there.
 
     Raises CheckpointError if the state is missing beside weights or a log, damaged, of something else, or of an older
-    form, and ValueError if other files lie there and no run.
+    form, Busy if another process is about to save its first, and ValueError if other files lie there and no run.
     """
     path = folder / STATE
     names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()  # before the state: it is the older
@@ -85,6 +85,9 @@ def load_saved(folder: Path) -> Saved | None:
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is not the state of a run: it may be weights only") from error
         return Saved(recipe, *numbers, bound, origin, tensors, path)
+    names = {name for name in names if not (name[0] == "." and name.endswith(".partial"))}
+    if names - set(NOTHING):
+        check_free(folder)
     if RECIPE in names or names <= set(NOTHING):
         if there := sorted(names & {WEIGHTS, LOG}):
             told = f"{path}, without which the run cannot go on, is missing beside {' and '.join(there)}"

@@ -14,7 +14,8 @@ class VAE(nn.Module):
     shape: (C, H, W) of an image. hidden: width of two layers each way. latent: numbers of z.
     encode: x (B, C, H, W) -> mean and log variance of z, (B, latent) each. decode: z (B, latent) -> mean of x.
     log_std: of p(x | z), one number for all pixels, learned with the rest (Rybkin et al. 2021, arXiv 2006.13202).
-    loss: x and noise ~ N(0, I), (B, latent) -> (B,), the negative bound on log p(x) in nats: `reconstruction` + `kl`.
+    loss: x and noise ~ N(0, I), (B, latent) -> (B,), the negative bound on log p(x) in nats: `reconstruction` + `kl`;
+    ValueError for noise of another shape.
     Raises ValueError if x is not (B, C, H, W) or z not (B, latent).
     Not the reconstruction's squared error alone: the weight beside the KL is 1 / (2 std^2), and it is learned.
     """
@@ -40,6 +41,8 @@ class VAE(nn.Module):
 
     def loss(self, x: Tensor, noise: Tensor) -> Tensor:
         mean, log_var = self.encode(x)
+        if noise.shape != mean.shape:
+            raise ValueError(f"noise must be {tuple(mean.shape)}, as the latents, got {tuple(noise.shape)}")
         z = mean + (log_var / 2).exp() * noise
         return reconstruction(x, self.decode(z), self.log_std) + kl(mean, log_var)
 

@@ -4,6 +4,7 @@ Song et al. 2023 (arXiv 2303.01469). Their trajectories begin at a least noise, 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor
@@ -81,7 +82,11 @@ def consistency_steps(
     """f at the last step, then for each of `times` noise to there and f again.  Song et al. 2023, Algorithm 1.
 
     x_T: (B, *D). times: falling steps in 1..T-2; none is the one-step draw. Yields each answer of f, (B, *D).
+    Raises ValueError for other times.
     """
+    falling = all(s > t for s, t in pairwise((process.T - 1, *times, 0)))
+    if not falling:
+        raise ValueError(f"times must be falling steps in 1..{process.T - 2}, got {list(times)}")
     x = x_T
     for k, t in enumerate((process.T - 1, *times)):
         at = torch.full((len(x_T),), t, dtype=torch.int64, device=x_T.device)

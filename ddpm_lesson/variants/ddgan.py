@@ -82,11 +82,12 @@ def train_ddgan(
     large steps, such as `GaussianDiffusion(schedules.vp(4))`, on the networks' device. batches: of x_0 (B, *D), endless
     or gone through again. optimizers: of G and of D. r1, interval: as `r1_penalty`'s gamma and interval.
     D sees real pairs from `q_sample_pair`, and the same x_t with G's draw of x_{t-1}; both networks learn from draws of
-    their own. generator: for t, noise and z. Raises ValueError if the batches run out or steps or interval are below 1;
-    of the first batch's range errors and warnings come as in `training.train`.
+    their own. generator: for t, noise and z. Raises ValueError if the batches run out, if steps or interval are below
+    1 or r1 is negative, and FloatingPointError if a loss is not finite; of the first batch's range errors and warnings come
+    as in `training.train`.
     """
-    if min(steps, interval) < 1:
-        raise ValueError(f"steps and interval must be positive, got {steps} and {interval}")
+    if min(steps, interval) < 1 or not r1 >= 0:
+        raise ValueError(f"expected steps and interval of 1 or more, r1 of 0 or more, got {steps}, {interval}, {r1}")
     of_G, of_D = optimizers
 
     def draw(x_0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1337,7 +1337,7 @@ for ax, (name, p) in zip(axes, steps.items()):
 _ = axes[0].set(title="one of 1000 steps, enlarged", xlim=(0, 0.6), ylim=(-0.2, 0.4))
 
 # %% [markdown]
-# *Figure 5.19.* The exact distribution of $x_{t-1}$ (blue) for one $x_t$ (cross), and its best Gaussian (dashed: two standard deviations). Left, $\bar\alpha_t = 0.52$ reached in 1000 steps: the two agree. Middle, from $\bar\alpha_t = 0.08$: still nearly a Gaussian. Right, the *same* $\bar\alpha_t$ as on the left, but the step goes all the way to $x_0$: eight points to choose from, and the Gaussian puts most of its probability where no data are. <!-- alt: Three square panels. Left, enlarged: a round blue spot inside a dashed circle. Middle, a broad round blue area with a dashed circle. Right, eight small blue spots on a ring, dark on the right and pale on the left, with a large dashed ellipse around them whose middle is empty. -->
+# *Figure 5.19.* The exact distribution of $x_{t-1}$ (blue) for one $x_t$ (cross), and its best Gaussian (dashed: two standard deviations). Left, step 250 of 1000, $\bar\alpha_t = 0.52$: the two agree. Middle, from $\bar\alpha_t = 0.08$: still nearly a Gaussian. Right, the *same* $\bar\alpha_t$ as on the left, but the step goes all the way to $x_0$: eight points to choose from, and the Gaussian puts most of its probability where no data are. <!-- alt: Three square panels. Left, enlarged: a round blue spot inside a dashed circle. Middle, a broad round blue area with a dashed circle. Right, eight small blue spots on a ring, dark on the right and pale on the left, with a large dashed ellipse around them whose middle is empty. -->
 
 # %%
 for name, bits in lost.items():
@@ -1354,7 +1354,7 @@ for name, bits in lost.items():
 # $$p_\theta(x_{t-1}\mid x_t) = \int p(z)\;q\big(x_{t-1}\mid x_t,\ x_0 = G(x_t, z, t)\big)\,dz . \tag{5.10: DDGAN Eq. 5}$$
 # If $G(x_t, z, t)$ is distributed as $q(x_0\mid x_t)$, the step is exact, however large it is. Nothing else changes: sampling is the loop of notebook 4.
 #
-# **Exercise 5.12 (two stars, 4 minutes).** One reverse step. `t` is an int for the whole batch; `G(x_t, t, z)` wants it as (B,) int64, and returns $x_0$. Then the posterior (1.6): its mean plus its standard deviation times `noise`. At `t = 0` the answer of `G` itself, without noise. `betas` (T,) is float64.
+# **Exercise 5.12 (two stars, 4 minutes).** One reverse step. `t` is an int for the whole batch; `G(x_t, t, z)` wants it as (B,) int64, and returns $x_0$. Return the mean of the posterior (1.6) plus its standard deviation times `noise`; at `t = 0`, what `G` returned. `betas` (T,) is float64.
 # <details><summary>Hint 1</summary>torch.full((len(x_t),), t, device=x_t.device) is the (B,) step. alphas_bar = cumprod(1 - betas); alphas_bar_prev is its entry t - 1.</details>
 # <details><summary>Hint 2</summary>coef1 = sqrt(alphas_bar_prev) beta / (1 - alphas_bar) for x_0, coef2 = sqrt(1 - beta) (1 - alphas_bar_prev) / (1 - alphas_bar) for x_t; the variance is beta (1 - alphas_bar_prev) / (1 - alphas_bar).</details>
 
@@ -1458,7 +1458,7 @@ def discriminator_loss(real_logits, fake_logits):
 discriminator_loss = checks.discriminator_loss(discriminator_loss)
 
 # %% [markdown]
-# The generator wants the opposite. It could *maximise* the second term of $L_D$. But at first its fakes are bad and $D$ is sure of it, and there that term is flat: it has hardly a gradient. So it minimises the cross-entropy of "real" instead, the **non-saturating** loss (Goodfellow and others 2014)
+# The generator wants the opposite. It could *maximise* the second term of $L_D$. But where $D$ is sure of a fake, that term is flat: it has hardly any gradient. So it minimises the cross-entropy of "real" instead, the **non-saturating** loss (Goodfellow and others 2014)
 # $$L_G = \operatorname{softplus}\big(-D(x_{t-1}^\text{fake}, x_t, t)\big) . \tag{5.13: DDGAN Section 3.2}$$
 #
 # **Exercise 5.14 (one star, 2 minutes).** (5.13) for each image.
@@ -1481,7 +1481,7 @@ _ = ax.set(xlabel="logit of a fake (left: recognised, right: taken for real)", y
 _ = ax.legend()
 
 # %% [markdown]
-# *Figure 5.21.* Two losses that both fall towards the right; drawn by your functions. On the left, where training begins, the dashed one is flat. <!-- alt: The blue line falls with slope minus one on the left and flattens on the right. The dashed line is flat on the left and falls on the right. -->
+# *Figure 5.21.* Two losses that both fall towards the right; drawn by your functions. On the left, for recognised fakes, the dashed one is flat. <!-- alt: The blue line falls with slope minus one on the left and flattens on the right. The dashed line is flat on the left and falls on the right. -->
 #
 # **R1.** Nothing keeps $D$ from becoming arbitrarily steep between real and fake; then the generator's gradient changes abruptly. The R1 penalty (Mescheder and others 2018, arXiv 1801.04406) makes slopes *at the real points* expensive:
 # $$R_1 = \frac\gamma2\,\big\lVert\nabla_{x_{t-1}}D(x_{t-1}, x_t, t)\big\rVert^2 . \tag{5.14: Mescheder Eq. 9}$$
@@ -1501,7 +1501,7 @@ r1_penalty = checks.r1_penalty(r1_penalty)
 # %% [markdown]
 # ## 5.24 Train it
 #
-# Both players are multilayer perceptrons. Such networks learn coarse shapes first; `gain` makes their first weights larger, so that they see narrow clusters sooner. A draw, for either of them:
+# Both players are multilayer perceptrons. Such networks learn coarse shapes first; `gain` makes their first weights larger, so that they see narrow clusters sooner. One draw serves both:
 
 # %%
 def draw(G, chain, generator, B=256):
@@ -1513,7 +1513,7 @@ def draw(G, chain, generator, B=256):
     return t, x_prev, x_t, chain.q_posterior(guess, x_t, t).sample(generator=generator)
 
 # %% [markdown]
-# Which schedule? With the betas of (5.11) four steps are spent badly on points in the plane: $\bar\alpha_3 = 0.003$ and $\bar\alpha_4 = 0.00004$ are both pure noise, so the first of the four steps has nothing to learn, and the last has to do almost everything. With 10 instead of 20, $\bar\alpha$ falls over 0.71, 0.28 and 0.06 to 0.006, and every step has its share. The one-step GAN is the ordinary one (Goodfellow and others 2014): its discriminator sees $x_0$ alone, without R1.
+# Which schedule? With the betas of (5.11) four steps are spent badly on points in the plane: $\bar\alpha_3 = 0.003$ and $\bar\alpha_4 = 0.00004$ are both pure noise, so the first of the four steps has nothing to learn, and the last has to do almost everything. With 10 for 20 there, $\bar\alpha$ falls over 0.71, 0.28 and 0.06 to 0.006, and every step has its share. The one-step GAN is the ordinary one (Goodfellow and others 2014): its discriminator sees $x_0$ alone, without R1.
 
 # %%
 chains = {1: GaussianDiffusion(schedules.vp(1)), 4: GaussianDiffusion(schedules.vp(4, beta_max=10))}
@@ -1570,7 +1570,7 @@ _ = axes[2].bar(torch.arange(8) + 0.2, nearest, 0.4, color=plots.BLUE, label="$G
 _ = axes[2].set(title="$x_0$ from one $x_1$", xlabel="cluster", ylabel="probability"), axes[2].legend()
 
 # %% [markdown]
-# *Figure 5.22.* Left and middle: 2000 points of each generator; on the left clusters are missing. Right: the question of this section. From $x_1 = (0.9, 0.4)$, between clusters 0 and 1, how often does the generator choose each cluster, and how often should it? It has never been told these probabilities; the discriminator of pairs has taught them, roughly; where the chain seldom comes, as at $(0.3, 0.1)$, less exactly. <!-- alt: Two scatter plots. Left, some of the eight clusters on a ring, the others missing. Middle, all eight and a few points between neighbours. On the right, pairs of grey and blue bars for eight clusters; the blue ones roughly follow the grey ones, high at 0 and 1, low at 2 and 7, and near zero at the others. -->
+# *Figure 5.22.* Left and middle: 2000 points of each generator; on the left clusters are missing. Right: the question of this section. From $x_1 = (0.9, 0.4)$, between clusters 0 and 1, how often does the generator choose each cluster, and how often should it? It has never been told these probabilities; the discriminator of pairs has taught them, roughly. <!-- alt: Two scatter plots. Left, some of the eight clusters on a ring, the others missing. Middle, all eight and a few points between neighbours. On the right, pairs of grey and blue bars for eight clusters; the blue ones roughly follow the grey ones, high at 0 and 1, low at 2 and 7, and near zero at the others. -->
 
 # %% tags=["folded"]
 for x in points.values():
@@ -1579,9 +1579,9 @@ assert near(points[4])[1].min() > 0.05
 print("both: more than 80% of the points lie near a cluster; four steps: more than 5% near each")
 
 # %% [markdown]
-# Compare the middle with figure 5.20: four steps again, without any exact formula. On the left the GAN has *dropped modes*: each of its points lies well, but whole clusters are missing. In the record (`data/records/ddgan_points.json`) this happened with each of its five seeds: three to five of the eight clusters had less than 1 % of its points each. With four steps, each cluster had more than 8 % with every one of ten seeds (12.5 % would be even), and 87 to 91 % of all points lay near a cluster, 95 to 97 % of the GAN's.
+# Compare the middle with figure 5.20: four steps again, without any exact formula. On the left the GAN has *dropped modes*: nearly all its points lie well, but whole clusters are missing. In the record (`data/records/ddgan_points.json`) this happened with each of its five seeds: three to five of the eight clusters had less than 1 % of its points each. With four steps, each cluster had more than 8 % with every one of ten seeds (12.5 % would be even), and 87 to 91 % of all points lay near a cluster, 95 to 97 % of the GAN's.
 #
-# Be fair to the GAN: it had no R1. With R1, one step kept all clusters with four seeds of five, and so did four steps with the betas of (5.11) (`docs/ddgan_trials.md`). So R1 and a schedule that suits the data help, too, not the number of steps alone. Section 5.26 measures images.
+# Be fair to the GAN: it had no R1. With R1 and pairs, one step kept all clusters with four seeds of five, as did four steps with the betas of (5.11) (`docs/ddgan_trials.md`). So this is no proof that more steps help; R1 and the schedule may suffice. Section 5.26 measures images.
 
 # %% [markdown] tags=["sitting"]
 # ## 5.25 Digits in four evaluations
@@ -1626,7 +1626,7 @@ def four_states(n, seed=0):
 _ = plots_variants.named_rows(four_states(10))
 
 # %% [markdown]
-# *Figure 5.23.* From noise to digits in four evaluations of the network. After one step hardly anything can be seen; after two, coarse shapes show through the noise; after three, strokes. Some of the results are no clear digit: section 5.26 measures how many. <!-- alt: Five rows of ten small images. The first two rows look like noise; in the third coarse shapes appear, in the fourth digits behind noise, and in the last row most can be named. -->
+# *Figure 5.23.* From noise to digits in four evaluations of the network. After one step hardly anything can be seen; after two, coarse shapes show through the noise; after three, strokes. Some results are no clear digit: the next cell counts. <!-- alt: Five rows of ten small images. The first two rows look like noise; in the third coarse shapes appear, in the fourth digits behind noise, and in the last row most can be named. -->
 
 # %% tags=["folded"]
 from ddpm_lesson.experiments.features import classified
@@ -1642,10 +1642,10 @@ print("500 digits: the classifier is more than 90% sure of over 80% of them, and
 # *Question.* Ten steps, four, or one: what is the price? A generator should draw images of high **quality**, should **cover** the data, and should be **fast**. Xiao and others call it the generative learning *trilemma* (生成学习三难): each family of models had two of the three. (The blog post calls it a paradox; it is a choice.) On digits:
 #
 # - quality: *precision* (section 5.7) and the *Fréchet distance* (section 4.9);
-# - coverage: *recall*, and how many of the classes have at least 2 % of the images;
+# - coverage: *recall*, and the share of the rarest class (10 % is even);
 # - speed: milliseconds for an image, on one thread, in batches of 100.
 #
-# Each draws 500 images with each of five seeds: chains of `digits_ddpm`; two *distilled* students (section 5.28); `digits_ddgan`; `digits_gan`, one step, with the same networks and training; a small variational autoencoder (VAE). The first two kinds are told every class in turn, the others know no labels. The chains' network has the most parameters, the GANs' less than half, the others about a quarter or fewer.
+# Each generator draws 500 images with each of five seeds: chains of `digits_ddpm`; two *distilled* students (section 5.28); `digits_ddgan`; `digits_gan`, one step, with the same networks and training; a small variational autoencoder (VAE). The first two kinds draw every class equally often, the others by chance; so does *2M-10 by chance*. The chains' network has the most parameters, the GANs' less than half, the others about a quarter or fewer.
 #
 # > **Predict.** A VAE draws blurred images in one step. Is its recall low or high?
 # > <details><summary>Then look</summary>High, 0.96; its precision is low, 0.43. Recall asks whether a real digit lies in a ball around a drawn one, and the balls reach to the third neighbour: scattered images have large balls. So never read recall alone.</details>
@@ -1655,10 +1655,10 @@ record = json.loads(data.bundled("records/trilemma.json").read_text("utf-8"))
 _ = plots_variants.trilemma(record)
 
 # %% [markdown]
-# *Figure 5.24.* Fréchet distance over the time for an image; a larger disc has a larger recall. Low and left is good, and large. Bars: 95 % intervals over five seeds. Dashed: real digits that no generator has seen. The chains lie below it because the distance is to the *training* digits; the held-out ones are fewer, and come from other paper forms. Both axes are logarithmic. <!-- alt: Discs with names in a plane of milliseconds and Fréchet distance. Below the dashed line the chains, on the right, and the students, in the middle. Just above it DDGAN-4, further to the left; the one-step GAN and the VAE at the top left. -->
+# *Figure 5.24.* Fréchet distance over the time for an image; a larger disc has a larger recall. Low, left and large are good. Bars: 95 % intervals over five seeds. Dashed: real digits that no generator has seen. Chains and students lie below: their classes are even by construction, and the held-out digits are fewer, from other paper forms. Both axes are logarithmic. <!-- alt: Discs with names in a plane of milliseconds and Fréchet distance. Below the dashed line the chains, on the right, and the students, in the middle. Just above it DDGAN-4, further to the left; the one-step GAN and the VAE at the top left. -->
 
 # %% tags=["folded"]
-keys = "frechet", "precision", "recall", "classes", "ms"
+keys = "frechet", "precision", "recall", "rarest", "ms"
 print(f"{'mean ± half-width':18}" + "".join(f"{key:>16}" for key in keys))
 for row in [*record["rows"], record["real"]]:
     found = [row["scores"].get(key) for key in keys]
@@ -1667,9 +1667,9 @@ for row in [*record["rows"], record["real"]]:
     print(f"{row['chain']:18}" + "".join(f"{cell:>16}" for cell in cells))
 
 # %% [markdown]
-# Four steps against one, by the same networks, losses and training: the distance is five times smaller, recall higher, and the rarest class has 7 % of the images, not 2 %. With one step, more images lie among real digits (84 % against 62 %), as on the eight clusters. DDGAN-4 needs 0.06 ms for an image; a multilayer perceptron costs less than convolutions. Both students are nearer still, at six and twelve times its time, and know labels. (One network each; the paper's images are larger, its training far longer.)
+# Four steps against one, by the same networks, losses and training: the distance is five times smaller, and the rarest class has 7 % of the images, not 2 %. With one step, more images lie among real digits (84 % against 62 %), as on the eight clusters. DDGAN-4 needs 0.06 ms for an image; perceptrons cost less than convolutions. Both students are nearer still, at six and twelve times its time; but their classes are even, which alone takes 2M-10 from 0.24 to 0.05. (One network each.)
 #
-# These milliseconds are the record's. Those of your machine (of the two long chains, by their number of steps):
+# These milliseconds are the record's. The next cell measures yours (scaling up for the long chains).
 
 # %% tags=["folded"]
 # NBVAL_IGNORE_OUTPUT
@@ -1686,7 +1686,7 @@ for name, sampler in (("DDIM-10", "ddim"), ("DPM-Solver++2M-10", "dpmpp_2m")):
 ms_here |= {"DDIM-50": 5 * ms_here["DDIM-10"], "DDPM-1000": 100 * ms_here["DDIM-10"]}
 
 # %% [markdown]
-# Choose what is drawn upwards, what makes a disc large, and whose clock.
+# Choose the vertical axis, the size of the discs, and the clock.
 
 # %% tags=["folded"]
 # NBVAL_IGNORE_OUTPUT
@@ -1700,7 +1700,7 @@ _ = interact(show, **offers, clock=["yours", "the record's"])
 
 # %% [markdown]
 # **Exercise 5.16 (design, 4 minutes).** From figure and table alone: (a) Which are *dominated*: another one is at least as good in distance, recall and time? (b) Is there a trilemma on these digits? (c) You may spend 1 ms for an image, in batches of 100: what do you take to show digits, and what to train a classifier? (d) Which difference between two rows would you *not* report, given the intervals?
-# <details><summary>What we would say</summary>(a) Within the intervals the one-step GAN, by the VAE (their distances are equal, the VAE is faster and has the higher recall; but its precision is half as high). Within the intervals also the three other chains, by 2M-10; and distilled-4, by distilled-2. (b) Yes, in steps: VAE and one-step GAN, DDGAN-4, the students and the chains follow one another in time, each slower and nearer than the one before. But a thousand steps buy little: DDPM-1000 has 0.043, and 2M-10 0.050 in a hundredth of the time; their intervals overlap. The two-step student reaches 0.08 in a tenth of the time of ten steps, partly because its network is smaller. (c) A student, twice: the highest precision below 1 ms, and it knows labels, without which training data are worth little. (d) Among others the distances of most chains, and of the two students: their intervals overlap. Nor that the chains are nearer than real digits: only 382 of these are held out, and the five subsets of 300 overlap, so that their interval is too narrow.</details>
+# <details><summary>What we would say</summary>(a) By the means only the one-step GAN, by the VAE (whose precision is half as high). Within the intervals also DDIM-50, by 2M-10, which ties with DDIM-10; and distilled-4, by distilled-2. (b) In quality and speed: VAE and one-step GAN, DDGAN-4, the students and the chains follow one another in time, each slower and nearer than the one before. But a thousand steps buy little: DDPM-1000 has 0.043, and 2M-10 0.050 in a hundredth of the time. The two-step student reaches 0.08 in a tenth of the time of ten steps. Recall does not follow. (c) A student, in both: the highest precision below 1 ms, and it knows labels, without which training data are worth little. (d) For example the distances of the two students, and of DDIM-50, DDIM-10 and 2M-10. (Overlap alone proves no equality.) Nor that the chains are nearer than real digits: only 382 are held out, the five subsets of 300 overlap, and their classes vary.</details>
 
 # %% [markdown]
 # In three sentences:
@@ -1734,12 +1734,12 @@ digits = load_pretrained("digits_ddpm", device=device)
 # | share of each class | 5 % to 16 % |
 # | one seed, one result | the same images from the same seed, and others from another |
 #
-# One evaluation: one image passes through the network once. With guidance each step needs two. Precision and recall are those of section 5.7, against the real digits.
+# One evaluation: one image passes through the network once. With guidance each step needs two. Precision and recall: section 5.7. Classes: by the course's classifier.
 #
 # **Exercise 5.17 (capstone, 15 minutes).** Build `generate(digits, n, seed)`. `digits` is what `load_pretrained("digits_ddpm")` gives; return `n` digits, (n, 1, 8, 8), with values in [−1, 1]. Everything of the course may be used: your own functions by `checks.carried(name)`, or the package. The check draws, counts, measures, and shows each requirement beside what it found.
 #
 # Parts that you may need: `digits.denoiser(y, guidance=1.0)` (it clips $\hat x_0$; `y` comes first), `digits.labels(n)`, `digits.process.respaced(...)`, `spacing.trailing(1000, S)`, `samplers.ddim(chain, denoise, x_T)` and `samplers.dpmpp_2m(chain, denoise, x_T)`; `samplers.ancestral(chain, samplers.reverse(chain, denoise, fixedsmall), x_T, generator=...)`; `samplers.last(...)`. Draw `x_T` on the CPU, then `.to(digits.device)`.
-# <details><summary>Hint 1: which sampler?</summary>Figure 4.23 compares them: on these digits, the samplers without noise on trailing steps have the lowest values up to fifteen evaluations, except Heun and PLMS.</details>
+# <details><summary>Hint 1: which sampler?</summary>Figure 4.23 compares them: on these digits, the samplers without noise on trailing steps have the lowest distances up to fifteen evaluations.</details>
 # <details><summary>Hint 2: labels?</summary>Section 5.7 measured it: telling the label raises precision at no cost in evaluations; a guidance scale above 1 costs a second evaluation; and at 1.5 recall falls from about 0.9 to 0.7.</details>
 # <details><summary>How to find a mistake</summary>Draw 20 digits with <code>plots_variants.named_rows</code> and look. Twice the same seed must give the same tensor.</details>
 
@@ -1814,7 +1814,7 @@ print("four steps: the teacher below 0.10 from its eight, the student above 0.12
 print("two steps:  the teacher above 0.20 from its eight, the student below 0.20")
 
 # %% [markdown]
-# With four steps the teacher itself comes nearer to its eight than the student: four steps are already close to eight here, and the student, a smaller network with a short training, adds a larger error of its own. With two steps the student is nearer. So distillation pays where the teacher's own steps have become too large. The students have a quarter of its parameters, too; part of their speed in section 5.26 comes from that.
+# With four steps the teacher itself comes nearer to its eight-step digits than the student: four steps are already close to eight here, and the student, a smaller network with a short training, adds a larger error of its own. With two steps the student is nearer. So, by this distance, distillation pays where the teacher's own steps have become too large. The students have a quarter of its parameters, too; part of their speed in section 5.26 comes from that.
 #
 # What is lost? Where the map from noise to images is steep, a network makes it smoother (not measured here). The target is the teacher and not the data, so the teacher's mistakes stay. And each halving is a training of its own.
 
@@ -1886,17 +1886,17 @@ for t in (20, 400, 900):
 print("the velocity of a flow, from our noise: equal to 1e-10 at three levels")
 
 # %% [markdown]
-# **Consistency models** (Song and others 2023, arXiv 2303.01469) learn where the ODE's path begins, (5.16). They are trained from a teacher or from nothing; Song and Dhariwal (2023, arXiv 2310.14189) made the second work.
+# **Consistency models** (Song and others 2023, arXiv 2303.01469) learn where the ODE's path begins, (5.16). They are trained from a teacher or without; Song and Dhariwal (2023, arXiv 2310.14189) made the second work.
 #
 # **Latent diffusion** (Rombach and others 2022, arXiv 2112.10752) first trains an autoencoder, $h = \text{enc}(x)$ and $x\approx\text{dec}(h)$, and then runs this whole course on $h$:
 # $$L = \operatorname E\,\big\lVert\epsilon-\epsilon_\theta\big(\sqrt{\bar\alpha_t}\,\text{enc}(x)+\sqrt{1-\bar\alpha_t}\,\epsilon,\ t,\ y\big)\big\rVert^2 .$$
-# Nothing else is different; 64 × 64 × 4 numbers are cheaper than 512 × 512 × 3 pixels, and $y$ is a text.
+# The diffusion is the same; 64 × 64 × 4 numbers are cheaper than 512 × 512 × 3 pixels, and $y$ is a text.
 
 # %% [markdown] tags=["deeper"]
 # ## 5.31 Going deeper: what goes wrong in few steps
 
 # %% [markdown]
-# **R1 lazily, without its factor.** A discriminator with a known slope, $D = 0.3\,x$ on ten pixels, so that $\lVert\nabla D\rVert^2 = 0.9$; $\gamma = 2$. What does it weigh on average over 16 steps?
+# **R1 lazily, without its factor.** A discriminator with a known slope, $D = 0.3\sum_i x_i$ on ten pixels, so that $\lVert\nabla D\rVert^2 = 0.9$; $\gamma = 2$. What does it weigh on average over 16 steps?
 
 # %%
 r1_penalty, generator_loss = checks.carried("r1_penalty"), checks.carried("generator_loss")
@@ -1942,7 +1942,7 @@ for t in (1, 2, 3):
     print(f"from code index {t}: correlation of x_prev and x_t given x_0: {right:.2f}")
 
 # %% [markdown]
-# The generator's fakes have this correlation, because the posterior gives it; the discriminator could learn to recognise the mistake instead of the images.
+# Given $G$'s $x_0$, the fakes have this correlation, because the posterior gives it; the discriminator could learn to recognise the mistake instead of the images.
 
 # %% [markdown] tags=["deeper"]
 # ## 5.32 Going deeper: equation by equation
