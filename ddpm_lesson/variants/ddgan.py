@@ -83,8 +83,8 @@ def train_ddgan(
     or gone through again. optimizers: of G and of D. r1, interval: as `r1_penalty`'s gamma and interval.
     D sees real pairs from `q_sample_pair`, and the same x_t with G's draw of x_{t-1}; both networks learn from draws of
     their own. generator: for t, noise and z. Raises ValueError if the batches run out, if steps or interval are below
-    1 or r1 is negative, and FloatingPointError if a loss is not finite; of the first batch's range errors and warnings come
-    as in `training.train`.
+    1 or r1 is negative, FloatingPointError if a loss is not finite; of the first batch's range errors and warnings
+    come as in `training.train`.
     """
     if min(steps, interval) < 1 or not r1 >= 0:
         raise ValueError(f"expected steps and interval of 1 or more, r1 of 0 or more, got {steps}, {interval}, {r1}")

@@ -167,6 +167,9 @@ ddgan_step = Check(
         "same. The posterior's is beta (1 - alpha_bar_prev) / (1 - alpha_bar), and 0 at t = 0.": dict(
             var=lambda c: c.beta
         ),
+        "At t = 0 you add noise, of variance beta. The last step gives the x_0 of G itself.": dict(
+            var=lambda c: torch.where(c.a_bar_prev == 1, c.beta, _var(c))
+        ),
         "At t = 0 you add noise, with the variance of t = 1: the one whose logarithm was clipped. The last step gives "
         "x_0 itself.": dict(var_of=lambda t, T: max(t, min(1, T - 1))),
         "Your variance is 1 - alpha_bar_prev, that of x_{t-1} given x_0 alone. x_t is known, too: beta (1 - "
