@@ -178,10 +178,10 @@ def train(
         grad_norm = nn.utils.clip_grad_norm_(parameters, clip_norm, error_if_nonfinite=False)
         mean, grad_norm = torch.stack([mean, grad_norm.to(mean.dtype)]).tolist()  # the one wait for a GPU
         if not math.isfinite(mean):
-            told = f"the loss is not finite in step {step}, at t = {t[~losses.isfinite()].tolist()}"
+            told = f"the loss is not finite in step {step}, at t = {_some(t[~losses.isfinite()])}"
             raise FloatingPointError(f"{told}: {STEADIER}")
         if not math.isfinite(grad_norm):
-            raise FloatingPointError(f"the gradient is not finite in step {step}, t = {t.tolist()}: {STEADIER}")
+            raise FloatingPointError(f"the gradient is not finite in step {step}, t = {_some(t)}: {STEADIER}")
         if not 0 <= (share := rate(step)) < math.inf:
             raise ValueError(f"rate({step}), a factor of the learning rate, must be 0 or more and finite, got {share}")
         for group, own in zip(optimizer.param_groups, rates, strict=True):
@@ -232,3 +232,9 @@ def _per_image(loss: Tensor, t: Tensor) -> Tensor:
     if loss.shape[:1] != t.shape:
         raise ValueError(f"the loss must be ({len(t)},) or ({len(t)}, *D), not reduced, got {tuple(loss.shape)}")
     return loss.flatten(1).mean(1) if loss.ndim > 1 else loss
+
+
+def _some(t: Tensor, most: int = 16) -> str:
+    """The first of the indices (B,), as text."""
+    more = f" and {len(t) - most} more" if len(t) > most else ""
+    return f"{t[:most].tolist()}{more}"

@@ -12,6 +12,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from bad_input import FORGED, JSON
+from filelock import FileLock
 from PIL import Image
 
 from ddpm_lesson import cli, data
@@ -28,6 +29,7 @@ class World:
 
     def __init__(self, folder: Path):
         self.folder, self.made = folder, {}
+        self.lock: FileLock | None = None
 
     def __call__(self, name: str) -> Path:
         if name not in self.made:
@@ -46,11 +48,14 @@ def bytes_of(name: str, content: Callable[[World], bytes] | bytes) -> None:
     MADE[name] = lambda world, path: path.write_bytes(content(world) if callable(content) else content)
 
 
+def trained(path, options):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert cli.main(["train", *options.split(), *TINY, "--out", str(path)]) == 0
+
+
 @makes
 def run(world, path):
-    words = ["train", "--preset", "digits", *TINY, "--steps", "2", "--out", str(path)]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        assert cli.main(words) == 0
+    trained(path, "--preset digits --steps 2")
 
 
 def classifier(path, T):
@@ -66,6 +71,11 @@ MADE["noisy"] = lambda world, path: world("noisy.safetensors")
 MADE["weights"] = lambda world, path: world("run") / "weights.safetensors"
 MADE["state"] = lambda world, path: world("run") / "state.safetensors"
 MADE["none"] = lambda world, path: path.with_suffix(".none")
+MADE["plain"] = lambda world, path: trained(path, "--data digits --steps 1")
+MADE["enlarger"] = lambda world, path: trained(path, "--preset digits_upscale --steps 1")
+MADE["nowhere"] = lambda world, path: path.symlink_to(path.with_name("nothing"))
+MADE["long_name"] = lambda world, path: path.with_name(300 * "x")
+MADE["weights_folder"] = lambda world, path: (path / "weights.safetensors").mkdir(parents=True)
 MADE["folder"] = MADE["empty"] = lambda world, path: path.mkdir()
 bytes_of("file", b"a file")
 bytes_of("binary", b"\xff\xfe\xff" * 9)
@@ -91,6 +101,53 @@ def spoilt_run(name: str, file: str, content: Callable[[bytes], bytes]) -> None:
 spoilt_run("run_cut_state", "state.safetensors", lambda whole: whole[: len(whole) // 2])
 spoilt_run("run_bad_recipe", "recipe.json", lambda whole: whole[:-9])
 spoilt_run("run_binary_recipe", "recipe.json", lambda whole: b"\xff" + whole)
+
+spoilt_run("run_edited", "recipe.json", lambda whole: whole.replace(b'"lr": 0.001', b'"lr": 0.5'))
+spoilt_run("run_cut_weights", "weights.safetensors", lambda whole: whole[: len(whole) // 2])
+spoilt_run("run_damaged_log", "log.csv", lambda whole: whole.replace(b"\n1,", b"\none,"))
+
+
+def incomplete_run(name: str, file: str, instead: Callable[[World, Path], object] = lambda world, path: None) -> None:
+    """A run without a file, or with another one."""
+
+    def make(world, path):
+        shutil.copytree(world("run"), path)
+        (path / file).unlink()
+        instead(world, path / file)
+
+    MADE[name] = make
+
+
+incomplete_run("run_without_state", "state.safetensors")
+incomplete_run("run_without_weights", "weights.safetensors")
+incomplete_run("run_unweighted", "weights.safetensors")  # will be mended
+incomplete_run("run_no_log", "log.csv")
+incomplete_run("run_log_folder", "log.csv", lambda world, path: path.mkdir())
+incomplete_run("run_recipe_folder", "recipe.json", lambda world, path: path.mkdir())
+incomplete_run(
+    "run_other_weights", "weights.safetensors", lambda world, path: shutil.copy(world("plain") / path.name, path)
+)
+
+
+@makes
+def run_held(world, path):
+    """A folder in which another process works, as far as its lock says."""
+    path.mkdir()
+    (path / "recipe.json").write_bytes((world("run") / "recipe.json").read_bytes())
+    world.lock = FileLock(path / ".lock")
+    world.lock.acquire()
+
+
+@makes
+def photos(world, path):
+    for i in range(12):
+        png(path / "red" / f"{i}.png")
+        png(path / "blue" / f"{i}.png")
+
+
+@makes
+def run_of_photos(world, path):
+    trained(path, f"--data folder --root {world('photos')} --size 8 --conditional --steps 1")
 
 
 def png(path, size=(9, 9)):
@@ -125,6 +182,36 @@ def mixed(world, path):
 def damaged(world, path):
     png(path / "0.png")
     (path / "0.png").write_bytes((path / "0.png").read_bytes()[:50])
+
+
+@makes
+def one(world, path):
+    png(path / "0.png")
+
+
+@makes
+def circle(world, path):
+    png(path / "red" / "0.png")
+    png(path / "red" / "1.png")
+    (path / "red" / "again").symlink_to(path, target_is_directory=True)
+
+
+@makes
+def only_itself(world, path):
+    path.mkdir()
+    (path / "again").symlink_to(path, target_is_directory=True)
+
+
+@makes
+def dead_link(world, path):
+    path.mkdir()
+    (path / "0.png").symlink_to(path / "nothing.png")
+
+
+@makes
+def floating(world, path):
+    path.mkdir()
+    Image.new("F", (9, 9), 0.5).save(path / "0.tiff")
 
 
 # Weights. A name with an ending is a file for load_weights, whatever it holds.

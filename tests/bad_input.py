@@ -2,8 +2,9 @@
 
     python tests/bad_input.py --write        writes docs/errors.md from the table
 
-A row has a group, a command line or a call in Python, what the sentence must hold ("..." stands for anything), and the
-exit status. {name} is a file or folder that `MADE` of bad_files.py makes. Sentences stand here only.
+A row has a group, a command line or a call in Python, what the sentence must hold ("..." stands for anything), and what
+becomes of it: an exit status, or RAISES or WARNS of a call; DONE is a command that ends well, and says what it found.
+{name} is a file or folder that `MADE` of bad_files.py makes. Sentences stand here only.
 """
 
 import sys
@@ -13,11 +14,15 @@ from typing import NamedTuple
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
 
 
+RAISES, WARNS, DONE = 0, -1, -2  # instead of an exit status: calls in Python, and a command that ends well
+ENDS = {RAISES: "raises", WARNS: "warns", DONE: "0"}
+
+
 class Row(NamedTuple):
     group: str
     call: str
     told: str
-    status: int = 1  # 0: a call in Python, which raises
+    status: int = 1
 
 
 ROWS: list[Row] = []
@@ -33,7 +38,7 @@ def add(group: str, *rows: tuple[str, str] | tuple[str, str, int], start: str = 
 
 add(
     "Commands",
-    ("", "the following arguments are required: train | sample | evaluate"),
+    ("", "the following arguments are required: train | status | sample | evaluate | export"),
     ("dance", "invalid choice: 'dance' (choose from ...train"),
     ("Train", "invalid choice: 'Train'"),
     ("train --speed 9", "unrecognized arguments: --speed 9"),
@@ -50,18 +55,18 @@ add(
 )
 add(
     "Devices and threads",
-    ("train --preset digits --device abacus", "--device abacus cannot be used on this machine: ...abacus"),
+    ("train --preset digits --device abacus", "--device abacus cannot be used on this machine, expected cpu, or a GPU"),
     ("sample --device abacus", "--device abacus cannot be used on this machine"),
     ("evaluate --device abacus", "--device abacus cannot be used on this machine"),
     ("sample --device cuda:99", "--device cuda:99 cannot be used on this machine"),
-    ("sample --device ''", "--device...cannot be used on this machine: Device string must not be empty"),
+    ("sample --device ''", "--device...cannot be used on this machine, ...: Device string must not be empty"),
 )
 for command in ("train", "sample", "evaluate"):
     add(
         "Devices and threads",
-        ("--threads 0", "argument --threads: expected a positive integer, got 0"),
-        ("--threads -2", "argument --threads: expected a positive integer, got -2"),
-        ("--threads two", "argument --threads: expected a positive integer, got two"),
+        ("--threads 0", "argument --threads: expected a number of threads in 1..., got 0"),
+        ("--threads -2", "argument --threads: expected a number of threads in 1..., got -2"),
+        ("--threads two", "argument --threads: expected a number of threads in 1..., got two"),
         start=command,
         status=2,
     )
@@ -70,7 +75,7 @@ for command in ("train", "sample", "evaluate"):
 
 add(
     "train: what to begin with",
-    ("train", "say what to train: --preset digits | ..., --recipe FILE, or options; see --help"),
+    ("train", "say what to train: --preset digits | ..., --recipe FILE, --from NAME, or options; see --help"),
     ("train --preset digits --recipe x.json", "give --preset or --recipe, not both"),
     ("train --recipe none.json", "there is no recipe none.json: name a recipe.json, such as a run has saved"),
     ("train --recipe {folder}", "a recipe must be a file, got the folder"),
@@ -79,8 +84,8 @@ add(
     ("train --recipe {long}", "a recipe must be a file of at most 1,048,576 bytes, got more in"),
     ("train --out {foreign}", "say what to train: --preset"),
     ("train --preset digits --out {foreign}", "holds other files and no run: name an empty or a new folder"),
-    ("train --preset digits --out {file}", "{file}...: a file lies where a folder must be: name another place"),
-    ("train --preset digits --out {file}/run", "a file lies where a folder must be: name another place"),
+    ("train --preset digits --out {file}", "{file} cannot be made (a file lies there): name another folder"),
+    ("train --preset digits --out {file}/run", "{file}/run cannot be made (Not a directory): name another folder"),
     ("train --preset digits --out {run}", "holds a run of another recipe (T = 6, now 1000, ...): name another folder"),
     ("train --out {run} --seed 1", "holds a run of another recipe (seed = 0, now 1)"),
     ("train --out {run} --lr 0.1", "holds a run of another recipe (lr = 0.001, now 0.1)"),
@@ -209,7 +214,7 @@ add(
     ("--preset folder", "data 'folder' needs root, the folder of your images, got None"),
     ("--preset folder --root nowhere", "there is no folder ...nowhere"),
     ("--preset folder --root {file}", "got the file {file}"),
-    ("--preset folder --root {empty}", "no images in {empty}: looked for names that end in .bmp"),
+    ("--preset folder --root {empty}", "no images in {empty}: looked for names that end in ....bmp"),
     ("--preset folder --root {texts}", "no images in {texts}: looked for names that end in"),
     ("--preset folder --root {hidden}", "no images in {hidden}"),
     ("--preset folder --root {mixed}", "has images both in sub-folders, one per class, and outside of them: loose.png"),
@@ -217,7 +222,7 @@ add(
     ("--preset folder --root {images}", "batch_size must lie in 1..2, got 64"),
     ("--data folder --size 8", "data 'folder' needs root"),
     ("--data folder --root {images}", "data 'folder' needs size"),
-    ("--preset folder --root ''", "no images in ...: looked for names that end in"),
+    ("--preset folder --root ''", "--root must name the folder of your images, got an empty name"),
     start="train",
 )
 
@@ -284,8 +289,12 @@ for name in JSON:
 add(
     "sample: what to draw from",
     ("--weights imagenet", "no weights 'imagenet' ship with the course; there are ...digits_ddpm"),
-    ("--weights ''", "there is no file ...weights.safetensors"),
-    ("--weights ../digits_ddpm", "no weights '../digits_ddpm' ship with the course"),
+    ("--weights ../digits_ddpm", "there is no file ../digits_ddpm"),
+    ("--weights runs/digit", "there is no file runs/digit"),
+    ("--weights digit_ddpm", "no weights 'digit_ddpm' ship with the course; there are ...digits_ddpm"),
+    ("--weights {file}", "is no whole safetensors file (...): delete it, or get it again"),
+    ("--weights {weights_folder}", "expected a file, got the folder {weights_folder}/weights.safetensors"),
+    ("--weights {run_without_weights}", "there is no file {run_without_weights}/weights.safetensors"),
     ("--weights none.safetensors", "there is no file none.safetensors"),
     ("--weights {empty}", "there is no file {empty}/weights.safetensors"),
     ("--weights {state}", "does not hold the weights of a network, but maybe the state of a run"),
@@ -304,7 +313,7 @@ add(
     ("--weights {about_deep}", "holds tensors, but no 'about' as this package writes it"),
     ("--weights {about_digits}", "holds tensors, but no 'about' as this package writes it"),
     ("--weights {about_unsigned}", "holds tensors, but no 'about' as this package writes it"),
-    ("--weights {recipe_list}", "no weights ... ship with the course..."),
+    ("--weights {recipe_list}", "{recipe_list} is no whole safetensors file"),
     start="sample",
 )
 # A file with a right checksum, in which one thing cannot be: its path in `about`, the value, what is said of it.
@@ -369,9 +378,7 @@ add("sample: forged files", *((f"sample --weights {{{name}}}", told) for name, (
 add(
     "sample: what to draw",
     ("--out x.jpg", "--out must ... .png..., got x.jpg"),
-    ("--out x", "--out must ... .png..., got x"),
-    ("--out ''", "--out must ... .png..., got"),
-    ("--out {file}/x.png", "{file}: a file lies where a folder must be: name another place"),
+    ("--out {file}/x.png", "{file}/x.png cannot be written: {file} is a file, expected a folder"),
     ("--label eleven", "the class must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, got eleven"),
     ("--label ''", "the class must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, got"),
     ("--label 10", "the class must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, got 10"),
@@ -425,7 +432,7 @@ add(
     ("--weights none.safetensors", "there is no file none.safetensors"),
     ("--weights {forged_shape}", "does not say what its network is"),
     ("--weights {run} --classifier {clean} --n 2", "at least 20 samples, got 2"),
-    ("--weights {run} --classifier {clean} --n 60 --bits -1", "... 382 ..., got -1"),
+    ("--weights {run} --classifier {clean} --n 60 --bits 383", "382 images held out, expected --bits 0..382, got 383"),
     ("--weights {run} --sampler ddim --eta 2", "eta must lie in 0..1, got 2.0"),
     ("--weights {run} --eta 0.5", "eta is an option of ddim, got eta = 0.5 and the sampler ancestral"),
     ("--weights {run} --guidance nan", "guidance must be a finite number, got nan"),
@@ -435,9 +442,247 @@ add(
 add(
     "evaluate",
     ("--n 0", "argument --n: expected a positive integer, got 0"),
-    ("--bits many", "argument --bits: invalid int value: 'many'"),
+    ("--bits -1", "argument --bits: expected 0 or a positive integer, got -1"),
+    ("--bits many", "argument --bits: expected 0 or a positive integer, got many"),
     ("--sampler euler", "argument --sampler: invalid choice: 'euler'"),
     start="evaluate",
+    status=2,
+)
+
+# Names that are empty: "$RUN" of a variable that was not set.
+
+for words in (
+    ("train --preset digits --out",),
+    ("train --from",),
+    ("sample --weights", "sample --out", "sample --root"),
+    ("evaluate --json", "evaluate --classifier", "evaluate --held-out"),
+    ("export {run} --out",),
+):
+    add(
+        "Empty names",
+        *((f"{call} ''", f"argument {call.split()[-1]}: expected a name, got an empty one") for call in words),
+        status=2,
+    )
+add(
+    "Empty names",
+    ("status ''", "argument FOLDER: expected a name, got an empty one"),
+    ("export '' --out x", "argument WEIGHTS: expected a name, got an empty one"),
+    status=2,
+)
+
+# What came with runs that can be looked at, gone on with and begun from other weights.
+
+add(
+    "train: folders of runs",
+    (
+        "--out {run_edited}",
+        "recipe.json was edited (lr = 0.5 there, 0.001 in the state), but the state decides: put it",
+    ),
+    (
+        "--out {run_without_state}",
+        "{run_without_state}/state.safetensors, without which the run cannot go on, is missing beside log.csv and "
+        "weights.safetensors: train --from {run_without_state} --out ANOTHER goes on with its weights; or delete",
+    ),
+    (
+        "--out {run_cut_weights}",
+        "is no whole safetensors file ...; or move {run_cut_weights}/weights.saf",
+    ),
+    ("--out {run_other_weights}", "weights.safetensors is of another run than the state beside it: move"),
+    (
+        "--out {run_damaged_log}",
+        "log.csv is damaged in line 2: expected step, ..., got ...Move it away, and the run goes",
+    ),
+    ("--out {run_log_folder}", "log.csv must be a file, got a folder: move it away"),
+    (
+        "--out {run_recipe_folder}",
+        "recipe.json cannot be used: Is a directory. Delete it: the state holds the recipe, too",
+    ),
+    ("--out {run_held} --steps 1 --preset digits", "another process works in {run_held}: wait until it ends"),
+    ("--out {run} --steps 3", "holds a run of another recipe (steps = 2, now 3): name another folder"),
+    ("--out {nowhere} --preset digits", "{nowhere} cannot be made (a link there leads nowhere): name another folder"),
+    ("--out {weights_folder} --preset digits", "{weights_folder} holds other files and no run: name an empty or a new"),
+    ("--out {run} --from {run}", "the run in {run} began from no weights: leave out --from to go on with it"),
+    ("--out {run} --device meta --steps 1", "holds a run of another recipe (steps = 2, now 1)"),
+    ("--preset digits --device meta", "--device meta cannot be used on this machine, expected cpu, or a GPU"),
+    ("--preset digits --lr 0", "lr, the learning rate, must be positive, got 0.0; 2e-4 is usual"),
+    ("--preset digits --root {images}", "images lie, and those of digits come with the course: got --root {images}"),
+    ("--preset mnist --root {file}", "MNIST was to be read from a folder, got {file}, which is a file"),
+    start="train",
+)
+add(
+    "train: folders of runs",
+    ("train --out {run}", "Already finished: {run}/weights.safetensors holds the averaged network after 2 steps."),
+    ("train --out {run_no_log}", "{run_no_log}/log.csv holds 0 of 2 steps: the others are lost"),
+    ("train --out {run_unweighted}", "{run_unweighted}/weights.safetensors was missing: written anew from the state"),
+    status=DONE,
+)
+add(
+    "train: begin from weights",
+    ("--from imagenet", "no weights 'imagenet' ship with the course; there are"),
+    ("--from runs/digit", "there is no file runs/digit"),
+    ("--from {empty}", "there is no file {empty}/weights.safetensors"),
+    ("--from {clean}", "--from must name a diffusion model, got {clean}, a PretrainedClassifier"),
+    ("--from digits_vae", "--from must name a diffusion model, got ...digits_vae.safetensors, a PretrainedGenerator"),
+    ("--from {state}", "does not hold the weights of a network, but maybe the state of a run"),
+    ("--from {cut}", "is no whole safetensors file (...): delete it, or get it again"),
+    ("--from {run} --ch 16", "of another network (ch = 8, here 16): give the options that it was trained with"),
+    ("--from {run} --T 7", "of another network (T = 6, here 7): give the options that it was trained with"),
+    ("--from {enlarger} --condition none", "of another network (cond_ch = 1, here 0): give the options"),
+    ("--from {plain} --conditional", "of another network (num_classes = None, here 10): give the options"),
+    ("--from {run} --steps 0", "steps must be an integer in 1..1000000000000, got 0"),
+    start="train",
+)
+add(
+    "train: folders of images",
+    ("--size 8 --root {one}", "there is only 1 image, too few for batch_size = 64: more images are needed"),
+    ("--size 8 --root {circle}", "batch_size must lie in 1..2, got 64: there are 2 images"),
+    (
+        "--size 8 --root {only_itself}",
+        "no images in {only_itself}: ...; left out: link to a folder that is read already",
+    ),
+    ("--size 8 --root {dead_link}", "no images in {dead_link}: ...; left out: link that leads nowhere: 1 (0.png)"),
+    (
+        "--size 8 --root {run}",
+        "{run} is the folder of a run, whose pictures are drawn: expected a folder of your images",
+    ),
+    ("--root {images} --out {images}/run", "must not lie inside of each other: the run's pictures would become images"),
+    ("--root {photos}/red --out {photos}", "must not lie inside of each other: the run's pictures would become images"),
+    start="train --preset folder",
+)
+add(
+    "status",
+    ("nowhere", "nowhere is no folder: expected that of a run, such as runs/digits"),
+    ("{empty}", "{empty} holds no run: expected a folder that train has made, such as runs/digits"),
+    ("{foreign}", "{foreign} holds no run: expected a folder that train has made"),
+    ("{file}", "{file} is no folder: expected that of a run"),
+    ("{weights}", "{weights} is no folder: expected that of a run"),
+    ("{weights_folder}", "{weights_folder} holds no run: expected a folder that train has made"),
+    (
+        "{run} {empty} {file}",
+        "{empty} holds no run: expected a folder ...; {file} is no folder: expected that of a run",
+    ),
+    start="status",
+)
+add(
+    "status",
+    ("", "the following arguments are required: FOLDER"),
+    ("{run} --device cpu", "unrecognized arguments: --device cpu"),
+    start="status",
+    status=2,
+)
+add(
+    "status",
+    ("{run_cut_state}", "note     {run_cut_state}/state.safetensors is no whole safetensors file"),
+    ("{run_edited}", "note     {run_edited}/recipe.json was edited (lr = 0.5 there, 0.001 in the state)"),
+    ("{run_bad_recipe}", "note     {run_bad_recipe}/recipe.json cannot be used: a recipe must be JSON"),
+    ("{run_recipe_folder}", "note     {run_recipe_folder}/recipe.json cannot be used: Is a directory"),
+    ("{run_without_state}", "note     {run_without_state}/state.safetensors, without which the run cannot go on"),
+    ("{run_without_weights}", "note     {run_without_weights}/weights.safetensors is missing: the same train command"),
+    ("{run_no_log}", "note     {run_no_log}/log.csv holds 0 of 2 steps: the others are lost"),
+    ("{run_damaged_log}", "note     {run_damaged_log}/log.csv is damaged in line 2"),
+    ("{run_other_weights}", "note     {run_other_weights}/weights.safetensors is of another run than the state"),
+    ("{run_held}", "process  another process works here"),
+    start="status",
+    status=DONE,
+)
+add(
+    "sample: where to",
+    ("--out .png", "--out needs a name before its ending, got .png"),
+    ("--out {file}", "expected the name of a folder to write, got the file {file}"),
+    ("--out {foreign}", "{foreign} holds files, and nothing is overwritten: name an empty or a new folder"),
+    ("--out {nowhere}/x.png", "{nowhere}/x.png cannot be written: {nowhere} is a link that leads nowhere"),
+    ("--out {nowhere}", "{nowhere} cannot be written: {nowhere} is a link that leads nowhere"),
+    ("--out /proc/x.png", "/proc/x.png cannot be written (...) in /proc: name another place"),
+    ("--out {long_name}.png", "cannot be written (File name too long): name another place"),
+    ("--separate --out x.png", "--separate writes PNGs into a folder: expected --out FOLDER, got x.png"),
+    ("--separate --out x.jpg", "--separate writes PNGs into a folder: expected --out FOLDER, got x.jpg"),
+    ("--separate --animate", "give --separate or --animate, not both: an animation is one file"),
+    ("--animate --out x.npz", "--animate writes an animation: expected --out FILE.png or FILE.gif, got x.npz"),
+    ("--animate --out x/", "--animate writes an animation: expected --out FILE.png or FILE.gif, got x/"),
+    ("--n 10001", "shows at most 10000 images, got --n 10001: write a folder, --out samples/, or --out samples.npz"),
+    ("--n 1001 --out x.gif", "one picture shows at most 1000 images, got --n 1001: write a folder, --out x/"),
+    ("--n 1000000000 --out x.npz", "images at once need ... GiB of memory, this machine has ...: draw them in several"),
+    start="sample --weights {run}",
+)
+add(
+    "sample: what to draw",
+    ("--weights {plain} --label 3", "this network was trained without labels: leave the class out, got 3"),
+    ("--weights {plain} --guidance 2", "guidance leads towards labels: expected some, got none and guidance = 2.0"),
+    ("--weights {run} --root {images}", "images lie, and those of digits come with the course: got --root {images}"),
+    ("--weights {enlarger} --label 3", "this network enlarges images, whose classes are what they are: got --label 3"),
+    ("--weights {enlarger} --n 383", "there are 382 images held out, expected 1..382, got 383"),
+    ("--weights {run} --n 4 --label 3 --guidance 1e300", "the images are not all finite numbers with ...: lower"),
+    start="sample",
+)
+add(
+    "sample: what to draw",
+    ("--batch 0", "argument --batch: expected a positive integer, got 0"),
+    ("--n 2000000000", "argument --n: expected a positive integer up to 1000000000, got 2000000000"),
+    start="sample",
+    status=2,
+)
+add(
+    "evaluate",
+    ("--weights {run} --json {empty}", "expected the name of a file to write, got the folder {empty}"),
+    ("--weights {run} --json {file}/x.json", "{file}/x.json cannot be written: {file} is a file, expected a folder"),
+    ("--weights {run} --held-out {images}", "--held-out is for networks of a folder of images; digits has held-out"),
+    ("--weights {run} --inception none.pth", "there is no file none.pth, expected weights-inception-...torch-fidelity"),
+    ("--weights {run} --inception {file}", "{file} does not hold the weights of Inception, weights-inception-"),
+    ("--weights {run} --inception {pickle}", "{pickle} does not hold the weights of Inception, weights-inception-"),
+    ("--weights {run} --inception x --classifier own", "give --inception or --classifier, not both"),
+    (
+        "--weights {run} --classifier mnist_classifier",
+        "mnist_classifier is of mnist, 1 x 28 x 28, 10 classes: leave out",
+    ),
+    ("--weights {run} --classifier {noisy}", "this is a classifier of noisy images with T = 6: expected one of clean"),
+    ("--weights {run} --root {images}", "images lie, and those of digits come with the course: got --root {images}"),
+    (
+        "--weights {run_of_photos}",
+        "expected at least 40 images, of which half are kept apart, got 24: train on more, or",
+    ),
+    ("--weights {run_of_photos} --held-out {images}", "on either side, got 24 to compare with and 2 held out"),
+    (
+        "--weights {run_of_photos} --held-out {mixed}",
+        "has images both in sub-folders, one per class, and outside of them",
+    ),
+    ("--weights {run_of_photos} --held-out nowhere", "there is no folder ...nowhere"),
+    ("--weights {run_of_photos} --root {images}", "was trained on, blue, red, got red: name their folder with --root"),
+    (
+        "--weights {run_of_photos} --classifier digits_classifier",
+        "expected a classifier of folder, 3 x 8 x 8, blue, red",
+    ),
+    ("--weights {run_binary_recipe}", "{run_binary_recipe}/recipe.json: a recipe must be JSON, which is text"),
+    ("--weights digits_vae", "digits_vae must be a PretrainedDiffusion, got a PretrainedGenerator"),
+    start="evaluate",
+)
+add(
+    "export",
+    ("--out x", "say once what to export: ddpm_lesson export WEIGHTS --out FOLDER"),
+    ("{run} --weights {run} --out x", "say once what to export"),
+    ("{run} --out {foreign}", "{foreign} holds files, and nothing is overwritten: name an empty or a new folder"),
+    ("{run} --out {file}", "expected the name of a folder to write, got the file {file}"),
+    ("{run} --out {file}/x.safetensors", "cannot be written: {file} is a file, expected a folder"),
+    ("{run} --out x.onnx", "--out must be a folder, for diffusers, or a file that ends in .safetensors, got x.onnx"),
+    (
+        "{run} --out x.safetensors",
+        "has no such options: expected its own, got num_classes = 10, num_groups = 4: name a",
+    ),
+    ("{run} --out x --label 3 --unlabelled", "give --label or --unlabelled, not both"),
+    ("{run} --out x --label eleven", "the class must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, got eleven"),
+    ("{plain} --out x --label 3", "this network was trained without labels: leave the class out, got 3"),
+    ("{plain} --out x --unlabelled", "--unlabelled is for networks with classes: this one knows none, leave it out"),
+    ("{enlarger} --out x", "expected a recipe with condition none, got condition low_res"),
+    ("{clean} --out x", "must be a PretrainedDiffusion, got a PretrainedClassifier"),
+    ("{run_without_weights} --out x", "there is no file {run_without_weights}/weights.safetensors"),
+    ("{flipped} --out x", "is damaged, its checksum does not fit: delete it, or get it again"),
+    ("imagenet --out x", "no weights 'imagenet' ship with the course; there are"),
+    start="export",
+)
+add(
+    "export",
+    ("export {run}", "the following arguments are required: --out"),
+    ("export {run} {weights} --out x", "unrecognized arguments: {weights}"),
+    ("export {run} --out x --device cpu", "unrecognized arguments: --device cpu"),
     status=2,
 )
 
@@ -463,7 +708,7 @@ add(
     ("load_weights('{state}')", "does not hold the weights of a network, but maybe the state of a run"),
     ("load_weights('{none}')", "there is no file {none}"),
     ("load_pretrained('digits')", "no weights 'digits' ship with the course; there are"),
-    status=0,
+    status=RAISES,
 )
 add(
     "Python: data",
@@ -477,7 +722,7 @@ add(
     ("data.to_uint8(torch.zeros(2, dtype=torch.uint8), 256)", "x must be floating point in [-1, 1], got torch.uint8"),
     ("data.to_uint8(torch.zeros(2), 1)", "levels must lie in 2..256, got 1"),
     ("data.to_uint8(torch.full((3,), torch.nan), 256)", "x must hold numbers in [-1, 1], got 3 NaN among 3 values"),
-    status=0,
+    status=RAISES,
 )
 add(
     "Python: the process",
@@ -501,7 +746,7 @@ add(
     ("trained.sample(2, y=torch.tensor([1]))", "y must be (2,), a label for each image, got (1,)"),
     ("trained.sample(2, start=0.0)", "start, a share of the chain, must lie in (0, 1], got 0.0"),
     ("trained.sample(2, cond=x_0)", "this network enlarges no images: expected no cond, got one of shape"),
-    status=0,
+    status=RAISES,
 )
 add(
     "Python: networks",
@@ -520,7 +765,52 @@ add(
     ("unet(x_0, t, t.float())", "y must hold integer labels (int64), got torch.float32"),
     ("unet(x_0, t, cond=x_0)", "cond must be None for a network with cond_ch = 0, got (2, 1, 8, 8)"),
     ("Classifier(0, 8, [1])", "sizes and at least one ch_mult must be positive, got"),
-    status=0,
+    status=RAISES,
+)
+
+
+add(
+    "Python: images and answers",
+    ("Trainer(network, 1e-3, 0.2, 100)(255 * bright)", "images must lie in [-1, 1], got unscaled pixels, from ... to"),
+    (
+        "Trainer(network, 1e-3, 0.2, 100)(x_0.long())",
+        "images must be floating point in [-1, 1], got torch.int64; 8-bit images",
+    ),
+    (
+        "Trainer(network, 1e-3, 0.2, 100)((x_0, t))",
+        "images must be one tensor, got a tuple of 2; of a batch (images, labels) give",
+    ),
+    ("Trainer(network, 1e-3, 0.2, 100)(x_0 * torch.nan)", "images must be finite numbers in [-1, 1], got 128 NaN or"),
+    (
+        "Trainer(in_a_tuple, 1e-3, 0.2, 100)(x_0)",
+        "the model must return a tensor, got a tuple of 1: give ...[0] instead",
+    ),
+    ("first([255 * bright], lr=1e-3)", "must lie in [-1, 1], got unscaled pixels"),
+    ("first([x_0], lr=0.0)", "lr, the learning rate, must be positive and finite, got 0.0"),
+    (
+        "first([x_0], lr=-1.0)",
+        "lr, the learning rate, must be positive and finite, got -1.0",
+    ),
+    ("Recipe(lr=0)", "lr, the learning rate, must be positive, got 0.0; 2e-4 is usual"),
+    (
+        "load_weights('{weights_folder}/weights.safetensors')",
+        "expected a file, got the folder {weights_folder}/weights",
+    ),
+    (
+        "data.folder('{floating}', 8)[0]",
+        "cannot be read as an image: expected pixels of 8 or 16 bits, got floating point",
+    ),
+    status=RAISES,
+)
+add(
+    "Python: images and answers",
+    ("Trainer(network, 1e-3, 0.2, 100)(bright)", "images should lie in [-1, 1], got values from ...as ToTensor gives"),
+    (
+        "Trainer(network, 1e-3, 0.2, 100)(3 * bright - 6)",
+        "got values up to 6 in size; likely cause: a mean and std normalis",
+    ),
+    ("first([bright], lr=1e-3)", "should lie in [-1, 1], got values from"),
+    status=WARNS,
 )
 
 
@@ -531,14 +821,15 @@ def page() -> str:
         "",
         f"Each of these {len(ROWS)} mistakes is answered by one sentence and never by a traceback. `...` stands for",
         "what differs, `{name}` for a file or folder of that kind. The exit status is 1 for something that cannot be",
-        "done and 2 for a command line that cannot be read; calls in Python raise. Written from the table in",
-        "`tests/bad_input.py` by `python tests/bad_input.py --write`; `tests/test_bad_input.py` runs every row.",
+        "done, 2 for a command line that cannot be read, 0 where a command says what it found; calls in Python raise",
+        "or warn. Written from the table in `tests/bad_input.py` by `python tests/bad_input.py --write`;",
+        "`tests/test_bad_input.py` runs every row.",
     ]
     for group in dict.fromkeys(row.group for row in ROWS):
         lines += ["", f"## {group}", "", "| input | sentence | exit |", "|:--|:--|:--|"]
         for row in [row for row in ROWS if row.group == group]:
             call, told = (text.replace("|", "\\|") for text in (row.call or "(nothing)", row.told))
-            lines.append(f"| `{call}` | {told.replace('<', '&lt;')} | {row.status or 'raises'} |")
+            lines.append(f"| `{call}` | {told.replace('<', '&lt;')} | {ENDS.get(row.status, row.status)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -160,7 +160,7 @@ def test_your_own_images_from_end_to_end(tmp_path):
 
 
 TRAIN_ERRORS = [
-    ([], f"say what to train: --preset {' | '.join(PRESETS)}, --recipe FILE, --from WEIGHTS, or options; see --help"),
+    ([], f"say what to train: --preset {' | '.join(PRESETS)}, --recipe FILE, --from NAME, or options; see --help"),
     (["--preset", "digits", "--recipe", "x.json"], "give --preset or --recipe, not both"),
     (["--recipe", "no.json"], "there is no recipe no.json: name a recipe.json, such as a run has saved"),
     (["--preset", "folder"], "data 'folder' needs root, the folder of your images, got None"),
@@ -358,7 +358,9 @@ def test_a_network_without_labels_draws_none(tmp_path):
     assert train(*TINY, "--data", "digits", "--steps", 1, "--out", tmp_path / "run").status == 0
     options = ["--weights", tmp_path / "run", "--n", 1, "--out", tmp_path / "x.png", "--device", "cpu"]
     assert run("sample", *options).status == 0
-    assert "the class must be none: it knows no labels, got 3" in told("sample", *options, "--label", "3")
+    assert "this network was trained without labels: leave the class out, got 3" in told(
+        "sample", *options, "--label", "3"
+    )
 
 
 def test_files_of_something_else(trained, classifiers, tmp_path):

@@ -127,7 +127,6 @@ ERRORS = [
     (["digits_ddpm", "--label", "seven"], "the class must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, got seven"),
     (["digits_upscale"], "expected a recipe with condition none, got condition low_res"),
     (["digits_classifier"], "digits_classifier must be a PretrainedDiffusion, got a PretrainedClassifier"),
-    ([""], "there is no file weights.safetensors"),
     (["imagenet"], "no weights 'imagenet' ship with the course"),
     (["digits_ddpm", "--out", "x.safetensors"], "the post's U-Net has no such options: expected its own, got num_cl"),
     (["digits_ddpm", "--out", "a.txt/x"], "cannot be written: a.txt is a file, expected a folder"),

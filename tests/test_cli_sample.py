@@ -155,7 +155,7 @@ BEFORE = [
     (["--out", "lost/x.png"], "cannot be written: lost is a link that leads nowhere"),
     (["--separate", "--out", "x.png"], "--separate writes PNGs into a folder: expected --out FOLDER, got x.png"),
     (["--animate", "--out", "x.npz"], "--animate writes an animation: expected --out FILE.png or FILE.gif, got x.npz"),
-    (["--animate", "--separate"], "--animate writes an animation: expected --out FILE.png or FILE.gif, got samples"),
+    (["--animate", "--separate"], "give --separate or --animate, not both: an animation is one file"),
     (["--n", 10001], "one picture shows at most 10000 images, got --n 10001: write a folder, --out samples/, or"),
     (["--n", 1001, "--out", "x.gif"], "one picture shows at most 1000 images, got --n 1001"),
     (["--guidance", "inf"], "guidance must be a finite number, got inf"),

@@ -294,7 +294,7 @@ def unconditional(tmp_path_factory):
 def test_a_network_without_labels_has_none(unconditional):
     assert unconditional.labels(3) is None and unconditional.variance is fixedlarge
     assert unconditional.sample(3, y=unconditional.labels(3)).shape == (3, 1, 8, 8)
-    with pytest.raises(ValueError, match="the class must be none: it knows no labels, got 3"):
+    with pytest.raises(ValueError, match="this network was trained without labels: leave the class out, got 3"):
         unconditional.labels(3, "3")
     with pytest.raises(ValueError, match="y was given to a network without classes"):
         unconditional.sample(2, y=torch.tensor([1, 2]))

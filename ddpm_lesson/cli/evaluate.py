@@ -14,9 +14,12 @@ import torch
 from ddpm_lesson.cli.options import (
     about,
     add_drawing,
+    check_root,
     command_of,
     device_named,
+    file_of,
     loaded,
+    name,
     not_negative,
     sampling_of,
     within_memory,
@@ -38,16 +41,16 @@ def add(commands: Any) -> None:
     words = "clean classifier whose features and classes are used: a name or a file; own: one that is trained on the "
     words += "images and kept; pixels: their principal components [the one that ships for the data, else Inception if "
     words += "its weights are in torch's cache, else own, or pixels for images of one class]"
-    command.add_argument("--classifier", metavar="NAME", help=words)
+    command.add_argument("--classifier", type=name, metavar="NAME", help=words)
     words = "FID, sFID and Inception score by torchmetrics, with torch-fidelity's weights [torch's cache]"
     command.add_argument("--inception", nargs="?", const="", metavar="FILE", help=words)
-    words = "held-out images for bits/dim, each costs T calls (0: leave it out)"
+    words = "held-out images for bits/dim, each costs T calls; 0 leaves it out [0]"
     command.add_argument("--bits", type=not_negative, default=0, metavar="N", help=words)
     words = "where torchvision's files, or the images of a folder, lie [as in training]"
-    command.add_argument("--root", metavar="FOLDER", help=words)
+    command.add_argument("--root", type=name, metavar="FOLDER", help=words)
     words = "of a network trained on a folder: images that it has not seen [a tenth of the images that it has seen]"
-    command.add_argument("--held-out", metavar="FOLDER", help=words)
-    command.add_argument("--json", metavar="FILE", help="write the scores into a file, too")
+    command.add_argument("--held-out", type=name, metavar="FOLDER", help=words)
+    command.add_argument("--json", type=name, metavar="FILE", help="write the scores into a file, too")
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -55,8 +58,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.json:
         check_file(Path(options.json))
     # What the options leave open is as it was for the recorded scores, if the network ships.
-    is_file = Path(options.weights).suffix or Path(options.weights).is_dir()
-    recorded: dict = {} if is_file else pretrained.about_shipped(options.weights)
+    recorded: dict = {} if file_of(options.weights) else pretrained.about_shipped(options.weights)
     scoring = {"n": 1000, "sampling": {}, "classifier": None} | recorded.get("scoring", {})
     usual = Sampling(**scoring["sampling"])
     sampling = sampling_of(options, usual)
@@ -64,6 +66,7 @@ def evaluate(options: argparse.Namespace) -> int:
     with within_memory(device, "these images", "take a smaller --n or another --device"):
         trained = loaded(options.weights, options.device, pretrained.PretrainedDiffusion)
         wanted = scoring["n"] if options.n is None else options.n
+        check_root(options.root, trained.recipe.data)
         _check(trained, sampling, wanted, options.bits)
         if not options.quiet:
             print(about(options.weights, trained), file=sys.stderr)

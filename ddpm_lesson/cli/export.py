@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ddpm_lesson.cli.options import about, command_of, loaded
+from ddpm_lesson.cli.options import about, command_of, loaded, name
 from ddpm_lesson.cli.outputs import check_file, check_new_folder
 from ddpm_lesson.experiments.checkpoints import write_whole
 from ddpm_lesson.experiments.pretrained import PretrainedDiffusion
@@ -18,16 +18,18 @@ from ddpm_lesson.networks.unet import UNet
 
 LAST_OF_TIME = "time_embedding.timembedding.3.bias"  # a class's embedding is added to what this layer gives
 
+NO_FORMATS = (".onnx", ".pt", ".pth", ".ckpt", ".bin", ".pkl", ".h5", ".npz", ".json", ".zip")  # to be asked for
+
 
 def add(commands: Any) -> None:
     words = "Write a network for another library."
     more = "A folder is one for diffusers: DDPMPipeline.from_pretrained(FOLDER) draws with it."
-    command = command_of(commands, export, words, more)
+    command = command_of(commands, export, words, more, computes=False)
     words = "a network that ships with the course, a file weights.safetensors, or the folder of a run"
-    command.add_argument("network", nargs="?", metavar="WEIGHTS", help=words)
-    command.add_argument("--weights", metavar="NAME", help="the same, as for sample")
+    command.add_argument("network", nargs="?", type=name, metavar="WEIGHTS", help=words)
+    command.add_argument("--weights", type=name, metavar="NAME", help="the same, as for sample")
     words = "FOLDER: a pipeline for diffusers; FILE.safetensors: a state dict of the post's U-Net (pytorch-ddpm)"
-    command.add_argument("--out", required=True, metavar="PLACE", help=words)
+    command.add_argument("--out", required=True, type=name, metavar="PLACE", help=words)
     words = "of a network with classes: the part that draws this one, which needs no labels any more"
     command.add_argument("--label", metavar="CLASS", help=words)
     words = "of a network with classes: the part that draws images of no particular class"
@@ -36,15 +38,18 @@ def add(commands: Any) -> None:
 
 def export(options: argparse.Namespace) -> int:
     """Write a pipeline folder of diffusers, or a state dict of the post's U-Net."""
-    name, out = _name(options), Path(options.out)
+    weights, out = _weights(options), Path(options.out)
     is_file = out.suffix.lower() == ".safetensors"
+    if out.suffix.lower() in NO_FORMATS:
+        told = "--out must be a folder, for diffusers, or a file that ends in .safetensors"
+        raise ValueError(f"{told}, got {options.out}")
     check_file(out) if is_file else check_new_folder(out)
     if not is_file and find_spec("diffusers") is None:
         raise ImportError("export to a folder needs the package diffusers: pip install diffusers")
-    trained = loaded(name, "cpu", PretrainedDiffusion)
+    trained = loaded(weights, "cpu", PretrainedDiffusion)
     unet = _unet(trained, options)
     if not options.quiet:
-        print(about(name, trained), file=sys.stderr)
+        print(about(weights, trained), file=sys.stderr)
     out.parent.mkdir(parents=True, exist_ok=True)
     if is_file:
         write_whole(out, _state(unet))
@@ -59,7 +64,7 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _name(options: argparse.Namespace) -> str:
+def _weights(options: argparse.Namespace) -> str:
     if (options.network is None) == (options.weights is None):
         raise ValueError("say once what to export: ddpm_lesson export WEIGHTS --out FOLDER")
     if options.label is not None and options.unlabelled:
@@ -103,10 +108,8 @@ def _pipeline(unet: UNet, trained: PretrainedDiffusion, out: Path) -> None:
     pipeline: Any = DDPMPipeline(*parts)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".partial-") as scratch:
         pipeline.save_pretrained(scratch)
-        if out.exists():
-            out.rmdir()  # it is empty
         made = Path(scratch)
-        out.mkdir()
+        out.mkdir(exist_ok=True)  # it is empty
         for part in made.iterdir():
             part.rename(out / part.name)
 
@@ -122,7 +125,9 @@ def _state(unet: UNet) -> bytes:
     usual = {name: each.default for name, each in inspect.signature(UNet).parameters.items() if name not in free}
     differs = [f"{k} = {options[k]}" for k, v in usual.items() if v is not inspect.Parameter.empty and options[k] != v]
     if differs:
-        raise ValueError(f"the post's U-Net has no such options: expected its own, got {', '.join(differs)}")
+        raise ValueError(
+            f"the post's U-Net has no such options: expected its own, got {', '.join(differs)}: name a folder"
+        )
     state = {name: tensor.contiguous() for name, tensor in unet.state_dict().items()}
     side = unet.divisor
     x = torch.randn(1, options["in_ch"], side, side, generator=torch.Generator().manual_seed(0))

@@ -39,11 +39,15 @@ def at_home(value: Any) -> Any:
     return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
 
 
-def command_of(commands: Any, function: Command, words: str, more: str = "") -> argparse.ArgumentParser:
+def command_of(
+    commands: Any, function: Command, words: str, more: str = "", *, computes: bool = True
+) -> argparse.ArgumentParser:
+    """A command with the options that all have.  computes: whether it does, and so has a device and threads."""
     command = commands.add_parser(function.__name__, description=f"{words} {more}", help=words)
-    command.set_defaults(command=function)
-    command.add_argument("--device", metavar="NAME", help="cpu, cuda, mps; default: a GPU if there is one")
-    command.add_argument("--threads", type=threads, metavar="N", help="CPU threads; default: PyTorch's choice")
+    command.set_defaults(command=function, threads=None)
+    if computes:
+        command.add_argument("--device", metavar="NAME", help="cpu, cuda, mps [a GPU if there is one]")
+        command.add_argument("--threads", type=threads, metavar="N", help="CPU threads [PyTorch's choice]")
     command.add_argument("--quiet", action="store_true", help="print results only: no progress, no summary before")
     command.add_argument("--debug", action="store_true", help="show where in the code an error came from")
     return command
@@ -52,7 +56,8 @@ def command_of(commands: Any, function: Command, words: str, more: str = "") -> 
 def add_drawing(command: argparse.ArgumentParser, n: str, usual: Sampling | None) -> None:
     """The options of how to draw.  usual: what holds where nothing is given, None for as it was recorded."""
     words = "a network that ships with the course, a file weights.safetensors, or the folder of a run"
-    command.add_argument("--weights", default="digits_ddpm", metavar="NAME", help=f"{words}; default: digits_ddpm")
+    words += " [digits_ddpm]"
+    command.add_argument("--weights", type=name, default="digits_ddpm", metavar="NAME", help=words)
     command.add_argument("--n", type=positive, metavar="N", help=f"number of images [{n}]")
     words = f"images at a time; the images are the same [{pretrained.BLOCK}, fewer where memory ends]"
     command.add_argument("--batch", type=positive, default=pretrained.BLOCK, metavar="N", help=words)
@@ -82,6 +87,13 @@ def add_field(group: Any, field: dataclasses.Field, default: object) -> None:
 def given_fields(options: argparse.Namespace, kind: type[Recipe] | type[Sampling]) -> dict[str, Any]:
     """The fields that the command line names."""
     return {f.name: getattr(options, f.name) for f in dataclasses.fields(kind) if hasattr(options, f.name)}
+
+
+def name(text: str) -> str:
+    """A name of a file, a folder or weights: an empty one is a variable of the shell that was not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name, got an empty one")
+    return text
 
 
 def positive(text: str) -> int:
@@ -121,12 +133,18 @@ def sampling_of(options: argparse.Namespace, usual: Sampling) -> Sampling:
     return dataclasses.replace(usual, **given)
 
 
+def file_of(name: str) -> Path | None:
+    """The file of weights that is named or lies in the folder of a run; None for the name of weights that ship."""
+    path = Path(name)
+    if path.is_dir():
+        return path / "weights.safetensors"
+    return path if path.suffix or len(path.parts) > 1 or path.exists() else None
+
+
 def loaded(name: str, device: str | None, kind: type[T]) -> T:
     """A network by the name it ships under, by its file, or by the folder of its run."""
-    path = Path(name)
-    path = path / "weights.safetensors" if path.is_dir() else path
-    at = device_named(device)
-    trained = pretrained.load_weights(path, device=at) if path.suffix else pretrained.load_pretrained(name, device=at)
+    path, at = file_of(name), device_named(device)
+    trained = pretrained.load_weights(path, device=at) if path else pretrained.load_pretrained(name, device=at)
     if not isinstance(trained, kind):
         raise ValueError(f"{name} must be a {kind.__name__}, got a {type(trained).__name__}")
     return trained
@@ -134,11 +152,18 @@ def loaded(name: str, device: str | None, kind: type[T]) -> T:
 
 def root_of(weights: str) -> str | None:
     """Where the images of a run lie, as recipe.json beside its weights says; None if there is none."""
-    path = Path(weights)
-    recipe = (path if path.is_dir() else path.parent) / "recipe.json"
-    if not (path.is_dir() or path.suffix) or not recipe.is_file():
+    path = file_of(weights)
+    if path is None or not (recipe := path.parent / "recipe.json").is_file():
         return None
-    return Recipe.from_json(recipe.read_text(encoding="utf-8-sig")).root
+    return Recipe.from_file(recipe).root
+
+
+def check_root(root: str | None, data: str) -> None:
+    """Raise ValueError for a place of images that would not be looked at, or that has no name."""
+    if root is not None and data == "digits":
+        raise ValueError(f"--root says where images lie, and those of digits come with the course: got --root {root}")
+    if root == "":
+        raise ValueError("--root must name the folder of your images, got an empty name")
 
 
 def device_named(name: str | None) -> torch.device:

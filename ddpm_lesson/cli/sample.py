@@ -15,9 +15,11 @@ from ddpm_lesson.cli.options import (
     about,
     add_drawing,
     check_memory,
+    check_root,
     command_of,
     device_named,
     loaded,
+    name,
     root_of,
     sampling_of,
     within_memory,
@@ -40,14 +42,14 @@ def add(commands: Any) -> None:
     command = command_of(commands, sample, "Draw images from a network.", words)
     add_drawing(command, "64", Sampling())
     command.set_defaults(n=64)
-    command.add_argument("--label", metavar="CLASS", help="a class, by name; default: every class in turn")
-    words = "images to enlarge: where torchvision's files, or the images of a folder, lie"
-    command.add_argument("--root", metavar="FOLDER", help=words)
+    command.add_argument("--label", metavar="CLASS", help="a class, by name [every class in turn]")
+    words = "of a network that enlarges images: where torchvision's files, or the images of a folder, lie"
+    command.add_argument("--root", type=name, metavar="FOLDER", help=f"{words} [as in training]")
     words = (
         "FILE.png: a grid; FILE.gif: it comes out of the noise; FILE.npz: arr_0, (N, H, W, C) uint8, and labels arr_1"
     )
     words += "; FOLDER: 000.png, 001.png, ... [samples.png]"
-    command.add_argument("--out", metavar="PLACE", help=words)
+    command.add_argument("--out", type=name, metavar="PLACE", help=words)
     command.add_argument("--animate", action="store_true", help="an animated PNG: the images come out of the noise")
     command.add_argument("--separate", action="store_true", help="separate PNGs into the folder --out [samples]")
 
@@ -64,6 +66,10 @@ def sample(options: argparse.Namespace) -> int:
         frames = FRAMES + 1 if form in ANIMATED else 1
         needed = 2 * 4 * frames * options.n * math.prod(trained.shape)  # float32, and once more when they are joined
         check_memory(needed, f"{options.n} images at once", "draw them in several calls, each with its --seed")
+        check_root(options.root, trained.recipe.data)
+        if options.root and trained.recipe.condition != "low_res":
+            needless = "--root is for networks that enlarge images, and this one draws from noise alone"
+            raise ValueError(f"{needless}: leave it out, got --root {options.root}")
         if trained.recipe.condition == "low_res":
             cond, labels = _to_enlarge(trained, options, sampling)
         else:
@@ -73,6 +79,9 @@ def sample(options: argparse.Namespace) -> int:
         keep = thinned if form in ANIMATED else last
         told = {"y": labels, "cond": cond, "batch_size": options.batch, "progress": not options.quiet}
         images = trained.sample(options.n, sampling, keep=keep, **told)  # of an animation, all its frames
+        if not bool(images.isfinite().all()):
+            advice = "expected numbers: lower --guidance, or train the network again with a lower --lr"
+            raise FloatingPointError(f"the images are not all finite numbers with {sampling}, {advice}")
         _write(form, out, images, labels)
     print(f"{out}: {options.n} images, {sampling}")
     return 0
@@ -84,7 +93,11 @@ def _form(options: argparse.Namespace) -> tuple[str, Path]:
     out, ending = Path(given), Path(given).suffix.lower()
     is_folder = options.separate or not ending or given.endswith(("/", os.sep)) or (there(out) and out.is_dir())
     form = "folder" if is_folder else ending[1:]
-    if options.separate and ending in (".png", ".gif", ".npz"):
+    if options.separate and options.animate:
+        raise ValueError("give --separate or --animate, not both: an animation is one file")
+    if out.name.lower() in (".png", ".gif", ".npz") and not (there(out) and out.is_dir()):
+        raise ValueError(f"--out needs a name before its ending, got {given}")
+    if options.separate and ending in (".png", ".gif", ".npz", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"):
         raise ValueError(f"--separate writes PNGs into a folder: expected --out FOLDER, got {given}")
     if form not in ("png", "gif", "npz", "folder"):
         told = "--out must end in .png, .gif or .npz, or in / for a folder of PNGs"

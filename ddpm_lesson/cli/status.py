@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ddpm_lesson.cli.options import command_of
+from ddpm_lesson.cli.options import command_of, name
 from ddpm_lesson.experiments import saved
 from ddpm_lesson.experiments.locks import worker
 from ddpm_lesson.experiments.logs import Row, read_log
@@ -16,27 +16,37 @@ MEAN_OF = 100  # steps, for the loss
 
 def add(commands: Any) -> None:
     words = "Say how far runs are, and whether a process works on them."
-    command = command_of(commands, status, words)
-    command.add_argument("folders", nargs="+", metavar="FOLDER", help="of a run, such as runs/digits")
+    command = command_of(commands, status, words, computes=False)
+    command.add_argument("folders", nargs="+", type=name, metavar="FOLDER", help="of a run, such as runs/digits")
 
 
 def status(options: argparse.Namespace) -> int:
-    """Print what lies in each folder. A damaged run is no error here: what is wrong is said."""
-    for name in options.folders:
-        print("\n".join(_lines(Path(name).expanduser())))
+    """Print what lies in each folder. A damaged run is no error here: what is wrong is said.
+
+    Of folders that hold none, all are named after the others.
+    """
+    wrong = []
+    for folder in options.folders:
+        try:
+            print("\n".join(_lines(Path(folder))))
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        more = f"; {len(wrong) - 5} more of {len(options.folders)} hold none" if len(wrong) > 5 else ""
+        raise ValueError("; ".join(wrong[:5]) + more)
     return 0
 
 
 def _lines(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: expected that of a run, such as runs/digits")
-    if not any((folder / name).exists() for name in (saved.RECIPE, saved.STATE, saved.WEIGHTS)):
+    if not any((folder / file).is_file() for file in (saved.RECIPE, saved.STATE, saved.WEIGHTS)):
         raise ValueError(f"{folder} holds no run: expected a folder that train has made, such as runs/digits")
     working, damaged, rows = worker(folder), [], []
     before = recipe = None
     try:
         before = saved.load_saved(folder)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         damaged.append(str(error))
     try:
         recipe = saved.recipe_of(folder) or (before.recipe if before else None)
@@ -44,6 +54,7 @@ def _lines(folder: Path) -> list[str]:
             saved.check_recipe(before, recipe, folder)
     except ValueError as error:
         damaged.append(str(error))
+        recipe = recipe or (before.recipe if before else None)
     try:
         rows = read_log(folder / saved.LOG)
         damaged += saved.log_note(folder, before.step) if before else []

@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ddpm_lesson.cli.options import add_field, command_of, device_named, given_fields, positive
+from ddpm_lesson.cli.options import (
+    add_field,
+    check_root,
+    command_of,
+    device_named,
+    file_of,
+    given_fields,
+    name,
+    positive,
+)
 from ddpm_lesson.cli.previews import draw_preview, picture_of, preview
 from ddpm_lesson.cli.stopping import stopping
 from ddpm_lesson.data import bundled
@@ -25,13 +34,18 @@ def add(commands: Any) -> None:
     words = "Train a network, or go on with a run that was stopped: the same command again goes on."
     command = command_of(commands, train, words)
     command.add_argument("--preset", choices=PRESETS, help="a recipe to start from; the options below change it")
-    command.add_argument("--recipe", metavar="FILE", help="a recipe.json to start from, such as a run has saved")
+    command.add_argument(
+        "--recipe", type=name, metavar="FILE", help="a recipe.json to start from, such as a run has saved"
+    )
     words = "begin with the averaged weights of a network that ships, of a file, or of the folder of a run; its recipe"
-    command.add_argument("--from", dest="source", metavar="NAME", help=f"{words} is used if no other is named")
-    command.add_argument("--out", metavar="FOLDER", help="folder of the run; default: runs/ and the preset's name")
+    words += " is used if no other is named"
+    command.add_argument("--from", dest="source", type=name, metavar="NAME", help=words)
+    words = "folder of the run [runs/ and the preset's name, runs/own without one]"
+    command.add_argument("--out", type=name, metavar="FOLDER", help=words)
     for what in ("save", "preview"):
-        words = f"steps between {what}s (500)"
-        command.add_argument(f"--{what}-every", type=positive, default=500, metavar="N", help=words)
+        command.add_argument(
+            f"--{what}-every", type=positive, default=500, metavar="N", help=f"steps between {what}s [500]"
+        )
     words = "also write a log with pictures for TensorBoard, into the folder tensorboard of the run"
     command.add_argument("--tensorboard", action="store_true", help=words)
     fields = command.add_argument_group("the recipe", "Defaults in brackets are those without a preset.")
@@ -141,21 +155,18 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         return dataclasses.replace(_recipe_of_weights(options.source), **given)
     if given:
         return Recipe(**given)
-    ways = f"--preset {' | '.join(PRESETS)}, --recipe FILE, --from WEIGHTS, or options"
+    ways = f"--preset {' | '.join(PRESETS)}, --recipe FILE, --from NAME, or options"
     raise ValueError(f"say what to train: {ways}; see --help")
 
 
-def _weights_named(name: str | None) -> Path | None:
+def _weights_named(weights: str | None) -> Path | None:
     """The file of weights that ship, that lie in the folder of a run, or of this name."""
-    if name is None:
+    if weights is None:
         return None
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path / saved.WEIGHTS
-    if path.suffix:
+    if path := file_of(weights):
         return path
-    pretrained.load_pretrained(name)
-    return bundled(f"weights/{name}.safetensors")
+    pretrained.load_pretrained(weights)
+    return bundled(f"weights/{weights}.safetensors")
 
 
 def _recipe_of_weights(path: Path) -> Recipe:
@@ -169,6 +180,7 @@ def _recipe_of_weights(path: Path) -> Recipe:
 
 def _check_places(recipe: Recipe, out: Path) -> None:
     """The pictures of a run must not become images of its folder, nor a class of their own."""
+    check_root(recipe.root, recipe.data)
     if recipe.data != "folder" or recipe.root is None:
         return
     root, place = Path(recipe.root).expanduser().resolve(), out.resolve()

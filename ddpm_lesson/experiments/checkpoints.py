@@ -103,7 +103,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """
     while True:
         if not Path(path).is_file():
-            raise FileNotFoundError(f"there is no file {path}")
+            told = f"expected a file, got the folder {path}" if Path(path).is_dir() else f"there is no file {path}"
+            raise FileNotFoundError(told)
         before = _identity(path)
         try:
             return _load_once(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -19,7 +20,10 @@ from ddpm_lesson.networks.classifier import Classifier
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 # What PyTorch raises for a file that holds something else.
-UNREADABLE = (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, TypeError)
+UNREADABLE = (
+    *(pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, TypeError),
+    *(IndexError, OverflowError, SafetensorError),
+)
 SPATIAL = 7  # channels of the features in which sFID is computed
 
 
@@ -90,15 +94,7 @@ class Inception(nn.Module):
             raise FileNotFoundError(f"there is no file {weights}, expected {INCEPTION} of torch-fidelity")
         try:
             torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity would run what it holds
-        except (
-            pickle.UnpicklingError,
-            EOFError,
-            RuntimeError,
-            ValueError,
-            KeyError,
-            AttributeError,
-            TypeError,
-        ) as error:
+        except UNREADABLE as error:
             raise ValueError(f"{weights} does not hold the weights of Inception, {INCEPTION}") from error
         self.network: Any = _inception(weights).eval().requires_grad_(False)
 

@@ -50,7 +50,10 @@ class Lock:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OSError(f"{folder} cannot be made ({error.strerror}): name another folder") from error
+            why = error.strerror
+            if isinstance(error, FileExistsError):
+                why = "a link there leads nowhere" if folder.is_symlink() else "a file lies there"
+            raise OSError(f"{folder} cannot be made ({why}): name another folder") from error
         self.folder, self.taken = folder.resolve(), True
         if self.folder in _held:
             lock, count = _held[self.folder]

@@ -27,6 +27,8 @@ def read_log(path: Path, until: float = math.inf) -> list[Row]:
     Raises ValueError that names the line if one is damaged: no numbers, or steps that do not grow.
     """
     rows: list[Row] = []
+    if path.is_dir():
+        raise ValueError(f"{path} must be a file, got a folder: move it away, and the run goes on with a new log")
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines[1:], 2):
         if (rows and rows[-1].step >= until) or not line.endswith(b"\n"):

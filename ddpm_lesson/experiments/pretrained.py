@@ -82,8 +82,9 @@ class PretrainedDiffusion:
         None if the network was trained without labels. Raises ValueError for a name that is none of its classes.
         """
         if name is not None and (name not in self.classes or not self.recipe.conditional):
-            expected = f"one of {', '.join(self.classes)}" if self.recipe.conditional else "none: it knows no labels"
-            raise ValueError(f"the class must be {expected}, got {name}")
+            if not self.recipe.conditional:
+                raise ValueError(f"this network was trained without labels: leave the class out, got {name}")
+            raise ValueError(f"the class must be one of {', '.join(self.classes)}, got {name}")
         if not self.recipe.conditional:
             return None
         each = torch.arange(n, device=self.device) % len(self.classes)

@@ -98,6 +98,8 @@ class Recipe:
         check_fields(self)
         if (self.data == "folder") != (self.size is not None):
             raise ValueError(f"data 'folder' needs size, other data have theirs: got {self.data}, size = {self.size}")
+        if self.lr == 0:
+            raise ValueError("lr, the learning rate, must be positive, got 0.0; 2e-4 is usual")
         if self.flip and self.data in MIRRORED_IS_NOTHING:
             raise ValueError(f"flip would turn {self.data} into signs that do not exist: leave it out")
         if (self.var_type in LEARNED) != (self.loss == "hybrid") and self.loss != "kl":
@@ -125,7 +127,7 @@ class Recipe:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
     @staticmethod
-    def from_json(text: str) -> "Recipe":
+    def from_json(text: str | bytes) -> "Recipe":
         """The recipe that a text from `to_json` describes; ValueError for a text that is not JSON, and see below."""
         return Recipe.from_values(read_json(text, "a recipe"))
 

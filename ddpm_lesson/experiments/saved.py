@@ -107,10 +107,10 @@ def recipe_of(folder: Path) -> Recipe | None:
         saved = load_saved(folder) if (folder / STATE).exists() else None
         return saved.recipe if saved else None
     try:
-        return Recipe.from_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return Recipe.from_json(path.read_bytes())
+    except (ValueError, OSError) as error:
         way = ". Delete it: the state holds the recipe, too" if (folder / STATE).exists() else ""
-        raise ValueError(f"{path} cannot be used: {error}{way}") from error
+        raise ValueError(f"{path} cannot be used: {getattr(error, 'strerror', error)}{way}") from error
 
 
 def check_recipe(saved: Saved, now: Recipe, folder: Path) -> None:
