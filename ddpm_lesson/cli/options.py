@@ -75,7 +75,8 @@ def add_field(group: Any, field: dataclasses.Field, default: object) -> None:
             else field.metadata.get("choices")
         )
         options = {"type": kind, "choices": choices, "metavar": field.metadata.get("metavar")}
-    words = f"{field.metadata['help']} [{default}]".replace("%", "%%")
+    usual = " ".join(map(str, default)) if isinstance(default, tuple) else "none" if default is None else default
+    words = f"{field.metadata['help']} [{usual}]".replace("%", "%%")
     group.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=words, **options)
 
 
@@ -124,11 +125,16 @@ def sampling_of(options: argparse.Namespace, usual: Sampling) -> Sampling:
 def loaded(name: str, device: str | None, kind: type[T]) -> T:
     """A network by the name it ships under, by its file, or by the folder of its run."""
     path = Path(name)
+    if path.is_dir() and not (path / "weights.safetensors").is_file():
+        told = "expected the folder of a run that has saved a step, such as runs/digits"
+        raise FileNotFoundError(f"there is no file {path / 'weights.safetensors'}: {told}")
     path = path / "weights.safetensors" if path.is_dir() else path
     at = device_named(device)
+    if not path.suffix and len(path.parts) > 1 and not path.exists():
+        raise FileNotFoundError(f"there is no folder {name}: expected that of a run, such as runs/digits")
     trained = pretrained.load_weights(path, device=at) if path.suffix else pretrained.load_pretrained(name, device=at)
     if not isinstance(trained, kind):
-        raise ValueError(f"{name} must be a {kind.__name__}, got a {type(trained).__name__}")
+        raise ValueError(f"{name} must be a {kind.__name__}, got a {type(trained).__name__}: name another one")
     return trained
 
 
@@ -138,7 +144,7 @@ def root_of(weights: str) -> str | None:
     recipe = (path if path.is_dir() else path.parent) / "recipe.json"
     if not (path.is_dir() or path.suffix) or not recipe.is_file():
         return None
-    return Recipe.from_json(recipe.read_text(encoding="utf-8-sig")).root
+    return Recipe.from_file(recipe).root
 
 
 def device_named(name: str | None) -> torch.device:

@@ -40,7 +40,8 @@ def add(commands: Any) -> None:
     command = command_of(commands, sample, "Draw images from a network.", words)
     add_drawing(command, "64", Sampling())
     command.set_defaults(n=64)
-    command.add_argument("--label", metavar="CLASS", help="a class, by name; default: every class in turn")
+    words = "a class, by name or a word of it; default: every class in turn"
+    command.add_argument("--label", metavar="CLASS", help=words)
     words = "images to enlarge: where torchvision's files, or the images of a folder, lie"
     command.add_argument("--root", metavar="FOLDER", help=words)
     words = (
@@ -68,6 +69,7 @@ def sample(options: argparse.Namespace) -> int:
             cond, labels = _to_enlarge(trained, options, sampling)
         else:
             cond, labels = None, trained.labels(options.n, options.label)
+        trained.denoiser(labels, cond=cond, guidance=sampling.guidance)  # it refuses what cannot be before the work
         if not options.quiet:
             print(about(options.weights, trained), f"{options.n} images: {sampling}", sep="\n", file=sys.stderr)
         keep = thinned if form in ANIMATED else last

@@ -104,7 +104,7 @@ def recipe_of(folder: Path) -> Recipe | None:
         saved = load_saved(folder) if (folder / STATE).exists() else None
         return saved.recipe if saved else None
     try:
-        return Recipe.from_json(path.read_text(encoding="utf-8"))
+        return Recipe.from_values(checkpoints.read_json(checkpoints.read_file(path, "a recipe"), "a recipe"))
     except ValueError as error:
         way = ". Delete it: the state holds the recipe, too" if (folder / STATE).exists() else ""
         raise ValueError(f"{path} cannot be used: {error}{way}") from error
