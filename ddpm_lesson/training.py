@@ -87,6 +87,12 @@ def cosine(steps: int) -> Callable[[int], float]:
     return lambda step: (1 + math.cos(math.pi * min((step - 1) / steps, 1))) / 2
 
 
+def _few(t: Tensor) -> str:
+    """The first of the steps, for a sentence that goes on."""
+    more = f" and {len(t) - 8} more" if len(t) > 8 else ""
+    return f"{t[:8].tolist()}{more}"
+
+
 def train(
     model: nn.Module,
     process: GaussianDiffusion,
@@ -178,10 +184,10 @@ def train(
         grad_norm = nn.utils.clip_grad_norm_(parameters, clip_norm, error_if_nonfinite=False)
         mean, grad_norm = torch.stack([mean, grad_norm.to(mean.dtype)]).tolist()  # the one wait for a GPU
         if not math.isfinite(mean):
-            told = f"the loss is not finite in step {step}, at t = {t[~losses.isfinite()].tolist()}"
+            told = f"the loss is not finite in step {step}, at t = {_few(t[~losses.isfinite()])}"
             raise FloatingPointError(f"{told}: {STEADIER}")
         if not math.isfinite(grad_norm):
-            raise FloatingPointError(f"the gradient is not finite in step {step}, t = {t.tolist()}: {STEADIER}")
+            raise FloatingPointError(f"the gradient is not finite in step {step}, t = {_few(t)}: {STEADIER}")
         if not 0 <= (share := rate(step)) < math.inf:
             raise ValueError(f"rate({step}), a factor of the learning rate, must be 0 or more and finite, got {share}")
         for group, own in zip(optimizer.param_groups, rates, strict=True):
