@@ -77,7 +77,7 @@ def check_batch_size(batch_size: int, N: int) -> None:
         if N < 2:
             there = "is only 1 image" if N else "are no images"
             raise ValueError(f"there {there}, too few for batch_size = {batch_size}: more images are needed")
-        raise ValueError(f"batch_size must lie in 1..{N}, got {batch_size}: there are {N} images")
+        raise ValueError(f"batch_size must lie in 1..{N}, got {batch_size}: there are {N} images, give another one")
 
 
 def _length(data: tuple, batch_size: int) -> int:

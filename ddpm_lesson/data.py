@@ -163,7 +163,7 @@ def folder(path: str | Path, size: int, *, channels: int = 3) -> Images:
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels!r}")
     path = Path(path).expanduser().resolve()
     if not path.exists():
-        raise FileNotFoundError(f"there is no folder {path}")
+        raise FileNotFoundError(f"there is no folder {path}: expected that of the images (--root)")
     if not path.is_dir():
         raise NotADirectoryError(f"path must be a folder of images, got the file {path}")
     found = find_images(path)

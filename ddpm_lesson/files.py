@@ -108,7 +108,7 @@ class ImageFiles:
                     image = image.convert("RGBA")
                     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more on damaged files
-            raise OSError(f"{file} cannot be read as an image: {error}") from error
+            raise OSError(f"{file} cannot be read as an image: {error}; repair it, or take it out") from error
         _, channels, height, width = self.shape
         image = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (width, height), Image.Resampling.BICUBIC)
         return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)

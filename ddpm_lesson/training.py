@@ -234,7 +234,7 @@ def _per_image(loss: Tensor, t: Tensor) -> Tensor:
     return loss.flatten(1).mean(1) if loss.ndim > 1 else loss
 
 
-def _some(t: Tensor, most: int = 16) -> str:
+def _some(t: Tensor, most: int = 8) -> str:
     """The first of the indices (B,), as text."""
     more = f" and {len(t) - most} more" if len(t) > most else ""
     return f"{t[:most].tolist()}{more}"

@@ -175,7 +175,7 @@ add(
     ("--num-groups 5", "channels must be divisible by num_groups = 5, got 32 channels"),
     ("--num-heads 7", "channels must be divisible by num_heads = 7, got"),
     ("--ch 4096 --ch-mult 1 1024", "training a network of ... numbers needs ... GiB, this machine has ...: lower ch"),
-    ("--batch-size 2000", "batch_size must lie in 1..1415, got 2000"),
+    ("--batch-size 2000", "batch_size must lie in 1..1415, got 2000: there are 1415 images, give another one"),
     start="train --preset digits",
 )
 add(
@@ -212,7 +212,7 @@ add(
 add(
     "train: folders of images",
     ("--preset folder", "data 'folder' needs root, the folder of your images, got None"),
-    ("--preset folder --root nowhere", "there is no folder ...nowhere"),
+    ("--preset folder --root nowhere", "there is no folder ...nowhere: expected that of the images (--root)"),
     ("--preset folder --root {file}", "got the file {file}"),
     ("--preset folder --root {empty}", "no images in {empty}: looked for names that end in ....bmp"),
     ("--preset folder --root {texts}", "no images in {texts}: looked for names that end in"),
@@ -296,7 +296,7 @@ add(
     ("--weights {weights_folder}", "expected a file, got the folder {weights_folder}/weights.safetensors"),
     ("--weights {run_without_weights}", "there is no file {run_without_weights}/weights.safetensors"),
     ("--weights none.safetensors", "there is no file none.safetensors"),
-    ("--weights {empty}", "there is no file {empty}/weights.safetensors"),
+    ("--weights {empty}", "there is no file {empty}/weights.safetensors: expected the folder of a run that"),
     ("--weights {state}", "does not hold the weights of a network, but maybe the state of a run"),
     ("--weights {clean}", "{clean} must be a PretrainedDiffusion, got a PretrainedClassifier"),
     ("--weights {noisy}", "must be a PretrainedDiffusion, got a PretrainedNoisyClassifier"),
@@ -495,7 +495,7 @@ add(
     ("--out {run_log_folder}", "log.csv must be a file, got a folder: move it away"),
     (
         "--out {run_recipe_folder}",
-        "recipe.json cannot be used: Is a directory. Delete it: the state holds the recipe, too",
+        "recipe.json cannot be used: a recipe must be a file, got the folder ...: the state holds the recipe, too",
     ),
     ("--out {run_held} --steps 1 --preset digits", "another process works in {run_held}: wait until it ends"),
     ("--out {run} --steps 3", "holds a run of another recipe (steps = 2, now 3): name another folder"),
@@ -511,7 +511,10 @@ add(
 )
 add(
     "train: folders of runs",
-    ("train --out {run}", "Already finished: {run}/weights.safetensors holds the averaged network after 2 steps."),
+    (
+        "train --out {run}",
+        "Already finished: ... holds the averaged network after 2 steps; more steps: --from {run} --out FOLDER",
+    ),
     ("train --out {run_no_log}", "{run_no_log}/log.csv holds 0 of 2 steps: the others are lost"),
     ("train --out {run_unweighted}", "{run_unweighted}/weights.safetensors was missing: written anew from the state"),
     status=DONE,
@@ -575,7 +578,7 @@ add(
     ("{run_cut_state}", "note     {run_cut_state}/state.safetensors is no whole safetensors file"),
     ("{run_edited}", "note     {run_edited}/recipe.json was edited (lr = 0.5 there, 0.001 in the state)"),
     ("{run_bad_recipe}", "note     {run_bad_recipe}/recipe.json cannot be used: a recipe must be JSON"),
-    ("{run_recipe_folder}", "note     {run_recipe_folder}/recipe.json cannot be used: Is a directory"),
+    ("{run_recipe_folder}", "note     {run_recipe_folder}/recipe.json cannot be used: a recipe must be a file"),
     ("{run_without_state}", "note     {run_without_state}/state.safetensors, without which the run cannot go on"),
     ("{run_without_weights}", "note     {run_without_weights}/weights.safetensors is missing: the same train command"),
     ("{run_no_log}", "note     {run_no_log}/log.csv holds 0 of 2 steps: the others are lost"),
@@ -606,7 +609,7 @@ add(
 )
 add(
     "sample: what to draw",
-    ("--weights {plain} --label 3", "this network was trained without labels: leave the class out, got 3"),
+    ("--weights {plain} --label 3", "this network was trained without labels: expected no class, got 3; leave it out"),
     ("--weights {plain} --guidance 2", "guidance leads towards labels: expected some, got none and guidance = 2.0"),
     ("--weights {run} --root {images}", "images lie, and those of digits come with the course: got --root {images}"),
     ("--weights {enlarger} --label 3", "this network enlarges images, whose classes are what they are: got --label 3"),
@@ -669,7 +672,7 @@ add(
     ),
     ("{run} --out x --label 3 --unlabelled", "give --label or --unlabelled, not both"),
     ("{run} --out x --label eleven", "the class must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, got eleven"),
-    ("{plain} --out x --label 3", "this network was trained without labels: leave the class out, got 3"),
+    ("{plain} --out x --label 3", "this network was trained without labels: expected no class, got 3; leave it out"),
     ("{plain} --out x --unlabelled", "--unlabelled is for networks with classes: this one knows none, leave it out"),
     ("{enlarger} --out x", "expected a recipe with condition none, got condition low_res"),
     ("{clean} --out x", "must be a PretrainedDiffusion, got a PretrainedClassifier"),
@@ -718,7 +721,7 @@ add(
     ("data.folder('{images}', 8.0)", "size must be a positive integer, got 8.0"),
     ("data.folder('{images}', 8, channels=2)", "channels must be 1 (grey) or 3 (RGB), got 2"),
     ("data.folder('{file}', 8)", "path must be a folder of images, got the file {file}"),
-    ("data.folder('{damaged}', 8)[0]", "cannot be read as an image"),
+    ("data.folder('{damaged}', 8)[0]", "cannot be read as an image: ...; repair it, or take it out"),
     ("data.to_uint8(torch.zeros(2, dtype=torch.uint8), 256)", "x must be floating point in [-1, 1], got torch.uint8"),
     ("data.to_uint8(torch.zeros(2), 1)", "levels must lie in 2..256, got 1"),
     ("data.to_uint8(torch.full((3,), torch.nan), 256)", "x must hold numbers in [-1, 1], got 3 NaN among 3 values"),

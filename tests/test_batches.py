@@ -83,8 +83,8 @@ def test_images_and_labels_stay_together():
 @pytest.mark.parametrize(
     "parts, batch_size, told",
     [
-        ((X,), 11, r"batch_size must lie in 1\.\.10, got 11: there are 10 images"),
-        ((X, Y), 0, r"batch_size must lie in 1\.\.10, got 0: there are 10 images"),
+        ((X,), 11, r"batch_size must lie in 1\.\.10, got 11: there are 10 images, give another one"),
+        ((X, Y), 0, r"batch_size must lie in 1\.\.10, got 0: there are 10 images, give another one"),
         ((X[:1],), 64, "there is only 1 image, too few for batch_size = 64: more images are needed"),
         ((X[:0],), 1, "there are no images, too few for batch_size = 1: more images are needed"),
         ((X, Y[:9]), 3, "data must be of one length, got 10 and 9"),

@@ -358,9 +358,8 @@ def test_a_network_without_labels_draws_none(tmp_path):
     assert train(*TINY, "--data", "digits", "--steps", 1, "--out", tmp_path / "run").status == 0
     options = ["--weights", tmp_path / "run", "--n", 1, "--out", tmp_path / "x.png", "--device", "cpu"]
     assert run("sample", *options).status == 0
-    assert "this network was trained without labels: leave the class out, got 3" in told(
-        "sample", *options, "--label", "3"
-    )
+    assert "trained without labels: expected no class, got 3; leave it out" in told("sample", *options, "--label", "3")
+    assert "trained without labels, leave it out" in told("sample", *options, "--guidance", "2")
 
 
 def test_files_of_something_else(trained, classifiers, tmp_path):
@@ -558,7 +557,9 @@ def test_help_explains_every_field():
     for field in dataclasses.fields(Recipe):
         name = f"--{field.name.replace('_', '-')}"
         assert f"{name} " in text or f"{name}," in text
-        words = " ".join(f"{field.metadata['help']} [{field.default}]".split())
+        usual = "none" if field.default is None else field.default
+        usual = " ".join(map(str, usual)) if isinstance(usual, tuple) else usual  # as they are typed
+        words = " ".join(f"{field.metadata['help']} [{usual}]".split())
         assert re.sub(r"\s|-", "", words) in re.sub(r"\s|-", "", text), field.name  # argparse breaks lines at hyphens
 
 

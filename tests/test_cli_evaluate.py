@@ -154,7 +154,7 @@ def test_held_out_images_of_another_folder(photos, quick_classifiers):
     assert "30 samples against 100, features own classifier" in result.out
     assert evaluate(photos / "one", "--held-out", photos / "others", "--quiet").status == 0
     line = told("evaluate", "--weights", photos / "two", "--held-out", photos / "green", "--quiet", "--device", "cpu")
-    assert "the classes must be among blue, red, got green" in line
+    assert "must be among blue, red, got green: the images held out need sub-folders with such names" in line
 
 
 def test_labels_of_held_out_images_are_counted_as_those_of_the_run(photos):

@@ -81,6 +81,7 @@ def test_one_class_is_a_network_without_labels(classes, tmp_path, options, label
 
 def test_all_classes_keep_their_labels_and_it_is_said(classes, tmp_path):
     said = exported(classes, tmp_path / "out")
+    assert "this does not draw by itself" in said and "draw with" not in said
     assert "it takes class_labels, 0..9, 10 for none, which DDPMPipeline does not give" in said
     theirs, ours = pipeline(tmp_path / "out"), load_weights(classes / "weights.safetensors")
     x, t, y = torch.randn(3, 1, 8, 8), torch.tensor([0, 7, 19]), torch.tensor([0, 9, 10])

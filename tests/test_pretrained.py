@@ -291,10 +291,19 @@ def unconditional(tmp_path_factory):
     return load_weights(run.folder / "weights.safetensors")
 
 
+def test_a_class_may_be_named_by_one_of_its_words():
+    mnist = load_pretrained("mnist_ddpm", device="cpu")
+    for name in ("3 - three", "3", "Three"):
+        assert mnist.labels(2, name).tolist() == [3, 3]
+    for name in ("-", "thre", "", "3 -"):  # of all classes, or of none
+        with pytest.raises(ValueError, match=f"the class must be one of 0 - zero, .*, got {name}$"):
+            mnist.labels(2, name)
+
+
 def test_a_network_without_labels_has_none(unconditional):
     assert unconditional.labels(3) is None and unconditional.variance is fixedlarge
     assert unconditional.sample(3, y=unconditional.labels(3)).shape == (3, 1, 8, 8)
-    with pytest.raises(ValueError, match="this network was trained without labels: leave the class out, got 3"):
+    with pytest.raises(ValueError, match="this network was trained without labels: expected no class, got 3"):
         unconditional.labels(3, "3")
     with pytest.raises(ValueError, match="y was given to a network without classes"):
         unconditional.sample(2, y=torch.tensor([1, 2]))

@@ -133,7 +133,9 @@ def test_forged_states_are_refused(kept, images, tmp_path, forged):
     folder = shutil.copytree(kept / "half", tmp_path / "run")
     tensors, about = load_tensors(folder / "state.safetensors")
     save_tensors(folder / "state.safetensors", tensors, about | forged)
-    assert "is not the state of a run" in refused(folder, images, CheckpointError)
+    told = refused(folder, images, CheckpointError)
+    # an integer beyond 64 bits is none that this package writes, and stops the reading
+    assert "is not the state of a run" in told or "no 'about' as this package writes it" in told
 
 
 @pytest.mark.parametrize("name", ["optimizer/x.y", "optimizer/0.momentum", "optimizer/999.exp_avg", "optimizer/0.step"])
@@ -141,8 +143,11 @@ def test_the_numbers_of_another_optimizer_are_refused(kept, images, tmp_path, na
     folder = shutil.copytree(kept / "half", tmp_path / "run")
     tensors, about = load_tensors(folder / "state.safetensors")
     save_tensors(folder / "state.safetensors", tensors | {name: torch.zeros(2, 2)}, about)
+    held = name.split("/")[1]
+    got = "0.step as one number, got (2, 2)" if held == "0.step" else f"such as 0.step, got {held}"
     told = refused(folder, images, CheckpointError)
-    assert f"{folder / 'state.safetensors'}: the optimiser's state must hold " in told and name.split("/")[1] in told
+    assert str(folder / "state.safetensors") in told
+    assert f"{got}: it is of another network or optimiser, begin anew in another folder" in told
 
 
 # What is missing.

@@ -74,7 +74,8 @@ def test_a_finished_run_says_so_and_is_untouched(done, monkeypatch, options):
     monkeypatch.setattr(cli.train, "load_images", unused)
     before = contents(done)
     status, out, err = run("train", *options, "--out", done)
-    expected = f"Already finished: {done / 'weights.safetensors'} holds the averaged network after 4 steps.\n"
+    expected = f"Already finished: {done / 'weights.safetensors'} holds the averaged network after 4 steps; "
+    expected += f"more steps: --from {done} --out FOLDER begins another run with its weights.\n"
     assert (status, out, err) == (0, expected, [])
     assert contents(done) == before
     with FileLock(done / ".lock"):  # whoever works there
@@ -184,6 +185,7 @@ def test_from_weights_that_ship_by_name(tmp_path):
     [
         (["--from", "imagenet"], "no weights 'imagenet' ship with the course; there are "),
         (["--from", "no.safetensors"], "there is no file no.safetensors"),
+        (["--from", "runs/none"], "there is no file runs/none"),
         (["--from", "."], "there is no file weights.safetensors"),
         (["--from", "digits_classifier"], "must name a diffusion model, got "),
         (["--from", "digits_ddpm", "--ch", "16"], "is of another network (ch = 32, here 16): give the options"),
@@ -246,10 +248,14 @@ def test_the_summary_says_what_is_about_to_happen(kept, tmp_path, monkeypatch):
     _, _, err = run("train", "--out", grown, "--steps", 3, "--device", "cpu")
     parameters = sum(tensor.numel() for tensor in load_tensors(grown / "weights.safetensors")[0].values())
     assert err == [
-        "digits: 1415 images of 1 x 8 x 8, 10 classes",
+        "digits: 1415 images of 1 x 8 x 8, 10 classes, which the network is not told (--conditional tells it)",
         f"network: {parameters:,} parameters on cpu; 4 images a step, learning rate 0.0002",
         f"{grown}: goes on after step 2 of 3",
     ]
+    parts = ["--conditional", "--warmup", 2]
+    hints = [run("train", *DIGITS, *parts, "--steps", n, "--out", tmp_path / str(n))[2][3:] for n in (3, 4)]
+    told = "hint: the learning rate rises over 2 steps, of the run's 3, and stays below 0.001: lower --warmup"
+    assert hints == [[told], []]
     monkeypatch.setattr(cli.train, "given_fields", lambda options, kind: {"steps": 4})
     parsed = cli.parser().parse_args(["train", "--out", str(grown), "--device", "cpu"])
     parsed.quiet = True
@@ -299,7 +305,7 @@ def test_status_says_how_far_a_run_is(kept, done):
     assert told["recipe"].startswith("digits, conditional True, T 6, schedule cosine,")
     assert (told["step"], told["process"]) == ("4 of 4", "none; finished")
     assert told["loss"].endswith(", the mean of the last 4 steps") and told["time"].startswith("0:00:0")
-    assert "previews (1 files) " in told["files"] and ".lock" not in told["files"]
+    assert "previews (1 file) " in told["files"] and ".lock" not in told["files"]
 
 
 def test_status_of_a_run_that_works_or_was_stopped(kept, tmp_path):
@@ -309,6 +315,8 @@ def test_status_of_a_run_that_works_or_was_stopped(kept, tmp_path):
     rows = [f"{step},1.0,1.0,{10 * step}" for step in (1, 2, 3)]
     (grown / "log.csv").write_text("\r\n".join([content[0], *rows, ""]))
     (grown / "recipe.json").write_text(recipe.to_json().replace('"steps": 2', '"steps": 9'))
+    spaced = shutil.copytree(grown, tmp_path / "my run")
+    assert f"goes on with: train --out '{spaced}'\n" in status_of(spaced)  # as a shell takes it
     stopped = status_of(grown)
     assert "step     2 of 9\n" in stopped and f"process  none; goes on with: train --out {grown}\n" in stopped
     (grown / ".process.json").write_text('{"pid": 7, "host": "abacus", "since": "2026-01-02 03:04:05"}')

@@ -805,7 +805,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight():
     # sqrt has slope inf at 0: a finite loss with a NaN gradient, which clipping would spread over all weights.
     model = mlp()
     before = weights(model)
-    with pytest.raises(FloatingPointError, match=r"the gradient is not finite in step 1, t = \["):
+    with pytest.raises(FloatingPointError, match=r"the gradient is not finite in step 1, t = \[[^]]{1,60}\]"):
         run(model, loss=lambda output, *_: (0 * output).sqrt())
     assert torch.equal(weights(model), before)
 

@@ -56,10 +56,12 @@ def export(options: argparse.Namespace) -> int:
         print(f"{out}: read it with ddpm_lesson.interop.load_pytorch_ddpm(safetensors.torch.load_file(...))")
         return 0
     _pipeline(unet, trained, out)
-    call = f"DDPMPipeline.from_pretrained({str(out)!r})(num_inference_steps={trained.process.T})"
-    print(f"{out}: draw with diffusers.{call}")
-    if (classes := unet.options["num_classes"]) is not None:
+    call = f"diffusers.DDPMPipeline.from_pretrained({str(out)!r})"
+    if (classes := unet.options["num_classes"]) is None:
+        print(f"{out}: draw with {call}(num_inference_steps={trained.process.T})")
+    else:
         told = f"it takes class_labels, 0..{classes - 1}, {classes} for none, which DDPMPipeline does not give"
+        print(f"{out}: load it with {call}; this does not draw by itself")
         print(f"  {told}: call pipeline.unet yourself, or export one class with --label, or --unlabelled")
     return 0
 

@@ -80,7 +80,8 @@ def add_field(group: Any, field: dataclasses.Field, default: object) -> None:
             else field.metadata.get("choices")
         )
         options = {"type": kind, "choices": choices, "metavar": field.metadata.get("metavar")}
-    words = f"{field.metadata['help']} [{default}]".replace("%", "%%")
+    usual = " ".join(map(str, default)) if isinstance(default, tuple) else "none" if default is None else default
+    words = f"{field.metadata['help']} [{usual}]".replace("%", "%%")
     group.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=words, **options)
 
 
@@ -144,9 +145,12 @@ def file_of(name: str) -> Path | None:
 def loaded(name: str, device: str | None, kind: type[T]) -> T:
     """A network by the name it ships under, by its file, or by the folder of its run."""
     path, at = file_of(name), device_named(device)
+    if path and Path(name).is_dir() and not path.exists():
+        told = "expected the folder of a run that has saved a step, such as runs/digits"
+        raise FileNotFoundError(f"there is no file {path}: {told}")
     trained = pretrained.load_weights(path, device=at) if path else pretrained.load_pretrained(name, device=at)
     if not isinstance(trained, kind):
-        raise ValueError(f"{name} must be a {kind.__name__}, got a {type(trained).__name__}")
+        raise ValueError(f"{name} must be a {kind.__name__}, got a {type(trained).__name__}: name another one")
     return trained
 
 

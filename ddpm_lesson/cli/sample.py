@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
     command = command_of(commands, sample, "Draw images from a network.", words)
     add_drawing(command, "64", Sampling())
     command.set_defaults(n=64)
-    command.add_argument("--label", metavar="CLASS", help="a class, by name [every class in turn]")
+    command.add_argument("--label", metavar="CLASS", help="a class, by name or a word of it [every class in turn]")
     words = "of a network that enlarges images: where torchvision's files, or the images of a folder, lie"
     command.add_argument("--root", type=name, metavar="FOLDER", help=f"{words} [as in training]")
     words = (
@@ -74,6 +74,7 @@ def sample(options: argparse.Namespace) -> int:
             cond, labels = _to_enlarge(trained, options, sampling)
         else:
             cond, labels = None, trained.labels(options.n, options.label)
+        trained.denoiser(labels, cond=cond, guidance=sampling.guidance)  # it refuses what cannot be before the work
         if not options.quiet:
             print(about(options.weights, trained), f"{options.n} images: {sampling}", sep="\n", file=sys.stderr)
         keep = thinned if form in ANIMATED else last

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def _process(folder: Path, working: object, before: saved.Saved | None, total: i
         return f"{working} works here"
     if before and 0 < total <= before.step:
         return "none; finished"
-    return "none" + ("" if damaged and before is None else f"; goes on with: train --out {folder}")
+    return "none" + ("" if damaged and before is None else f"; goes on with: train --out {shlex.quote(str(folder))}")
 
 
 def _files(folder: Path) -> list[str]:
@@ -120,5 +121,6 @@ def _files(folder: Path) -> list[str]:
         files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
         size = sum(each.stat().st_size for each in files)
         amount = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
-        found.append(f"{path.name} {f'({len(files)} files) ' if path.is_dir() else ''}{amount}")
+        many = f"({len(files)} file{'' if len(files) == 1 else 's'}) " if path.is_dir() else ""
+        found.append(f"{path.name} {many}{amount}")
     return found

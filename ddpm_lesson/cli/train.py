@@ -85,8 +85,9 @@ def _finished(before: saved.Saved, recipe: Recipe, options: argparse.Namespace) 
     else:
         saved.mend_weights(before, out)  # it refuses those of another run
     _note(notes)
-    again = "" if recipe.rate == "cosine" else "; more steps: --steps"
-    print(f"Already finished: {out / saved.WEIGHTS} holds the averaged network after {before.step} steps{again}.")
+    longer = f"--from {out} --out FOLDER begins another run with its weights" if recipe.rate == "cosine" else "--steps"
+    told = f"{out / saved.WEIGHTS} holds the averaged network after {before.step} steps"
+    print(f"Already finished: {told}; more steps: {longer}.")
     return 0
 
 
@@ -202,11 +203,17 @@ def _summary(run: Run, source: Path | None) -> str:
     parameters = sum(p.numel() for p in run.model.parameters())
     per_step = f"{recipe.batch_size} images" + (f" x {recipe.accumulate} batches" if recipe.accumulate > 1 else "")
     begun = f"goes on after step {run.step} of {recipe.steps}" if run.step else f"begins, {recipe.steps} steps"
+    kinds = f"{classes} {'class' if classes == 1 else 'classes'}"
+    if classes > 1 and not recipe.conditional:
+        kinds += ", which the network is not told (--conditional tells it)"
     lines = [
-        f"{recipe.data}: {len(run.images)} images of {sides}, {classes} {'class' if classes == 1 else 'classes'}",
+        f"{recipe.data}: {len(run.images)} images of {sides}, {kinds}",
         f"network: {parameters:,} parameters on {name}; {per_step} a step, learning rate {recipe.lr:g}",
         f"{run.folder}: {begun}" + (f", from {source}" if source and not run.step else ""),
     ]
+    if 2 * recipe.warmup > recipe.steps:
+        told = f"the learning rate rises over {recipe.warmup} steps, of the run's {recipe.steps}"
+        lines.append(f"hint: {told}, and stays below {recipe.lr:g}: lower --warmup")
     found = run.images.found
     return "\n".join([str(found), *lines] if found else lines)
 

@@ -204,12 +204,13 @@ def fill_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
         i = int(number) if number.isdecimal() and len(number) < 9 else len(parameters)
         if i >= len(parameters) or key not in MOMENTS:
             expected = f"{', '.join(MOMENTS)} of one of {len(parameters)} parameters, such as 0.step"
-            got = f"{name[:80]}: it is of another network"
+            got = f"{name[:80]}: it is of another network or optimiser, begin anew in another folder"
             raise CheckpointError(f"the optimiser's state must hold {expected}, got {got}")
         like = parameters[i]
         if value.shape not in ((() if key == "step" else like.shape), like.shape):
-            got = f"{tuple(value.shape)}: it is of another network"
-            raise CheckpointError(f"the optimiser's state must hold {name} as {tuple(like.shape)}, got {got}")
+            got = f"{tuple(value.shape)}: it is of another network or optimiser, begin anew in another folder"
+            expected = "one number" if key == "step" else str(tuple(like.shape))
+            raise CheckpointError(f"the optimiser's state must hold {name} as {expected}, got {got}")
         state.setdefault(i, {})[key] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
     if lacking := [i for i, held in state.items() if len(held) < len(MOMENTS)]:
         raise CheckpointError(f"the optimiser's state must hold {', '.join(MOMENTS)}: parameter {lacking[0]} lacks one")

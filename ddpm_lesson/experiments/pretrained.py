@@ -44,6 +44,11 @@ AT_DEFAULT = (("null_class", True), ("num_head_channels", None), ("latent", 0)) 
 RECIPE_AT_DEFAULT = (("zero_snr", False), ("offset_noise", 0.0), ("condition", "none"), ("low_res_factor", 2))
 
 
+def _names(known: str) -> list[str]:
+    """What a class may be called beside its name: the same, and its words, in small letters."""
+    return [known.casefold(), *known.casefold().split()]
+
+
 @dataclass(frozen=True)
 class PretrainedDiffusion:
     """A trained diffusion model and what has to be known to draw from it.
@@ -79,16 +84,22 @@ class PretrainedDiffusion:
     def labels(self, n: int, name: str | None = None) -> Tensor | None:
         """Labels for n images, (n,): of the class of that name, or of every class in turn.
 
-        None if the network was trained without labels. Raises ValueError for a name that is none of its classes.
+        A word of one class's name will do, in capitals or not: 3 or Three for "3 - three". None if the network was
+        trained without labels. Raises ValueError for a name that is none of its classes.
         """
-        if name is not None and (name not in self.classes or not self.recipe.conditional):
-            if not self.recipe.conditional:
-                raise ValueError(f"this network was trained without labels: leave the class out, got {name}")
-            raise ValueError(f"the class must be one of {', '.join(self.classes)}, got {name}")
         if not self.recipe.conditional:
-            return None
+            if name is None:
+                return None
+            told = "leave it out, or train a network with --conditional"
+            raise ValueError(f"this network was trained without labels: expected no class, got {name}; {told}")
         each = torch.arange(n, device=self.device) % len(self.classes)
-        return each if name is None else torch.full_like(each, self.classes.index(name))
+        if name is None:
+            return each
+        places = [k for k, known in enumerate(self.classes) if name == known]
+        places = places or [k for k, known in enumerate(self.classes) if name.casefold() in _names(known)]
+        if len(places) != 1:
+            raise ValueError(f"the class must be one of {', '.join(self.classes)}, got {name}")
+        return torch.full_like(each, places[0])
 
     def denoiser(
         self, y: Tensor | None = None, *, cond: Tensor | None = None, guidance: float = 1.0, clip: bool = True
@@ -105,7 +116,9 @@ class PretrainedDiffusion:
         denoise = without if y is None else make_denoiser(self.model, self.process, self.mean_type, y=y, **told)
         if guidance != 1:
             if y is None:
-                raise ValueError(f"guidance leads towards labels: expected some, got none and guidance = {guidance}")
+                expected = f"expected some, got none and guidance = {guidance}"
+                why = "" if self.recipe.conditional else ": the network was trained without labels, leave it out"
+                raise ValueError(f"guidance leads towards labels: {expected}{why}")
             denoise = classifier_free(denoise, without, guidance)
         return clipped(denoise, self.process) if clip else denoise
 

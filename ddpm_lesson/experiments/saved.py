@@ -107,7 +107,7 @@ def recipe_of(folder: Path) -> Recipe | None:
         saved = load_saved(folder) if (folder / STATE).exists() else None
         return saved.recipe if saved else None
     try:
-        return Recipe.from_json(path.read_bytes())
+        return Recipe.from_values(checkpoints.read_json(checkpoints.read_file(path, "a recipe"), "a recipe"))
     except (ValueError, OSError) as error:
         way = ". Delete it: the state holds the recipe, too" if (folder / STATE).exists() else ""
         raise ValueError(f"{path} cannot be used: {getattr(error, 'strerror', error)}{way}") from error

@@ -72,7 +72,8 @@ def with_classes(images: Images, classes: tuple[str, ...]) -> Images:
     if images.classes == classes:
         return images
     if unknown := [name for name in images.classes if name not in classes]:
-        raise ValueError(f"the classes must be among {', '.join(classes)}, got {unknown[0]}")
+        told = "the images held out need sub-folders with such names"
+        raise ValueError(f"the classes must be among {', '.join(classes)}, got {unknown[0]}: {told}")
     places = torch.tensor([classes.index(name) for name in images.classes])
     return Images(images.data, places[images.labels], levels=images.levels, classes=classes)
 
