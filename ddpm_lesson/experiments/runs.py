@@ -186,7 +186,7 @@ class Run:
         saved.check_origin(before, self.source, self.folder)
         for part, module in self._parts.items():
             checkpoints.fill(module, checkpoints.group(before.tensors, part), before.path)
-        checkpoints.fill_optimizer(self.optimizer, checkpoints.group(before.tensors, "optimizer"))
+        checkpoints.fill_optimizer(self.optimizer, checkpoints.group(before.tensors, "optimizer"), before.path)
         self.step = self.saved = before.step
         self.ema.updates, self.origin = before.updates, before.origin
         self.notes += saved.log_note(self.folder, self.step)
