@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# On Python 3.10, the oldest, where there is one.
+# On Python 3.10, the oldest, or the next that is there: the oldest torch and numpy have no wheels for 3.13 and later.
 OLDEST := .venv-oldest
-OLDEST_PYTHON = $(shell python3.10 -c 'import sys; print(sys.executable)' 2>/dev/null || echo $(PYTHON))
+OLDEST_PYTHON = $(shell for python in python3.10 python3.11 python3.12 $(PYTHON); do \
+    $$python -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

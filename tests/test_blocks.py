@@ -179,7 +179,7 @@ def test_up_sample_repeats_every_pixel_before_its_convolution(device):
 
 
 def layers(module):
-    return {name: layer for name, layer in module.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))}
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
 
 
 def small(name):

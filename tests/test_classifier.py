@@ -89,6 +89,7 @@ def test_options_rebuild_it():
     again.load_state_dict(model.state_dict())
     x, t = torch.randn(2, 2, 8, 8), torch.tensor([0, 8])
     assert again.options == model.options
+    assert list(model.options) == ["num_classes", "ch", "ch_mult", "in_ch", "T", "num_groups", "dropout"]  # in order
     assert torch.equal(again.eval()(x, t), model.eval()(x, t))
 
 

@@ -211,7 +211,7 @@ def test_a_state_with_other_tensors(world, data):
     optimizer = torch.optim.Adam([p for name, p in model.named_parameters() if "timembedding.0" not in name])
     try:
         fill(model, group(tensors, "model"), "state.safetensors")
-        fill_optimizer(optimizer, group(tensors, "optimizer"))
+        fill_optimizer(optimizer, group(tensors, "optimizer"), "state.safetensors")
     except CheckpointError as error:
         one_sentence(error)
 

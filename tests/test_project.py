@@ -33,7 +33,7 @@ ORDER = (
 ).split()
 LEAVES = ["plots", "plots_sampling", "plots_variants", "checks", "interop"]
 ROOM = (  # likewise
-    "checkpoints fields sizes recipes generator_recipes sampling build conditions pretrained_generators pretrained "
+    "checkpoints fields recipes sizes generator_recipes sampling build conditions pretrained_generators pretrained "
     "locks logs saved runs metrics features classifiers generators evaluation spaces"
 ).split()
 
@@ -218,6 +218,16 @@ def test_make_builds_an_environment_of_the_oldest_versions(checkout):
     said = make(checkout, "-n", "test-oldest").stdout
     assert "--constraint .venv-oldest/constraints.txt" in said and ".venv-oldest/bin/python -m pytest tests" in said
     assert "test-oldest" in make(checkout, "help").stdout
+
+
+@needs_make
+def test_make_takes_the_oldest_python_that_runs(checkout, tmp_path, monkeypatch):
+    """A version manager puts a python3.10 in the path that only says that none is chosen."""
+    for name, text in [("python3.10", "exit 127"), ("python3.11", "echo /opt/python3.11"), ("python3.12", "echo no")]:
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert "/opt/python3.11 -m venv --clear .venv-oldest" in make(checkout, "-n", "test-oldest").stdout
 
 
 def test_package_has_the_version_of_pyproject():

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ddpm_lesson import data
+from ddpm_lesson.experiments import sizes
 from ddpm_lesson.experiments.build import make_loss, make_network, make_process
 from ddpm_lesson.experiments.recipes import LOSSES, PRESETS, TIMESTEPS, WEIGHTINGS, Recipe
 from ddpm_lesson.experiments.sizes import is_small, on_paper
@@ -314,3 +315,18 @@ def test_presets_build(preset):
     assert side % model.divisor == 0
     if preset == "cifar10":
         assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 35_746_307
+
+
+def test_a_batch_that_no_memory_holds_is_refused_and_one_that_fits_is_not(monkeypatch):
+    """What is counted is kept: a step on this machine needs more than that."""
+    recipe = Recipe(ch=16, ch_mult=(1, 2), num_res_blocks=2, batch_size=32, num_groups=8, T=4)
+    model, kept = make_network(recipe, 1, 10), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x.numel()), x)[1], lambda x: x):
+        model(torch.zeros(32, 1, 8, 8), torch.zeros(32, dtype=torch.int64))
+    counted = 4 * 5 * 16 * 8 * 8 * 32
+    assert counted < sum(kept)
+    monkeypatch.setattr(sizes, "memory", lambda device: 4 * counted)
+    sizes.check_batch(recipe, (8, 8), torch.device("cpu"))
+    sizes.check_batch(dataclasses.replace(recipe, batch_size=64, mixed_precision=True), (8, 8), torch.device("cpu"))
+    with pytest.raises(ValueError, match="a step of 33 images needs more than 0 GiB, cpu has 0 GiB: lower batch_size"):
+        sizes.check_batch(dataclasses.replace(recipe, batch_size=33), (8, 8), torch.device("cpu"))

@@ -1,6 +1,7 @@
 """The U-Net against a straight-line rewriting of it; its names, sizes and start; what it refuses; how it runs."""
 
 import copy
+import inspect
 import io
 import json
 import pickle
@@ -222,6 +223,12 @@ def test_options_rebuild_the_network(options):
     again = UNet(**json.loads(json.dumps(model.options)))
     again.load_state_dict(model.state_dict())
     assert again.options == model.options and again.divisor == model.divisor
+
+
+def test_options_stand_in_the_order_of_the_arguments():
+    """They go into files and messages, which are to be the same on every version of Python."""
+    assert list(small().options)[:7] == ["T", "ch", "ch_mult", "attn", "num_res_blocks", "dropout", "in_ch"]
+    assert list(small().options) == list(inspect.signature(UNet).parameters)
 
 
 def test_options_of_files_that_know_fewer_of_them_rebuild_the_network_too():

@@ -69,7 +69,7 @@ def told(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in ADVICE:
         place = error.filename2 or error.filename
         return f"{f'{place}: ' if place else ''}{ADVICE[error.errno]} ({error.strerror})"
-    if isinstance(error, (ValueError, OSError, FloatingPointError, ImportError)):
+    if isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
         return said or f"{type(error).__name__} without a word: --debug shows where it came from"
     if isinstance(error, OverflowError):
         return f"a number is too large to compute with ({said}): give a smaller one; --debug shows which"

@@ -192,11 +192,13 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     return {f"{i}.{key}": value for i, held in state.items() for key, value in held.items()}
 
 
-def fill_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+def fill_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], source: Path | str) -> None:
     """Give back what `optimizer_tensors` took of an Adam or AdamW; the learning rates are the optimiser's own.
 
-    Raises CheckpointError for names, shapes or parts that are not theirs; the optimiser is then as it was.
+    source: where they come from, for errors. Raises CheckpointError for names, shapes or parts that are not theirs; the
+    optimiser is then as it was.
     """
+    told = f"{source} is of another network: the optimiser's state must hold"
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
@@ -204,16 +206,14 @@ def fill_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
         i = int(number) if number.isdecimal() and len(number) < 9 else len(parameters)
         if i >= len(parameters) or key not in MOMENTS:
             expected = f"{', '.join(MOMENTS)} of one of {len(parameters)} parameters, such as 0.step"
-            got = f"{name[:80]}: it is of another network or optimiser, begin anew in another folder"
-            raise CheckpointError(f"the optimiser's state must hold {expected}, got {got}")
+            raise CheckpointError(f"{told} {expected}, got {name[:80]}")
         like = parameters[i]
-        if value.shape not in ((() if key == "step" else like.shape), like.shape):
-            got = f"{tuple(value.shape)}: it is of another network or optimiser, begin anew in another folder"
-            expected = "one number" if key == "step" else str(tuple(like.shape))
-            raise CheckpointError(f"the optimiser's state must hold {name} as {expected}, got {got}")
+        shape = () if key == "step" else tuple(like.shape)
+        if value.shape != shape:
+            raise CheckpointError(f"{told} {name} as {shape}, got {tuple(value.shape)}")
         state.setdefault(i, {})[key] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
     if lacking := [i for i, held in state.items() if len(held) < len(MOMENTS)]:
-        raise CheckpointError(f"the optimiser's state must hold {', '.join(MOMENTS)}: parameter {lacking[0]} lacks one")
+        raise CheckpointError(f"{told} {', '.join(MOMENTS)} of every parameter: {lacking[0]} lacks one")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -1,6 +1,5 @@
 """Trained networks from files: those that ship with the course, by name, and those of your own runs, by path."""
 
-import inspect
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -216,7 +215,7 @@ class PretrainedDiffusion:
         """Write what `load_weights` reads."""
         recipe = asdict(self.recipe) | {"root": None}  # a place on this machine
         recipe = {name: value for name, value in recipe.items() if (name, value) not in RECIPE_AT_DEFAULT}
-        unet = {name: value for name, value in _options(self.model).items() if (name, value) not in AT_DEFAULT}
+        unet = {name: value for name, value in self.model.options.items() if (name, value) not in AT_DEFAULT}
         about = {"kind": "ddpm", "step": self.step, "recipe": recipe, "unet": unet}
         save_tensors(Path(path), self.model.state_dict(), about | _of_images(self))
 
@@ -233,7 +232,7 @@ class PretrainedClassifier:
 
     def save(self, path: Path | str) -> None:
         """Write what `load_weights` reads."""
-        about = {"kind": "classifier", "classifier": _options(self.model), "recipe": asdict(self.recipe)}
+        about = {"kind": "classifier", "classifier": self.model.options, "recipe": asdict(self.recipe)}
         noise = {"T": self.recipe.T, "schedule": self.recipe.schedule}
         save_tensors(Path(path), self.model.state_dict(), about | _of_images(self) | noise)
 
@@ -348,12 +347,6 @@ def _step(step: object) -> int:
     if type(step) is not int or step < 0:
         raise ValueError(f"step must be a positive integer, got {step!r:.80}")
     return step
-
-
-def _options(network: UNet | Classifier) -> dict:
-    """A network's arguments in the order of its signature: from locals() they come in another one on Python 3.10."""
-    names = inspect.signature(type(network)).parameters
-    return {name: network.options[name] for name in names}
 
 
 def _of_images(trained: PretrainedDiffusion | PretrainedClassifier) -> dict:

@@ -28,6 +28,7 @@ from ddpm_lesson.experiments.logs import LOG_FIELDS, Row, cut_log, read_log, wri
 from ddpm_lesson.experiments.pretrained import PretrainedDiffusion, load_weights
 from ddpm_lesson.experiments.recipes import OPTIMIZERS, TIMESTEPS, Recipe
 from ddpm_lesson.experiments.saved import LOG, RECIPE, STATE, WEIGHTS
+from ddpm_lesson.experiments.sizes import check_batch
 from ddpm_lesson.networks.unet import UNet
 from ddpm_lesson.training import EMA, Batch, TrainStep
 
@@ -156,6 +157,7 @@ class Run:
             sides, levels = " x ".join(map(str, self.sides)), len(self.recipe.ch_mult)
             raise ValueError(f"ch_mult of {levels} levels needs sides divisible by {self.model.divisor}, got {sides}")
         small_shape(self.recipe, self.images.shape)
+        check_batch(self.recipe, self.sides, self.process.betas.device)
         check_batch_size(self.recipe.batch_size, len(self.images))
 
     def _open(self):
@@ -186,10 +188,7 @@ class Run:
         saved.check_origin(before, self.source, self.folder)
         for part, module in self._parts.items():
             checkpoints.fill(module, checkpoints.group(before.tensors, part), before.path)
-        try:
-            checkpoints.fill_optimizer(self.optimizer, checkpoints.group(before.tensors, "optimizer"))
-        except checkpoints.CheckpointError as error:
-            raise checkpoints.CheckpointError(f"{before.path}: {error}") from error
+        checkpoints.fill_optimizer(self.optimizer, checkpoints.group(before.tensors, "optimizer"), before.path)
         self.step = self.saved = before.step
         self.ema.updates, self.origin = before.updates, before.origin
         self.notes += saved.log_note(self.folder, self.step)

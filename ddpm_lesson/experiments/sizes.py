@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_lesson.experiments.fields import LEVELS
+from ddpm_lesson.experiments.recipes import Recipe
 
 LARGEST_OPTION = 100_000  # of a network: steps, channels, labels
 COPIES = 5  # of the weights while they are trained: themselves, their average and gradient, Adam's two moments
@@ -56,8 +57,25 @@ def check_room(make: Callable[[], nn.Module], options: Mapping[str, Any]) -> Non
         raise ValueError(f"{told}, this machine has {there / 2**30:,.0f} GiB: lower ch, ch_mult, num_res_blocks or T")
 
 
-def memory() -> int:
-    """The bytes of memory that this machine has."""
+def check_batch(recipe: Recipe, sides: Sequence[int], device: torch.device) -> None:
+    """Raise ValueError if a training step of the recipe's batch certainly needs more memory than the device has.
+
+    sides: height and width of the images. What is counted is kept for the gradients: of each residual block of the
+    finest level the inputs of two norms and of two convolutions. The step needs several times as much.
+    """
+    blocks = 2 * recipe.num_res_blocks + 1
+    numbers = 4 * blocks * recipe.ch * recipe.ch_mult[0] * math.prod(sides) * recipe.batch_size
+    needed, there = numbers * (2 if recipe.mixed_precision else 4), memory(device)
+    if needed > there:
+        told = f"a step of {recipe.batch_size} images needs more than {needed / 2**30:,.0f} GiB"
+        lower = "lower batch_size (accumulate makes up for it), ch or the size of the images"
+        raise ValueError(f"{told}, {device} has {there / 2**30:,.0f} GiB: {lower}")
+
+
+def memory(device: torch.device | None = None) -> int:
+    """The bytes of memory that this machine has, or a GPU of it."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows

@@ -1,6 +1,7 @@
 """A small residual classifier, of clean images or of noisy ones for guidance."""
 
 from collections.abc import Sequence
+from inspect import signature
 
 from torch import Tensor, nn
 
@@ -37,7 +38,7 @@ class Classifier(nn.Module):
         super().__init__()
         ch_mult = list(ch_mult)
         given = dict(locals())  # as in UNet
-        self.options = {name: value for name, value in given.items() if name not in ("self", "__class__")}
+        self.options = {name: given[name] for name in signature(Classifier).parameters}
         if min(num_classes, ch, in_ch, 1 if T is None else T, *ch_mult, len(ch_mult)) < 1:
             raise ValueError(f"sizes and at least one ch_mult must be positive, got {self.options}")
         if T is not None and num_groups in [ch * mult for mult in ch_mult]:

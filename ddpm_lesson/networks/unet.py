@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,7 @@ class UNet(nn.Module):
         super().__init__()
         ch_mult, attn = list(ch_mult), list(attn)
         given = dict(locals())  # a comprehension over locals() itself breaks under a tracer from Python 3.12 on
-        self.options = {name: value for name, value in given.items() if name not in ("self", "__class__")}
+        self.options = {name: given[name] for name in signature(UNet).parameters}  # locals() may have another order
         _check(self.options)
         if same_padding and biggan:
             raise ValueError("same_padding pads strided convolutions, and with biggan there are none: choose one")
