@@ -220,7 +220,7 @@ add(
     ("--preset folder --root {mixed}", "has images both in sub-folders, one per class, and outside of them: loose.png"),
     ("--preset folder --root {images} --size 7", "needs sides divisible by 4, got 7 x 7"),
     (
-        "--preset folder --root {images} --size 65536 --batch-size 2",
+        "--preset folder --root {images} --size 8192 --batch-size 2",
         "a step of 2 images needs more than ... GiB, cpu has ... GiB: lower batch_size",
     ),
     ("--preset folder --root {images}", "batch_size must lie in 1..2, got 64"),
