@@ -1,6 +1,5 @@
 """The command line: each command from end to end on tiny settings, and one line for every mistake."""
 
-import contextlib
 import dataclasses
 import io
 import re
@@ -11,6 +10,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from command_line import run, told
 from PIL import Image
 
 from ddpm_lesson import cli, data
@@ -25,32 +25,6 @@ from ddpm_lesson.experiments.runs import Run
 from ddpm_lesson.experiments.sampling import Sampling
 
 TINY = "--T 6 --ch 8 --ch-mult 1 --attn --num-groups 4 --batch-size 4 --warmup 2 --device cpu".split()
-
-
-@dataclasses.dataclass
-class Result:
-    status: int
-    out: str
-    err: str
-
-
-def run(*arguments):
-    """A command line in this process: what it returns and prints. The progress bar counts as no error."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as ended:
-            status = ended.code
-    return Result(status, out.getvalue(), err.getvalue())
-
-
-def told(*arguments, status=1):
-    """The one line of an error."""
-    result = run(*arguments)
-    assert result.status == status and result.out == ""
-    assert result.err.count("\n") == 1 and result.err.endswith("\n") and "Traceback" not in result.err
-    return result.err
 
 
 def train(*arguments):

@@ -1,14 +1,13 @@
 """Sampling: one value and one sentence for a chain; a further sampler is an entry, and a field if it has an option."""
 
-import contextlib
 import dataclasses
-import io
 import json
 import math
 from dataclasses import dataclass
 
 import pytest
 import torch
+from command_line import run
 
 from ddpm_lesson import GaussianDiffusion, cli, data, spacing
 from ddpm_lesson.denoisers import clipped
@@ -248,13 +247,7 @@ def test_a_further_sampler_draws(further, weights):
 
 
 def by_cli(*arguments):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as ended:
-            status = ended.code
-    return status, out.getvalue(), err.getvalue()
+    return dataclasses.astuple(run(*arguments))
 
 
 def test_a_further_sampler_stands_in_the_command_line(further, weights, tmp_path):

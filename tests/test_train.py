@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 
+import command_line
 import numpy as np
 import pytest
 import torch
@@ -24,14 +25,9 @@ CONSTANT = ["--data", "digits", *TINY]
 
 def run(*arguments):
     """Exit status, what is printed, and the errors without the progress bar."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as ended:
-            status = ended.code
-    lines = [line.rpartition("\r")[2] for line in err.getvalue().split("\n")]
-    return status, out.getvalue(), [line for line in lines if line and "images/s" not in line]
+    result = command_line.run(*arguments)
+    lines = [line.rpartition("\r")[2] for line in result.err.split("\n")]
+    return result.status, result.out, [line for line in lines if line and "images/s" not in line]
 
 
 def told(*arguments):
