@@ -219,7 +219,7 @@ def test_a_run_inside_of_its_images_is_refused_before_anything_is_made(tmp_path,
     Image.new("RGB", (9, 9)).save(tmp_path / "p" / "a" / "0.png")
     before = sorted(tmp_path.rglob("*"))
     err = told("--preset", "folder", "--root", root, "--out", out, "--device", "cpu")
-    assert err.startswith(f"--root {root} and --out {out} must not lie inside of each other: the run's pictures")
+    assert err.startswith(f"--root {tmp_path / root} and --out {out} must not lie inside of each other: the run's pictures")
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -345,3 +345,16 @@ def test_status_of_what_is_no_run_is_one_line(tmp_path):
         status, out, err = run("status", folder)
         assert (status, out, len(err)) == (1, "", 1) and message in err[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_are_found_again_from_another_folder(tmp_path, monkeypatch):
+    for i in range(4):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (60 * i, 9, 9)).save(tmp_path / "photos" / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    options = ["train", "--data", "folder", "--size", 8, *TINY, "--steps", 2, "--out", tmp_path / "run"]
+    assert run(*options, "--root", "photos")[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    status, out, err = run(*options, "--steps", 3)
+    assert status == 0 and "Done: " in out, err

@@ -146,6 +146,8 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     if options.preset and options.recipe:
         raise ValueError("give --preset or --recipe, not both")
     given = given_fields(options, Recipe)
+    if given.get("root"):
+        given["root"] = str(Path(given["root"]).expanduser().absolute())  # as later commands, from elsewhere, find it
     if options.preset:
         return dataclasses.replace(PRESETS[options.preset], **given)
     if options.recipe:
