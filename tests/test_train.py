@@ -219,7 +219,9 @@ def test_a_run_inside_of_its_images_is_refused_before_anything_is_made(tmp_path,
     Image.new("RGB", (9, 9)).save(tmp_path / "p" / "a" / "0.png")
     before = sorted(tmp_path.rglob("*"))
     err = told("--preset", "folder", "--root", root, "--out", out, "--device", "cpu")
-    assert err.startswith(f"--root {tmp_path / root} and --out {out} must not lie inside of each other: the run's pictures")
+    assert err.startswith(
+        f"--root {tmp_path / root} and --out {out} must not lie inside of each other: the run's pictures"
+    )
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -1,6 +1,7 @@
 """Images as features: those of the course's classifiers and of Inception, and the moments of real ones that ship."""
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,7 +94,9 @@ class Inception(nn.Module):
         if not Path(weights).is_file():
             raise FileNotFoundError(f"there is no file {weights}, expected {INCEPTION} of torch-fidelity")
         try:
-            torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity would run what it holds
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # older PyTorch warns of a pickle that it then refuses
+                torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity would run what it holds
         except UNREADABLE as error:
             raise ValueError(f"{weights} does not hold the weights of Inception, {INCEPTION}") from error
         self.network: Any = _inception(weights).eval().requires_grad_(False)

@@ -163,7 +163,8 @@ def inception_score_interval(logits: Tensor, generator: Generator | None = None)
     if len(logits) < 2 * PARTS:
         raise ValueError(f"an Inception score needs at least {2 * PARTS} images, got {len(logits)}")
     order = torch.randperm(len(logits), generator=generator).to(logits.device)
-    scores = torch.tensor([inception_score(part) for part in logits[order].tensor_split(PARTS)]).double()
+    parts = logits[order].tensor_split(PARTS)
+    scores = torch.tensor([inception_score(part) for part in parts], dtype=torch.float64)
     mean, half = scores.mean().item(), T_QUANTILE_PARTS * scores.std().item() / math.sqrt(PARTS)
     return mean, max(1.0, mean - half), mean + half
 
