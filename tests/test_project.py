@@ -248,7 +248,7 @@ def test_environment_yml_agrees_with_pyproject():
 def test_the_setup_cell_installs_what_the_notebooks_import_and_colab_may_lack():
     cell = (ROOT / "notebooks" / "setup_cell.py").read_text(encoding="utf-8")
     (listed,) = re.findall(r"^modules = (.*)$", cell, re.MULTILINE)
-    there = {"torch", "torchvision", "numpy", "matplotlib"}
+    there = {"torch", "torchvision", "numpy", "matplotlib", "filelock"}  # torch brings the last one
     needed = set(bounds(pyproject()["project"]["dependencies"])) - there
     assert set(re.findall(r'"(\w+)"', listed)) == needed | {"ddpm_lesson", "ipywidgets"}
     imported = set()

@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -145,13 +144,9 @@ def _scores(
         real = anchor(space, n, seed=sampling.seed)
     for score in real.values():
         print(" ", score)
-    for message in dict.fromkeys(_messages(caught)):
+    for message in dict.fromkeys(str(each.message) for each in caught):
         print(f"  ({message})")
     return found, real
-
-
-def _messages(caught: Iterable[warnings.WarningMessage]) -> list[str]:
-    return [str(each.message) for each in caught]
 
 
 def _plain(scores: dict[str, Score]) -> dict[str, dict]:

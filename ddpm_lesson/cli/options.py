@@ -14,6 +14,7 @@ from ddpm_lesson._tensors import out_of_memory
 from ddpm_lesson.experiments import pretrained
 from ddpm_lesson.experiments.recipes import Recipe
 from ddpm_lesson.experiments.sampling import SAMPLERS, Sampling, check_option, takers
+from ddpm_lesson.experiments.sizes import memory
 
 T = TypeVar("T")
 MOST = 10**9  # of anything that is counted
@@ -66,7 +67,7 @@ def add_drawing(command: argparse.ArgumentParser, n: str, usual: Sampling | None
 
 
 def add_field(group: Any, field: dataclasses.Field, default: object) -> None:
-    """An option for a field of `Recipe` or `Sampling`, read by `given`.  default: what its help names."""
+    """An option for a field of `Recipe` or `Sampling`, read by `given_fields`.  default: what its help names."""
     options: dict[str, Any]
     if field.type is bool:
         options = {"action": argparse.BooleanOptionalAction}
@@ -185,12 +186,8 @@ def device_named(name: str | None) -> torch.device:
 
 
 def check_memory(needed: int, what: str, advice: str) -> None:
-    """Raise ValueError if so many bytes are more than this machine has; nothing is known of some machines."""
-    try:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows
-        return
-    if needed > there:
+    """Raise ValueError if so many bytes are more than this machine has."""
+    if needed > (there := memory()):
         told = f"{what} need {needed / 2**30:,.0f} GiB of memory, this machine has {there / 2**30:,.0f} GiB"
         raise ValueError(f"{told}: {advice}")
 

@@ -57,8 +57,8 @@ def beside(options: argparse.Namespace, trained: PretrainedDiffusion, recorded: 
     if data == "folder" and images.classes != trained.classes and not one:
         told = f"expected the classes that the network was trained on, {', '.join(trained.classes)}"
         raise ValueError(f"{told}, got {', '.join(images.classes)}: name their folder with --root")
-    if not options.quiet and (found := getattr(images, "found", None)):
-        print(found, file=sys.stderr)
+    if images.found and not options.quiet:
+        print(images.found, file=sys.stderr)
     notes: list[str] = []
     real = _real(options, trained, images, root, notes, whole=kind == "named")
     if ready is None and kind == "own":

@@ -61,9 +61,8 @@ class GeneratorRecipe:
         check_fields(self)
         if self.kind == "gan" and self.T != 1:
             raise ValueError(f"a gan has one step, T = 1: with more it is a ddgan; got T = {self.T}")
-        networks = ("unet", "mlp") if self.kind in GANS else ("unet",)
-        if self.network not in networks:
-            raise ValueError(f"the network of a {self.kind} must be {' or '.join(networks)}, got {self.network!r}")
+        if self.network != "unet" and self.kind not in GANS:
+            raise ValueError(f"the network of a {self.kind} must be unet, got {self.network!r}")
         if (self.kind == "consistency") != (self.data == POINTS):
             raise ValueError(f"a consistency model learns {POINTS}, the others images: got {self.kind} and {self.data}")
         if (self.kind == "distilled") != (self.teacher is not None):

@@ -3,7 +3,6 @@
 Where no classifier ships, it is trained on the spot, and kept with what binds it to the images and its recipe.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,6 +19,7 @@ from ddpm_lesson.experiments.classifiers import fit
 from ddpm_lesson.experiments.metrics import GROUPS
 from ddpm_lesson.experiments.pretrained import PretrainedClassifier, load_weights
 from ddpm_lesson.experiments.recipes import ClassifierRecipe
+from ddpm_lesson.files import cache_folder
 
 SHIPPED = {"digits": "digits_classifier", "mnist": "mnist_classifier"}  # by data
 REFERENCE = 10_000  # real images to compare with, where no number is recorded
@@ -97,8 +97,7 @@ def kept_in(run: Path | None, images: Images) -> Path:
     """Where a classifier of these images is kept: in the folder of a run, else in the user's cache."""
     if run is not None:
         return run / "own_classifier.safetensors"
-    cache = Path(os.environ.get("DDPM_LESSON_DATA") or "~/.cache/ddpm_lesson").expanduser()
-    return cache / "classifiers" / f"{images.fingerprint()[:16]}.safetensors"
+    return cache_folder() / "classifiers" / f"{images.fingerprint()[:16]}.safetensors"
 
 
 def own_classifier(
