@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -16,7 +17,8 @@ from ddpm_lesson.images import Images, to_uint8
 from ddpm_lesson.points import checkerboard, eight_gaussians, eight_gaussians_mixture, swiss_roll, two_moons
 
 __all__ = (
-    ["Images", "DataNotFoundError", "bundled", "to_uint8", "digits", "mnist", "fashion_mnist", "cifar10", "folder"]
+    ["Images", "DataNotFoundError", "bundled", "to_uint8"]
+    + ["digits", "mnist_10k", "mnist", "fashion_mnist", "cifar10", "folder"]
     + ["checkerboard", "eight_gaussians", "eight_gaussians_mixture", "swiss_roll", "two_moons"]  # of points.py
 )
 
@@ -50,12 +52,32 @@ def digits(split: str | None = None) -> Images:
     >>> len(images), x_0.shape, labels.tolist()
     (1415, torch.Size([10, 1, 8, 8]), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
-    splits = {None: slice(None), "train": slice(1415), "test": slice(1415, None)}
+    return _bundled_digits("digits.npz", split, 1415, levels=17, classes="0123456789")
+
+
+def mnist_10k(split: str | None = None) -> Images:
+    """The first 10,000 training images of MNIST, 28x28, which are bundled.  LeCun et al. 1998.
+
+    split: None for all, "train" for the first 9,000, "test" for the last 1,000.
+    Returns Images with data (N, 1, 28, 28) and levels 256.  Raises ValueError on another split.
+    Not `mnist`: that has 60,000 and 10,000 images and is read from torchvision's files, or downloaded. A network that
+    was trained on those has seen all of these.
+
+    >>> mnist_10k("test").data.shape
+    torch.Size([1000, 1, 28, 28])
+    """
+    names = "zero one two three four five six seven eight nine".split()  # as torchvision has them
+    classes = [f"{label} - {name}" for label, name in enumerate(names)]
+    return _bundled_digits("mnist_10k.npz", split, 9000, levels=256, classes=classes)
+
+
+def _bundled_digits(name: str, split: str | None, cut: int, levels: int, classes: Sequence[str]) -> Images:
+    splits = {None: slice(None), "train": slice(cut), "test": slice(cut, None)}
     if split not in splits:
         raise ValueError(f"split must be None, 'train' or 'test', got {split!r}")
-    with np.load(bundled("digits.npz")) as file:
+    with np.load(bundled(name)) as file:
         data, labels = torch.from_numpy(file["images"])[:, None], torch.from_numpy(file["labels"]).long()
-    return Images(data[splits[split]], labels[splits[split]], levels=17, classes="0123456789")
+    return Images(data[splits[split]], labels[splits[split]], levels=levels, classes=classes)
 
 
 class DataNotFoundError(FileNotFoundError):

@@ -168,6 +168,8 @@ add(
     ("--ch-mult" + 17 * " 1", "ch_mult must be a list of integers, at most 16 and each in 1..1024, got [1, 1"),
     ("--ch-mult --attn", "ch_mult must hold a positive integer for each level, got []"),
     ("--ch-mult 1 1 1 1 1", "ch_mult of 5 levels needs sides divisible by 16, got 8 x 8"),
+    ("--patch-size 8", "ch_mult of 2 levels and patch_size = 8 need sides divisible by 16, got 8 x 8"),
+    ("--patch-size 0", "patch_size must be an integer in 1..64, got 0"),
     ("--attn -1", "attn must be a list of integers, at most 16 and each in 0..15, got [-1]"),
     ("--attn 16", "attn must be a list of integers, at most 16 and each in 0..15, got [16]"),
     ("--attn 2", "attn must name levels in 0..1, got [2]"),
@@ -510,6 +512,7 @@ add(
     ("--preset digits --device meta", "--device meta cannot be used on this machine, expected cpu, or a GPU"),
     ("--preset digits --lr 0", "lr, the learning rate, must be positive, got 0.0; 2e-4 is usual"),
     ("--preset digits --root {images}", "images lie, and those of digits come with the course: got --root {images}"),
+    ("--data mnist_10k --root {images}", "those of mnist_10k come with the course: got --root {images}"),
     ("--preset mnist --root {file}", "MNIST was to be read from a folder, got {file}, which is a file"),
     start="train",
 )
@@ -697,7 +700,10 @@ add(
 
 add(
     "Python: recipes and runs",
-    ("Recipe(data='imagenet')", "data must be one of digits, mnist, fashion_mnist, cifar10, folder, got 'imagenet'"),
+    (
+        "Recipe(data='imagenet')",
+        "data must be one of digits, mnist_10k, mnist, fashion_mnist, cifar10, folder, got 'imagenet'",
+    ),
     ("Recipe(lr=10**400)", "lr must be a number in 0..1e+300, got 1000...000"),
     ("Recipe(T=1e3)", "T must be an integer in 1..100000, got 1000.0"),
     ("Recipe(ch_mult=(1, '2'))", "ch_mult must be a list of integers, ..., got (1, '2')"),

@@ -193,7 +193,7 @@ def test_data_without_a_classifier_that_ships(monkeypatch, quick_classifiers, tm
 
     from ddpm_lesson.experiments import recipes
 
-    monkeypatch.setitem(recipes.DATA, "fashion_mnist", clothes)
+    monkeypatch.setitem(recipes.DOWNLOADED, "fashion_mnist", clothes)
     folder = made(tmp_path / "run", "--data", "fashion_mnist")
     result = evaluate(folder, "--quiet", "--n", 40)
     assert result.status == 0, result.err

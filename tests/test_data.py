@@ -14,6 +14,7 @@ import sys
 import tarfile
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,8 @@ def test_digits_have_the_checksums_of_the_readme():
     assert hashlib.sha256(images.tobytes()).hexdigest() == IMAGES_SHA256
     assert hashlib.sha256(labels.tobytes()).hexdigest() == LABELS_SHA256
     readme = (DATA / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"\b[0-9a-f]{64}\b", readme) == [IMAGES_SHA256, LABELS_SHA256]
+    section = readme.split("## digits.npz")[1].split("\n## ")[0]
+    assert re.findall(r"\b[0-9a-f]{64}\b", section) == [IMAGES_SHA256, LABELS_SHA256]
 
 
 def test_the_script_writes_the_same_bytes_again(tmp_path):
@@ -112,6 +114,40 @@ def test_digits_come_form_after_form():
         digits = iter(forms[0])
         assert all(digit in digits for digit in form)  # the same text in the same order, some digits left out
     assert len(data.digits("train")) == starts[11]
+
+
+def test_the_part_of_mnist_has_the_checksums_of_the_readme():
+    with np.load(DATA / "mnist_10k.npz") as file:
+        found = [hashlib.sha256(file[name].tobytes()).hexdigest() for name in ("images", "labels")]
+    section = (DATA / "README.md").read_text(encoding="utf-8").split("## mnist_10k.npz")[1].split("\n## ")[0]
+    assert re.findall(r"\b[0-9a-f]{64}\b", section) == found
+    assert (DATA / "mnist_10k.npz").stat().st_size < 2.2e6
+
+
+def test_the_script_writes_the_first_images_of_torchvisions_files(tmp_path, monkeypatch):
+    """Of the same format: what comes out holds the images that went in, and `write` compresses them."""
+    scripts, part = str(DATA / "scripts"), data.mnist_10k()
+    monkeypatch.syspath_prepend(scripts)
+    script = runpy.run_path(f"{scripts}/make_mnist_10k.py")
+    arrays = {"images": part.data[:, 0].numpy(), "labels": part.labels.numpy().astype(np.uint8)}
+    script["write"](tmp_path / "again.npz", zipfile.ZIP_DEFLATED, **arrays)
+    with np.load(tmp_path / "again.npz") as again, np.load(DATA / "mnist_10k.npz") as shipped:
+        assert all(np.array_equal(again[name], shipped[name]) for name in ("images", "labels"))
+    assert (tmp_path / "again.npz").stat().st_size < 2.2e6
+
+
+def test_mnist_10k():
+    whole, train, test = data.mnist_10k(), data.mnist_10k("train"), data.mnist_10k("test")
+    assert (whole.data.shape, len(train), len(test)) == ((10_000, 1, 28, 28), 9000, 1000)
+    assert torch.equal(torch.cat([train.data, test.data]), whole.data)
+    assert (whole.data.min(), whole.data.max(), whole.levels) == (0, 255, 256)
+    assert whole.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]  # MNIST begins so
+    assert whole.labels.bincount().tolist() == [1001, 1127, 991, 1032, 980, 863, 1014, 1070, 944, 978]
+    from torchvision.datasets import MNIST
+
+    assert whole.classes == tuple(MNIST.classes)
+    with pytest.raises(ValueError, match="None, 'train' or 'test', got 'validation'"):
+        data.mnist_10k("validation")
 
 
 # Images: indexing and scaling

@@ -10,7 +10,7 @@ from PIL import Image
 from ddpm_lesson import data
 from ddpm_lesson.data import to_uint8
 from ddpm_lesson.experiments.build import load_images, make_loss, make_network, make_process
-from ddpm_lesson.experiments.recipes import DATA, LEARNED, ClassifierRecipe, Recipe
+from ddpm_lesson.experiments.recipes import DOWNLOADED, LEARNED, ClassifierRecipe, Recipe
 from ddpm_lesson.predictions import MEAN_TYPES
 from ddpm_lesson.process import Noised
 from ddpm_lesson.schedules import cosine, linear
@@ -133,22 +133,24 @@ def test_a_learned_variance_is_that_of_the_recipe(loss, var_type):
 # Images.
 
 
-def test_digits_are_the_train_split_and_the_test_split():
+@pytest.mark.parametrize("bundled", [data.digits, data.mnist_10k])
+def test_bundled_data_are_the_train_split_and_the_test_split(bundled):
     for train_, split in ((True, "train"), (False, "test")):
-        assert torch.equal(load_images(Recipe(), train=train_).data, data.digits(split).data)
+        found = load_images(Recipe(data=bundled.__name__), train=train_)
+        assert torch.equal(found.data, bundled(split).data)
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
 @pytest.mark.parametrize("make", [Recipe, ClassifierRecipe])
 def test_other_data_are_asked_for_by_root_and_split(monkeypatch, name, make):
-    monkeypatch.setitem(DATA, name, lambda root, train: (name, root, train))
+    monkeypatch.setitem(DOWNLOADED, name, lambda root, train: (name, root, train))
     recipe = make(data=name)
     assert load_images(recipe) == (name, None, True)
     assert load_images(recipe, "there", train=False) == (name, "there", False)
 
 
 def test_the_root_of_this_machine_goes_before_that_of_the_recipe(monkeypatch):
-    monkeypatch.setitem(DATA, "mnist", lambda root, train: root)
+    monkeypatch.setitem(DOWNLOADED, "mnist", lambda root, train: root)
     recipe = Recipe(data="mnist", root="here")
     assert load_images(recipe) == "here" and load_images(recipe, "there") == "there"
 

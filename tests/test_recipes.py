@@ -89,7 +89,10 @@ def test_loss_goes_down(names):
 
 
 BAD = [
-    ({"data": "imagenet"}, "data must be one of digits, mnist, fashion_mnist, cifar10, folder, got 'imagenet'"),
+    (
+        {"data": "imagenet"},
+        "data must be one of digits, mnist_10k, mnist, fashion_mnist, cifar10, folder, got 'imagenet'",
+    ),
     ({"data": None}, "data must be one of .*, got None"),
     ({"schedule": "lineal"}, "schedule must be one of .*linear.*cosine.*, got 'lineal'"),
     ({"mean_type": "eps"}, "mean_type must be one of .*epsilon.*, got 'eps'"),

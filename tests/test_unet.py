@@ -9,6 +9,7 @@ import pickle
 import pytest
 import torch
 import unet_reference
+from einops import rearrange
 from torch import nn
 from unet_reference import randomised
 
@@ -320,7 +321,7 @@ def test_sides_that_do_not_halve_often_enough_are_refused(levels, H, W):
     divisor = 2 ** (levels - 1)
     model = small(ch_mult=[1] * levels)
     assert model.divisor == divisor
-    message = rf"height and width must be divisible by {divisor} for {levels} levels, got \(1, 3, {H}, {W}\)"
+    message = rf"height and width must be divisible by {divisor} for this network, got \(1, 3, {H}, {W}\)"
     with pytest.raises(ValueError, match=message):
         model(torch.zeros(1, 3, H, W), torch.zeros(1, dtype=torch.int64))
 
@@ -528,3 +529,25 @@ def test_half_the_digits_give_nearly_the_same(options, device):
     assert mixed.dtype == half.dtype == torch.bfloat16
     for out in (mixed, half):
         assert (out.float() - expected).norm() < 100**0.5 * 2**-9 * expected.norm()
+
+
+# Patches
+
+
+def test_a_patch_becomes_the_channels_of_one_position():
+    """A network of patches is the plain one of the image that einops rearranges."""
+    patched = randomised(small(in_ch=2, cond_ch=1, patch_size=2, learned_var=True)).eval()
+    plain = small(in_ch=8, cond_ch=4, out_ch=16).eval()
+    plain.load_state_dict(patched.state_dict())
+    x, t, _, cond = inputs(patched, W=12)
+    apart = [rearrange(each, "b c (h p) (w q) -> b (c p q) h w", p=2, q=2) for each in (x, cond)]
+    expected = rearrange(plain(apart[0], t, cond=apart[1]), "b (c p q) h w -> b c (h p) (w q)", p=2, q=2)
+    torch.testing.assert_close(patched(x, t, cond=cond), expected)
+    assert patched.divisor == 4 and patched.options["patch_size"] == 2
+
+
+def test_patches_must_fit():
+    with pytest.raises(ValueError, match=r"height and width must be divisible by 4 for this network, got \(1, 3, 8, 6"):
+        small(patch_size=2)(torch.zeros(1, 3, 8, 6), torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(ValueError, match="patch_size must be at least 1, got 0"):
+        small(patch_size=0)

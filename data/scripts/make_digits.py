@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 
-def write(path, **arrays):
-    """The arrays as an .npz file that depends on nothing but their names, dtypes, shapes and values."""
+def write(path, compression=zipfile.ZIP_STORED, **arrays):
+    """The arrays as an .npz file that depends on nothing but them and, if there is any, the compressor."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
             member.create_system = 3  # zipfile writes the number of the operating system at hand otherwise
+            member.compress_type = compression
             with archive.open(member, "w") as file:
                 np.lib.format.write_array(file, array, version=(1, 0))
 

@@ -12,7 +12,7 @@ import torch
 
 from ddpm_lesson._tensors import out_of_memory
 from ddpm_lesson.experiments import pretrained
-from ddpm_lesson.experiments.recipes import Recipe
+from ddpm_lesson.experiments.recipes import BUNDLED, Recipe
 from ddpm_lesson.experiments.sampling import SAMPLERS, Sampling, check_option, takers
 from ddpm_lesson.experiments.sizes import memory
 
@@ -165,8 +165,8 @@ def root_of(weights: str) -> str | None:
 
 def check_root(root: str | None, data: str) -> None:
     """Raise ValueError for a place of images that would not be looked at, or that has no name."""
-    if root is not None and data == "digits":
-        raise ValueError(f"--root says where images lie, and those of digits come with the course: got --root {root}")
+    if root is not None and data in BUNDLED:
+        raise ValueError(f"--root says where images lie, and those of {data} come with the course: got --root {root}")
     if root == "":
         raise ValueError("--root must name the folder of your images, got an empty name")
 

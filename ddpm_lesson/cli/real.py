@@ -12,6 +12,7 @@ from ddpm_lesson.experiments.build import load_images
 from ddpm_lesson.experiments.evaluation import Network
 from ddpm_lesson.experiments.features import INCEPTION, Inception, Pixels, inception_file
 from ddpm_lesson.experiments.pretrained import PretrainedClassifier, PretrainedDiffusion, PretrainedNoisyClassifier
+from ddpm_lesson.experiments.recipes import PART_OF
 
 
 class Real(NamedTuple):
@@ -101,7 +102,9 @@ def _named(name: str, options: argparse.Namespace, trained: PretrainedDiffusion)
     if isinstance(found, PretrainedNoisyClassifier):
         told = f"this is a classifier of noisy images with T = {found.recipe.T}: expected one of clean images"
         raise ValueError(f"{told}, got {name}")
-    wanted, got = ((each.recipe.data, each.shape, each.classes) for each in (trained, found))
+    wanted, got = (
+        (PART_OF.get(each.recipe.data, each.recipe.data), each.shape, each.classes) for each in (trained, found)
+    )
     if wanted != got:
         told = f"expected a classifier of {_said(*wanted)}, as the network's images are"
         raise ValueError(f"{told}; {name} is of {_said(*got)}: leave out --classifier, or train one: --classifier own")

@@ -10,7 +10,16 @@ from ddpm_lesson._tensors import randn_like, seeded
 from ddpm_lesson.bound import discretized
 from ddpm_lesson.coefficients import extract
 from ddpm_lesson.data import Images
-from ddpm_lesson.experiments.recipes import DATA, ERRORS, LEARNED, WEIGHTINGS, ClassifierRecipe, Recipe
+from ddpm_lesson.experiments.recipes import (
+    BUNDLED,
+    DATA,
+    DOWNLOADED,
+    ERRORS,
+    LEARNED,
+    WEIGHTINGS,
+    ClassifierRecipe,
+    Recipe,
+)
 from ddpm_lesson.experiments.sizes import check_room
 from ddpm_lesson.losses import Loss
 from ddpm_lesson.networks.unet import UNet
@@ -27,8 +36,8 @@ def load_images(recipe: Recipe | ClassifierRecipe, root: str | None = None, *, t
     root: where they lie on this machine, see `data.mnist` and `data.folder`; None for the recipe's own.
     Raises what `data.folder` and `data.mnist` raise, and ValueError for the held back images of a folder: it has none.
     """
-    if recipe.data == "digits":
-        return data.digits("train" if train else "test")
+    if recipe.data in BUNDLED:
+        return BUNDLED[recipe.data]("train" if train else "test")
     if isinstance(recipe, Recipe):
         root = recipe.root if root is None else root
         if recipe.data == "folder":
@@ -37,9 +46,9 @@ def load_images(recipe: Recipe | ClassifierRecipe, root: str | None = None, *, t
             if root is None or recipe.size is None:
                 raise ValueError("data 'folder' needs root, the folder of your images, got None")
             return data.folder(root, recipe.size, channels=recipe.channels)
-    if recipe.data not in DATA:
+    if recipe.data not in DOWNLOADED:
         raise ValueError(f"unknown data {recipe.data!r}, expected one of {', '.join(DATA)}")
-    return DATA[recipe.data](root, train)
+    return DOWNLOADED[recipe.data](root, train)
 
 
 def make_process(recipe: Recipe | ClassifierRecipe) -> GaussianDiffusion:
@@ -55,7 +64,8 @@ def make_network(recipe: Recipe, channels: int, classes: int) -> UNet:
 
     Raises ValueError for sizes that make no network, or one that this machine has no room to train.
     """
-    names = "ch ch_mult attn num_res_blocks dropout num_groups num_heads zero_init scale_shift_norm biggan".split()
+    names = "ch ch_mult patch_size attn num_res_blocks dropout num_groups".split()
+    names += "num_heads zero_init scale_shift_norm biggan".split()
     options = {name: getattr(recipe, name) for name in names}
     options |= {"in_ch": channels, "num_classes": classes if recipe.conditional else None}
     options["cond_ch"] = 0 if recipe.condition == "none" else channels

@@ -18,9 +18,12 @@ from ddpm_lesson.experiments.fields import LARGEST, LEVELS, MOST, check_fields, 
 from ddpm_lesson.predictions import MEAN_TYPES, VARIANCES
 from ddpm_lesson.schedules import SCHEDULES
 
-DATA: dict[str, Callable[..., data.Images]] = {
-    source.__name__: source for source in (data.digits, data.mnist, data.fashion_mnist, data.cifar10)
+BUNDLED: dict[str, Callable[[str | None], data.Images]] = {"digits": data.digits, "mnist_10k": data.mnist_10k}
+DOWNLOADED: dict[str, Callable[[str | None, bool], data.Images]] = {
+    source.__name__: source for source in (data.mnist, data.fashion_mnist, data.cifar10)
 }
+DATA = (*BUNDLED, *DOWNLOADED)
+PART_OF = {"mnist_10k": "mnist"}  # whose networks fit the other's images, too
 ERRORS = {"simple": losses.squared, "l1": losses.absolute, "huber": losses.huber}
 LOSSES = (*ERRORS, "hybrid", "kl")
 WEIGHTINGS = {"simple": losses.simple_weight, "min_snr": losses.min_snr, "p2": losses.p2}
@@ -30,7 +33,7 @@ TIMESTEPS: dict[str, type[timesteps.Uniform | timesteps.LossSecondMoment]] = {
     "loss_second_moment": timesteps.LossSecondMoment,
 }
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-MIRRORED_IS_NOTHING = ("digits", "mnist")
+MIRRORED_IS_NOTHING = ("digits", "mnist_10k", "mnist")
 CONDITIONS = ("none", "previous", "low_res")
 LEARNED = ("learned", "learned_range")  # variances for which the network has twice the channels
 
@@ -71,6 +74,7 @@ class Recipe:
     ch_mult: tuple[int, ...] = field(
         (1, 2, 2), "channels of each level, as multiples of ch; each halves the sides", within=(1, 1024)
     )
+    patch_size: int = field(1, "so many pixels a side become one position, in the channels", within=(1, 64))
     attn: tuple[int, ...] = field((1,), "levels with attention, 0 is the finest", within=(0, LEVELS - 1))
     num_res_blocks: int = field(1, "residual blocks per level", within=(1, 64))
     dropout: float = field(0.0, "dropout in residual blocks", within=(0, 1))

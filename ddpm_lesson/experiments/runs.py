@@ -154,8 +154,9 @@ class Run:
             told = f"schedule {self.recipe.schedule} ends at alphas_bar = 0, where eps says nothing of x_0"
             raise ValueError(f"{told}: mean_type must be xstart, xprev or v, got epsilon")
         if any(side % self.model.divisor for side in self.sides):
-            sides, levels = " x ".join(map(str, self.sides)), len(self.recipe.ch_mult)
-            raise ValueError(f"ch_mult of {levels} levels needs sides divisible by {self.model.divisor}, got {sides}")
+            sides, levels, patch = " x ".join(map(str, self.sides)), len(self.recipe.ch_mult), self.recipe.patch_size
+            told = f"ch_mult of {levels} levels " + ("needs" if patch == 1 else f"and patch_size = {patch} need")
+            raise ValueError(f"{told} sides divisible by {self.model.divisor}, got {sides}")
         small_shape(self.recipe, self.images.shape)
         check_batch(self.recipe, self.sides, self.process.betas.device)
         check_batch_size(self.recipe.batch_size, len(self.images))

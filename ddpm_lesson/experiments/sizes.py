@@ -36,12 +36,12 @@ def is_small(options: Mapping[str, Any]) -> bool:
     Of a block with C channels at most 45 C^2: two 3x3 convolutions, the first of 2 C channels, a shortcut, attention
     and the time.
     """
-    ch, T, in_ch, cond_ch, latent, labels, n = (
-        options.get(name) or 0 for name in "ch T in_ch cond_ch latent num_classes num_res_blocks".split()
+    ch, T, in_ch, cond_ch, latent, labels, n, patch = (
+        options.get(name) or 0 for name in "ch T in_ch cond_ch latent num_classes num_res_blocks patch_size".split()
     )
     ch_mult = options.get("ch_mult") or [1]
     blocks, widest = len(ch_mult) * (2 * n + 3) + 2, ch * max(ch_mult)
-    once = T + 4 * labels + 4 * latent + 9 * (3 * in_ch + cond_ch) + 32 * ch
+    once = T + 4 * labels + 4 * latent + 9 * (3 * in_ch + cond_ch) * max(patch, 1) ** 2 + 32 * ch
     return 45 * blocks * widest**2 + once * ch < 2**27
 
 
@@ -64,7 +64,8 @@ def check_batch(recipe: Recipe, sides: Sequence[int], device: torch.device) -> N
     finest level the inputs of two norms and of two convolutions. The step needs several times as much.
     """
     blocks = 2 * recipe.num_res_blocks + 1
-    numbers = 4 * blocks * recipe.ch * recipe.ch_mult[0] * math.prod(sides) * recipe.batch_size
+    positions = math.prod(sides) // recipe.patch_size**2
+    numbers = 4 * blocks * recipe.ch * recipe.ch_mult[0] * positions * recipe.batch_size
     needed, there = numbers * (2 if recipe.mixed_precision else 4), memory(device)
     if needed > there:
         told = f"a step of {recipe.batch_size} images needs more than {needed / 2**30:,.0f} GiB"

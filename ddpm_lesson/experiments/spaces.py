@@ -21,7 +21,7 @@ from ddpm_lesson.experiments.pretrained import PretrainedClassifier, load_weight
 from ddpm_lesson.experiments.recipes import ClassifierRecipe
 from ddpm_lesson.files import cache_folder
 
-SHIPPED = {"digits": "digits_classifier", "mnist": "mnist_classifier"}  # by data
+SHIPPED = {"digits": "digits_classifier", "mnist": "mnist_classifier", "mnist_10k": "mnist_classifier"}  # by data
 REFERENCE = 10_000  # real images to compare with, where no number is recorded
 REFERENCE_BYTES = 2**30  # of their pixels, at most
 APART = 200  # images of a folder that are kept apart at least, if that leaves half

@@ -74,6 +74,8 @@ def config_of(options: dict) -> dict:
     widths = _attention_widths(channels, attn)
     if options["cond_ch"]:
         raise ValueError(f"diffusers' UNet2DModel takes no image cond: cond_ch must be 0, got {options['cond_ch']}")
+    if options["patch_size"] > 1:
+        raise ValueError(f"diffusers' UNet2DModel has no patches: patch_size must be 1, got {options['patch_size']}")
     if channels[0] != options["ch"]:
         raise ValueError(f"diffusers' first level has ch channels: ch_mult[0] must be 1, got {options['ch_mult']}")
     if heads > 1 and len(widths) > 1:
@@ -128,6 +130,7 @@ def options_of(config: dict, *, null_class: bool) -> dict:
         "attn": attn,
         "out_ch": config["out_channels"],
         "cond_ch": 0,
+        "patch_size": 1,
         "num_classes": None if classes is None else classes - null_class,
         "null_class": null_class or classes is None,
         "num_heads": min(heads) if len(heads) == 1 else 1,

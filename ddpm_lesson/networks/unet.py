@@ -7,6 +7,7 @@ from inspect import signature
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ddpm_lesson._tensors import check_range
 from ddpm_lesson.networks.blocks import (
@@ -44,6 +45,8 @@ class UNet(nn.Module):
     official_embedding, same_padding: as DDPM's own code in TensorFlow; with norm_eps = 1e-6 the three make its weights
     fit.
     latent: numbers of a latent z, 0 for none: a `Mapping` of it is added to the time embedding (Xiao et al. 2022).
+    patch_size: each square of so many pixels a side becomes the channels of one position, so that the levels see an
+    image that is smaller by this factor (the patches of Peebles & Xie 2023, before convolutions).
     forward: x (B, in_ch, H, W), t (B,) int64 in 0..T-1, y (B,) int64, labels, or None (the null class for all),
     cond (B, cond_ch, H, W), z (B, latent) -> (B, out_ch, H, W), with learned_var (B, 2 out_ch, H, W).
     `divisor`: what H and W must be divisible by. `options`: the arguments, so that UNet(**unet.options) has its shape.
@@ -78,6 +81,7 @@ class UNet(nn.Module):
         official_embedding: bool = False,
         same_padding: bool = False,
         latent: int = 0,
+        patch_size: int = 1,
     ):
         super().__init__()
         ch_mult, attn = list(ch_mult), list(attn)
@@ -87,7 +91,7 @@ class UNet(nn.Module):
         if same_padding and biggan:
             raise ValueError("same_padding pads strided convolutions, and with biggan there are none: choose one")
         tdim, levels = 4 * ch, range(len(ch_mult))
-        self.divisor = 2 ** levels[-1]
+        self.divisor = patch_size * 2 ** levels[-1]
         shared = "dropout num_groups num_heads num_head_channels norm_eps zero_init scale_shift_norm".split()
         block: Callable[..., ResBlock] = partial(ResBlock, tdim=tdim, **{name: self.options[name] for name in shared})
         if num_groups in [ch * mult for mult in ch_mult] and not scale_shift_norm:
@@ -98,7 +102,7 @@ class UNet(nn.Module):
             self.class_embedding = nn.Embedding(num_classes + null_class, tdim)
         if latent:
             self.mapping = Mapping(latent, tdim)
-        self.head = nn.Conv2d(in_ch + cond_ch, ch, 3, padding=1)
+        self.head = nn.Conv2d((in_ch + cond_ch) * patch_size**2, ch, 3, padding=1)
 
         self.downblocks = nn.ModuleList()
         skips, now_ch = [ch], ch
@@ -125,7 +129,8 @@ class UNet(nn.Module):
                 self.upblocks.append(up or UpSample(now_ch))
                 self._takes_skip.append(False)
 
-        last = nn.Conv2d(now_ch, (in_ch if out_ch is None else out_ch) * (2 if learned_var else 1), 3, padding=1)
+        out_ch = (in_ch if out_ch is None else out_ch) * (2 if learned_var else 1)
+        last = nn.Conv2d(now_ch, out_ch * patch_size**2, 3, padding=1)
         self.tail = nn.Sequential(group_norm(now_ch, num_groups, norm_eps), Swish(), last)
         xavier(self.head)
         xavier(last, gain=0.0 if zero_init else 1e-5)
@@ -140,7 +145,8 @@ class UNet(nn.Module):
             temb = temb + self.class_embedding(y)
         if z is not None:
             temb = temb + self.mapping(z)
-        h = self.head(x if cond is None else torch.cat([x, cond], 1))
+        h = x if cond is None else torch.cat([x, cond], 1)
+        h = self.head(pixel_unshuffle(h, self.options["patch_size"]))
         hs = [h]
         for layer in self.downblocks:
             h = layer(h, temb)
@@ -149,12 +155,12 @@ class UNet(nn.Module):
             h = layer(h, temb)
         for layer, takes_skip in zip(self.upblocks, self._takes_skip, strict=True):
             h = layer(torch.cat([h, hs.pop()], 1) if takes_skip else h, temb)
-        return self.tail(h)
+        return pixel_shuffle(self.tail(h), self.options["patch_size"])
 
     def _check_inputs(self, x, t, y, cond, z):
         in_ch, cond_ch, num_classes = (self.options[name] for name in ("in_ch", "cond_ch", "num_classes"))
         latent = self.options["latent"]
-        check_inputs(x, t, in_ch, levels=len(self.options["ch_mult"]))
+        check_inputs(x, t, in_ch, self.divisor)
         wanted = (x.shape[0], cond_ch, *x.shape[2:]) if cond_ch else None
         got = None if cond is None else tuple(cond.shape)
         if got != wanted:
@@ -177,7 +183,7 @@ class UNet(nn.Module):
 
 
 def _check(options):
-    least = {"T": 1, "ch": 2, "num_res_blocks": 1, "in_ch": 1, "out_ch": 1, "cond_ch": 0, "latent": 0}
+    least = {"T": 1, "ch": 2, "num_res_blocks": 1, "in_ch": 1, "out_ch": 1, "cond_ch": 0, "latent": 0, "patch_size": 1}
     least["num_classes"] = 1
     for name, low in least.items():
         if options[name] is not None and options[name] < low:
@@ -191,13 +197,12 @@ def _check(options):
         raise ValueError(f"attn must name levels in 0..{len(ch_mult) - 1}, got {attn}")
 
 
-def check_inputs(x: Tensor, t: Tensor | None, in_ch: int, levels: int) -> None:
-    """Raise ValueError unless x is (B, in_ch, H, W) with sides that so many levels can halve, and t, if any, (B,)."""
-    divisor = 2 ** (levels - 1)
+def check_inputs(x: Tensor, t: Tensor | None, in_ch: int, divisor: int) -> None:
+    """Raise ValueError unless x is (B, in_ch, H, W) with sides that the divisor divides, and t, if any, (B,)."""
     if x.ndim != 4 or x.shape[1] != in_ch:
         raise ValueError(f"x must be (B, {in_ch}, H, W), got {tuple(x.shape)}")
     if x.shape[2] % divisor or x.shape[3] % divisor:
-        raise ValueError(f"height and width must be divisible by {divisor} for {levels} levels, got {tuple(x.shape)}")
+        raise ValueError(f"height and width must be divisible by {divisor} for this network, got {tuple(x.shape)}")
     if t is not None and t.shape != x.shape[:1]:
         raise ValueError(f"t must be (B,) with the batch size of x, got {tuple(t.shape)} for {tuple(x.shape)}")
 
