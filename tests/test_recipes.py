@@ -162,6 +162,7 @@ BAD = [
     ({"ch": 10**6}, r"ch must be an integer in 2\.\.4096, got 1000000"),
     ({"ch_mult": (1,) * 17}, r"ch_mult must be a list of integers, at most 16 and each in 1\.\.1024, got \(1, 1"),
     ({"ch_mult": (1, -2)}, r"ch_mult must be a list of integers, .* got \(1, -2\)"),
+    ({"patch_size": 0}, r"patch_size must be an integer in 1\.\.64, got 0"),
     ({"attn": (16,)}, r"attn must be a list of integers, at most 16 and each in 0\.\.15, got \(16,\)"),
     ({"size": 10**5}, r"size must be an integer in 1\.\.8192 or None, got 100000"),
     ({"weight_decay": 0.1}, "weight_decay = 0.1 needs optimizer adamw, got adam"),
