@@ -101,7 +101,9 @@ def decoded(monkeypatch):
 def make_records():
     """The script that writes the records, as a module."""
     path = Path(__file__).parent.parent / "data" / "records" / "make_records.py"
+    sys.path.append(str(path.parent))  # where it finds its neighbours
     spec = importlib.util.spec_from_file_location("make_records", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    sys.path.remove(str(path.parent))
     return module

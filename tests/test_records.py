@@ -108,8 +108,9 @@ def test_a_record_says_how_the_weights_were_scored(name):
     assert asdict(Sampling(**held["scoring"]["sampling"])) == held["scoring"]["sampling"]  # nothing left out
 
 
-def test_readme_is_what_the_script_writes(script):
-    assert (FOLDER / "README.md").read_text(encoding="utf-8") == script.readme()
+def test_readme_is_what_the_script_writes(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    assert (FOLDER / "README.md").read_text(encoding="utf-8") == loaded("page").readme()
 
 
 def test_a_record_that_was_stopped_goes_on(script, tmp_path):
