@@ -11,7 +11,7 @@ OLDEST_PYTHON = $(shell for python in python3.10 python3.11 python3.12 $(PYTHON)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-oldest coverage format notebooks sync address weights records bench
+.PHONY: help lab test test-oldest coverage format notebooks sync address weights records speedrun bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -56,7 +56,11 @@ records: $(STAMP) ## record what the shipped weights reach by sampler, steps and
 	$(BIN)/python data/records/variants.py
 	$(BIN)/python data/records/trilemma.py
 	$(BIN)/python data/records/ddgan_points.py
+	$(BIN)/python data/records/mnist_fast.py
 	$(BIN)/python data/records/make_records.py $(WEIGHTS)
+
+speedrun: $(STAMP) ## train on MNIST for five minutes, and draw and score its digits after one, two and five
+	$(BIN)/python data/records/mnist_fast.py --speedrun
 
 bench: $(STAMP) ## time a training step and the samplers beside those of diffusers
 	$(BIN)/python benchmarks/unet.py --write

@@ -1,14 +1,14 @@
 """MNIST from nothing in five minutes on two cores: how good the digits are, and what each idea gave.
 
     python data/records/mnist_fast.py [--root FOLDER] [ROW ...]
-    python data/records/mnist_fast.py --speedrun [--root FOLDER] [--seed 0] [--out runs/speedrun]
+    python data/records/mnist_fast.py --speedrun [--root FOLDER] [--seed 0] [--out runs/speedrun] [--picture FILE]
 
 Writes mnist_fast.json beside this file; rows that are there already stay, unless named. Two kinds of rows:
 "run 0" to "run 2": the preset mnist_fast with this seed, all threads, by the wall clock; after one, two and five
 minutes 500 digits are drawn with 25 steps, and 500 with guidance, and scored. "NAME, seed 0" to "NAME, seed 2": the
 preset with one idea taken out or put in, on one thread, for equal times of the processor.
 The images are the 9,000 that ship, or MNIST's 60,000 from --root or DDPM_LESSON_DATA where they are at hand.
---speedrun (`make speedrun`) makes one run, keeps its folder, and draws what the README shows.
+--speedrun (`make speedrun`) makes one run and keeps its folder, with a picture of its digits as the README's.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -34,7 +35,9 @@ from ddpm_lesson.experiments.features import load_moments, seen
 from ddpm_lesson.experiments.pretrained import PretrainedDiffusion, about_shipped
 from ddpm_lesson.experiments.recipes import PRESETS
 from ddpm_lesson.experiments.runs import Run
+from ddpm_lesson.plots import image_grid
 
+Show = Callable[[Tensor, float], None]
 FILE = Path(__file__).with_suffix(".json")
 PRESET = PRESETS["mnist_fast"]
 SAMPLING = Sampling("ddim", "trailing25", eta=1.0)
@@ -51,9 +54,6 @@ IDEAS: dict[str, dict] = {
     "patches of 4": {"patch_size": 4, "ch": 64, "ch_mult": (1,), "attn": (0,)},
     "rate 1e-3": {"lr": 1e-3},
     "batches of 64": {"batch_size": 64},
-    "no classes": {"conditional": False},
-    "linear schedule": {"schedule": "linear"},
-    "antithetic t": {"timesteps": "antithetic"},
 }
 
 
@@ -65,14 +65,12 @@ def main() -> None:
     parser.add_argument("--speedrun", action="store_true", help="one run, whose folder and pictures are kept")
     parser.add_argument("--seed", type=int, default=0, help="of --speedrun (0)")
     parser.add_argument("--out", type=Path, default=Path("runs/speedrun"), help="folder of --speedrun, made anew")
+    parser.add_argument("--picture", type=Path, help="of --speedrun's digits (digits.png in its folder)")
     options = parser.parse_args()
     images = at_hand(options.root)
     if options.speedrun:
         shutil.rmtree(options.out, ignore_errors=True)
-        told = run(options.seed, images, options.out)
-        for mark, scored in told["marks"].items():
-            plain, guided = (each["Frechet distance"][0] for each in (scored, scored["guided"]))
-            print(f"after {mark} s: Frechet distance {plain:.2f}, with guidance {guided:.2f}")
+        speedrun(options.seed, images, options.out, options.picture or options.out / "digits.png")
         return
     bound = {
         "preset": asdict(PRESET),
@@ -110,8 +108,24 @@ def at_hand(root: str | None) -> Images:
         return mnist_10k("train")
 
 
-def run(seed: int, images: Images, folder: Path | None = None) -> dict:
-    """The preset with this seed, by the wall clock.  folder: where to keep the run and its pictures."""
+def speedrun(seed: int, images: Images, folder: Path, picture: Path) -> None:
+    """One run, told and drawn."""
+    figure, axes = plt.subplots(len(MARKS), layout="constrained", figsize=(7.5, 6.3))
+    shown = iter(axes)
+
+    def show(samples: Tensor, seconds: float) -> None:
+        image_grid(samples[:40], ncols=20, ax=(ax := next(shown)))
+        ax.set_title(f"after {seconds / 60:.0f} min", fontsize="medium")
+
+    for mark, found in run(seed, images, folder, show)["marks"].items():
+        plain, guided = (each["Frechet distance"][0] for each in (found, found["guided"]))
+        print(f"after {mark} s: Frechet distance {plain:.2f}, with guidance {guided:.2f}")
+    figure.savefig(picture, dpi=100)
+    print(picture)
+
+
+def run(seed: int, images: Images, folder: Path | None = None, show: Show = lambda samples, seconds: None) -> dict:
+    """The preset with this seed, by the wall clock.  folder: where to keep it. show: is given the guided digits."""
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as scratch:
         made = Run(replace(PRESET, seed=seed), folder or Path(scratch) / "run", images)
@@ -121,9 +135,11 @@ def run(seed: int, images: Images, folder: Path | None = None) -> dict:
             seconds = time.perf_counter() - begun - spent
             if step.step == made.recipe.steps or (len(marks) > 1 and seconds >= marks[0]):
                 drawing = time.perf_counter()
-                found = drawn_and_scored(made.result()) | {"guided": drawn_and_scored(made.result(), GUIDED, folder)}
+                found, guided = drawn(made.result()), drawn(made.result(), GUIDED)
+                show(guided, seconds)
+                found, guided = (scored(samples, made.result().labels(DRAWN)) for samples in (found, guided))
                 mark = marks[-1] if step.step == made.recipe.steps else marks.pop(0)
-                marked[str(mark)] = {"seconds": round(seconds, 1), "steps": step.step, **found}
+                marked[str(mark)] = {"seconds": round(seconds, 1), "steps": step.step, **found, "guided": guided}
                 spent += time.perf_counter() - drawing
         made.save()
         rate = made.step * made.recipe.batch_size / seconds
@@ -140,7 +156,7 @@ def idea(change: dict, images: Images) -> dict:
         per_step = sum(timed(tried)[-12:]) / 12
         made = Run(replace(recipe, steps=max(1, int(IDEA_SECONDS / per_step))), Path(folder) / "run", images)
         taken = sum(timed(made))
-        found = drawn_and_scored(made.result())
+        found = scored(drawn(made.result()), made.result().labels(DRAWN))
     torch.set_num_threads(threads)
     return {"change": change, "steps": made.step, "seconds": round(taken, 1), **found}
 
@@ -154,14 +170,8 @@ def timed(made: Run) -> list[float]:
     return seconds
 
 
-def drawn_and_scored(trained: PretrainedDiffusion, sampling: Sampling = SAMPLING, folder: Path | None = None) -> dict:
-    labels = trained.labels(DRAWN)
-    samples = trained.sample(DRAWN, sampling, y=labels)
-    if folder is not None:
-        from ddpm_lesson.plots import image_grid
-
-        image_grid(samples[:40], ncols=10).figure.savefig(folder / f"digits_{trained.step}.png", dpi=80)
-    return scored(samples, labels)
+def drawn(trained: PretrainedDiffusion, sampling: Sampling = SAMPLING) -> Tensor:
+    return trained.sample(DRAWN, sampling, y=trained.labels(DRAWN))
 
 
 def scored(samples: Tensor, labels: Tensor | None = None) -> dict:

@@ -146,7 +146,8 @@ class UNet(nn.Module):
         if z is not None:
             temb = temb + self.mapping(z)
         h = x if cond is None else torch.cat([x, cond], 1)
-        h = self.head(pixel_unshuffle(h, self.options["patch_size"]))
+        patch = self.options["patch_size"]
+        h = self.head(h if patch == 1 else pixel_unshuffle(h, patch))
         hs = [h]
         for layer in self.downblocks:
             h = layer(h, temb)
@@ -155,7 +156,7 @@ class UNet(nn.Module):
             h = layer(h, temb)
         for layer, takes_skip in zip(self.upblocks, self._takes_skip, strict=True):
             h = layer(torch.cat([h, hs.pop()], 1) if takes_skip else h, temb)
-        return pixel_shuffle(self.tail(h), self.options["patch_size"])
+        return self.tail(h) if patch == 1 else pixel_shuffle(self.tail(h), patch)
 
     def _check_inputs(self, x, t, y, cond, z):
         in_ch, cond_ch, num_classes = (self.options[name] for name in ("in_ch", "cond_ch", "num_classes"))
