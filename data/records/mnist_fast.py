@@ -50,7 +50,7 @@ IDEA_SECONDS = 100.0
 IDEAS: dict[str, dict] = {
     "the preset": {},
     "eps, not v": {"mean_type": "epsilon"},
-    "whole pixels": {"patch_size": 1, "ch": 16, "ch_mult": (1, 2, 4), "attn": (2,)},
+    "patches of 2": {"patch_size": 2, "ch": 32, "ch_mult": (1, 2), "attn": (1,)},
     "patches of 4": {"patch_size": 4, "ch": 64, "ch_mult": (1,), "attn": (0,)},
     "rate 1e-3": {"lr": 1e-3},
     "batches of 64": {"batch_size": 64},
