@@ -11,7 +11,7 @@ from ddpm_lesson import data
 from ddpm_lesson.experiments.checkpoints import sha256
 from ddpm_lesson.experiments.evaluation import Space, reference_of, scores
 from ddpm_lesson.experiments.pretrained import about_shipped, load_pretrained
-from ddpm_lesson.experiments.recipes import Recipe
+from ddpm_lesson.experiments.recipes import PRESETS, Recipe
 from ddpm_lesson.experiments.sampling import Sampling
 
 FOLDER = Path(__file__).parent.parent / "data" / "records"
@@ -144,3 +144,24 @@ def test_short_trainings_are_of_the_recipes_and_the_classifier_that_they_name():
     # What the shipped recipe took from them: smaller batches, and channels that compute faster.
     distance = {name: row["scores"]["Frechet distance"] for name, row in held["rows"].items()}
     assert distance["ch 16, batches of 32"]["high"] < min(distance["first"]["low"], distance["first, seed 1"]["low"])
+
+
+def test_the_five_minutes_are_of_the_preset_and_reach_what_is_said(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    script, held = loaded("mnist_fast"), record("mnist_fast")
+    as_json = json.loads(json.dumps({"preset": asdict(script.PRESET), "ideas": script.IDEAS}))
+    assert held["preset"] == as_json["preset"] == json.loads(json.dumps(asdict(PRESETS["mnist_fast"])))
+    assert (held["sampling"], held["guidance"]) == (asdict(script.SAMPLING), script.GUIDED.guidance)
+    assert held["classifier_sha256"] == sha256(WEIGHTS / "mnist_classifier.safetensors")
+    for seed in script.SEEDS:
+        run = held["rows"][f"run {seed}"]
+        one, two, five = (run["marks"][str(mark)] for mark in script.MARKS)
+        assert five["steps"] == script.PRESET.steps and run["images"] == 9000 and run["cores"] == 2
+        assert 59 < one["seconds"] < 62 and 119 < two["seconds"] < 122 and five["seconds"] < 310
+        assert two["guided"]["Frechet distance"][0] <= 0.5 and five["guided"]["Frechet distance"][0] <= 0.10
+        assert five["Frechet distance"][0] < two["Frechet distance"][0] < one["Frechet distance"][0]
+    for name, row in held["rows"].items():
+        if "change" in row:
+            idea, seed = name.split(", seed ")
+            assert row["change"] == as_json["ideas"][idea] | {"seed": int(seed)}
+            assert 0.7 < row["seconds"] / script.IDEA_SECONDS < 1.4 and row["images"] == 9000
