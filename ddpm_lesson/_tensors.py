@@ -86,11 +86,13 @@ def seed_of(*numbers: int) -> int:
 def seeded(seed: int, device: Device = "cpu") -> Iterator[None]:
     """PyTorch's own generators of the CPU and of `device` start at `seed` inside, and are as before afterwards."""
     device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    several = device.type not in ("cpu", "mps")  # torch.mps knows one device, and no index
+    with torch.random.fork_rng(devices=[device] if several else [], device_type=device.type if several else "cuda"):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that seeds every GPU
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+        if several:
+            backend = getattr(torch, device.type)
+            with backend.device(device):
+                backend.manual_seed(seed)
         elif device.type == "mps":
             torch.mps.manual_seed(seed)
         yield

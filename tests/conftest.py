@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import accelerator
 import pytest
 import torch
 
@@ -40,11 +41,15 @@ def double_by_default():
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.fixture(params=["cpu", "cuda"])
+@pytest.fixture(params=["cpu", "cuda", accelerator.NAME])
 def device(request):
-    """Runs the test once per device; on a machine without a GPU the second run is skipped."""
+    """Runs the test once per device; without a GPU the second run is skipped, and the stand-in takes its place."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+    if request.param == accelerator.NAME:
+        if why := accelerator.missing():
+            pytest.skip(why)
+        return accelerator.device()
     return torch.device(request.param)
 
 

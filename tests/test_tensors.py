@@ -129,7 +129,7 @@ def test_a_shorter_tuple_is_another_seed():
 
 
 def state_of(device):
-    return torch.get_rng_state() if device.type == "cpu" else torch.cuda.get_rng_state(device)
+    return torch.get_rng_state() if device.type == "cpu" else getattr(torch, device.type).get_rng_state(device)
 
 
 def test_inside_of_seeded_a_seed_decides(device):
