@@ -21,7 +21,16 @@ def randn_like(x: Tensor, generator: Generator | None = None) -> Tensor:
     dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.promote_types(x.dtype, torch.float32)
     shape = (generator.n, *x.shape[1:]) if isinstance(generator, Share) else x.shape
     noise = torch.randn(shape, dtype=dtype, device=home(generator), generator=generator)
-    return (noise[generator.rows] if isinstance(generator, Share) else noise).to(x.device, x.dtype)
+    return moved(noise[generator.rows] if isinstance(generator, Share) else noise, x.device, x.dtype)
+
+
+def moved(x: Tensor, device: Device | None, dtype: torch.dtype | None = None) -> Tensor:
+    """x on a device, None for where it is; from the CPU to a GPU without waiting for what the GPU still has to do.
+
+    x must not be changed in place before the GPU has been waited for. MPS might read it too late: there it is waited.
+    """
+    device = x.device if device is None else torch.device(device)
+    return x.to(device, dtype or x.dtype, non_blocking=x.device.type == "cpu" and device.type != "mps")
 
 
 class Share(Generator):

@@ -9,6 +9,7 @@ that a copy that is read before it has come is not found.
 Needs PyTorch's back end for devices in Python, which is experimental: `missing` says whether it is there.
 """
 
+import warnings
 from contextlib import contextmanager, nullcontext
 from functools import cache
 
@@ -19,6 +20,7 @@ from torch.utils import backend_registration
 
 NAME = "standin"
 DRAWS = Generator()  # the device's own
+DIRECT = ("add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "pow.Tensor_Scalar", "sum.dim_IntList")  # often asked
 LOWER = ("conv2d", "linear", "matmul", "scaled_dot_product_attention")  # in bfloat16 under autocast
 INDEXED = ("aten::index", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index")  # by what lies on the CPU
 waits: list[str] = []  # what the CPU has waited for, operators by their names
@@ -42,6 +44,9 @@ def device() -> torch.device:
         every.fallback(fallthrough_kernel, "AutocastPrivateUse1")
         for name, kernel in KERNELS.items():
             some.impl(name, kernel, "PrivateUse1")
+        for name in DIRECT:
+            packet, overload = name.split(".")
+            some.impl(name, _kernel(getattr(getattr(aten, packet), overload)), "PrivateUse1")
         for name in LOWER:
             some.impl(name, _lowered(getattr(torch.ops.aten, name)), "AutocastPrivateUse1")
         _registered.extend([every, some])  # they undo it when they are collected
@@ -174,7 +179,7 @@ def _empty_strided(size, stride, *, dtype=None, layout=None, device=None, pin_me
 
 def _copy_from(source, target, non_blocking=False):
     """Between the devices; a GPU is waited for unless the copy to it is said not to block."""
-    if not there(target) or not (there(source) or non_blocking):
+    if source.numel() and not (there(target) and (there(source) or non_blocking)):
         waits.append("aten::_copy_from")
     (values(target) if there(target) else target).copy_(values(source) if there(source) else source)
     return target
@@ -213,12 +218,19 @@ def _lowered(packet):
 
 
 @contextmanager
-def waited():
-    """The list of what the CPU waits for inside."""
-    before, here = list(waits), []
-    waits.clear()
-    try:
-        yield here
-    finally:
-        here.extend(waits)
-        waits[:] = before
+def waited(device: torch.device):
+    """The list, once left, of what the CPU has waited for inside, on the stand-in or on a CUDA GPU."""
+    found: list[str] = []
+    if device.type == NAME:
+        begin = len(waits)
+        yield found
+        found.extend(waits[begin:])
+        return
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    found.extend(str(each.message) for each in told if "synchronizing" in str(each.message))

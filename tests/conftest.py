@@ -41,16 +41,27 @@ def double_by_default():
     torch.set_default_dtype(torch.float32)
 
 
+def usable(name):
+    """The device of that name, or a skip: where there is no GPU, its stand-in takes its place."""
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    if name != accelerator.NAME:
+        return torch.device(name)
+    if why := accelerator.missing():
+        pytest.skip(why)
+    return accelerator.device()
+
+
 @pytest.fixture(params=["cpu", "cuda", accelerator.NAME])
 def device(request):
-    """Runs the test once per device; without a GPU the second run is skipped, and the stand-in takes its place."""
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    if request.param == accelerator.NAME:
-        if why := accelerator.missing():
-            pytest.skip(why)
-        return accelerator.device()
-    return torch.device(request.param)
+    """Runs the test once per device."""
+    return usable(request.param)
+
+
+@pytest.fixture(params=["cuda", accelerator.NAME])
+def gpu(request):
+    """Runs the test once per device that is not the CPU."""
+    return usable(request.param)
 
 
 @pytest.fixture
