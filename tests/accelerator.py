@@ -49,6 +49,7 @@ def device() -> torch.device:
             some.impl(name, _kernel(getattr(getattr(aten, packet), overload)), "PrivateUse1")
         for name in LOWER:
             some.impl(name, _lowered(getattr(torch.ops.aten, name)), "AutocastPrivateUse1")
+        torch.UntypedStorage.clone = _clone
         _registered.extend([every, some])  # they undo it when they are collected
     return torch.device(NAME, 0)
 
@@ -87,11 +88,25 @@ def tensor(numbers: Tensor) -> Tensor:
 
 def _become(x: Tensor, numbers: Tensor, storage: torch.UntypedStorage | None = None) -> Tensor:
     """Point x, of the device, to the memory of `numbers`; storage: the device's name for this memory, if it has one."""
-    if storage is None:
-        memory = numbers.untyped_storage()
-        storage = torch._C._construct_storage_from_data_pointer(memory.data_ptr(), torch.device(NAME, 0), memory.nbytes())
-        storage.on_cpu = numbers  # PyTorch keeps what is said of a storage for as long as it lives
-    return _on_cpu(aten.set_.source_Storage_storage_offset, x, storage, numbers.storage_offset(), numbers.size(), numbers.stride())
+    storage = _storage(numbers) if storage is None else storage
+    form = numbers.storage_offset(), numbers.size(), numbers.stride()
+    return _on_cpu(aten.set_.source_Storage_storage_offset, x, storage, *form)
+
+
+def _storage(numbers: Tensor) -> torch.UntypedStorage:
+    """The memory of a tensor on the CPU, as the device's."""
+    memory = numbers.untyped_storage()
+    storage = torch._C._construct_storage_from_data_pointer(memory.data_ptr(), torch.device(NAME, 0), memory.nbytes())
+    storage.on_cpu = numbers  # PyTorch keeps what is said of a storage for as long as the storage lives
+    return storage
+
+
+def _clone(storage: torch.UntypedStorage, of_others=torch.UntypedStorage.clone) -> torch.UntypedStorage:
+    """copy.deepcopy asks for it, and PyTorch would ask C++ for the device's memory, and crash."""
+    if storage.device.type != NAME:
+        return of_others(storage)
+    memory = storage.on_cpu.untyped_storage().clone()
+    return _storage(torch.empty(0, dtype=storage.on_cpu.dtype, device="cpu").set_(memory))
 
 
 def _on_cpu(op, *args):
