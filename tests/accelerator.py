@@ -1,11 +1,11 @@
-"""A stand-in for a GPU: a device of PyTorch whose operators run on the CPU, and whose tensors do not mix with the CPU's.
+"""A stand-in for a GPU: a device whose operators run on the CPU, and whose tensors do not mix with the CPU's.
 
 It finds a tensor that was made on the CPU in the middle of a computation on the device, and counts how often a program
 waits for the device. A tensor has memory of its own, and its views share it; what is drawn without a generator comes
 from a generator of the device's own; autocast casts for the operators in `LOWER`.
-What it cannot do: `torch.Generator(device)`, which PyTorch asks of C++, and torch.compile. Its speed and its memory say
-nothing of a GPU, its numbers are the CPU's, and float64 is there. Nothing on it runs at the same time as the CPU, so
-that a copy that is read before it has come is not found.
+What it cannot do: `torch.Generator(device)`, `torch.UntypedStorage(n, device=device)`, torch.load onto it, which
+PyTorch asks of C++, and torch.compile. Its speed and memory say nothing of a GPU, its numbers are the CPU's, float64 is
+there. It works while the CPU waits, so that a copy that is read before it has come is not found.
 Needs PyTorch's back end for devices in Python, which is experimental: `missing` says whether it is there.
 """
 
@@ -22,7 +22,7 @@ NAME = "standin"
 DRAWS = Generator()  # the device's own
 DIRECT = ("add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "pow.Tensor_Scalar", "sum.dim_IntList")  # often asked
 LOWER = ("conv2d", "linear", "matmul", "scaled_dot_product_attention")  # in bfloat16 under autocast
-INDEXED = ("aten::index", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index")  # by what lies on the CPU
+INDEXED = ("aten::index", "aten::index_put_", "aten::_index_put_impl_")  # their indices may lie on the CPU
 waits: list[str] = []  # what the CPU has waited for, operators by their names
 
 aten = torch.ops.aten
@@ -48,7 +48,7 @@ def device() -> torch.device:
             packet, overload = name.split(".")
             some.impl(name, _kernel(getattr(getattr(aten, packet), overload)), "PrivateUse1")
         for name in LOWER:
-            some.impl(name, _lowered(getattr(torch.ops.aten, name)), "AutocastPrivateUse1")
+            some.impl(name, _lowered(getattr(aten, name)), "AutocastPrivateUse1")
         torch.UntypedStorage.clone = _clone
         _registered.extend([every, some])  # they undo it when they are collected
     return torch.device(NAME, 0)
@@ -66,11 +66,6 @@ class Module:
     get_rng_state = staticmethod(lambda device=None: DRAWS.get_state())
     set_rng_state = staticmethod(lambda state, device=None: DRAWS.set_state(state))
     get_amp_supported_dtype = staticmethod(lambda: [torch.bfloat16, torch.float16])
-
-
-def there(x: object) -> bool:
-    """Whether x is a tensor of the device."""
-    return isinstance(x, Tensor) and x.device.type == NAME
 
 
 def values(x: Tensor) -> Tensor:
@@ -124,7 +119,7 @@ def _kernel(op, on_cpu=None):
     """An operator for tensors of the device.  on_cpu: what runs on the CPU, the same operator if it is not given."""
     on_cpu, name, arguments = on_cpu or op, op._schema.name, op._schema.arguments
     tensors = {i for i, argument in enumerate(arguments) if isinstance(argument.type, torch.TensorType)}
-    draws = [argument.name for argument in arguments].index("generator") if "generator" in str(op._schema) else None
+    draws = next((i for i, argument in enumerate(arguments) if argument.name == "generator"), None)
     may_wait = bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(op.tags))
 
     def kernel(*args, **kwargs):
@@ -150,10 +145,13 @@ def _kernel(op, on_cpu=None):
         cpu_args, cpu_kwargs = [to_cpu(x) for x in args], {key: to_cpu(x) for key, x in kwargs.items()}
         if "out" in kwargs:  # PyTorch hands numbers over where the operator takes tensors
             dtype = kwargs["out"].dtype
-            cpu_args = [torch.scalar_tensor(x, dtype=dtype) if i in tensors and isinstance(x, int | float) else x for i, x in enumerate(cpu_args)]
+            for i in tensors:
+                if i < len(args) and isinstance(args[i], int | float):
+                    cpu_args[i] = torch.scalar_tensor(args[i], dtype=dtype, device="cpu")
         if draws is not None and len(args) <= draws and cpu_kwargs.get("generator") is None:
             cpu_kwargs["generator"] = DRAWS
-        if may_wait and (name not in INDEXED or any(x is not None and x.dtype == torch.bool for x in indices)):
+        found = [x for x in indices if x is not None and (x.dtype == torch.bool or x.device.type == "cpu")]
+        if found or (may_wait and name not in INDEXED):
             waits.append(name)
         out = on_cpu(*cpu_args, **cpu_kwargs)
         for x, numbers in ours:
@@ -194,9 +192,10 @@ def _empty_strided(size, stride, *, dtype=None, layout=None, device=None, pin_me
 
 def _copy_from(source, target, non_blocking=False):
     """Between the devices; a GPU is waited for unless the copy to it is said not to block."""
-    if source.numel() and not (there(target) and (there(source) or non_blocking)):
+    to, of = (x.device.type == NAME for x in (target, source))
+    if source.numel() and not (to and (of or non_blocking)):
         waits.append("aten::_copy_from")
-    (values(target) if there(target) else target).copy_(values(source) if there(source) else source)
+    (values(target) if to else target).copy_(values(source) if of else source)
     return target
 
 
@@ -226,7 +225,7 @@ def _lowered(packet):
     def kernel(*args, **kwargs):
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)):
             lower = torch.get_autocast_dtype(NAME)
-            cast = [x.to(lower) if there(x) and x.dtype == torch.float32 else x for x in args]
+            cast = [x.to(lower) if isinstance(x, Tensor) and x.dtype == torch.float32 else x for x in args]
             return packet(*cast, **kwargs)
 
     return kernel
