@@ -150,8 +150,11 @@ def _kernel(op, on_cpu=None):
                     cpu_args[i] = torch.scalar_tensor(args[i], dtype=dtype, device="cpu")
         if draws is not None and len(args) <= draws and cpu_kwargs.get("generator") is None:
             cpu_kwargs["generator"] = DRAWS
+        put = (
+            name in INDEXED[1:] and args[2].numel() > 1
+        )  # a single number is filled in; reading asks nonzero by itself
         found = [x for x in indices if x is not None and (x.dtype == torch.bool or x.device.type == "cpu")]
-        if found or (may_wait and name not in INDEXED):
+        if (put and found) or (may_wait and name not in INDEXED):
             waits.append(name)
         out = on_cpu(*cpu_args, **cpu_kwargs)
         for x, numbers in ours:

@@ -80,6 +80,7 @@ WAITS = {
     "nonzero": lambda x: x.nonzero(),
     "mask": lambda x: x[x > 1],
     "masked_select": lambda x: x.masked_select(x > 1),
+    "put by a mask": lambda x: x.index_put_((x > 1,), x.new_zeros(4)),
     "index from the CPU": lambda x: x[torch.tensor([0, 1])],
     "to the device": lambda x: NUMBERS.to(x.device),
 }
