@@ -185,12 +185,8 @@ def _convolution_backward(gradient, x, weight, *rest):
     return aten.convolution_backward.default(gradient, x, weight, [channels], *rest)
 
 
-def _empty(size, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
+def _empty(size, *, dtype=None, memory_format=None, **_):
     return tensor(torch.empty(size, dtype=dtype, memory_format=memory_format, device="cpu"))
-
-
-def _empty_strided(size, stride, *, dtype=None, layout=None, device=None, pin_memory=None):
-    return tensor(torch.empty_strided(size, stride, dtype=dtype, device="cpu"))
 
 
 def _copy_from(source, target, non_blocking=False):
@@ -202,15 +198,13 @@ def _copy_from(source, target, non_blocking=False):
     return target
 
 
-def _resize_(x, size, *, memory_format=None):
-    return _become(x, values(x).resize_(size)) if x.shape != tuple(size) else x
-
-
 KERNELS = {
     "empty.memory_format": _empty,
-    "empty_strided": _empty_strided,
+    "empty_strided": lambda size, stride, *, dtype=None, **_: tensor(
+        torch.empty_strided(size, stride, dtype=dtype, device="cpu")
+    ),
     "_copy_from": _copy_from,
-    "resize_": _resize_,
+    "resize_": lambda x, size, *, memory_format=None: _become(x, values(x).resize_(size)),
     "as_strided": lambda x, size, stride, offset=None: _on_cpu(aten.as_strided.default, x, size, stride, offset),
     "set_.source_Storage_storage_offset": lambda x, storage, offset, size, stride=(): _on_cpu(
         aten.set_.source_Storage_storage_offset, x, storage, offset, size, stride
