@@ -21,7 +21,16 @@ def randn_like(x: Tensor, generator: Generator | None = None) -> Tensor:
     dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.promote_types(x.dtype, torch.float32)
     shape = (generator.n, *x.shape[1:]) if isinstance(generator, Share) else x.shape
     noise = torch.randn(shape, dtype=dtype, device=home(generator), generator=generator)
-    return (noise[generator.rows] if isinstance(generator, Share) else noise).to(x.device, x.dtype)
+    return moved(noise[generator.rows] if isinstance(generator, Share) else noise, x.device, x.dtype)
+
+
+def moved(x: Tensor, device: Device | None, dtype: torch.dtype | None = None) -> Tensor:
+    """x on a device, None for where it is; from the CPU to a GPU without waiting for what the GPU still has to do.
+
+    x must not be changed in place before the GPU has been waited for. MPS might read it too late: there it is waited.
+    """
+    device = x.device if device is None else torch.device(device)
+    return x.to(device, dtype or x.dtype, non_blocking=x.device.type == "cpu" and device.type != "mps")
 
 
 class Share(Generator):
@@ -86,11 +95,13 @@ def seed_of(*numbers: int) -> int:
 def seeded(seed: int, device: Device = "cpu") -> Iterator[None]:
     """PyTorch's own generators of the CPU and of `device` start at `seed` inside, and are as before afterwards."""
     device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    several = device.type not in ("cpu", "mps")  # torch.mps knows one device, and no index
+    with torch.random.fork_rng(devices=[device] if several else [], device_type=device.type if several else "cuda"):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that seeds every GPU
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+        if several:
+            backend = getattr(torch, device.type)
+            with backend.device(device):
+                backend.manual_seed(seed)
         elif device.type == "mps":
             torch.mps.manual_seed(seed)
         yield

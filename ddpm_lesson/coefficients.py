@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpm_lesson._tensors import check_numbers, check_range, float32_at_least, table_dtype
+from ddpm_lesson._tensors import check_numbers, check_range, float32_at_least, moved, table_dtype
 
 Steps = int | Tensor  # one step for the whole batch, or (B,) int64 with one for each image
 
@@ -184,7 +184,7 @@ class Coefficients(nn.Module):
         device = fn(torch.empty(0, device=self.betas.device)).device  # where fn moves to; its dtype is not for tables
         for name, table in self._cpu_tables.items():
             dtype = table_dtype(device) if table.is_floating_point() else table.dtype
-            self._buffers[name] = table.to(device, dtype)
+            self._buffers[name] = moved(table, device, dtype)
         return self
 
 

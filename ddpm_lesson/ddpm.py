@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_lesson import schedules
-from ddpm_lesson._tensors import home
+from ddpm_lesson._tensors import home, moved
 from ddpm_lesson.denoisers import clipped, make_denoiser
 from ddpm_lesson.doors import ImageRangeWarning, answer, check_images
 from ddpm_lesson.losses import simple_loss
@@ -53,7 +53,8 @@ class GaussianDiffusionTrainer(nn.Module):
 
     def forward(self, x_0: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         self._check(x_0)
-        t = torch.randint(self.process.T, x_0.shape[:1], device=home(generator), generator=generator).to(x_0.device)
+        t = torch.randint(self.process.T, x_0.shape[:1], device=home(generator), generator=generator)
+        t = moved(t, x_0.device)
         noised = self.process.noised(x_0, t, generator=generator)
         output = answer(self.model(noised.x_t, t))
         if output.shape != x_0.shape:

@@ -270,10 +270,11 @@ class GaussianDiffusion(Coefficients):
         """Only a process that ends at alphas_bar = 0 has to look: elsewhere no value is read back from a GPU."""
         if self.alpha_bar_T > 0:
             return
-        steps = torch.as_tensor(t).flatten()
-        if len(nothing_left := steps[self.row(steps.to(self.betas.device)).alphas_bar == 0]):
+        erased = self.row(t).alphas_bar == 0  # for an int a bool, which asks no GPU
+        nothing_left = t[erased].tolist() if isinstance(t, Tensor) else [t] if erased else []
+        if nothing_left:
             raise ValueError(
-                f"x_0 cannot be found from eps at t = {nothing_left[0].item()}: alphas_bar is 0 there and x_t is "
+                f"x_0 cannot be found from eps at t = {nothing_left[0]}: alphas_bar is 0 there and x_t is "
                 "the noise itself; predict v or xstart, or take a schedule with alphas_bar_T > 0"
             )
 

@@ -6,12 +6,13 @@ generator: t is drawn on its device, without one on the CPU, and moved to `devic
 State is in buffers, so that state_dict() and load_state_dict() resume exactly.
 """
 
+import math
 from typing import Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 
-from ddpm_lesson._tensors import Device, home, table_dtype
+from ddpm_lesson._tensors import Device, float32_at_least, home, moved, table_dtype
 
 Draw = tuple[Tensor, Tensor]  # t (B,) and weights (B,)
 
@@ -39,7 +40,7 @@ class Uniform(nn.Module):
     def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device | None = None) -> Draw:
         """t, (B,), and weights, (B,): see the head of this file."""
         t = torch.randint(self.T, (batch_size,), generator=generator, device=home(generator))
-        return t.to(device), torch.ones(batch_size, device=device)
+        return moved(t, device), torch.ones(batch_size, device=device)
 
     def update(self, t: Tensor, losses: Tensor) -> None:
         """Nothing: what the losses were changes nothing here."""
@@ -56,7 +57,7 @@ class Antithetic(Uniform):
         """t, (B,), and weights, (B,): see the head of this file."""
         half = torch.randint(self.T, (batch_size // 2 + batch_size % 2,), generator=generator, device=home(generator))
         t = torch.stack([half, self.T - 1 - half], 1).flatten()[:batch_size]
-        return t.to(device), torch.ones(batch_size, device=device)
+        return moved(t, device), torch.ones(batch_size, device=device)
 
 
 class LossSecondMoment(nn.Module):
@@ -90,16 +91,19 @@ class LossSecondMoment(nn.Module):
         """t, (B,), and weights, (B,): see the head of this file."""
         p = self.probabilities().to(home(generator), table_dtype(home(generator)))
         t = torch.multinomial(p, batch_size, replacement=True, generator=generator)
-        return t.to(device), (1 / (self.T * p[t])).float().to(device)
+        return moved(t, device), moved((1 / (self.T * p[t])).float(), device)
 
     def update(self, t: Tensor, losses: Tensor) -> None:
         """Remember the losses of these t.  t: (B,). losses: (B,), before they are weighted.
 
         Raises ValueError if the shapes differ or a loss is not a finite number.
         """
-        if losses.shape != t.shape or not bool(losses.isfinite().all()):
+        if losses.shape != t.shape:
             raise ValueError(f"losses must be finite and of t's shape {tuple(t.shape)}, got {losses}")
-        for step, loss in zip(t.tolist(), losses.tolist(), strict=True):
+        steps, values = torch.stack([t.to(float32_at_least(losses)), float32_at_least(losses)]).tolist()  # one wait
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"losses must be finite and of t's shape {tuple(t.shape)}, got {losses}")
+        for step, loss in zip(map(int, steps), values, strict=True):
             self.losses[step, self.counts[step] % self.history] = loss
             self.counts[step] += 1
 

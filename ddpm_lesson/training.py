@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from ddpm_lesson._tensors import randn_like
+from ddpm_lesson._tensors import moved, randn_like
 from ddpm_lesson.batches import minibatches
 from ddpm_lesson.denoisers import Conditions
 from ddpm_lesson.doors import answer, check_images
@@ -225,7 +225,7 @@ def _to(device: torch.device, batch: Batch, looked: bool = True) -> tuple[Tensor
         raise TypeError(f"{expected}, got x_0 and a {type(given).__name__}")
     if not looked:
         check_images(x_0, far=False, stacklevel=3)
-    return x_0.to(device), {name: value.to(device) for name, value in given.items()}
+    return moved(x_0, device), {name: moved(value, device) for name, value in given.items()}
 
 
 def _per_image(loss: Tensor, t: Tensor) -> Tensor:

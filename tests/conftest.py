@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import accelerator
 import pytest
 import torch
 
@@ -40,12 +41,27 @@ def double_by_default():
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request):
-    """Runs the test once per device; on a machine without a GPU the second run is skipped."""
-    if request.param == "cuda" and not torch.cuda.is_available():
+def usable(name):
+    """The device of that name, or a skip: where there is no GPU, its stand-in takes its place."""
+    if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return torch.device(request.param)
+    if name != accelerator.NAME:
+        return torch.device(name)
+    if why := accelerator.missing():
+        pytest.skip(why)
+    return accelerator.device()
+
+
+@pytest.fixture(params=["cpu", "cuda", accelerator.NAME])
+def device(request):
+    """Runs the test once per device."""
+    return usable(request.param)
+
+
+@pytest.fixture(params=["cuda", accelerator.NAME])
+def gpu(request):
+    """Runs the test once per device that is not the CPU."""
+    return usable(request.param)
 
 
 @pytest.fixture

@@ -249,7 +249,18 @@ def test_a_right_answer_is_run_on_the_accelerator_too(monkeypatch, capsys):
     assert given is not careless
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_an_answer_that_makes_a_tensor_on_the_cpu_breaks_on_a_gpu(gpu, monkeypatch, capsys):
+    def careless(x_0, t, noise, alphas_bar):
+        a = alphas_bar[t].view(-1, *[1] * (x_0.ndim - 1))
+        return a.sqrt() * x_0 + (torch.ones(a.shape, dtype=a.dtype) - a).sqrt() * noise
+
+    monkeypatch.setattr(_accelerator, "available", lambda: gpu.type)
+    text = said(careless, capsys)[1]
+    assert f"no. It is right on the CPU, but not on {gpu.type}, for x_0 of shape (4, 1, 8, 8)" in text
+    assert "Expected all tensors to be on the same device" in text
+
+
 @every_check
-def test_finished_ones_are_right_on_the_gpu(check):
+def test_finished_ones_are_right_on_the_gpu(check, gpu, monkeypatch):
+    monkeypatch.setattr(_accelerator, "available", lambda: gpu.type)
     assert check.diagnose(lambda *args: FINISHED[check.name](*args))[0] == "yes"

@@ -42,10 +42,11 @@ def test_network_follows_from_the_seed_alone():
 
 
 def test_network_does_not_touch_the_generator_of_a_gpu(device):
-    if device.type == "cuda":
-        before = torch.cuda.get_rng_state()
+    if device.type != "cpu":
+        backend = getattr(torch, device.type)
+        before = backend.get_rng_state()
         make_network(Recipe(**TINY), 1, 10)
-        assert torch.equal(torch.cuda.get_rng_state(), before)
+        assert torch.equal(backend.get_rng_state(), before)
     seeds = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "manual_seed_all", seeds.append)

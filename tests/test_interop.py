@@ -227,7 +227,7 @@ def both(ours, theirs, x, t):
     with torch.no_grad():
         if ours.options["num_classes"] is None:
             return ours(x, t), theirs(x, t).sample
-        y = torch.tensor([0, 1, 2, 3])[: len(x)]
+        y = torch.tensor([0, 1, 2, 3], device=x.device)[: len(x)]
         return ours(x, t, y), theirs(x, t, class_labels=y).sample
 
 

@@ -117,7 +117,7 @@ def mean_from_eps(x_t, t, eps, betas):
 def vlb_weight(betas, var):
     from ddpm_lesson.process import GaussianDiffusion
 
-    process = GaussianDiffusion(betas)
+    process = GaussianDiffusion(betas).to(betas.device)
     return betas**2 / (2 * var * process.alphas * (1 - process.alphas_bar))
 
 

@@ -145,7 +145,7 @@ class PretrainedDiffusion:
                 check_images(images, name=name, stacklevel=2)
         if generator is None:
             generator = Generator().manual_seed(sampling.seed)
-        x_T = randn_like(torch.empty(n, *self.shape), generator) if x_T is None else x_T
+        x_T = randn_like(torch.empty(n, *self.shape, device=self.device), generator) if x_T is None else x_T
         x_T, x_0, mask = (None if each is None else each.to(self.device) for each in (x_T, x_0, mask))
         assert x_T is not None
         denoise = self.denoiser(y, cond=cond, guidance=sampling.guidance, clip=sampling.clip)

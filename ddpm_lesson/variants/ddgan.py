@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import softplus
 from torch.optim import Optimizer
 
-from ddpm_lesson._tensors import randn_like
+from ddpm_lesson._tensors import moved, randn_like
 from ddpm_lesson.doors import check_images
 from ddpm_lesson.predictions import Prediction
 from ddpm_lesson.process import GaussianDiffusion
@@ -92,7 +92,7 @@ def train_ddgan(
 
     def draw(x_0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """t, a real pair, and G's x_{t-1} for the same x_t."""
-        t = torch.randint(process.T, (len(x_0),), generator=generator).to(x_0.device)
+        t = moved(torch.randint(process.T, (len(x_0),), generator=generator), x_0.device)
         x_prev, x_t = process.q_sample_pair(x_0, t, generator=generator)
         guess = G(x_t, t, z=_latents(x_t, latent_size, generator))
         return t, x_prev, x_t, process.q_posterior(guess, x_t, t).sample(generator=generator)
