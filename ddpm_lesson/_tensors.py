@@ -25,7 +25,7 @@ def randn_like(x: Tensor, generator: Generator | None = None) -> Tensor:
 
 
 class Share(Generator):
-    """A generator for some rows of a batch: it draws for the whole batch, and `randn_like` and `rand` hand out these rows.
+    """A generator for some rows of a batch: `randn_like` and `rand` draw for the whole batch, and hand out these rows.
 
     A batch that is drawn in parts, each from the same state, has the same noise as in one piece.
     n: images in the whole batch. rows: which of them are drawn now. state: of the generator, at the batch's beginning.

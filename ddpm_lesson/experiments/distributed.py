@@ -187,7 +187,7 @@ def parallel(model: nn.Module) -> nn.Module:
     with _noticing():
         averaging = distributed.new_group(backend="nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         ids = [device] if device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, ids, process_group=averaging, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(model, ids, process_group=averaging)
 
 
 @contextmanager
@@ -203,7 +203,8 @@ def _lost(error: RuntimeError) -> RuntimeError | Lost:
     words = str(error)
     if not (isinstance(error, distributed.DistError) or any(word in words for word in ("gloo", "closed by peer"))):
         return error
-    return Lost(f"another process of the {ranks()} has ended, or does not answer ({words.splitlines()[0][-150:]})")
+    said = words.splitlines()[0].split("] ", 1)[-1].split(". ")[0][:120]
+    return Lost(f"another process of the {os.environ['WORLD_SIZE']} has ended, or does not answer ({said})")
 
 
 class Rows:
@@ -227,6 +228,7 @@ class Rows:
 
 def joined(steps: list[TrainStep], accumulate: int) -> TrainStep:
     """The step that all ranks have made together, by what each has of it; t and losses as one process has them."""
-    columns = (torch.stack([column.cpu() for column in columns]) for columns in zip(*((step.t, step.losses) for step in steps), strict=True))
-    t, losses = (column.view(len(steps), accumulate, -1).transpose(0, 1).flatten() for column in columns)
+    told = zip(*((step.t, step.losses) for step in steps), strict=True)
+    stacked = (torch.stack([part.cpu() for part in parts]) for parts in told)
+    t, losses = (part.view(len(steps), accumulate, -1).transpose(0, 1).flatten() for part in stacked)
     return steps[0]._replace(loss=sum(step.loss for step in steps) / len(steps), t=t, losses=losses)

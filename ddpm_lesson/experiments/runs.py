@@ -47,9 +47,10 @@ class Run:
     step: how many steps have been made. saved: how many of them are. seconds: that they took.
     model, ema: the network and its average. notes: what was found and mended. With several ranks the batch is still the
     recipe's: each takes its equal share, and the run is that of one process up to rounding and dropout.
-    Raises ValueError if the recipe cannot be carried out on these images or by so many ranks, or if the folder holds a run of another
-    recipe (`root` may change, and `steps` may grow), of other images or another source, one that is damaged, or other
-    files; Busy, which is one, if another process works there. A run that saved no step yet begins with any recipe.
+    Raises ValueError if the recipe cannot be carried out on these images or by so many ranks, or if the folder holds a
+    run of another recipe (`root` may change, and `steps` may grow), of other images or another source, one that is
+    damaged, or other files; Busy, which is one, if another process works there. A run that saved no step yet begins
+    with any recipe.
     """
 
     def __init__(
@@ -69,8 +70,7 @@ class Run:
         distributed.each(partial(self._check_ranks, distributed.first(lambda: self.bound)))
         distributed.each(partial(self._make, device))
         before = distributed.first(self._open)
-        if before is not None and distributed.rank():
-            distributed.each(partial(self._fill, before))
+        distributed.each(lambda: self._fill(before) if before is not None and distributed.rank() else None)
 
     def _make(self, device):
         """Process, network and what trains it, as they are at the start."""
@@ -126,12 +126,13 @@ class Run:
         """Write the averaged weights, then the state. Whenever this is cut off, the state is the old or the new one.
 
         Not the state first: a run cut off between the two at its last step would be done, and its weights old.
-        Raises FloatingPointError, and leaves what was saved before, if a weight is not finite. Of several ranks one
-        writes.
+        Raises FloatingPointError, and leaves what was saved before, if a weight is not finite. All ranks call
+        this, and the first one writes.
         """
-        if distributed.rank():
-            self.saved = self.step
-            return
+        distributed.first(self._write)
+        self.saved = self.step
+
+    def _write(self):
         parts = {part: module.state_dict() for part, module in self._parts.items()}
         parts["optimizer"] = checkpoints.optimizer_tensors(self.optimizer)
         state = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
@@ -144,7 +145,6 @@ class Run:
                 os.fsync(log.fileno())
             self.result().save(self.folder / WEIGHTS)
         checkpoints.save_tensors(self.folder / STATE, state, about)
-        self.saved = self.step
 
     def close(self) -> None:
         """Give the folder's lock back; the run cannot go on. It happens by itself when the run is not needed more."""
@@ -207,7 +207,7 @@ class Run:
             if not (self.folder / RECIPE).exists() or (self.folder / RECIPE).read_bytes() != text:
                 checkpoints.write_whole(self.folder / RECIPE, text)
             if self.step == 0:
-                self.save()
+                self._write()
             rows = cut_log(self.folder / LOG, self.step)
         except BaseException:
             self._release()
