@@ -54,7 +54,7 @@ class Process:
 
 @contextmanager
 def launcher():
-    """start(arguments, log, call=, environment=) -> Process; quick, for all are forks of one process that has imported everything."""
+    """start(arguments, log, call=, environment=) -> Process; quick: forks of one that has imported everything."""
     place = Path(__file__).with_name("launcher.py")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}

@@ -2,8 +2,8 @@
 
 Each line on its standard input is JSON. {"arguments": [...], "log": a file for what is printed} is answered with a line
 that holds the new process's number; {"wait": that number} with one that says how it ended: the exit status, or minus
-the signal. "environment" may hold variables; "call" the name of a function of ranks.py, which gets the arguments instead
-of the command line.
+the signal. "environment" may hold variables; "call" names a function of ranks.py, which gets the arguments
+instead of the command line.
 """
 
 import json

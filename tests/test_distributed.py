@@ -119,7 +119,7 @@ def test_rank_0_alone_writes_and_prints(start, tmp_path):
     assert names == {"recipe.json", "state.safetensors", "weights.safetensors", "log.csv", "loss.png", "previews"}
     assert len(log_of(tmp_path / "two")) == 6
     statuses, (first, second) = train(start, tmp_path / "two", recipe_file(tmp_path, "accumulate", dropout=0.2))
-    assert statuses == [0, 0] and second == "" and first.startswith("Already finished: ")
+    assert statuses == [0, 0] and second == "" and first.count("Done: ") == first.count("Already finished: ") == 1
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
@@ -149,7 +149,7 @@ def wait_for_rows(folder, rows, seconds=120):
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_rank_leaves_the_last_save_and_a_message(lost, start, tmp_path):
-    recipe = recipe_file(tmp_path, "hybrid", steps=2000)
+    recipe = recipe_file(tmp_path, "hybrid", steps=80)
     arguments = ["train", "--recipe", recipe, "--out", tmp_path / "run", "--save-every", 4, *ARGUMENTS]
     processes = start_ranks(start, arguments, tmp_path / "log")
     wait_for_rows(tmp_path / "run", 6)
@@ -161,13 +161,12 @@ def test_a_lost_rank_leaves_the_last_save_and_a_message(lost, start, tmp_path):
     told = printed[1 - lost]
     assert told.count("\n") == 1 and "another process of the 2 has ended" in told and "Traceback" not in told
     step = load_tensors(tmp_path / "run" / "state.safetensors")[1]["step"]
-    assert step >= 4 and step % 4 == 0
+    assert 4 <= step < 80 and step % 4 == 0
     if lost == 1:
         assert f"The save of step {step} is kept in {tmp_path / 'run'}: the same command goes on" in told
     # Gone on with, it is bit by bit what two ranks make without a break.
-    few = recipe_file(tmp_path, "hybrid", steps=step + 3)
-    assert train(start, tmp_path / "run", few)[0] == [0, 0]
-    assert train(start, tmp_path / "whole", few)[0] == [0, 0]
+    assert train(start, tmp_path / "run", recipe)[0] == [0, 0]
+    assert train(start, tmp_path / "whole", recipe)[0] == [0, 0]
     for name in ("state.safetensors", "weights.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert log_of(tmp_path / "run") == log_of(tmp_path / "whole")
@@ -198,7 +197,7 @@ def test_divergence_is_told_once(start, tmp_path):
             1,
         ),
         (
-            ["train", "--device", "cuda:1"],
+            ["train", "--seed", 1, "--device", "cuda:1"],
             "each of 2 ranks takes a device of its own: expected --device cpu or cuda",
             1,
         ),

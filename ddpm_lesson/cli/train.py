@@ -140,7 +140,7 @@ def _steps(run: Run, options: argparse.Namespace, board: Any, quiet: bool) -> in
             if board:
                 board.add_scalar("loss", step.loss, step.step)
                 board.add_scalar("grad_norm", step.grad_norm, step.step)
-            if any(distributed.everyones(lambda: stop.times)) or step.step == recipe.steps:
+            if any(distributed.everyones(lambda: stop.times, soon=True)) or step.step == recipe.steps:
                 break
             if step.step % options.save_every == 0:
                 run.save()

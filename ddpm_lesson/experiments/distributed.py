@@ -21,6 +21,7 @@ from ddpm_lesson.training import TrainStep
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # with a rank that says nothing in a step; one whose process ended is noticed at once
 LONG = timedelta(days=7)  # with rank 0, which may download or decode images, or train a classifier, before a step
+_soon: list[Any] = []  # the group of all ranks that has PATIENCE; the usual one waits LONG
 KINDS = (FloatingPointError, ImportError, OSError, ValueError, RuntimeError)  # of an error that another rank tells
 
 
@@ -59,9 +60,11 @@ def group() -> Iterator[None]:
         return
     with _noticing():
         distributed.init_process_group("gloo", timeout=LONG)
+        _soon.append(distributed.new_group(timeout=PATIENCE))
     try:
         yield
     finally:
+        _soon.clear()
         distributed.destroy_process_group()
 
 
@@ -71,8 +74,8 @@ def wait_for_the_others() -> None:
         distributed.barrier()
 
 
-def everyones(function: Callable[[], T], catches: type[Exception] = Exception) -> list[T]:
-    """What `function` returns on each rank, by rank. All call this.
+def everyones(function: Callable[[], T], catches: type[Exception] = Exception, *, soon: bool = False) -> list[T]:
+    """What `function` returns on each rank, by rank. All call this.  soon: wait no longer than PATIENCE for the others.
 
     An error that it `catches` ends it on all ranks: rank 0 raises it, with the number of the first rank that failed,
     and the others raise Elsewhere. Any other ends this rank alone. Raises Lost if a rank has ended.
@@ -91,7 +94,7 @@ def everyones(function: Callable[[], T], catches: type[Exception] = Exception) -
     mine = None if error is None else (next((kind for kind in KINDS if isinstance(error, kind)), None), str(error))
     found: list[Any] = [None] * ranks()
     with _noticing():
-        distributed.all_gather_object(found, (result, mine))
+        distributed.all_gather_object(found, (result, mine), _soon[0] if soon else None)
     failed = [number for number, (_, theirs) in enumerate(found) if theirs]
     if not failed:
         return [result for result, _ in found]
@@ -185,9 +188,9 @@ def parallel(model: nn.Module) -> nn.Module:
         return model
     device = next(model.parameters()).device
     with _noticing():
-        averaging = distributed.new_group(backend="nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-        ids = [device] if device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, ids, process_group=averaging)
+        on_gpus = distributed.new_group(backend="nccl", timeout=PATIENCE) if device.type == "cuda" else None
+        ids = [device] if on_gpus else None
+        return nn.parallel.DistributedDataParallel(model, ids, process_group=on_gpus or _soon[0])
 
 
 @contextmanager

@@ -52,6 +52,8 @@ def sample(trained: PretrainedDiffusion, n: int, sampling: Sampling, **given: An
     """`trained.sample(n, sampling, **given)`, of which every rank draws a part: the same images up to rounding."""
     parts = split(trained, _drawn, n=n, sampling=sampling, **given)
     images = torch.cat([part for part in parts if part is not None])
+    if len(parts) == 1:
+        return images
     order = torch.cat([part_of(n, number, len(parts)) for number in range(len(parts))])
     return torch.empty_like(images).index_copy_(0, order, images)
 

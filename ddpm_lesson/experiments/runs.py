@@ -114,7 +114,7 @@ class Run:
             while self.step < recipe.steps:
                 generator.manual_seed(seed_of(recipe.seed, 2, self.step))
                 with seeded(seed_of(recipe.seed, 1, self.step, *([rank] if rank else [])), device):  # for dropout
-                    parts = distributed.everyones(partial(next, made), FloatingPointError)
+                    parts = distributed.everyones(partial(next, made), FloatingPointError, soon=True)
                 made_step = distributed.joined(parts, recipe.accumulate)
                 self.timesteps.update(made_step.t, made_step.losses)
                 self.step, self.seconds = made_step.step, before + time.perf_counter()
