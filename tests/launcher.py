@@ -6,18 +6,21 @@ the signal. "environment" may hold variables; "call" names a function of ranks.p
 instead of the command line.
 """
 
+import gc
 import json
 import os
 import sys
 
 import ranks
 import torch
+import torch._dynamo  # of DistributedDataParallel
 import tqdm.auto  # noqa: F401
 
 from ddpm_lesson import cli, plots
 
 torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # the first one, and the first picture, import much more
 cli.pictures.png(lambda ax: plots.loss_curve(torch.ones(3), ax=ax), (1, 1))
+gc.freeze()  # a fork that ends looks through what it made itself, and not through everything
 
 for line in sys.stdin:
     order = json.loads(line)
