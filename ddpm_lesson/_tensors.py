@@ -34,7 +34,7 @@ def moved(x: Tensor, device: Device | None, dtype: torch.dtype | None = None) ->
 
 
 class Share(Generator):
-    """A generator for some rows of a batch: it draws the whole batch's noise, and `randn_like` hands out these rows.
+    """A generator for some rows of a batch: `randn_like` and `rand` draw for the whole batch, and hand out these rows.
 
     A batch that is drawn in parts, each from the same state, has the same noise as in one piece.
     n: images in the whole batch. rows: which of them are drawn now. state: of the generator, at the batch's beginning.
@@ -46,6 +46,13 @@ class Share(Generator):
 
     def __new__(cls, *_: object) -> "Share":
         return super().__new__(cls)
+
+
+def rand(n: int, generator: Generator | None = None) -> Tensor:
+    """n uniform numbers in [0, 1) on the CPU, a number for each image; of a `Share` those of its rows."""
+    if isinstance(generator, Share):
+        return torch.rand(generator.n, generator=generator, device="cpu")[generator.rows]
+    return torch.rand(n, generator=generator, device="cpu")
 
 
 def home(generator: Generator | None) -> torch.device:

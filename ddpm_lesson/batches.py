@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ddpm_lesson._tensors import seed_of
+from ddpm_lesson._tensors import rand, seed_of
 
 
 def minibatches(*data: Tensor, batch_size: int, generator: Generator | None = None) -> Iterator[tuple[Tensor, ...]]:
@@ -27,12 +27,15 @@ def minibatches(*data: Tensor, batch_size: int, generator: Generator | None = No
             yield tuple(part[rows] for part in data)
 
 
-def ordered(*data: Any, batch_size: int, seed: int, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
+def ordered(
+    *data: Any, batch_size: int, seed: int, start: int = 0, rows: slice = slice(None)
+) -> Iterator[tuple[Tensor, ...]]:
     """`minibatches` in an order that seed and epoch determine, entered after `start` batches.
 
     So a run that was stopped finds its place again without going through what it has seen. data: tensors, or anything
     with a length that a tensor of indices selects from, such as `data.Images`, which yields x_0 and labels. What has a
     method `prepare`, as Images do, is prepared first: a damaged file is named before the first step is made.
+    rows: those of each batch that are read, where others are read elsewhere.
     """
     N = _length(data, batch_size)
     for part in data:
@@ -41,8 +44,8 @@ def ordered(*data: Any, batch_size: int, seed: int, start: int = 0) -> Iterator[
     epochs, done = divmod(start, N // batch_size)
     for epoch in itertools.count(epochs):
         order = torch.randperm(N, generator=Generator().manual_seed(seed_of(seed, epoch)), device="cpu")
-        for rows in order.split(batch_size)[done : N // batch_size]:
-            parts = [part[rows] for part in data]
+        for batch in order.split(batch_size)[done : N // batch_size]:
+            parts = [part[batch[rows]] for part in data]
             yield tuple(parts) if isinstance(parts[0], Tensor) else tuple(parts[0])
         done = 0
 
@@ -53,7 +56,7 @@ def mirrored(batches: Iterable[tuple[Tensor, ...]], generator: Generator | None 
     Not for digits or letters: a mirrored 2 is none.
     """
     for x_0, *rest in batches:
-        turned = torch.rand(len(x_0), generator=generator, device="cpu") < 0.5
+        turned = rand(len(x_0), generator) < 0.5
         yield torch.where(turned[:, None, None, None].to(x_0.device), x_0.flip(3), x_0), *rest
 
 
@@ -67,7 +70,7 @@ def without_labels(
     if not 0 <= rate <= 1:
         raise ValueError(f"rate must lie in [0, 1], got {rate}")
     for x_0, y in batches:
-        left_out = torch.rand(len(y), generator=generator, device="cpu") < rate
+        left_out = rand(len(y), generator) < rate
         yield x_0, torch.where(left_out.to(y.device), null_class, y)
 
 

@@ -54,14 +54,14 @@ class Process:
 
 @contextmanager
 def launcher():
-    """start(arguments, log) -> Process; quick, for all are forks of one process that has imported everything."""
+    """start(arguments, log, call=, environment=) -> Process; quick: forks of one that has imported everything."""
     place = Path(__file__).with_name("launcher.py")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
     with subprocess.Popen([sys.executable, place], **options) as server:
 
-        def start(arguments, log) -> Process:
-            server.stdin.write(json.dumps({"arguments": [str(a) for a in arguments], "log": str(log)}) + "\n")
+        def start(arguments, log, **more) -> Process:
+            server.stdin.write(json.dumps({"arguments": [str(a) for a in arguments], "log": str(log), **more}) + "\n")
             server.stdin.flush()
             return Process(server, int(server.stdout.readline()), log)
 

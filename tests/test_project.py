@@ -33,8 +33,8 @@ ORDER = (
 ).split()
 LEAVES = ["plots", "plots_sampling", "plots_variants", "checks", "interop"]
 ROOM = (  # likewise
-    "checkpoints fields recipes sizes generator_recipes sampling build conditions pretrained_generators pretrained "
-    "locks logs saved runs metrics features classifiers generators evaluation spaces"
+    "distributed checkpoints fields recipes sizes generator_recipes sampling build conditions pretrained_generators "
+    "pretrained drawing locks logs saved runs metrics features classifiers generators evaluation spaces"
 ).split()
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")

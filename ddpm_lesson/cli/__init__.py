@@ -1,5 +1,6 @@
 """The command line: python -m ddpm_lesson COMMAND.  Every error is one line that says what to do."""
 
+import argparse
 import errno
 import os
 import platform
@@ -7,7 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import torch
 
@@ -15,8 +16,10 @@ import ddpm_lesson
 from ddpm_lesson._tensors import out_of_memory
 from ddpm_lesson.cli import evaluate, export, sample, status, train
 from ddpm_lesson.cli.options import Parser
+from ddpm_lesson.experiments import distributed
 
 COMMANDS = (train, status, sample, evaluate, export)
+OF_ALL = (train.train, sample.sample, evaluate.evaluate)  # what several ranks do together; rank 0 does the rest alone
 
 ADVICE = {  # what a user can do about what the system says of a file
     errno.ENOTDIR: "a file lies where a folder must be: name another place",
@@ -34,17 +37,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out a command line. Returns the exit status: 0 done, 1 an error, in one line, 130 interrupted.
 
     Exits with 2 for options that do not exist; 141, without a word, if who reads the output has gone. With --debug
-    an error is raised. An error that nobody foresaw says in its line that it is a bug.
+    an error is raised. An error that nobody foresaw says in its line that it is a bug. Of the ranks that torchrun
+    starts, one speaks, unless another has an error of its own.
     """
+    try:
+        with distributed.group():
+            return _main(arguments)
+    except distributed.Lost as error:
+        print(f"ddpm_lesson: {error}", file=sys.stderr)
+        return 1
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     debug = False
     try:
         with _one_line_warnings():
             try:
-                options = parser().parse_args(arguments)
+                options = distributed.first(lambda: parser().parse_args(arguments))
                 debug = options.debug
                 if options.threads:
                     torch.set_num_threads(options.threads)
-                return options.command(options)
+                return _carried_out(options)
             finally:
                 sys.stdout.flush()  # here, not when Python ends, it can be said quietly that nobody reads it
     except BrokenPipeError:
@@ -52,11 +65,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
     except KeyboardInterrupt:
         return 130
+    except distributed.Elsewhere:
+        distributed.wait_for_the_others()
+        return 1
     except Exception as error:
         if debug:
             raise
-        print(f"ddpm_lesson: {told(error)}", file=sys.stderr)
+        speaker = f"rank {distributed.rank()}: " if distributed.rank() else ""
+        print(f"ddpm_lesson: {speaker}{told(error)}", file=sys.stderr)
         return 1
+
+
+def _carried_out(options: argparse.Namespace) -> int:
+    if not distributed.rank():
+        return options.command(options)
+    if options.command not in OF_ALL:
+        return 0
+    options.quiet = True
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        return options.command(options)
 
 
 def told(error: Exception) -> str:
@@ -96,6 +123,8 @@ def _one_line_warnings() -> Iterator[None]:
     """A warning is one line, too, without the place in the code where it came from."""
 
     def show(message, category, filename, lineno, file=None, line=None):
+        if distributed.rank():
+            return
         print(f"ddpm_lesson: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
     with warnings.catch_warnings():

@@ -25,7 +25,7 @@ from ddpm_lesson.cli.options import (
 )
 from ddpm_lesson.cli.outputs import check_file
 from ddpm_lesson.cli.real import Beside, beside
-from ddpm_lesson.experiments import metrics, pretrained
+from ddpm_lesson.experiments import distributed, drawing, metrics, pretrained
 from ddpm_lesson.experiments.checkpoints import write_whole
 from ddpm_lesson.experiments.conditions import made_small
 from ddpm_lesson.experiments.metrics import Score
@@ -54,6 +54,13 @@ def add(commands: Any) -> None:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Print every score of a network, and the same of real images that were held out."""
+    if distributed.rank():
+        return drawing.follow(lambda: loaded(options.weights, options.device, pretrained.PretrainedDiffusion))
+    with drawing.leading():
+        return _evaluate(options)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
     if options.json:
         check_file(Path(options.json))
     # What the options leave open is as it was for the recorded scores, if the network ships.

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from ddpm_lesson._tensors import out_of_memory
-from ddpm_lesson.experiments import pretrained
+from ddpm_lesson.experiments import distributed, pretrained
 from ddpm_lesson.experiments.recipes import BUNDLED, Recipe
 from ddpm_lesson.experiments.sampling import SAMPLERS, Sampling, check_option, takers
 from ddpm_lesson.experiments.sizes import memory
@@ -172,7 +172,11 @@ def check_root(root: str | None, data: str) -> None:
 
 
 def device_named(name: str | None) -> torch.device:
-    """The device, which has computed something.  ValueError for one that cannot, such as meta."""
+    """The device, which has computed something.  ValueError for one that cannot, such as meta.
+
+    Of several ranks each has its own, see `distributed.device_of`.
+    """
+    name = distributed.device_of(name)
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

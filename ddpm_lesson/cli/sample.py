@@ -25,7 +25,7 @@ from ddpm_lesson.cli.options import (
     within_memory,
 )
 from ddpm_lesson.cli.outputs import check_file, check_new_folder, there
-from ddpm_lesson.experiments import pretrained
+from ddpm_lesson.experiments import distributed, drawing, pretrained
 from ddpm_lesson.experiments.build import load_images
 from ddpm_lesson.experiments.checkpoints import write_whole
 from ddpm_lesson.experiments.conditions import made_small
@@ -56,6 +56,13 @@ def add(commands: Any) -> None:
 
 def sample(options: argparse.Namespace) -> int:
     """Draw images and write them as the ending of --out says."""
+    if distributed.rank():
+        return drawing.follow(lambda: loaded(options.weights, options.device, pretrained.PretrainedDiffusion))
+    with drawing.leading():
+        return _sample(options)
+
+
+def _sample(options: argparse.Namespace) -> int:
     form, out = _form(options)
     check_new_folder(out) if form == "folder" else check_file(out)
     sampling = sampling_of(options, Sampling())
@@ -79,7 +86,7 @@ def sample(options: argparse.Namespace) -> int:
             print(about(options.weights, trained), f"{options.n} images: {sampling}", sep="\n", file=sys.stderr)
         keep = thinned if form in ANIMATED else last
         told = {"y": labels, "cond": cond, "batch_size": options.batch, "progress": not options.quiet}
-        images = trained.sample(options.n, sampling, keep=keep, **told)  # of an animation, all its frames
+        images = drawing.sample(trained, options.n, sampling, keep=keep, **told)  # of an animation, all its frames
         if not bool(images.isfinite().all()):
             advice = "expected numbers: lower --guidance, or train the network again with a lower --lr"
             raise FloatingPointError(f"the images are not all finite numbers with {sampling}, {advice}")

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ddpm_lesson.experiments import distributed
+
 FIRST = "Stopping: this step is finished and saved first."
 SECOND = "It is being saved: please wait. Once more stops at once, and loses the steps since the last save."
 
@@ -22,6 +24,8 @@ class Stop:
         self.status = self.status or 128 + number
         if self.times > 2:
             raise KeyboardInterrupt
+        if distributed.rank():
+            return
         told = f"\nddpm_lesson: {FIRST if self.times == 1 else SECOND}\n"
         try:
             print(told, end="", file=sys.stderr, flush=True)

@@ -23,7 +23,7 @@ from ddpm_lesson.cli.options import (
 from ddpm_lesson.cli.previews import draw_preview, picture_of, preview
 from ddpm_lesson.cli.stopping import stopping
 from ddpm_lesson.data import bundled
-from ddpm_lesson.experiments import pretrained, saved
+from ddpm_lesson.experiments import distributed, pretrained, saved
 from ddpm_lesson.experiments.build import load_images
 from ddpm_lesson.experiments.locks import Lock
 from ddpm_lesson.experiments.recipes import PRESETS, Recipe
@@ -33,6 +33,7 @@ from ddpm_lesson.experiments.runs import Run
 def add(commands: Any) -> None:
     words = "Train a network, or go on with a run that was stopped: the same command again goes on."
     command = command_of(commands, train, words)
+    command.epilog = "Several devices: torchrun --nproc-per-node=N -m ddpm_lesson train ..., see docs/scale.md."
     command.add_argument("--preset", choices=PRESETS, help="a recipe to start from; the options below change it")
     command.add_argument(
         "--recipe", type=name, metavar="FILE", help="a recipe.json to start from, such as a run has saved"
@@ -56,20 +57,29 @@ def add(commands: Any) -> None:
 def train(options: argparse.Namespace) -> int:
     """Carry out a recipe in a folder, or go on with the one that lies there."""
     options.out = Path(options.out or f"runs/{options.preset or 'own'}").expanduser()
+    locks: list[Lock] = []
+    try:
+        recipe, options.source, done = distributed.first(lambda: _begin(options, locks))
+        return 0 if done else _carry_out(recipe, options)
+    finally:
+        for lock in locks:
+            lock.leave()
+
+
+def _begin(options: argparse.Namespace, locks: list[Lock]) -> tuple[Recipe, Path | None, bool]:
+    """What to carry out, from which weights, and whether it was already. If not, this process works there alone."""
     options.source = _weights_named(options.source)
     recipe = _recipe(options)
     _check_places(recipe, options.out)
     before = saved.load_saved(options.out)  # other files are refused, and nothing comes beside them
     if before and before.step >= recipe.steps:
-        return _finished(before, recipe, options)
-    lock = Lock(options.out)
-    try:
-        return _carry_out(recipe, options)
-    finally:
-        lock.leave()
+        _finished(before, recipe, options)
+        return recipe, options.source, True
+    locks.append(Lock(options.out))
+    return recipe, options.source, False
 
 
-def _finished(before: saved.Saved, recipe: Recipe, options: argparse.Namespace) -> int:
+def _finished(before: saved.Saved, recipe: Recipe, options: argparse.Namespace) -> None:
     """Nothing is left to do, but for what is missing of the results, which the state holds."""
     out = options.out
     saved.check_recipe(before, recipe, out)
@@ -88,21 +98,25 @@ def _finished(before: saved.Saved, recipe: Recipe, options: argparse.Namespace) 
     longer = f"--from {out} --out FOLDER begins another run with its weights" if recipe.rate == "cosine" else "--steps"
     told = f"{out / saved.WEIGHTS} holds the averaged network after {before.step} steps"
     print(f"Already finished: {told}; more steps: {longer}.")
-    return 0
 
 
 def _carry_out(recipe: Recipe, options: argparse.Namespace) -> int:
     quiet: bool = options.quiet
-    writer = _tensorboard() if options.tensorboard else None
-    device = device_named(options.device)
-    run = Run(recipe, options.out, load_images(recipe), device=device, source=options.source)
+    writer = distributed.first(_tensorboard) if options.tensorboard else None
+    device = distributed.each(lambda: device_named(options.device))
+    images = distributed.in_turn(lambda: load_images(recipe))
+    run = Run(recipe, options.out, images, device=device, source=options.source)
     _note(run.notes)
     if not quiet:
         print(_summary(run, options.source), file=sys.stderr)
-    run.images.prepare()  # before Ctrl-C is taken for a wish to stop after the next step
-    board = writer and writer(str(run.folder / "tensorboard"), purge_step=run.step + 1)
+    distributed.in_turn(images.prepare)  # before Ctrl-C is taken for a wish to stop after the next step
+    board = writer and not distributed.rank() and writer(str(run.folder / "tensorboard"), purge_step=run.step + 1)
     try:
         return _steps(run, options, board, quiet)
+    except distributed.Lost as error:
+        kept = f"The save of step {run.saved}" if run.saved else "The start"
+        told = f"{error}. {kept} is kept in {run.folder}: the same command goes on, with as many ranks as you like"
+        raise distributed.Lost(told) from error
     except FloatingPointError as error:
         kept = f"The save of step {run.saved} is kept; with other options --from {run.folder} begins with its weights"
         again = f"{kept} in another folder" if run.saved else "Nothing was saved: a corrected command just begins"
@@ -117,15 +131,16 @@ def _steps(run: Run, options: argparse.Namespace, board: Any, quiet: bool) -> in
     total = recipe.steps * per_step
     bar = tqdm(total=total, initial=begun * per_step, unit=" images", unit_scale=True, disable=quiet)
     with stopping() as stop, bar, board or nullcontext():
-        if begun and begun % options.preview_every == 0 and not picture_of(run.folder, begun).exists():
-            _preview(run, board)  # lost by a kill right after the save
+        lost = begun and begun % options.preview_every == 0 and not picture_of(run.folder, begun).exists()
+        if distributed.first(lambda: lost):
+            _preview(run, board)  # by a kill right after the save
         for step in run.steps():
             bar.set_postfix(step=step.step, loss=f"{step.loss:.4f}", refresh=False)
             bar.update(per_step)
             if board:
                 board.add_scalar("loss", step.loss, step.step)
                 board.add_scalar("grad_norm", step.grad_norm, step.step)
-            if stop.times or step.step == recipe.steps:
+            if any(distributed.everyones(lambda: stop.times, soon=True)) or step.step == recipe.steps:
                 break
             if step.step % options.save_every == 0:
                 run.save()
@@ -221,9 +236,14 @@ def _summary(run: Run, source: Path | None) -> str:
 
 
 def _preview(run: Run, board: Any) -> None:
-    picture = preview(run)
-    if board:
-        board.add_image("samples", picture, run.step, dataformats="HWC")
+    """A picture of what the network draws, by one of the ranks."""
+
+    def draw() -> None:
+        picture = preview(run)
+        if board:
+            board.add_image("samples", picture, run.step, dataformats="HWC")
+
+    distributed.first(draw)
 
 
 def _tensorboard() -> Any:

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from ddpm_lesson._tensors import Share
 from ddpm_lesson.bound import Bits, bits_per_dim, discretized
 from ddpm_lesson.data import Images
-from ddpm_lesson.experiments import metrics
+from ddpm_lesson.experiments import drawing, metrics
 from ddpm_lesson.experiments.conditions import made_small, of_sampling
+from ddpm_lesson.experiments.distributed import rows
 from ddpm_lesson.experiments.features import Inception, Pixels, seen
 from ddpm_lesson.experiments.metrics import Interval, Moments, Score
 from ddpm_lesson.experiments.pretrained import BLOCK, PretrainedDiffusion
@@ -152,15 +154,15 @@ def scores(
     bits_images: how many of them for bits/dim, which asks the network T times for each; 0 for none. batch_size: of the
     images drawn, fewer where memory ends. progress: show bars.
     """
-    drawing: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    given: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     if trained.recipe.condition == "low_res":
         x_0, labels = space.held_out[some(space.held_out, n, sampling.seed)]
         y = labels if trained.recipe.conditional else None
-        images = trained.sample(n, sampling, y=y, cond=made_small(trained.recipe, x_0), **drawing)
+        images = drawing.sample(trained, n, sampling, y=y, cond=made_small(trained.recipe, x_0), **given)
         found = enlarged(images, x_0, labels, space, trained.recipe.low_res_factor, seed=sampling.seed)
     else:
         y = trained.labels(n)
-        images = trained.sample(n, sampling, y=y, **drawing)
+        images = drawing.sample(trained, n, sampling, y=y, **given)
         found = evaluate(images, space.reference, space.classifier, space.features, labels=y, seed=sampling.seed)
     if bits_images:
         x_0, y = space.held_out[some(space.held_out, bits_images, sampling.seed)]
@@ -203,12 +205,26 @@ def bits_of(trained: PretrainedDiffusion, x_0: Tensor, y: Tensor, *, seed: int =
     if trained.recipe.condition == "previous":
         told = "each step is told the estimate of the step before, and the bound's terms are drawn one by one"
         raise ValueError(f"there are no bits/dim of a network with self-conditioning: {told}")
+    parts = drawing.split(trained, _bits_of, x_0=x_0, y=y, seed=seed, progress=progress)
+    there = [part for part in parts if part is not None]
+    priors, terms, mse = (torch.cat(column, -1) for column in zip(*there, strict=True))
+    return Bits(priors, terms, mse)
+
+
+def _bits_of(
+    trained: PretrainedDiffusion, number: int, of: int, x_0: Tensor, y: Tensor, seed: int, progress: bool
+) -> Bits | None:
+    """The same of the images of part `number`; None if it has none."""
+    share = Share(len(x_0), rows(len(x_0), number, of), Generator().manual_seed(seed).get_state())
+    x_0, y = x_0[share.rows], y[share.rows]
+    if not len(x_0):
+        return None
     conditions: dict[str, Any] = {"y": y.to(trained.device)} if trained.recipe.conditional else {}
     conditions |= of_sampling(trained.recipe, trained.shape, made_small(trained.recipe, x_0.to(trained.device)))
     chain = trained.model, trained.process, trained.mean_type, trained.variance
-    decoder, generator = discretized(trained.levels), Generator().manual_seed(seed)
-    x_0 = x_0.to(trained.device)
-    return bits_per_dim(*chain, x_0, decoder=decoder, generator=generator, progress=progress, **conditions)
+    shown = progress and number == 0
+    x_0, decoder = x_0.to(trained.device), discretized(trained.levels)
+    return bits_per_dim(*chain, x_0, decoder=decoder, generator=share, progress=shown, **conditions)
 
 
 def anchor(space: Space, n: int, *, seed: int = 0) -> dict[str, Score]:

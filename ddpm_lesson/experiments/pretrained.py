@@ -14,6 +14,7 @@ from ddpm_lesson._tensors import Share, out_of_memory, randn_like
 from ddpm_lesson.data import bundled
 from ddpm_lesson.denoisers import Denoiser, clipped, make_denoiser
 from ddpm_lesson.doors import check_images
+from ddpm_lesson.experiments import distributed
 from ddpm_lesson.experiments.build import make_process
 from ddpm_lesson.experiments.checkpoints import (
     CheckpointError,
@@ -166,6 +167,7 @@ class PretrainedDiffusion:
         batch_size: int = BLOCK,
         progress: bool = False,
         keep: Callable[[Iterator[State]], Tensor] = last,
+        part: tuple[int, int] = (0, 1),
     ) -> Tensor:
         """Draw n images, (n, C, H, W) on the CPU; they follow from sampling and what is given.  y: (n,) labels.
 
@@ -173,6 +175,7 @@ class PretrainedDiffusion:
         start: latents and images to begin with, see `states`; ddim_inversion returns latents.
         batch_size: how many at a time, fewer where that is too much for the device's memory; the images are the same
         up to rounding. progress: show a bar with the time left. keep: what is kept of the states of a batch, (B, ...).
+        part: (number, of) to draw those of the images only that `part_of` names; what is given is given for all n.
         Raises ValueError for n or batch_size below 1, for another number of what is given, and what does not fit the
         network, and the device's own error where a single image is too much for its memory; the values of cond and x_0
         are looked at, as in `states`.
@@ -190,11 +193,13 @@ class PretrainedDiffusion:
         for name in given.keys() & {"cond", "x_0"}:
             check_images(given[name], name=name, stacklevel=2)
         state, images = Generator().manual_seed(sampling.seed).get_state(), []
-        with watching(n, progress) as watched:
+        with watching(len(part_of(n, *part)), progress) as watched:
             for first in range(0, n, BLOCK):
-                size, begin = min(BLOCK, n - first), 0
-                while begin < size:
-                    rows = slice(begin, min(begin + batch_size, size))
+                size = min(BLOCK, n - first)
+                mine = distributed.rows(size, *part)
+                begin = mine.start
+                while begin < mine.stop:
+                    rows = slice(begin, min(begin + batch_size, mine.stop))
                     share = Share(size, rows, state)
                     told = {name: each[first + rows.start : first + rows.stop] for name, each in given.items()}
                     try:
@@ -245,6 +250,17 @@ class PretrainedNoisyClassifier(PretrainedClassifier):
 
 
 Pretrained = PretrainedDiffusion | PretrainedClassifier | PretrainedGenerator
+
+
+def part_of(n: int, number: int, of: int) -> Tensor:
+    """Which of n images the part `number` of so many holds: rows of every block, whose noise all parts draw.
+
+    Raises ValueError for more parts than a block has images.
+    """
+    if of > BLOCK:
+        raise ValueError(f"images are drawn in at most {BLOCK} parts, got {of}")
+    blocks = torch.arange(n).split(BLOCK)
+    return torch.cat([block[distributed.rows(len(block), number, of)] for block in blocks])
 
 
 def load_weights(path: Path | str, *, device: torch.device | str = "cpu") -> Pretrained:

@@ -3,6 +3,7 @@
 In the folder lie recipe.json, log.csv (one row per step), state.safetensors, from which the run goes on and which
 decides, and weights.safetensors, the averaged network with all that is needed to use it: its result.
 All that is random in step k follows from the seed and k, so that no generator's state has to be saved.
+Several ranks (`distributed`) share each batch. Rank 0 alone works in the folder, and tells the others what lies there.
 """
 
 import json
@@ -10,17 +11,19 @@ import os
 import time
 import weakref
 from collections.abc import Iterator
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ddpm_lesson import training
-from ddpm_lesson._tensors import Device, seed_of, seeded
+from ddpm_lesson._tensors import Device, Share, seed_of, seeded
 from ddpm_lesson.batches import check_batch_size, mirrored, ordered, without_labels
 from ddpm_lesson.data import Images
-from ddpm_lesson.experiments import checkpoints, saved
+from ddpm_lesson.experiments import checkpoints, distributed, saved
 from ddpm_lesson.experiments.build import make_loss, make_network, make_noise, make_process
 from ddpm_lesson.experiments.conditions import of_training, small_shape
 from ddpm_lesson.experiments.locks import Lock
@@ -42,10 +45,12 @@ class Run:
     recipe learns from. device: where to compute. The network is in channels_last, in which convolutions are fastest.
     source: weights.safetensors of a network of the same architecture, whose weights a new run begins with.
     step: how many steps have been made. saved: how many of them are. seconds: that they took.
-    model, ema: the network and its average. notes: what was found and mended.
-    Raises ValueError if the recipe cannot be carried out on these images, or if the folder holds a run of another
-    recipe (`root` may change, and `steps` may grow), of other images or another source, one that is damaged, or other
-    files; Busy, which is one, if another process works there. A run that saved no step yet begins with any recipe.
+    model, ema: the network and its average. notes: what was found and mended. With several ranks the batch is still the
+    recipe's: each takes its equal share, and the run is that of one process up to rounding and dropout.
+    Raises ValueError if the recipe cannot be carried out on these images or by so many ranks, or if the folder holds a
+    run of another recipe (`root` may change, and `steps` may grow), of other images or another source, one that is
+    damaged, or other files; Busy, which is one, if another process works there. A run that saved no step yet begins
+    with any recipe.
     """
 
     def __init__(
@@ -58,11 +63,21 @@ class Run:
         source: Path | str | None = None,
     ):
         self.recipe, self.folder, self.images = recipe, Path(folder), images
-        self.bound = saved.bound_to(images)
+        self.source = None if source is None else Path(source)
+        self.step, self.saved, self.seconds = 0, 0, 0.0
+        self.notes: list[str] = []
+        self.bound = distributed.each(partial(saved.bound_to, images))
+        distributed.each(partial(self._check_ranks, distributed.first(lambda: self.bound)))
+        distributed.each(partial(self._make, device))
+        before = distributed.first(self._open)
+        distributed.each(lambda: self._fill(before) if before is not None and distributed.rank() else None)
+
+    def _make(self, device):
+        """Process, network and what trains it, as they are at the start."""
+        recipe, images = self.recipe, self.images
         self.process = make_process(recipe).to(device)
         channels, *self.sides = images.shape
         model = make_network(recipe, channels, len(images.classes))
-        self.source = None if source is None else Path(source)
         self.origin = None if self.source is None else _begin_with(model, self.source)
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.ema = EMA(self.model, recipe.ema_decay)
@@ -70,25 +85,24 @@ class Run:
         self._parts = {"model": self.model, "ema": self.ema.model, "timesteps": self.timesteps}
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = OPTIMIZERS[recipe.optimizer](trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
-        self.step, self.saved, self.seconds = 0, 0, 0.0
-        self.notes: list[str] = []
         self._check()
-        self._open()
 
     def steps(self) -> Iterator[TrainStep]:
         """Make the steps that are left, and yield each. The log is written step by step, the state by `save` only."""
-        recipe, generator = self.recipe, torch.Generator()
+        recipe, rank = self.recipe, distributed.rank()
+        rows = distributed.rows(recipe.batch_size)
+        generator = Share(recipe.batch_size, rows, torch.Generator().get_state())
         names = "steps lr warmup clip_norm accumulate mixed_precision compiled".split()
         made = training.train(
-            self.model,
+            distributed.each(partial(distributed.parallel, self.model)),
             self.process,
-            self._batches(generator),
+            self._batches(generator, rows),
             make_loss(recipe, self.process, self.images.levels),
             start=self.step,
             optimizer=self.optimizer,
             rate=training.cosine(recipe.steps) if recipe.rate == "cosine" else training.constant,
             ema=self.ema,
-            timesteps=self.timesteps,
+            timesteps=distributed.Rows(self.timesteps),
             conditions=of_training(recipe, self.model, self.process, generator),
             noise=make_noise(recipe),
             generator=generator,
@@ -96,21 +110,29 @@ class Run:
         )
         device = next(self.model.parameters()).device
         before = self.seconds - time.perf_counter()
-        with open(self.folder / LOG, "a", newline="", encoding="utf-8") as log:
+        with nullcontext() if rank else open(self.folder / LOG, "a", newline="", encoding="utf-8") as log:
             while self.step < recipe.steps:
                 generator.manual_seed(seed_of(recipe.seed, 2, self.step))
-                with seeded(seed_of(recipe.seed, 1, self.step), device):  # for dropout
-                    made_step = next(made)
+                with seeded(seed_of(recipe.seed, 1, self.step, *([rank] if rank else [])), device):  # for dropout
+                    parts = distributed.everyones(partial(next, made), FloatingPointError, soon=True)
+                made_step = distributed.joined(parts, recipe.accumulate)
+                self.timesteps.update(made_step.t, made_step.losses)
                 self.step, self.seconds = made_step.step, before + time.perf_counter()
-                write_row(log, Row(self.step, made_step.loss, made_step.grad_norm, self.seconds))
+                if log:
+                    write_row(log, Row(self.step, made_step.loss, made_step.grad_norm, self.seconds))
                 yield made_step
 
     def save(self) -> None:
         """Write the averaged weights, then the state. Whenever this is cut off, the state is the old or the new one.
 
         Not the state first: a run cut off between the two at its last step would be done, and its weights old.
-        Raises FloatingPointError, and leaves what was saved before, if a weight is not finite.
+        Raises FloatingPointError, and leaves what was saved before, if a weight is not finite. All ranks call
+        this, and the first one writes.
         """
+        distributed.first(self._write)
+        self.saved = self.step
+
+    def _write(self):
         parts = {part: module.state_dict() for part, module in self._parts.items()}
         parts["optimizer"] = checkpoints.optimizer_tensors(self.optimizer)
         state = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
@@ -123,11 +145,11 @@ class Run:
                 os.fsync(log.fileno())
             self.result().save(self.folder / WEIGHTS)
         checkpoints.save_tensors(self.folder / STATE, state, about)
-        self.saved = self.step
 
     def close(self) -> None:
         """Give the folder's lock back; the run cannot go on. It happens by itself when the run is not needed more."""
-        self._release()
+        if not distributed.rank():
+            self._release()
 
     def result(self) -> PretrainedDiffusion:
         """The averaged network as it stands, to draw from."""
@@ -139,14 +161,22 @@ class Run:
         """The loss of every step so far, (step,), from the log."""
         return torch.tensor([row.loss for row in read_log(self.folder / LOG)])
 
-    def _batches(self, generator: torch.Generator) -> Iterator[Batch]:
+    def _batches(self, generator: Share, rows: slice) -> Iterator[Batch]:
         recipe = self.recipe
         start = self.step * recipe.accumulate
-        batches = ordered(self.images, batch_size=recipe.batch_size, seed=recipe.seed, start=start)
+        batches = ordered(self.images, batch_size=recipe.batch_size, seed=recipe.seed, start=start, rows=rows)
         batches = mirrored(batches, generator) if recipe.flip else batches
         if not recipe.conditional:
             return (x_0 for x_0, _ in batches)
         return without_labels(batches, recipe.label_dropout, len(self.images.classes), generator)
+
+    def _check_ranks(self, bound):
+        """That all ranks have the images of rank 0, and equal shares of them."""
+        if self.bound != bound:
+            raise ValueError("these are not the images that rank 0 has: every machine needs the same files")
+        if self.recipe.batch_size % distributed.ranks():
+            told = f"{distributed.ranks()} ranks share each batch equally: batch_size must be a multiple of that"
+            raise ValueError(f"{told}, got {self.recipe.batch_size}")
 
     def _check(self):
         """Before the folder is made, not in the first step: else it would hold a recipe that cannot be carried out."""
@@ -158,11 +188,12 @@ class Run:
             told = f"ch_mult of {levels} levels " + ("needs" if patch == 1 else f"and patch_size = {patch} need")
             raise ValueError(f"{told} sides divisible by {self.model.divisor}, got {sides}")
         small_shape(self.recipe, self.images.shape)
-        check_batch(self.recipe, self.sides, self.process.betas.device)
+        share = replace(self.recipe, batch_size=self.recipe.batch_size // distributed.ranks())
+        check_batch(share, self.sides, self.process.betas.device)
         check_batch_size(self.recipe.batch_size, len(self.images))
 
     def _open(self):
-        """Begin in a folder where nothing was saved, or go on from the state that lies in it."""
+        """Begin in a folder where nothing was saved, or go on from the state that lies in it, which is returned."""
         if not (self.folder / STATE).exists():
             saved.load_saved(self.folder)  # other files are refused, and no lock comes beside them
         lock = Lock(self.folder)
@@ -170,30 +201,36 @@ class Run:
         try:
             checkpoints.remove_partials(self.folder)
             before = saved.load_saved(self.folder)
-            if before is not None and before.step > 0:
+            before = before if before is not None and before.step > 0 else None
+            if before is not None:
                 self._go_on(before)
             text = self.recipe.to_json().encode()
             if not (self.folder / RECIPE).exists() or (self.folder / RECIPE).read_bytes() != text:
                 checkpoints.write_whole(self.folder / RECIPE, text)
             if self.step == 0:
-                self.save()
+                self._write()
             rows = cut_log(self.folder / LOG, self.step)
         except BaseException:
             self._release()
             raise
         self.seconds = rows[-1].seconds if rows else 0.0
+        return before
 
     def _go_on(self, before):
         saved.check_recipe(before, self.recipe, self.folder)
         saved.check_images(before, self.bound, self.folder)
         saved.check_origin(before, self.source, self.folder)
+        self._fill(before)
+        self.notes += saved.log_note(self.folder, self.step)
+        self.notes += saved.mend_weights(before, self.folder)
+
+    def _fill(self, before):
+        """Take over what a state holds."""
         for part, module in self._parts.items():
             checkpoints.fill(module, checkpoints.group(before.tensors, part), before.path)
         checkpoints.fill_optimizer(self.optimizer, checkpoints.group(before.tensors, "optimizer"), before.path)
         self.step = self.saved = before.step
         self.ema.updates, self.origin = before.updates, before.origin
-        self.notes += saved.log_note(self.folder, self.step)
-        self.notes += saved.mend_weights(before, self.folder)
 
 
 def _begin_with(model: UNet, source: Path) -> str:
