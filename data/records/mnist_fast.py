@@ -1,6 +1,6 @@
 """MNIST from nothing in five minutes on two cores: how good the digits are, and what each idea gave.
 
-    python data/records/mnist_fast.py [--root FOLDER] [ROW ...]
+    python data/records/mnist_fast.py [--root FOLDER] [--picture FILE] [ROW ...]
     python data/records/mnist_fast.py --speedrun [--root FOLDER] [--seed 0] [--out runs/speedrun] [--picture FILE]
 
 Writes mnist_fast.json beside this file; rows that are there already stay, unless named. Two kinds of rows:
@@ -8,7 +8,8 @@ Writes mnist_fast.json beside this file; rows that are there already stay, unles
 minutes 500 digits are drawn with 25 steps, and 500 with guidance, and scored. "NAME, seed 0" to "NAME, seed 2": the
 preset with one idea taken out or put in, on one thread, for equal times of the processor.
 The images are the 9,000 that ship, or MNIST's 60,000 from --root or DDPM_LESSON_DATA where they are at hand.
---speedrun (`make speedrun`) makes one run and keeps its folder, with a picture of its digits as the README's.
+--picture draws the digits of "run 0", as the README shows them. --speedrun (`make speedrun`) makes one run and keeps
+its folder and picture.
 """
 
 import argparse
@@ -37,7 +38,6 @@ from ddpm_lesson.experiments.recipes import PRESETS
 from ddpm_lesson.experiments.runs import Run
 from ddpm_lesson.plots import image_grid
 
-Show = Callable[[Tensor, float], None]
 FILE = Path(__file__).with_suffix(".json")
 PRESET = PRESETS["mnist_fast"]
 SAMPLING = Sampling("ddim", "trailing25", eta=1.0)
@@ -58,16 +58,17 @@ IDEAS: dict[str, dict] = {
 
 
 def main() -> None:
-    names = rows()
     parser = argparse.ArgumentParser(description="MNIST in five minutes.")
-    parser.add_argument("names", nargs="*", metavar="ROW", choices=[*names, []], help="of the rows named above")
+    parser.add_argument("names", nargs="*", metavar="ROW", help="of the rows named above")
     parser.add_argument("--root", help="folder of torchvision's files")
     parser.add_argument("--speedrun", action="store_true", help="one run, whose folder and pictures are kept")
     parser.add_argument("--seed", type=int, default=0, help="of --speedrun (0)")
     parser.add_argument("--out", type=Path, default=Path("runs/speedrun"), help="folder of --speedrun, made anew")
-    parser.add_argument("--picture", type=Path, help="of --speedrun's digits (digits.png in its folder)")
+    parser.add_argument("--picture", type=Path, help="of the digits (of --speedrun: digits.png in its folder)")
     options = parser.parse_args()
-    images = at_hand(options.root)
+    images, names = at_hand(options.root), rows(options.picture)
+    if unknown := [name for name in options.names if name not in names]:
+        parser.error(f"there is no row {unknown[0]!r}, but {', '.join(names)}")
     if options.speedrun:
         shutil.rmtree(options.out, ignore_errors=True)
         speedrun(options.seed, images, options.out, options.picture or options.out / "digits.png")
@@ -89,9 +90,10 @@ def main() -> None:
         write_whole(FILE, (json.dumps(told, indent=1) + "\n").encode())
 
 
-def rows() -> dict[str, Callable[[Images], dict]]:
-    """How each row is made, by name."""
-    runs = {f"run {seed}": lambda images, seed=seed: run(seed, images) for seed in SEEDS}
+def rows(picture: Path | None = None) -> dict[str, Callable[[Images], dict]]:
+    """How each row is made, by name.  picture: of the first run."""
+    pictures = dict.fromkeys(SEEDS) | {SEEDS[0]: picture}
+    runs = {f"run {seed}": lambda images, seed=seed: speedrun(seed, images, None, pictures[seed]) for seed in SEEDS}
     ideas = {
         f"{name}, seed {seed}": lambda images, change=change, seed=seed: idea(change | {"seed": seed}, images)
         for seed in SEEDS
@@ -108,8 +110,8 @@ def at_hand(root: str | None) -> Images:
         return mnist_10k("train")
 
 
-def speedrun(seed: int, images: Images, folder: Path, picture: Path) -> None:
-    """One run, told and drawn."""
+def speedrun(seed: int, images: Images, folder: Path | None, picture: Path | None) -> dict:
+    """The row of one run, told and drawn.  folder: where to keep it."""
     figure, axes = plt.subplots(len(MARKS), layout="constrained", figsize=(7.5, 6.3))
     shown = iter(axes)
 
@@ -117,14 +119,17 @@ def speedrun(seed: int, images: Images, folder: Path, picture: Path) -> None:
         image_grid(samples[:40], ncols=20, ax=(ax := next(shown)))
         ax.set_title(f"after {seconds / 60:.0f} min", fontsize="medium")
 
-    for mark, found in run(seed, images, folder, show)["marks"].items():
+    row = run(seed, images, folder, show)
+    for mark, found in row["marks"].items():
         plain, guided = (each["Frechet distance"][0] for each in (found, found["guided"]))
         print(f"after {mark} s: Frechet distance {plain:.2f}, with guidance {guided:.2f}")
-    figure.savefig(picture, dpi=100)
-    print(picture)
+    if picture is not None:
+        figure.savefig(picture, dpi=100)
+        print(picture)
+    return row
 
 
-def run(seed: int, images: Images, folder: Path | None = None, show: Show = lambda samples, seconds: None) -> dict:
+def run(seed: int, images: Images, folder: Path | None, show: Callable[[Tensor, float], None]) -> dict:
     """The preset with this seed, by the wall clock.  folder: where to keep it. show: is given the guided digits."""
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as scratch:
