@@ -112,7 +112,7 @@ def at_hand(root: str | None) -> Images:
 
 def speedrun(seed: int, images: Images, folder: Path | None, picture: Path | None) -> dict:
     """The row of one run, told and drawn.  folder: where to keep it."""
-    figure, axes = plt.subplots(len(MARKS), layout="constrained", figsize=(7.5, 6.3))
+    figure, axes = plt.subplots(len(MARKS), layout="constrained", figsize=(7.5, 3.2))
     shown = iter(axes)
 
     def show(samples: Tensor, seconds: float) -> None:
