@@ -162,8 +162,9 @@ def test_a_lost_rank_leaves_the_last_save_and_a_message(lost, start, tmp_path):
     assert told.count("\n") == 1 and "another process of the 2 has ended" in told and "Traceback" not in told
     step = load_tensors(tmp_path / "run" / "state.safetensors")[1]["step"]
     assert 4 <= step < 80 and step % 4 == 0
-    if lost == 1:
-        assert f"The save of step {step} is kept in {tmp_path / 'run'}: the same command goes on" in told
+    if lost == 0:
+        return
+    assert f"The save of step {step} is kept in {tmp_path / 'run'}: the same command goes on" in told
     # Gone on with, it is bit by bit what two ranks make without a break.
     assert train(start, tmp_path / "run", recipe)[0] == [0, 0]
     assert train(start, tmp_path / "whole", recipe)[0] == [0, 0]

@@ -21,7 +21,7 @@ from ddpm_lesson.training import TrainStep
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # with a rank that says nothing in a step; one whose process ended is noticed at once
 LONG = timedelta(days=7)  # with rank 0, which may download or decode images, or train a classifier, before a step
-_soon: list[Any] = []  # the group of all ranks that has PATIENCE; the usual one waits LONG
+_soon: list[Any] = []  # inside of `group`: that of all ranks which has PATIENCE; the usual one waits LONG
 KINDS = (FloatingPointError, ImportError, OSError, ValueError, RuntimeError)  # of an error that another rank tells
 
 
@@ -35,16 +35,12 @@ class Lost(ConnectionError):
 
 def rank() -> int:
     """The number of this process, from 0."""
-    return distributed.get_rank() if _grouped() else 0
+    return distributed.get_rank() if _soon else 0
 
 
 def ranks() -> int:
     """How many processes work together."""
-    return distributed.get_world_size() if _grouped() else 1
-
-
-def _grouped() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if _soon else 1
 
 
 def started() -> bool:
@@ -54,7 +50,7 @@ def started() -> bool:
 
 @contextmanager
 def group() -> Iterator[None]:
-    """Inside, the processes that torchrun started know each other."""
+    """Inside, the processes that torchrun started know each other. A group that others have made does not count."""
     if not started():
         yield
         return
@@ -84,13 +80,12 @@ def everyones(function: Callable[[], T], catches: type[Exception] = Exception, *
         return [function()]
     result, error = None, None
     try:
-        result = function()
+        with _noticing():
+            result = function()
     except (Elsewhere, Lost):
         raise
     except catches as caught:
         error = caught
-    except RuntimeError as caught:
-        raise _lost(caught) from caught
     mine = None if error is None else (next((kind for kind in KINDS if isinstance(error, kind)), None), str(error))
     found: list[Any] = [None] * ranks()
     with _noticing():
@@ -195,19 +190,16 @@ def parallel(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def _noticing() -> Iterator[None]:
+    """An error inside that says that a rank is lost becomes Lost."""
     try:
         yield
     except RuntimeError as error:
-        raise _lost(error) from error
-
-
-def _lost(error: RuntimeError) -> RuntimeError | Lost:
-    """What an error in the middle of working together means; itself if it is about something else."""
-    words = str(error)
-    if not (isinstance(error, distributed.DistError) or any(word in words for word in ("gloo", "closed by peer"))):
-        return error
-    said = words.splitlines()[0].split("] ", 1)[-1].split(". ")[0][:120]
-    return Lost(f"another process of the {os.environ['WORLD_SIZE']} has ended, or does not answer ({said})")
+        words = str(error)
+        if not (isinstance(error, distributed.DistError) or any(word in words for word in ("gloo", "closed by peer"))):
+            raise
+        said = words.splitlines()[0].split("] ", 1)[-1].split(". ")[0][:120]
+        told = f"another process of the {os.environ['WORLD_SIZE']} has ended, or does not answer"
+        raise Lost(f"{told} ({said})") from error
 
 
 class Rows:
