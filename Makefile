@@ -58,9 +58,11 @@ records: $(STAMP) ## record what the shipped weights reach by sampler, steps and
 	$(BIN)/python data/records/ddgan_points.py
 	$(BIN)/python data/records/make_records.py $(WEIGHTS)
 
-bench: $(STAMP) ## time a training step and the samplers beside those of diffusers
+bench: $(STAMP) ## time training, sampling and imports beside diffusers and denoising-diffusion-pytorch (minutes)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[bench]"
 	$(BIN)/python benchmarks/unet.py --write
 	$(BIN)/python benchmarks/samplers.py --write
+	$(BIN)/python benchmarks/imports.py --write
 
 # The stamp is written last: an interrupted installation is resumed by the next call. Building without isolation
 # lets a reinstallation after a change of pyproject.toml work offline, in seconds.
