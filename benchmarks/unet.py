@@ -43,6 +43,12 @@ def output(net, x_t, t):
     return net(x_t, t) if isinstance(net, UNet) else net(x_t, t, return_dict=False)[0]
 
 
+def mixed(net, x_t, t):
+    """The same in mixed precision: convolutions and attention in bfloat16."""
+    with torch.autocast(x_t.device.type, torch.bfloat16):
+        return output(net, x_t, t).float()
+
+
 def training_step(net, forward, x_t, t, noise):
     """A function that trains the network by one step."""
     net.train()
@@ -68,13 +74,13 @@ def inputs(args, side, in_ch, memory_format=torch.contiguous_format):
     return x_t, torch.randint(T, (args.batch,)).to(args.device), torch.randn_like(x_t)
 
 
-def same_network(work, config, memory_format, args):
-    """Seconds of ours and of diffusers' network, which are the same function."""
+def same_network(work, config, memory_format, args, ask=output):
+    """Seconds of ours and of diffusers' network, which are the same function.  ask: `output` or `mixed`."""
     arguments, side = config
     given = inputs(args, side, arguments["in_ch"], memory_format)
     functions = []
     for net in twins(arguments, side):
-        forward = torch.compile(output) if args.compile else output
+        forward = torch.compile(ask) if args.compile else ask
         functions.append(work(net.to(args.device).to(memory_format=memory_format), forward, *given))
     return take_turns(functions, args.rounds, device=args.device)
 
@@ -98,13 +104,8 @@ def fastest(work, config, args):
     """On a GPU: ours in bfloat16, channels_last, compiled, as a CUDA graph, beside diffusers' network as it is made."""
     arguments, side = config
     ours, theirs = (net.to(args.device) for net in twins(arguments, side))
-
-    def half(net, x_t, t):
-        with torch.autocast(args.device, torch.bfloat16):
-            return output(net, x_t, t).float()
-
     given = inputs(args, side, arguments["in_ch"], torch.channels_last)
-    quick = work(ours.to(memory_format=torch.channels_last), torch.compile(half, mode="reduce-overhead"), *given)
+    quick = work(ours.to(memory_format=torch.channels_last), torch.compile(mixed, mode="reduce-overhead"), *given)
     plain = work(theirs, output, *inputs(args, side, arguments["in_ch"]))
     return take_turns([quick, plain], args.rounds, warm_up=8, device=args.device)
 
@@ -128,10 +129,13 @@ def rows(config, args):
     """Lines of the table, and the ratio of a training step in channels_last on the clock."""
     lines, needed = [], None
     for work, what in ((training_step, "training step"), (forward_pass, "forward pass")):
-        for memory_format in (torch.channels_last, torch.contiguous_format):
-            ours, theirs = same_network(work, config, memory_format, args)
-            name = f"same network, {str(memory_format).removeprefix('torch.').removesuffix('_format')}"
-            lines.append(row(what, name, "diffusers", ours, theirs))
+        for name, memory_format, ask in (
+            ("channels_last", torch.channels_last, output),
+            ("contiguous", torch.contiguous_format, output),
+            ("channels_last, mixed precision", torch.channels_last, mixed),
+        ):
+            ours, theirs = same_network(work, config, memory_format, args, ask)
+            lines.append(row(what, f"same network, {name}", "diffusers", ours, theirs))
             needed = needed or (theirs / ours)[:, 0].median().item()
             print(lines[-1], flush=True)
         if args.device == "cuda":
