@@ -62,9 +62,11 @@ records: $(STAMP) ## record what the shipped weights reach by sampler, steps and
 speedrun: $(STAMP) ## train on MNIST for five minutes, and draw and score its digits after one, two and five
 	$(BIN)/python data/records/mnist_fast.py --speedrun
 
-bench: $(STAMP) ## time a training step and the samplers beside those of diffusers; count what larger models take
+bench: $(STAMP) ## time training, sampling and imports beside diffusers and denoising-diffusion-pytorch (minutes)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[bench]"
 	$(BIN)/python benchmarks/unet.py --write
 	$(BIN)/python benchmarks/samplers.py --write
+	$(BIN)/python benchmarks/imports.py --write
 	$(BIN)/python benchmarks/scale.py --write
 
 # The stamp is written last: an interrupted installation is resumed by the next call. Building without isolation

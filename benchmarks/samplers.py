@@ -3,26 +3,23 @@
     python benchmarks/samplers.py [--write]
 
 One image of side 28 on one thread, 1000 steps, the estimated x_0 clipped, noise from a generator. The samplers take
-turns, and each number is the fastest of eight rounds: what is left of other work on the machine is in all of them.
-`--write` puts the table between the markers of benchmarks/README.md. It fails if a step of ancestral or ddim takes
-longer than that of diffusers. A step of heun is two questions to the network, on both sides.
+turns; each number is a median over the rounds, and the ratio, too, taken within a round. `--write` puts the table
+between its markers of README.md. It fails if a step of ancestral or ddim takes longer than that of diffusers. A step of
+heun is two questions to the network, on both sides.
 """
 
 import argparse
-import time
 from functools import partial
-from pathlib import Path
 
 import diffusers
 import torch
+from _measured import ratios, take_turns, write
 
 from ddpm_lesson import GaussianDiffusion, samplers
 from ddpm_lesson.denoisers import clipped, make_denoiser
 from ddpm_lesson.predictions import epsilon, fixedlarge
 from ddpm_lesson.schedules import linear
 
-README = Path(__file__).parent / "README.md"
-MARKERS = "<!-- table of samplers.py -->\n", "<!-- end of the table of samplers.py -->\n"
 STEPS, ROUNDS = 1000, 8
 
 
@@ -63,28 +60,20 @@ def draw(scheduler):
         x_t = scheduler.step(network(scheduler.scale_model_input(x_t, t), t), t, x_t, **noisy).prev_sample
 
 
-def seconds(function):
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
 def measure():
-    """{sampler: (ours, diffusers'), microseconds per step}"""
+    """{sampler: seconds of ours and of diffusers', (rounds, 2) each, for a whole chain}"""
     a, b = ours(), theirs()
-    best = {name: [float("inf")] * 2 for name in a}
-    for _ in range(ROUNDS):
-        for name in a:
-            for side, functions in enumerate((a, b)):
-                best[name][side] = min(best[name][side], seconds(functions[name]) / STEPS * 1e6)
-    return best
+    return {name: take_turns([a[name], b[name]], ROUNDS, warm_up=1) for name in a}
 
 
-def table(best):
-    rows = [f"| {name} | {mine:.0f} | {other:.0f} | **{other / mine:.2f}** |" for name, (mine, other) in best.items()]
-    about = f"One thread; torch {torch.__version__}, diffusers {diffusers.__version__}; fastest of {ROUNDS} rounds."
-    head = ["| sampler | ours, microseconds per step | diffusers | theirs / ours |", "|---|---|---|---|"]
-    return "\n".join([about, "", *head, *rows, ""])
+def table(found):
+    about = f"One thread; torch {torch.__version__}, diffusers {diffusers.__version__}; medians of {ROUNDS} rounds."
+    head = "| sampler | ours, microseconds per step | diffusers | theirs / ours | in processor time |"
+    rows = []
+    for name, pair in found.items():
+        each = [f"{seconds[:, 0].median().item() / STEPS * 1e6:.0f}" for seconds in pair]
+        rows.append(f"| {name} | {' | '.join(each)} | {ratios(*pair)} |")
+    return "\n".join([about, "", head, "|" + "---|" * 5, *rows, ""])
 
 
 def main():
@@ -92,13 +81,11 @@ def main():
     parser.add_argument("--write", action="store_true", help="write the table into README.md")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    best = measure()
-    print(text := table(best))
+    found = measure()
+    print(text := table(found))
     if args.write:
-        before, rest = README.read_text(encoding="utf-8").split(MARKERS[0])
-        after = rest.split(MARKERS[1])[1]
-        README.write_text(before + MARKERS[0] + text + MARKERS[1] + after, encoding="utf-8")
-    slower = [name for name in ("ancestral", "ddim") if best[name][0] > best[name][1]]
+        write("samplers.py", text)
+    slower = [name for name in ("ancestral", "ddim") if (found[name][1] / found[name][0])[:, 0].median() < 1]
     if slower:
         raise SystemExit(f"slower than diffusers: {', '.join(slower)}")
 

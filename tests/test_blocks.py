@@ -6,6 +6,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from torch.nn import functional as F
 from torch.nn import init
+from torch.utils._python_dispatch import TorchDispatchMode
 from unet_reference import randomised
 
 from ddpm_lesson.networks.blocks import AttnBlock, DownSample, ResBlock, UpSample, group_norm
@@ -30,6 +31,47 @@ def test_group_norm_is_its_formula_for_small_inputs_too(size, eps, device):
             var = ((group - mean) ** 2).sum() / 30
             expected[image, c] = norm.weight[c] * (h[image, c] - mean) / (var + eps) ** 0.5 + norm.bias[c]
     torch.testing.assert_close(norm(h), expected, **DOUBLE)
+
+
+class Norms(TorchDispatchMode):
+    """Notes the dtype of what PyTorch's kernel normalises."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.native_group_norm.default:
+            self.dtypes.append(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+    def __enter__(self):
+        self.dtypes = []
+        return super().__enter__()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("weights", ["float32", "half"])
+def test_a_norm_in_half_precision_is_computed_in_float32_on_a_cpu(dtype, weights):
+    norm = group_norm(32, 8, 1e-5)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    norm = norm.to(dtype) if weights == "half" else norm
+    x = torch.randn(2, 32, 6, 6).to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    with Norms() as seen:
+        out = norm(x)
+    assert seen.dtypes == [torch.float32] and out.dtype == dtype
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    groups = x.detach().double().unflatten(1, (8, 4))
+    mean, var = groups.mean((2, 3, 4), keepdim=True), groups.var((2, 3, 4), correction=0, keepdim=True)
+    expected = ((groups - mean) / (var + 1e-5).sqrt()).flatten(1, 2)
+    expected = expected * norm.weight.double().view(-1, 1, 1) + norm.bias.double().view(-1, 1, 1)
+    error = (out.double() - expected).abs()
+    assert (error <= torch.finfo(dtype).eps / 2 * expected.abs() + 1e-5).all()  # one rounding, at the end
+    out.sum().backward()
+    assert x.grad.dtype == dtype and all(p.grad.dtype == p.dtype for p in norm.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_norm_in_full_precision_is_pytorchs(dtype):
+    norm, x = group_norm(32, 8, 1e-5).to(dtype), torch.randn(2, 32, 6, 6, dtype=dtype)
+    assert torch.equal(norm(x), nn.functional.group_norm(x, 8, norm.weight, norm.bias, 1e-5))
 
 
 # Residual blocks.

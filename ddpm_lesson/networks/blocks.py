@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.nn import init
 
 from ddpm_lesson._tensors import check_range
+from ddpm_lesson.networks._norm import GroupNorm
 
 
 class Swish(nn.Module):
@@ -211,7 +212,7 @@ def group_norm(channels: int, num_groups: int, eps: float) -> nn.GroupNorm:
     """GroupNorm (Wu & He 2018), and a clear error if its groups do not come out even."""
     if num_groups < 1 or channels % num_groups:
         raise ValueError(f"channels must be divisible by num_groups = {num_groups}, got {channels} channels")
-    return nn.GroupNorm(num_groups, channels, eps=eps)
+    return GroupNorm(num_groups, channels, eps=eps)
 
 
 def _count_heads(channels: int, num_heads: int, num_head_channels: int | None) -> int:
