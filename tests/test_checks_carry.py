@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ddpm_lesson import checks
 from ddpm_lesson.checks import _accelerator, _carry
@@ -264,3 +265,5 @@ def test_an_answer_that_makes_a_tensor_on_the_cpu_breaks_on_a_gpu(gpu, monkeypat
 def test_finished_ones_are_right_on_the_gpu(check, gpu, monkeypatch):
     monkeypatch.setattr(_accelerator, "available", lambda: gpu.type)
     assert check.diagnose(lambda *args: FINISHED[check.name](*args))[0] == "yes"
+    networks = [arg for arg in check.cases[0].args if isinstance(arg, nn.Module)]
+    assert all(x.device.type == "cpu" for each in networks for x in [*each.parameters(), *each.buffers()])

@@ -1,5 +1,6 @@
 """One input more, on the machine's accelerator, where there is one."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -26,9 +27,9 @@ def available() -> str:
 
 
 def moved(value, kind: str):
-    """An argument on that device: tensors and networks; MPS has no float64."""
+    """A copy of an argument on that device: of tensors and networks; MPS has no float64."""
     if isinstance(value, nn.Module):
-        return value.to(kind)
+        return copy.deepcopy(value).to(kind)
     if not isinstance(value, Tensor):
         return value
     return value.to(kind, torch.float32 if kind == "mps" and value.dtype == torch.float64 else value.dtype)
