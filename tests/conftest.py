@@ -11,6 +11,9 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 
+if not accelerator.missing():
+    accelerator.device()  # before the first backward pass, in which autograd starts a thread for each device it knows
+
 
 @pytest.fixture(autouse=True)
 def seed():

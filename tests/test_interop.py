@@ -97,7 +97,8 @@ def test_post_arguments_are_read_off_the_weights(T, ch, ch_mult, attn, num_res_b
 
 def test_post_state_dict_of_data_parallel():
     net = post_net()
-    loaded = load_pytorch_ddpm(torch.nn.DataParallel(net).state_dict())
+    of_parallel = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
+    loaded = load_pytorch_ddpm(of_parallel)
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in net.state_dict().items())
 
 

@@ -157,9 +157,8 @@ def test_the_five_minutes_are_of_the_preset_and_reach_what_is_said(monkeypatch):
         run = held["rows"][f"run {seed}"]
         one, two, five = (run["marks"][str(mark)] for mark in script.MARKS)
         assert five["steps"] == script.PRESET.steps and run["images"] == 9000 and run["cores"] == 2
-        assert 59 < one["seconds"] < 62 and 119 < two["seconds"] < 122 and five["seconds"] < 310
-        assert two["guided"]["Frechet distance"][0] <= 0.5 and five["guided"]["Frechet distance"][0] <= 0.10
-        assert five["Frechet distance"][0] < two["Frechet distance"][0] < one["Frechet distance"][0]
+        assert 59 < one["seconds"] < 62 and 119 < two["seconds"] < 122 and five["seconds"] < 300
+        assert five["Frechet distance"][0] <= 0.10 < two["Frechet distance"][0] <= 0.5 < one["Frechet distance"][0]
     for name, row in held["rows"].items():
         if "change" in row:
             idea, seed = name.split(", seed ")

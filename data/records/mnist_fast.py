@@ -43,7 +43,6 @@ PRESET = PRESETS["mnist_fast"]
 SAMPLING = Sampling("ddim", "trailing25", eta=1.0)
 GUIDED = replace(SAMPLING, guidance=1.5)
 DRAWN = 500
-NAMES = ("fast", "peers")
 MARKS = (60, 120, 300)  # seconds
 SEEDS = (0, 1, 2)
 IDEA_SECONDS = 200.0  # after 100 the preset and patches of 2 cannot be told apart
@@ -204,7 +203,7 @@ def real(images: Images, n: int = DRAWN) -> dict:
 
 def tables() -> list[str]:
     """The tables of the records' page, line by line: the runs, the ideas, and others' examples."""
-    held, peers = (json.loads(FILE.with_name(f"mnist_{name}.json").read_text(encoding="utf-8")) for name in NAMES)
+    held = json.loads(FILE.read_text(encoding="utf-8"))
     runs = {name: row for name, row in held["rows"].items() if "marks" in row}
     ideas = {name: row for name, row in held["rows"].items() if "change" in row}
     threads, marks = next((row["threads"], list(row["marks"])) for row in runs.values())
@@ -234,14 +233,23 @@ def tables() -> list[str]:
         found = [ideas.get(f"{idea}, {seed}") for seed in seeds]
         steps = statistics.median_high(row["steps"] for row in found if row)
         lines.append(f"| {idea} | {steps} | {' | '.join(told(row) if row else '' for row in found)} |")
-    lines += [
+    return [*lines, *peers()]
+
+
+def peers() -> list[str]:
+    """The table of mnist_peers.json, line by line."""
+    path = FILE.with_name("mnist_peers.json")
+    if not path.exists():
+        return [""]
+    held = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
         "\nBeside it, for five minutes on the same machine, the training examples of two other libraries with their "
-        f"own networks and settings, which are made for GPUs. As many real digits: {told(peers['real'])}. Made with "
-        f"`{peers['made_by']}`.\n",
+        f"own networks and settings, which are made for GPUs. As many real digits: {told(held['real'])}. Made with "
+        f"`{held['made_by']}`.\n",
         "| example | parameters | steps | digits | Frechet distance |",
         "|---|---|---|---|---|",
     ]
-    for name, row in peers["rows"].items():
+    for name, row in held["rows"].items():
         size = f"{row['parameters'] / 1e6:.1f} million"
         lines.append(f"| {name} | {size} | {row['steps']} | {row['drawn']} | {told(row)} |")
     return [*lines, ""]

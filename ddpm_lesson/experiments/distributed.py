@@ -223,6 +223,8 @@ class Rows:
 
 def joined(steps: list[TrainStep], accumulate: int) -> TrainStep:
     """The step that all ranks have made together, by what each has of it; t and losses as one process has them."""
+    if len(steps) == 1:
+        return steps[0]
     told = zip(*((step.t, step.losses) for step in steps), strict=True)
     stacked = (torch.stack([part.cpu() for part in parts]) for parts in told)
     t, losses = (part.view(len(steps), accumulate, -1).transpose(0, 1).flatten() for part in stacked)
