@@ -6,6 +6,7 @@ process that torchrun did not start, or started alone, is rank 0 of 1, and nothi
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -58,7 +59,9 @@ def group() -> Iterator[None]:
         distributed.init_process_group("gloo", timeout=LONG)
         _soon.append(distributed.new_group(timeout=PATIENCE))
     try:
-        yield
+        with warnings.catch_warnings():  # PyTorch 2.4 says it of the tensors that the ranks tell each other
+            warnings.filterwarnings("ignore", "You are using `torch.load`", FutureWarning)
+            yield
     finally:
         _soon.clear()
         distributed.destroy_process_group()
