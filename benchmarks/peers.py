@@ -51,7 +51,7 @@ def lucidrains(ours: UNet, side: int) -> nn.Module | None:
         return None
     wanted = parameters(ours)
     make = partial(package.Unet, dim_mults=tuple(ours.options["ch_mult"]), channels=ours.options["in_ch"])
-    nearest = min(range(8, 8 * ours.options["ch"], 4), key=lambda dim: abs(_estimate(make, dim) - wanted))
+    nearest = min(range(4, 4 * ours.options["ch"], 2), key=lambda dim: abs(_estimate(make, dim) - wanted))
     return package.GaussianDiffusion(make(nearest), image_size=side, timesteps=T)
 
 
