@@ -159,6 +159,9 @@ def test_the_five_minutes_are_of_the_preset_and_reach_what_is_said(monkeypatch):
         assert five["steps"] == script.PRESET.steps and run["images"] == 9000 and run["cores"] == 2
         assert 59 < one["seconds"] < 62 and 119 < two["seconds"] < 122 and five["seconds"] < 300
         assert five["Frechet distance"][0] <= 0.10 < two["Frechet distance"][0] <= 0.5 < one["Frechet distance"][0]
+    ends = [held["rows"][f"run {seed}"]["marks"]["300"]["Frechet distance"][0] for seed in script.SEEDS]
+    told = f"{min(ends):.2f} to {max(ends):.2f}; as many real digits have {held['real']['Frechet distance'][0]:.2f}"
+    assert told in " ".join((FOLDER.parent.parent / "README.md").read_text(encoding="utf-8").split())
     for name, row in held["rows"].items():
         if "change" in row:
             idea, seed = name.split(", seed ")

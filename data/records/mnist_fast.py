@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -199,64 +198,6 @@ def real(images: Images, n: int = DRAWN) -> dict:
     held_out = mnist_10k("test") if len(images) < 10_000 else images
     rows = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(SAMPLING.seed))[:n]
     return scored(held_out[rows][0])
-
-
-def tables() -> list[str]:
-    """The tables of the records' page, line by line: the runs, the ideas, and others' examples."""
-    held = json.loads(FILE.read_text(encoding="utf-8"))
-    runs = {name: row for name, row in held["rows"].items() if "marks" in row}
-    ideas = {name: row for name, row in held["rows"].items() if "change" in row}
-    threads, marks = next((row["threads"], list(row["marks"])) for row in runs.values())
-    steps = held["sampling"]["steps"].removeprefix("trailing")
-    seconds = statistics.median(row["seconds"] for row in ideas.values())
-    lines = [
-        "## mnist_fast\n",
-        f"MNIST from nothing in five minutes: the preset `mnist_fast` on {threads} threads, by the wall clock. Frechet "
-        f"distance of {held['drawn']} digits, every class in turn, to the 60,000 training images, in brackets 95 % "
-        f"intervals; {steps} steps of DDIM with eta = {held['sampling']['eta']:g}, and the same with guidance "
-        f"{held['guidance']:g}, which asks the network twice a step. Real digits: {told(held['real'])}. "
-        f"Made with `{held['made_by']}`.\n",
-        "| run | images | images per second | " + " | ".join(f"{int(m) // 60} min | guided" for m in marks) + " |",
-        "|---|---|---|" + "---|---|" * len(marks),
-    ]
-    for name, row in runs.items():
-        found = " | ".join(f"{told(row['marks'][m])} | {told(row['marks'][m]['guided'])}" for m in marks)
-        lines.append(f"| {name} | {row['images']} | {row['images_per_second']} | {found} |")
-    seeds = list(dict.fromkeys(name.rpartition(", ")[2] for name in ideas))
-    lines += [
-        f"\nWhat each idea gave: the preset, changed in what the row names, for {seconds:.0f} s of the processor on "
-        "one thread, in which the rate falls to 0; without guidance.\n",
-        f"| idea | steps | {' | '.join(seeds)} |",
-        "|---|---|" + "---|" * len(seeds),
-    ]
-    for idea in dict.fromkeys(name.rpartition(", ")[0] for name in ideas):
-        found = [ideas.get(f"{idea}, {seed}") for seed in seeds]
-        steps = statistics.median_high(row["steps"] for row in found if row)
-        lines.append(f"| {idea} | {steps} | {' | '.join(told(row) if row else '' for row in found)} |")
-    return [*lines, *peers()]
-
-
-def peers() -> list[str]:
-    """The table of mnist_peers.json, line by line."""
-    path = FILE.with_name("mnist_peers.json")
-    if not path.exists():
-        return [""]
-    held = json.loads(path.read_text(encoding="utf-8"))
-    lines = [
-        "\nBeside it, for five minutes on the same machine, the training examples of two other libraries with their "
-        f"own networks and settings, which are made for GPUs. As many real digits: {told(held['real'])}. Made with "
-        f"`{held['made_by']}`.\n",
-        "| example | parameters | steps | digits | Frechet distance |",
-        "|---|---|---|---|---|",
-    ]
-    for name, row in held["rows"].items():
-        size = f"{row['parameters'] / 1e6:.1f} million"
-        lines.append(f"| {name} | {size} | {row['steps']} | {row['drawn']} | {told(row)} |")
-    return [*lines, ""]
-
-
-def told(scores: dict) -> str:
-    return "{:.3g} ({:.2g} to {:.2g})".format(*scores["Frechet distance"])
 
 
 if __name__ == "__main__":

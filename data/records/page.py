@@ -4,7 +4,7 @@ import json
 import statistics
 from pathlib import Path
 
-import mnist_fast
+import page_mnist
 
 from ddpm_lesson.experiments.checkpoints import write_whole
 
@@ -53,7 +53,7 @@ def readme() -> str:
         total = f"{bits['total']:.3f} +- {1.96 * bits['standard_error']:.3f}"
         lines.append(f"\nBits/dim of {bits['n']} images held out: {total}, the prior {bits['prior']:.1e} of it.")
         lines.append(f"By t, in fifths from the first step to the last: {split}.\n")
-    lines += [*solvers(), *variants(), *trilemma(), *few_steps_on_points(), *short_trainings(), *mnist_fast.tables()]
+    lines += [*solvers(), *variants(), *trilemma(), *few_steps_on_points(), *page_mnist.tables()]
     return "\n".join(lines)
 
 
@@ -172,29 +172,6 @@ def few_steps_on_points() -> list[str]:
         shares = f"{min(row['shares']):.1%} | {max(row['shares']):.1%}"
         lines.append(f"| {row['kind']} | {row['seed']} | {row['near']:.1%} | {shares} | {row['cpu_seconds']:.0f} |")
     return [*lines, ""]
-
-
-def short_trainings() -> list[str]:
-    """The table of mnist_training.json, line by line."""
-    held = json.loads((HERE / "mnist_training.json").read_text(encoding="utf-8"))
-    names = list(next(iter(held["rows"].values()))["scores"])
-    lines = [
-        "## mnist_training\n",
-        f"What learns fast: recipes with equal processor time. Made with `{held['made_by']}`.\n",
-        "| recipe | steps | images per second | " + " | ".join(names) + " |",
-        "|---|---|---|" + "---|" * len(names),
-    ]
-    for name, row in held["rows"].items():
-        scores = " | ".join("{value:.3g} ({low:.3g} to {high:.3g})".format(**row["scores"][key]) for key in names)
-        lines.append(f"| {name} | {row['steps']} | {row['images_per_second']:.0f} | {scores} |")
-    sampling = held["drawn"]["sampling"]
-    steps = sampling["steps"].removeprefix("trailing")
-    told = f"{held['drawn']['n']} images a row, DDIM with eta = {sampling['eta']:g} and {steps} steps"
-    return [
-        *lines,
-        f"\n{told}, against {held['reference']} training images. A row differs in what it names from the first;"
-        " the two seeds of the first show how much is chance.\n",
-    ]
 
 
 def cells(row: dict) -> str:
