@@ -41,8 +41,10 @@ from ddpm_lesson.variants.guidance import classifier_free
 BLOCK = 250  # images whose noise is drawn together, however many the device holds at a time
 # Not written where they say nothing, so that files keep their bytes.
 AT_DEFAULT = (("null_class", True), ("num_head_channels", None), ("latent", 0), ("patch_size", 1))  # of the network
-RECIPE_AT_DEFAULT = (("zero_snr", False), ("offset_noise", 0.0), ("condition", "none"), ("low_res_factor", 2))
-RECIPE_AT_DEFAULT += (("patch_size", 1),)
+RECIPE_AT_DEFAULT = (
+    *(("zero_snr", False), ("offset_noise", 0.0), ("condition", "none"), ("low_res_factor", 2)),
+    ("patch_size", 1),
+)
 
 
 def _names(known: str) -> list[str]:
