@@ -1796,7 +1796,7 @@ assert torch.allclose(h + two.proj(joined), two(h), atol=1e-5)
 # - **No gradients.** Sampling needs none: `torch.no_grad()` saves the time and the memory for keeping intermediate results.
 # - **Threads.** More of them can help large layers and hurt small ones, above all on a busy machine. This notebook uses one; try `torch.set_num_threads(2)` before the cell.
 # - **Compiling.** `torch.compile(net)` fuses small operations. The first call takes a minute or so, and it needs a compiler, so it is off here; set `COMPILE = True` and run the cell again.
-# - **Several GPUs.** `torchrun` starts one process for each GPU. Each computes the gradient of its own part of the batch, and the gradients are averaged before the step (PyTorch's `DistributedDataParallel`; Li and others 2020, arXiv 2006.15704). improved-diffusion and lucidrains' repository train like that; this course trains on one device.
+# - **Several GPUs.** `torchrun` starts one process for each GPU. Each computes the gradient of its own part of the batch, and the gradients are averaged before the step (PyTorch's `DistributedDataParallel`; Li and others 2020, arXiv 2006.15704). improved-diffusion and lucidrains' repository train like that, and so does this course's command: `torchrun --nproc-per-node=4 -m ddpm_lesson train ...` (`docs/scale.md`).
 
 # %%
 def call(net, batch, *, grad=True, memory=torch.channels_last):
