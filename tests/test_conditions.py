@@ -122,7 +122,7 @@ def test_self_conditioning_and_offset_noise_go_on_bit_by_bit_whichever_way_the_c
 
 def test_what_says_nothing_is_not_written(tmp_path):
     fields = {field.name: field.default for field in dataclasses.fields(Recipe)}
-    names = {"zero_snr", "offset_noise", "condition", "low_res_factor"}
+    names = {"zero_snr", "offset_noise", "condition", "low_res_factor", "patch_size"}
     assert dict(RECIPE_AT_DEFAULT) == {name: fields[name] for name in names}
     carry_out(Run(tiny("digits"), tmp_path / "plain", images_of("digits")))
     assert not names & load_tensors(tmp_path / "plain" / "weights.safetensors")[1]["recipe"].keys()
