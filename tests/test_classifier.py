@@ -183,8 +183,8 @@ def test_dropout_is_off_in_eval_mode():
     [
         ((2, 3, 8, 8), r"x must be \(B, 1, H, W\), got \(2, 3, 8, 8\)"),
         ((1, 8, 8), r"x must be \(B, 1, H, W\), got \(1, 8, 8\)"),
-        ((2, 1, 8, 7), r"height and width must be divisible by 2 for this network, got \(2, 1, 8, 7\)"),
-        ((2, 1, 9, 8), r"height and width must be divisible by 2 for this network, got \(2, 1, 9, 8\)"),
+        ((2, 1, 8, 7), r"height and width must be divisible by 2 for 2 levels, got \(2, 1, 8, 7\)"),
+        ((2, 1, 9, 8), r"height and width must be divisible by 2 for 2 levels, got \(2, 1, 9, 8\)"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(shape, message):

@@ -321,7 +321,7 @@ def test_sides_that_do_not_halve_often_enough_are_refused(levels, H, W):
     divisor = 2 ** (levels - 1)
     model = small(ch_mult=[1] * levels)
     assert model.divisor == divisor
-    message = rf"height and width must be divisible by {divisor} for this network, got \(1, 3, {H}, {W}\)"
+    message = rf"height and width must be divisible by {divisor} for {levels} levels, got \(1, 3, {H}, {W}\)"
     with pytest.raises(ValueError, match=message):
         model(torch.zeros(1, 3, H, W), torch.zeros(1, dtype=torch.int64))
 
@@ -547,7 +547,7 @@ def test_a_patch_becomes_the_channels_of_one_position():
 
 
 def test_patches_must_fit():
-    with pytest.raises(ValueError, match=r"height and width must be divisible by 4 for this network, got \(1, 3, 8, 6"):
+    with pytest.raises(ValueError, match=r"divisible by 4 for 2 levels and patch_size = 2, got \(1, 3, 8, 6"):
         small(patch_size=2)(torch.zeros(1, 3, 8, 6), torch.zeros(1, dtype=torch.int64))
     with pytest.raises(ValueError, match="patch_size must be at least 1, got 0"):
         small(patch_size=0)

@@ -161,7 +161,7 @@ class UNet(nn.Module):
     def _check_inputs(self, x, t, y, cond, z):
         in_ch, cond_ch, num_classes = (self.options[name] for name in ("in_ch", "cond_ch", "num_classes"))
         latent = self.options["latent"]
-        check_inputs(x, t, in_ch, self.divisor)
+        check_inputs(x, t, in_ch, len(self.options["ch_mult"]), self.options["patch_size"])
         wanted = (x.shape[0], cond_ch, *x.shape[2:]) if cond_ch else None
         got = None if cond is None else tuple(cond.shape)
         if got != wanted:
@@ -198,12 +198,14 @@ def _check(options):
         raise ValueError(f"attn must name levels in 0..{len(ch_mult) - 1}, got {attn}")
 
 
-def check_inputs(x: Tensor, t: Tensor | None, in_ch: int, divisor: int) -> None:
-    """Raise ValueError unless x is (B, in_ch, H, W) with sides that the divisor divides, and t, if any, (B,)."""
+def check_inputs(x: Tensor, t: Tensor | None, in_ch: int, levels: int, patch_size: int = 1) -> None:
+    """Raise ValueError unless x is (B, in_ch, H, W) with sides that so many levels can halve, and t, if any, (B,)."""
+    divisor = patch_size * 2 ** (levels - 1)
     if x.ndim != 4 or x.shape[1] != in_ch:
         raise ValueError(f"x must be (B, {in_ch}, H, W), got {tuple(x.shape)}")
     if x.shape[2] % divisor or x.shape[3] % divisor:
-        raise ValueError(f"height and width must be divisible by {divisor} for this network, got {tuple(x.shape)}")
+        told = f"{levels} levels" + (f" and patch_size = {patch_size}" if patch_size > 1 else "")
+        raise ValueError(f"height and width must be divisible by {divisor} for {told}, got {tuple(x.shape)}")
     if t is not None and t.shape != x.shape[:1]:
         raise ValueError(f"t must be (B,) with the batch size of x, got {tuple(t.shape)} for {tuple(x.shape)}")
 
