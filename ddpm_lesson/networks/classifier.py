@@ -77,4 +77,4 @@ class Classifier(nn.Module):
         if (t is None) != (T is None):
             wanted = "clean images: call model(x)" if T is None else f"noisy images with T = {T}: call model(x_t, t)"
             raise ValueError(f"this is a classifier of {wanted}; got {'no t' if t is None else 'a t'}")
-        check_inputs(x, t, self.options["in_ch"], len(self.options["ch_mult"]))
+        check_inputs(x, t, self.options["in_ch"], levels=len(self.options["ch_mult"]))
