@@ -167,3 +167,13 @@ def test_the_five_minutes_are_of_the_preset_and_reach_what_is_said(monkeypatch):
             idea, seed = name.split(", seed ")
             assert row["change"] == as_json["ideas"][idea] | {"seed": int(seed)}
             assert 0.7 < row["seconds"] / script.IDEA_SECONDS < 1.4 and row["images"] == 9000
+
+
+def test_the_examples_of_others_had_the_same_time(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    script, held, ours = loaded("mnist_peers"), record("mnist_peers"), record("mnist_fast")
+    assert sorted(held["rows"]) == ["diffusers", "lucidrains"]
+    for row in held["rows"].values():
+        assert 300 <= row["seconds"] < 310 and (row["drawn"], row["images"]) == (script.FEW, 9000)
+        assert {row["threads"]} == {run["threads"] for name, run in ours["rows"].items() if name.startswith("run")}
+        assert row["Frechet distance"][1] > held["real"]["Frechet distance"][2]  # far from digits, as few as they are

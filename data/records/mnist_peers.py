@@ -5,7 +5,7 @@
 Writes mnist_peers.json beside this file; rows that are there already stay, unless named. diffusers and lucidrains'
 denoising-diffusion-pytorch (the extra `bench`) train their own networks with their own settings, made for GPUs; only
 the images are other ones: MNIST's, with a border of paper that makes their sides 32 and is cut off again. 100 digits
-are drawn with 25 steps of their own DDIM (eta = 1), and ours with the same number beside them.
+are drawn with 25 steps of their own DDIM (eta = 1); as many real ones are scored beside them.
 """
 
 import argparse
