@@ -83,7 +83,7 @@ def main() -> None:
     held = record.get("rows", {}) if all(record.get(key) == value for key, value in bound.items()) else {}
     for name in options.names or [name for name in names if name not in held]:
         held[name] = {"torch": torch.__version__.split("+")[0], "images": len(images)} | names[name](images)
-        told = {"made_by": "python data/records/mnist_fast.py", **bound, "real": real(images)}
+        told = {"made_by": "python data/records/mnist_fast.py", **bound}
         told["rows"] = {name: held[name] for name in names if name in held}
         write_whole(FILE, (json.dumps(told, indent=1) + "\n").encode())
 
@@ -191,13 +191,6 @@ def scored(samples: Tensor, labels: Tensor | None = None) -> dict:
 
 def rounded(interval) -> list[float]:
     return [float(f"{value:.4g}") for value in interval]
-
-
-def real(images: Images, n: int = DRAWN) -> dict:
-    """The same score of as many real images: of MNIST's training images, or of those that ship and are held out."""
-    held_out = mnist_10k("test") if len(images) < 10_000 else images
-    rows = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(SAMPLING.seed))[:n]
-    return scored(held_out[rows][0])
 
 
 if __name__ == "__main__":

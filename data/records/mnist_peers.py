@@ -5,7 +5,7 @@
 Writes mnist_peers.json beside this file; rows that are there already stay, unless named. diffusers and lucidrains'
 denoising-diffusion-pytorch (the extra `bench`) train their own networks with their own settings, made for GPUs; only
 the images are other ones: MNIST's, with a border of paper that makes their sides 32 and is cut off again. 100 digits
-are drawn with 25 steps of their own DDIM (eta = 1); as many real ones are scored beside them.
+are drawn with 25 steps of their own DDIM (eta = 1).
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from mnist_fast import MARKS, at_hand, real, scored
+from mnist_fast import MARKS, at_hand, scored
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -38,7 +38,7 @@ def main() -> None:
     held = json.loads(FILE.read_text(encoding="utf-8"))["rows"] if FILE.exists() else {}
     for name in options.names or [name for name in names if name not in held]:
         held[name] = {"torch": torch.__version__.split("+")[0], "images": len(images)} | names[name](images)
-        told = {"made_by": "python data/records/mnist_peers.py", "real": real(images, FEW), "rows": held}
+        told = {"made_by": "python data/records/mnist_peers.py", "rows": held}
         write_whole(FILE, (json.dumps(told, indent=1) + "\n").encode())
 
 
