@@ -80,8 +80,8 @@ def peers() -> list[str]:
     held = json.loads(path.read_text(encoding="utf-8"))
     lines = [
         "Beside it, for five minutes on the same machine, the training examples of two other libraries with their "
-        f"own networks and settings, which are made for GPUs. As many real digits, held out: {anchor('real_few')}. Made with "
-        f"`{held['made_by']}`.\n",
+        "own networks and settings, which are made for GPUs. As many real digits, held out: "
+        f"{anchor('real_few')}. Made with `{held['made_by']}`.\n",
         "| example | parameters | steps | digits | Frechet distance |",
         "|---|---|---|---|---|",
     ]
