@@ -94,7 +94,7 @@ class Recipe:
     rate: str = field("constant", "the rate after the warm-up; cosine falls to 0", ("constant", "cosine"))
     clip_norm: float = field(1.0, "largest norm of the gradient", within=(0, math.inf))
     ema_decay: float = field(0.9999, "decay of the averaged weights, which are the result", within=(0, 1))
-    mixed_precision: bool = field(False, "compute in bfloat16, for a GPU; weights stay float32")
+    mixed_precision: bool = field(False, "compute in bfloat16, for a GPU or a CPU that has it; weights stay float32")
     compiled: bool = field(False, "torch.compile the network: a minute at first, faster steps later")
     seed: int = field(0, "seed of everything random", within=(0, 2**63 - 1))
 
