@@ -223,6 +223,7 @@ def passes(tests: list[str], limit: float) -> bool:
             import pytest
 
             here = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={SCRATCH / 'scratch'}"]
+            here += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what this process imported
             code = int(pytest.main([*here, *tests]))
         finally:
             os._exit(code)
@@ -247,9 +248,9 @@ def report(done: list[tuple[str, WorkItem, WorkResult]]) -> list[tuple[str, str]
         "# What the tests notice",
         "",
         "Written by `python tests/mutants.py`: small changes of the mathematics, drawn by chance, and whether the",
-        "module's own tests fail. cosmic-ray makes the changes: an operator, a comparison, a number, a condition, a loop,",
-        "a decorator. Left out are annotations, the words of errors and warnings, and changes that any test would",
-        "notice: what is no Python, and bit operators.",
+        "module's own tests fail. cosmic-ray makes them: an operator, a comparison, a number, a condition, a loop, a",
+        "decorator. Left out are annotations, the words of errors and warnings, and what any test would notice:",
+        "what is no Python, and bit operators.",
         "",
         "| module | mutants | killed |",
         "|---|---|---|",
