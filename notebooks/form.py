@@ -105,7 +105,7 @@ def fill_in(cells: Sequence[NotebookNode]) -> None:
     for sitting in found:
         name = "capstone" if sitting.is_capstone else str(core.index(sitting) + 1)
         first, last = sitting.sections[0], sitting.sections[-1]
-        span = first if first == last else f"{first} {'…' if len(sitting.sections) > 2 else 'and'} {last}"
+        span = first if first == last else f"{first} {'…' if len(sitting.sections) > 2 else '·'} {last}"
         table.append(f"| {name} | {span} | {sitting.minutes} |")
         begun = f"Sitting {name} of {len(core)}" if sitting in core else "Capstone"
         head = next(cell for cell in cells[sitting.first : sitting.last + 1] if "sitting" in tags(cell))

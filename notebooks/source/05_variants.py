@@ -24,7 +24,7 @@
 # | 2 | 5.4 Guidance by a classifier: Bayes' rule for scores … 5.8 What you now have | 25 |
 # | capstone | 5.9 Capstone: a guided sampler, and its scale | 32 |
 # | 3 | 5.21 Four large steps … 5.24 Train it | 31 |
-# | 4 | 5.25 Digits in four evaluations and 5.26 The trilemma, measured | 9 |
+# | 4 | 5.25 Digits in four evaluations · 5.26 The trilemma, measured | 9 |
 # | capstone | 5.27 Capstone of the course: meet the requirements | 17 |
 #
 # Sections called *Going deeper* are collapsed (64 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
@@ -102,7 +102,7 @@ _ = plots_variants.named_rows(rows)
 #
 # | symbol | in code | what it is | 中文 |
 # |---|---|---|---|
-# | $v$ | `v` | the network's second output: where the log variance lies between its bounds, −1 to 1 | 方差插值系数 |
+# | $v$ | `v` | the network's second output (not the $v$ of section 2.8): where the log variance lies between its bounds, −1 to 1 | 方差插值系数 |
 # | $y$ | `y` | the class of an image | 类别 |
 # | $p(y\mid x_t)$ | `classifier` | a classifier of *noisy* images | 带噪图像分类器 |
 # | $\epsilon_\theta(x_t, y)$, $\epsilon_\theta(x_t)$ | `eps_cond`, `eps_uncond` | the noise predicted with the label, and without it | 有条件与无条件的噪声预测 |
@@ -148,7 +148,7 @@ def learned_log_var(v, t, betas, alphas_bar):
 learned_log_var = checks.learned_log_var(learned_log_var)
 
 # %% [markdown]
-# *Measure.* `digits_ddpm` was trained with $v$. The bound of notebook 2, in bits/dim, judges the variance: 32 held-out digits, chains of 10, 25 and 50 steps, the same network, three variances. One of them is your function:
+# *Measure.* `digits_ddpm` was trained with $v$. The bound (2.9), in *bits/dim* (bits of an image, divided by its number of pixels), judges the variance: 32 held-out digits, chains of 10, 25 and 50 steps, three variances. One of them is your function:
 
 # %% tags=["folded"]
 held_out, labels = (part.to(device) for part in data.digits("test")[::12])
@@ -210,14 +210,14 @@ for steps in ("trailing10", "trailing25", "trailing50", "10", "25", "50"):
 #
 # *Question.* $L_\text{simple}$ (2.1) does not contain the variance. Which loss can train $v$?
 #
-# The bound can: its KL divergences compare variances, too (2.11). But for the *mean* its weights are bad: they multiply the loss at a few $t$ by up to 50 (exercise 2.6). So each loss trains what it is good for:
+# The bound (2.9), here called $L_\text{vlb}$, can: its KL divergences compare variances, too (2.11). But for the *mean* its weights are bad: they multiply the loss at a few $t$ by up to 50 (exercise 2.6). So each loss trains what it is good for:
 # $$L_\text{hybrid} = L_\text{simple}+\lambda\,L_\text{vlb},\qquad \lambda = 0.001 . \tag{5.2: Improved DDPM Eq. 16}$$
-# Two details make it work.
+# ($\lambda$ is no longer half of log SNR.) Two details make it work.
 #
 # - **The mean is held fixed inside $L_\text{vlb}$** (its gradient is stopped, `.detach()`). So $L_\text{vlb}$ cannot pull at the mean's output. Through shared layers it still changes the mean a little; $\lambda$ keeps that small.
 # - **The factor T.** $L_\text{vlb}$ is a *sum* over $T$ terms, in bits/dim (as in the authors' code). A training step draws one $t$, so it must multiply its KL by $T$. Without this factor, $\lambda$ is in effect a thousand times smaller.
 #
-# **Exercise 5.3 (two stars, 8 minutes).** The hybrid loss of each image, (B,), for $t\ge2$: the mean over D of $(\epsilon-\epsilon_\theta)^2$, plus $\lambda\,T\operatorname{KL}$. The KL is that of two Gaussians (2.11), from the true posterior (`true_mean`, `true_log_var`) to the model (`mean`, `log_var`): its mean over D, in bits (nats / log 2). `noise` is $\epsilon$, `eps` is $\epsilon_\theta$, `lam` is $\lambda$. All tensors are (B, \*D); log variances may be (B, 1, ...). The gradient must flow through `eps` and `log_var`, not through `mean`.
+# **Exercise 5.3 (two stars, 8 minutes).** The hybrid loss of each image, (B,), for $t\ge2$: the mean over pixels of $(\epsilon-\epsilon_\theta)^2$, plus $\lambda\,T\operatorname{KL}$. The KL is that of two Gaussians (2.11), from the true posterior (`true_mean`, `true_log_var`) to the model (`mean`, `log_var`): its mean over pixels, in bits (nats / log 2). `noise` is $\epsilon$, `eps` is $\epsilon_\theta$, `lam` is $\lambda$. All tensors are (B, \*D); log variances may be (B, 1, ...). The gradient must flow through `eps` and `log_var`, not through `mean`.
 # <details><summary>Hint 1</summary>Per coordinate: (log_var - true_log_var + exp(true_log_var - log_var) + (true_mean - mean)^2 exp(-log_var) - 1) / 2.</details>
 # <details><summary>Hint 2</summary>mean.detach() instead of mean. flatten(1).mean(1) takes the mean of each image; broadcast the log variances first.</details>
 
@@ -299,7 +299,7 @@ mnist = load_pretrained("mnist_ddpm", device=device)
 # %% [markdown]
 # *Question.* A network draws images of all classes, $p(x)$. Somebody has a classifier of noisy images, $p(y\mid x_t)$. Can the two together draw class $y$ without training?
 #
-# *Derive.* Bayes' rule for $x_t$: $p(x_t\mid y) = p(x_t)\,p(y\mid x_t)/p(y)$. Take the logarithm, and the gradient in $x_t$. The constant $p(y)$ disappears:
+# *Derive* (ADM: Dhariwal and Nichol 2021). Bayes' rule for $x_t$: $p(x_t\mid y) = p(x_t)\,p(y\mid x_t)/p(y)$. Take the logarithm, and the gradient in $x_t$. The constant $p(y)$ disappears:
 # $$\nabla\log p(x_t\mid y) = \nabla\log p(x_t)+\nabla\log p(y\mid x_t) . \tag{5.3}$$
 # The score of the class is the score without it plus the gradient $g = \nabla\log p(y\mid x_t)$ of a classifier. There are two places to put $g$.
 #
@@ -423,7 +423,7 @@ for reduce in (torch.sum, torch.mean):
 #
 # *Question.* The classifier is a second network, trained on noisy images. Can the denoiser take its place?
 #
-# *Derive.* Solve (5.3) for the gradient of the classifier. If one network knew both scores exactly, their difference would *be* this gradient; a trained network's need not be any gradient. Put it into (5.5); the roots cancel:
+# *Derive.* Solve (5.3) for the gradient of the classifier. If one network knew both scores exactly, their difference would *be* this gradient; with trained scores it need not be a gradient at all. Put it into (5.5); the roots cancel:
 # $$\begin{aligned} \nabla\log p(y\mid x_t) &= \nabla\log p(x_t\mid y)-\nabla\log p(x_t), \\ \hat\epsilon &= \epsilon_\theta(x_t)+s\,\big(\epsilon_\theta(x_t, y)-\epsilon_\theta(x_t)\big) . \end{aligned} \tag{5.6: CFG Eq. 6}$$
 # This is **classifier-free guidance**. One network learns both: in training, 10 % of the labels are replaced by "no label". Sampling needs two network evaluations per step.
 #
@@ -560,7 +560,7 @@ for ax, (name, of_network) in zip(axes, record.items()):
 _ = axes[0].legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.7.* One point for each scale, up and to the right is good (DDIM, 20 steps; 500 and 300 digits a point). The blue line: means of five seeds; bars: lowest to highest. The cross: real digits, held out (on the left by other writers). Other markers: repairs (section 5.15). On the left precision is low at $s = 0$: this network draws badly without a label. The high recall there is misleading: scattered samples have large neighbourhoods, which cover everything. From 0.5 to 1.5 or 2 precision rises. From 1 on recall falls; beyond 2 little is gained for it, and at 8 precision falls, too. Orange-red: guidance by the trained classifier of noisy images. <!-- alt: Two panels, precision over recall, with a cross for real digits. A blue line runs from the lower right at scale 0 up to scale 1.5 or 2 and then to the left, down again at 8. In both an orange-red line stays at the lower right. -->
+# *Figure 5.7.* One point for each scale, up and to the right is good (DDIM, 20 steps; 500 and 300 digits a point). The blue line: means of five seeds; bars: lowest to highest. The cross: real digits, held out (on the left by other writers). Other markers: repairs (section 5.15). On the left precision is low at $s = 0$: this network draws badly without a label. The high recall there is misleading: scattered samples have large neighbourhoods, which cover everything. From 0.5 to 1.5 or 2 precision rises. From 1 on recall falls; beyond 2 precision hardly rises, and at 8 it falls, too. Orange-red: guidance by the trained classifier of noisy images. <!-- alt: Two panels, precision over recall, with a cross for real digits. A blue line runs from the lower right at scale 0 up to scale 1.5 or 2 and then to the left, down again at 8. In both an orange-red line stays at the lower right. -->
 
 # %% tags=["folded"]
 def over_seeds(values):
@@ -743,7 +743,7 @@ _ = plots_variants.named_rows({f"{use}, s = {s}": draw(20, s, seed=1) for use, s
 # %% [markdown]
 # *Question.* Improved DDPM came with a second change, the cosine schedule (1.4). Notebook 1 wrote it, and section 4.12 showed where its chains start. What is wrong with linear betas?
 #
-# *Measure.* How many bits of information about a pixel does $x_t$ contain? For data $\mathcal N(0, \sigma_0^2)$ the answer is exact, $\tfrac12\log_2(1+\sigma_0^2\operatorname{SNR}(t))$. With $\sigma_0 = 0.5$:
+# *Measure.* How many bits of information about a pixel does $x_t$ contain? For data $\mathcal N(0, \sigma_0^2)$ the answer is exact, as in (1.5): $\tfrac12\log_2(1+\sigma_0^2\operatorname{SNR}(t))$. With $\sigma_0 = 0.5$:
 
 # %%
 tables = {name: GaussianDiffusion(schedules.named(name, 1000)) for name in ("linear", "cosine")}
@@ -1134,7 +1134,7 @@ print("distance from the digit: mnist_upscale below 0.6 of interpolation")
 # ## 5.18 Going deeper: L1 against L2, and another class-conditional MNIST
 
 # %% [markdown]
-# The blog post behind this course links abarankab's repository as "DDPM MNIST". Its author trained it on MNIST and CIFAR-10; the code that it ships is for CIFAR-10, with labels or without. (Here: `train --preset cifar10 --conditional`.) Beside `mnist_ddpm`:
+# The post (section 1.1) links abarankab's repository as "DDPM MNIST". Its author trained it on MNIST and CIFAR-10; the code that it ships is for CIFAR-10, with labels or without. (Here: `train --preset cifar10 --conditional`.) Beside `mnist_ddpm`:
 #
 # | | abarankab | `mnist_ddpm` |
 # |---|---|---|
@@ -1348,9 +1348,9 @@ for name, bits in lost.items():
 #
 # ## 5.22 A generator inside the step
 #
-# *Derive.* (The blog post behind this course speaks of "multi-complex-modal" distributions: it means complex, multimodal ones, as in the right picture.) Section 1.9 wrote the true step as an average of posteriors, one for each $x_0$ that may have led to $x_t$:
+# *Derive.* (The blog post of section 1.1 speaks of "multi-complex-modal" distributions: it means complex, multimodal ones, as in the right picture.) Section 1.9 wrote the true step as an average of posteriors, one for each $x_0$ that may have led to $x_t$:
 # $$q(x_{t-1}\mid x_t) = \int q(x_{t-1}\mid x_t, x_0)\;q(x_0\mid x_t)\,dx_0 .$$
-# The first factor *is* a Gaussian, for steps of any size (1.6). All that is not Gaussian sits in the second. DDPM replaces the second by one point, $\hat x_0$. **Denoising diffusion GANs** (Xiao, Kreis and Vahdat 2022, arXiv 2112.07804; a *generative adversarial network* is two networks trained against each other, section 5.23) replace it by a *draw*: a generator makes $x_0$ from $x_t$ and a latent,
+# The first factor *is* a Gaussian, for steps of any size (1.6). All that is not Gaussian sits in the second. DDPM replaces the second by one point, $\hat x_0$. **Denoising diffusion GANs** (DDGAN; Xiao, Kreis and Vahdat 2022, arXiv 2112.07804; a *generative adversarial network* is two networks trained against each other, section 5.23) replace it by a *draw*: a generator makes $x_0$ from $x_t$ and a latent,
 # $$p_\theta(x_{t-1}\mid x_t) = \int p(z)\;q\big(x_{t-1}\mid x_t,\ x_0 = G(x_t, z, t)\big)\,dz . \tag{5.10: DDGAN Eq. 5}$$
 # If $G(x_t, z, t)$ is distributed as $q(x_0\mid x_t)$, the step is exact, however large it is. Nothing else changes: sampling is the loop of notebook 4.
 #
@@ -1430,7 +1430,7 @@ assert torch.allclose(same, clouds["perfect generator"], atol=1e-10)
 print("your four steps and samplers.ancestral: the same points, to 1e-10")
 
 # %% [markdown]
-# **Which four betas?** They come from a process in continuous time $u\in[0, 1]$, with $\log\bar\alpha(u) = -\tfrac12(20-0.1)\,u^2-0.1\,u$, evaluated at $T+1$ times. With $\Delta$ for the difference of neighbours,
+# **Which four betas?** They come from a process in continuous time $u\in[0, 1]$ ("variance preserving", `vp`), with $\log\bar\alpha(u) = -\tfrac12(20-0.1)\,u^2-0.1\,u$, evaluated at $T+1$ times. With $\Delta$ for the difference of neighbours,
 # $$\beta_t = 1-\exp\big(-0.1\,\Delta u-\tfrac12(20-0.1)\,\Delta(u^2)\big) . \tag{5.11: DDGAN App. C}$$
 # The paper's times run from 0, those of its code from 0.001. The last $\bar\alpha$ is nearly the same; the first betas differ, and a network trained with one must be sampled with it:
 
@@ -1513,7 +1513,7 @@ def draw(G, chain, generator, B=256):
     return t, x_prev, x_t, chain.q_posterior(guess, x_t, t).sample(generator=generator)
 
 # %% [markdown]
-# Which schedule? With the betas of (5.11) four steps are spent badly on points in the plane: $\bar\alpha_3 = 0.003$ and $\bar\alpha_4 = 0.00004$ are both pure noise, so the first of the four steps has nothing to learn, and the last has to do almost everything. With 10 for 20 there, $\bar\alpha$ falls over 0.71, 0.28 and 0.06 to 0.006, and every step has its share. The one-step GAN is the ordinary one (Goodfellow and others 2014): its discriminator sees $x_0$ alone, without R1.
+# Which schedule? With the betas of (5.11) four steps are spent badly on points in the plane: $\bar\alpha_3 = 0.003$ and $\bar\alpha_4 = 0.00004$ are both pure noise, so the first of the four steps has nothing to learn, and the last has to do almost everything. With 10 instead of 20 in (5.11), $\bar\alpha$ is 0.71, 0.28, 0.06 and 0.006, and every step has its share. The one-step GAN is the ordinary one (Goodfellow and others 2014): its discriminator sees $x_0$ alone, without R1.
 
 # %%
 chains = {1: GaussianDiffusion(schedules.vp(1)), 4: GaussianDiffusion(schedules.vp(4, beta_max=10))}
@@ -1529,7 +1529,7 @@ def players(T):
     return G, D, *(torch.optim.Adam(part.parameters(), lr, betas=(0.5, 0.9)) for part, lr in rates)
 
 # %% [markdown]
-# The two trainings together take about a minute. One step of each in turn, with your three functions; R1 at every fourth step; rates that fall along a cosine:
+# The two trainings together take about a minute. One step of each in turn, with your three functions; R1 at every fourth step; learning rates that fall along a cosine:
 
 # %%
 def trained(T, r1, steps=2000):
@@ -1579,7 +1579,7 @@ assert near(points[4])[1].min() > 0.05
 print("both: more than 80% of the points lie near a cluster; four steps: more than 5% near each")
 
 # %% [markdown]
-# Compare the middle with figure 5.20: four steps again, without any exact formula. On the left the GAN has *dropped modes*: nearly all its points lie well, but whole clusters are missing. In the record (`data/records/ddgan_points.json`) this happened with each of its five seeds: three to five of the eight clusters had less than 1 % of its points each. With four steps, each cluster had more than 8 % with every one of ten seeds (12.5 % would be even), and 87 to 91 % of all points lay near a cluster, 95 to 97 % of the GAN's.
+# Compare the middle with figure 5.20: four steps again, without any exact formula. On the left the GAN has *dropped modes*: nearly all its points lie near a cluster, but whole clusters are missing. In the record (`data/records/ddgan_points.json`) this happened with each of its five seeds: three to five of the eight clusters had less than 1 % of its points each. With four steps, each cluster had more than 8 % with every one of ten seeds (12.5 % would be even), and 87 to 91 % of all points lay near a cluster, 95 to 97 % of the GAN's.
 #
 # Be fair to the GAN: it had no R1. With R1 and pairs, one step kept all clusters with four seeds of five, as did four steps with the betas of (5.11) (`docs/ddgan_trials.md`). So this is no proof that more steps help; R1 and the schedule may suffice. Section 5.26 measures images.
 
@@ -1645,7 +1645,7 @@ print("500 digits: the classifier is more than 90% sure of over 80% of them, and
 # - coverage: *recall*, and the share of the rarest class (10 % is even);
 # - speed: milliseconds for an image, on one thread, in batches of 100.
 #
-# Each generator draws 500 images with each of five seeds: chains of `digits_ddpm`; two *distilled* students (section 5.28); `digits_ddgan`; `digits_gan`, one step, with the same networks and training; a small variational autoencoder (VAE). The first two kinds draw every class equally often, the others by chance; so does *2M-10 by chance*. The chains' network has the most parameters, the GANs' less than half, the others about a quarter or fewer.
+# Each generator draws 500 images with each of five seeds: chains of `digits_ddpm`; two *distilled* students, which learned to make two steps of a teacher in one (section 5.28); `digits_ddgan`; `digits_gan`, one step, with the same networks and training; a small variational autoencoder (VAE), whose decoder turns noise into an image at once. The first two kinds draw every class equally often, the others by chance. *2M-10 by chance* is DPM-Solver++2M-10 with classes by chance. The chains' network has the most parameters, the GANs' less than half, the others about a quarter or fewer.
 #
 # > **Predict.** A VAE draws blurred images in one step. Is its recall low or high?
 # > <details><summary>Then look</summary>High, 0.96; its precision is low, 0.43. Recall asks whether a real digit lies in a ball around a drawn one, and the balls reach to the third neighbour: scattered images have large balls. So never read recall alone.</details>
@@ -1655,7 +1655,7 @@ record = json.loads(data.bundled("records/trilemma.json").read_text("utf-8"))
 _ = plots_variants.trilemma(record)
 
 # %% [markdown]
-# *Figure 5.24.* Fréchet distance over the time for an image; a larger disc has a larger recall. Low, left and large are good. Bars: 95 % intervals over five seeds. Dashed: real digits that no generator has seen. Chains and students lie below: their classes are even by construction, and the held-out digits are fewer, from other paper forms. Both axes are logarithmic. <!-- alt: Discs with names in a plane of milliseconds and Fréchet distance. Below the dashed line the chains, on the right, and the students, in the middle. Just above it DDGAN-4, further to the left; the one-step GAN and the VAE at the top left. -->
+# *Figure 5.24.* Fréchet distance over the time for an image; a larger disc has a larger recall. Low, left and large are good. Bars: 95 % intervals over five seeds. Dashed: real digits that no generator has seen. Chains and students lie below: except in *2M-10 by chance* their classes are even by construction, and the held-out digits are fewer, from other paper forms. Both axes are logarithmic. <!-- alt: Discs with names in a plane of milliseconds and Fréchet distance. Below the dashed line the chains, on the right, and the students, in the middle. Just above it DDGAN-4, further to the left; the one-step GAN and the VAE at the top left. -->
 
 # %% tags=["folded"]
 keys = "frechet", "precision", "recall", "rarest", "ms"
@@ -1667,7 +1667,7 @@ for row in [*record["rows"], record["real"]]:
     print(f"{row['chain']:18}" + "".join(f"{cell:>16}" for cell in cells))
 
 # %% [markdown]
-# Four steps against one, by the same networks, losses and training: the distance is five times smaller, and the rarest class has 7 % of the images, not 2 %. With one step, more images lie among real digits (84 % against 62 %), as on the eight clusters. DDGAN-4 needs 0.06 ms for an image; perceptrons cost less than convolutions. Both students are nearer still, at six and twelve times its time; but their classes are even, which alone takes 2M-10 from 0.24 to 0.05. (One network each.)
+# Four steps against one, by the same networks, losses and training: the distance is five times smaller, and the rarest class has 7 % of the images, not 2 %. With one step, more images lie among real digits (84 % against 62 %), as on the eight clusters. DDGAN-4 needs 0.06 ms for an image; perceptrons cost less than convolutions. Both students have a smaller distance, at six and twelve times its time; but their classes are even, which alone brings 2M-10 from 0.24 to 0.05. (One network each.)
 #
 # These milliseconds are the record's. The next cell measures yours (scaling up for the long chains).
 
