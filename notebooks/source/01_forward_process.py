@@ -108,7 +108,7 @@ _ = plots.chain(rows, [20 * state.i for state in shown])
 #
 # `B` is the batch size, `*D` the shape of one item: (1, 8, 8) for a digit, (2,) for a point in the plane. Formulas count steps from 1, as the papers do. **Code counts from 0: `t = 0` is the papers' $t = 1$**, the first step of noise. Figures labelled $t$ count from 0 too, except figure 1.1; axes called "steps of noise" and the indices in figure 1.2 count steps.
 #
-# The course grew out of a Chinese blog post, 【研究生工作周报】(DDPM), "A graduate student's weekly report (DDPM)". The sections *Going deeper* call it *the post*. **What goes wrong** marks an error in it, or in other published code, from which there is something to learn.
+# The course grew out of a Chinese blog post, 【研究生工作周报】(DDPM), "A graduate student's weekly report (DDPM)". The course calls it *the post*. **What goes wrong** marks an error in it, or in other published code, from which there is something to learn.
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: can you start, and what do others call it?
@@ -607,7 +607,7 @@ _ = ax.set(xlabel="mean of the 64 pixels of $x_T$", ylabel="density"), ax.legend
 # %% [markdown]
 # *Figure 1.10.* The mean brightness of $x_T$ for all 1797 digits. With 1000 steps it lies around 0, as that of noise does. With 100 steps it stays dark: a sampler would start at images that are too bright, which the network never saw. <!-- alt: Two histograms. That of T = 1000 is centred at 0, that of T = 100 lies clearly to the left of it. -->
 #
-# We measure how far $x_T$, given $x_0$, is from noise in bits per pixel: the Kullback-Leibler divergence from $\mathcal N(0, 1)$. It is 0 only if the two distributions are equal. For $x_0 = \pm1$ it is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2 derives it). A chain *ends in noise* if it ends below 0.01 bits.
+# We measure how far $x_T$, given $x_0$, is from noise in bits per pixel: the Kullback-Leibler divergence from $\mathcal N(0, 1)$. It is 0 only if the two distributions are equal. For $x_0 = \pm1$ it is $-\tfrac12\log_2(1-\bar\alpha_T)$ ((2.15) in notebook 2). A chain *ends in noise* if it ends below 0.01 bits.
 #
 # **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas whose first is below 0.01, that end in noise *and* have many steps at which image and noise are comparable. Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down which of them end in noise, and guess their order by the share of steps with $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
 # <details><summary>Hint</summary>For small betas $\bar\alpha_T \approx e^{-(\beta_1+\dots+\beta_T)}$ (section 1.3): the sum decides where a chain ends. Below 0.01 bits means $\bar\alpha_T < 0.014$: which sum is that?</details>
@@ -725,7 +725,7 @@ _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center",
 #
 # Once $x_0$ is given, all pixels are independent, so one is enough. Write $x$ for $x_{t-1}$. The exponent of the product is, up to a constant,
 # $$-\frac12\left[\frac{(x_t-\sqrt{\alpha_t}\,x)^2}{\beta_t} + \frac{(x-\sqrt{\bar\alpha_{t-1}}\,x_0)^2}{1-\bar\alpha_{t-1}}\right] ,$$
-# a quadratic in $x$ with a negative sign: a Gaussian. For $\mathcal N(\tilde\mu_t, \tilde\beta_t)$ the bracket reads $x^2/\tilde\beta_t - 2x\,\tilde\mu_t/\tilde\beta_t$ plus what does not contain $x$.
+# a quadratic in $x$ with a negative sign: a Gaussian. Call its mean $\tilde\mu_t$ and its variance $\tilde\beta_t$; then the bracket reads $x^2/\tilde\beta_t - 2x\,\tilde\mu_t/\tilde\beta_t$ plus what does not contain $x$.
 #
 # **Exercise 1.7 (on paper, 8 minutes).** Find $\tilde\beta_t$, then $\tilde\mu_t$. Collect what multiplies $x^2$ and what multiplies $-2x$. You will need $\alpha_t\bar\alpha_{t-1} = \bar\alpha_t$ and $\beta_t = 1-\alpha_t$. (Stop scrolling here: the result follows.)
 # <details><summary>Solution</summary>
@@ -867,7 +867,7 @@ chain_bar = torch.cumprod(1 - chain, 0)
 
 def predicted_noise(x, t):
     with torch.no_grad():
-        return network.model(x, t)[:, :1]  # its second channel is for notebook 2
+        return network.model(x, t)[:, :1]  # its second channel is for notebook 5
 
 # %%
 t = torch.tensor([50, 200, 400, 600, 800, 999], device=device)
@@ -1158,7 +1158,7 @@ plots.animate(draw_film, frames, alt="an image turns into noise and comes back",
 # *Figure 1.18.* Your image on your curve: there by the jump, with one noise, and back by posterior steps, with fresh noise at each. The way back wanders, and ends exactly in the image, because the posterior knows it. A sampler does the same with an estimate instead. <!-- alt: An animation. On the left a digit dissolves into noise and comes back; on the right a dot runs down the curve of alpha bar and up again. -->
 
 # %% [markdown] tags=["deeper"]
-# ## 1.13 What you have, equation by equation
+# ## 1.13 Going deeper: equation by equation
 
 # %% [markdown] tags=["equations"]
 # | | equation | function, and the test that checks it |

@@ -265,7 +265,7 @@ _ = ax.set(xlabel="t", ylabel="squared error of the noise", ylim=(0, 1)), ax.leg
 # %% [markdown]
 # *Figure 2.4.* The loss for each $t$, on new points. In the mean over all t the network is only a little more than a tenth above the best possible. But the whole difference (shaded) lies at small $t$: there the best answer knows which cluster a point belongs to, and the network does not. <!-- alt: Loss over t. The network's curve lies on the dotted best curve for large t; below t = 150 it stays clearly above it, most of all near t = 50, where the dotted curve dips. -->
 #
-# Large t are learned: there the answer is a smooth function of $x_t$. At $t\approx 50$ the clusters are apart and the answer changes steeply between neighbours. A network learns smooth functions first.
+# Large t are learned: there the answer is a smooth function of $x_t$. At $t\approx 50$ the clusters are apart and the answer changes steeply between neighbours. Networks usually learn smooth functions first.
 #
 # > **Predict.** Train the same network on, three times as long as before. What happens to the flat curve: will it stay flat, or fall again?
 # > <details><summary>Then look</summary>It falls again, slowly, and at step 8000 it is a few percent above the dotted line. (As long as the learning rate is this high, it does not come much closer.)</details>
@@ -296,7 +296,7 @@ show(data=points[:1000], after_2000_steps=ring, after_8000_steps=found)
 #
 # Is this one lucky run? We made five others, with other random numbers, and stored the results (a *record*). With 5 seeds, 50 % to 52 % of the samples lie near a cluster after 2000 steps, and 95 % to 96 % after 8000 (`data/records/plateau.py`).
 #
-# Three lessons. **A flat curve says nothing alone**: compare with the best possible loss where it is known, or with held-out data, and train longer before you believe it. **A low mean says little**: samples need every $t$. **Split the loss by $t$** to find the fault.
+# Three lessons. **A flat curve says nothing alone**: compare with the best possible loss where it is known, or with the loss on *held-out* data, which training has not seen, and train longer before you believe it. **A low mean says little**: samples need every $t$. **Split the loss by $t$** to find the fault.
 
 # %% [markdown]
 # ## 2.4 What least squares learns
@@ -803,7 +803,7 @@ from ddpm_lesson.samplers import ancestral, last
 # |---|---|
 # | `process.noised(x_0, t)` | `Noised(x_0, t, noise, x_t)`: a draw, and all that it was made of |
 # | `process.q_posterior(x_0, x_t, t)` | the posterior, a `Gaussian` with `.mean` and `.log_var` |
-# | `denoise(x_t, t)` | a `Prediction(x_0, eps, var_frac)`; the oracles are such functions, `make_denoiser(model, process, epsilon)` makes one |
+# | `denoise(x_t, t)` | a `Prediction(x_0, eps, var_frac)` (the last is for notebook 5); the oracles are such functions, `make_denoiser(model, process, epsilon)` makes one |
 # | `epsilon.decode(process, x_t, t, output)` | the same from a network's output; `xstart`, `velocity`, `xprev` read it otherwise |
 # | `epsilon.target(process, noised)` | what training asks for |
 # | `reverse(process, denoise, fixedlarge)` | p; `p(x_t, i).p` is the `Gaussian` of the step back, with variance beta |
@@ -982,7 +982,7 @@ print(f"(i) {i_line:.4f}, equal to (g) to 1e-6")
 #
 # $$\begin{aligned} L = {}&\underbrace{\operatorname{KL}\big(q(x_T\mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t\ge 2}\underbrace{\mathbb E_{q(x_t\mid x_0)}\operatorname{KL}\big(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t)\big)}_{L_{t-1}} \\ &\underbrace{-\,\mathbb E_{q(x_1\mid x_0)}\log p_\theta(x_0\mid x_1)}_{L_0} . \end{aligned}$$
 #
-# The integrals are now over one or two variables, each on its own grid:
+# This is (2.10). The integrals are now over one or two variables, each on its own grid:
 
 # %%
 def inner(i):
@@ -1094,7 +1094,7 @@ print(f"on average over the data it is {q_fine @ lower:.2f}, and log q is {q_fin
 # \end{aligned}$$
 # Under $p_1$ the first square averages to $v_1$. For the second insert $\mu_1$: $(x-\mu_2)^2 = (x-\mu_1)^2 + 2(x-\mu_1)(\mu_1-\mu_2)+(\mu_1-\mu_2)^2$, and the middle part averages to 0. It becomes $v_1+(\mu_1-\mu_2)^2$. So
 # $$\operatorname{KL}(p_1\|p_2) = \frac12\left[\frac{v_1}{v_2}-1-\log\frac{v_1}{v_2}+\frac{(\mu_1-\mu_2)^2}{v_2}\right] .$$
-# For images with independent coordinates the logarithms add, so the divergences of the coordinates add.
+# This is (2.11). For images with independent coordinates the logarithms add, so the divergences of the coordinates add.
 #
 # *By brute force*, summing $p_1\,(\log p_1-\log p_2)$ on a grid:
 
@@ -1115,7 +1115,7 @@ assert abs(gaussian_kl(m_2, v_2, m_1, v_1) - back) < 1e-6
 # %% [markdown]
 # *The term.* In $L_{t-1}$ the first Gaussian is the posterior $\mathcal N(\tilde\mu_t, \tilde\beta_t I)$, the second the model's step $\mathcal N(\mu_\theta, \sigma_t^2 I)$. Leave the variances alone for now: choose $\sigma_t^2$ by hand. Then only one part of (2.11) contains the network. With $D$ coordinates and $r = \tilde\beta_t/\sigma_t^2$,
 # $$L_{t-1} = \mathbb E_q\left[\frac{1}{2\sigma_t^2}\,\big\|\tilde\mu_t(x_t,x_0)-\mu_\theta(x_t,t)\big\|^2\right] + C,\qquad C = \frac D2\,(r-1-\log r) .$$
-# *Verify* at all $t\ge 2$ at once, with means that are off by a random amount:
+# This is (2.12), with its constant. *Verify* at all $t\ge 2$ at once, with means that are off by a random amount:
 
 # %%
 ts = torch.arange(1, 1000)
@@ -1174,11 +1174,11 @@ for t in (1, 10, 100, 999):
 # | $x_0$ | $x_0$ | $e^2$ |
 # | $\epsilon$ | $(x_t-\sqrt{\bar\alpha_t}\,x_0)/\sqrt{1-\bar\alpha_t}$ | $\operatorname{SNR}\,e^2$ |
 # | $v = \sqrt{\bar\alpha_t}\,\epsilon-\sqrt{1-\bar\alpha_t}\,x_0$ | $(\sqrt{\bar\alpha_t}\,x_t-x_0)/\sqrt{1-\bar\alpha_t}$ | $(\operatorname{SNR}+1)\,e^2$ |
-# | $\tilde\mu_t$, the mean of $x_{t-1}$ | $\texttt{coef1}\,x_0+\texttt{coef2}\,x_t$ | $\texttt{coef1}^2\,e^2$ |
-# | score | $-(x_t-\sqrt{\bar\alpha_t}\,x_0)/(1-\bar\alpha_t)$ | $\operatorname{SNR}/(1-\bar\alpha_t)\;e^2$ |
+# | $\tilde\mu_t$, the mean of $x_{t-1}$ | $\text{coef1}\cdot x_0+\text{coef2}\cdot x_t$ | $\text{coef1}^2\,e^2$ |
+# | $s$, the score | $-(x_t-\sqrt{\bar\alpha_t}\,x_0)/(1-\bar\alpha_t)$ | $\operatorname{SNR}/(1-\bar\alpha_t)\;e^2$ |
 #
 # The row of $v$: its slope is $-\bar\alpha_t/\sqrt{1-\bar\alpha_t}-\sqrt{1-\bar\alpha_t} = -(\bar\alpha_t+1-\bar\alpha_t)/\sqrt{1-\bar\alpha_t}$, and the square is $1/(1-\bar\alpha_t) = \operatorname{SNR}+1$. So
-# $$\begin{aligned} \|\hat\epsilon-\epsilon\|^2 &= \operatorname{SNR}\,\|\hat x_0-x_0\|^2 = \frac{\operatorname{SNR}}{\operatorname{SNR}+1}\,\|\hat v-v\|^2 \\ &= \frac{\operatorname{SNR}}{\texttt{coef1}^2}\,\|\mu_\theta-\tilde\mu_t\|^2 = (1-\bar\alpha_t)\,\|\hat s-s\|^2 . \end{aligned} \tag{2.14}$$
+# $$\begin{aligned} \|\hat\epsilon-\epsilon\|^2 &= \operatorname{SNR}\,\|\hat x_0-x_0\|^2 = \frac{\operatorname{SNR}}{\operatorname{SNR}+1}\,\|\hat v-v\|^2 \\ &= \frac{\operatorname{SNR}}{\text{coef1}^2}\,\|\mu_\theta-\tilde\mu_t\|^2 = (1-\bar\alpha_t)\,\|\hat s-s\|^2 . \end{aligned} \tag{2.14}$$
 # **Five losses, equal up to a weight, in value and in gradient.** The conditions: *one* network with one meaning, whose output is converted; $\bar\alpha_t > 0$; nothing is clipped on the way; and the target for $x_{t-1}$ is the posterior's *mean*. (A sampled $x_{t-1}$ has the same expected gradient, with more noise.)
 #
 # *Verify* with a small network of random weights, in float64: convert its output to all five, weigh, and differentiate.
@@ -1420,13 +1420,13 @@ print(f"1e-20 without the floor, off by 0.0074: {unbounded:.1e} bits")
 # $$\mathbb E\,L_{t-1} = \frac12\left[\frac{\tilde\beta_t+d_t}{\sigma_t^2}-1-\log\tilde\beta_t+\log\sigma_t^2\right] .$$
 # The derivative in $\sigma_t^2$, $\tfrac12\big[-(\tilde\beta_t+d_t)/\sigma_t^4+1/\sigma_t^2\big]$, is 0 where
 # $$\sigma_t^2 = \tilde\beta_t+\mathbb E(\tilde\mu_t-\mu_\theta)^2 . \tag{2.17}$$
-# The model's variance must cover two things: the posterior's own, and what the network cannot know. For the exact denoiser $\tilde\mu_t-\mu_\theta = \texttt{coef1}\,(x_0-\mathbb E[x_0\mid x_t])$, so $d_t = \texttt{coef1}^2\;\mathbb E\operatorname{Var}(x_0\mid x_t)$.
+# The model's variance must cover two things: the posterior's own, and what the network cannot know. For the exact denoiser $\tilde\mu_t-\mu_\theta = \text{coef1}\cdot(x_0-\mathbb E[x_0\mid x_t])$, so $d_t = \text{coef1}^2\;\mathbb E\operatorname{Var}(x_0\mid x_t)$.
 #
 # - *Data in a single point.* $x_0$ is known, $d_t = 0$: the optimum is $\tilde\beta_t$. **fixedsmall.**
 # - *Data $\mathcal N(0, 1)$.* Then $x_0$ and $x_t$ are jointly Gaussian with correlation $\sqrt{\bar\alpha_t}$, so $\operatorname{Var}(x_0\mid x_t) = 1-\bar\alpha_t$, and with (1.6)
 # $$\tilde\beta_t+d_t = \frac{(1-\bar\alpha_{t-1})\,\beta_t}{1-\bar\alpha_t}+\frac{\bar\alpha_{t-1}\,\beta_t^2}{1-\bar\alpha_t} = \beta_t\,\frac{1-\bar\alpha_{t-1}(1-\beta_t)}{1-\bar\alpha_t} = \beta_t\,\frac{1-\bar\alpha_t}{1-\bar\alpha_t} = \beta_t .$$
 #   **fixedlarge.** (At $t = 1$ too, where $\tilde\beta_1 = 0$ and $\bar\alpha_0 = 1$.)
-# - *Any data of variance $v\le1$.* The best *linear* estimate of $x_0$ from $x_t$ has the mean squared error $v\,(1-\bar\alpha_t)/(\bar\alpha_t v+1-\bar\alpha_t)$, which is at most $1-\bar\alpha_t$, and the exact denoiser's is no larger. So the optimum lies **between the two**.
+# - *Any data of variance $s^2\le1$.* The best *linear* estimate of $x_0$ from $x_t$ has the mean squared error $s^2\,(1-\bar\alpha_t)/(\bar\alpha_t s^2+1-\bar\alpha_t)$, which is at most $1-\bar\alpha_t$, and the exact denoiser's is no larger. So the optimum lies **between the two**.
 #
 # *Verify.* For $\mathcal N(0, 1)$ data and variances $\beta_t$, every reverse step is exactly the true one. Then the bound has no gap, and equals the entropy of the data, $\tfrac12\log_2(2\pi e) = 2.0471$ bits. To take expectations *exactly*, note that every term is quadratic in $(x_0, \epsilon)$: averaging over the four corners $(\pm1, \pm1)$, which also have means 0, variances 1 and no correlation, gives the same.
 

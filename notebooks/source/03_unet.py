@@ -373,7 +373,7 @@ print("distance of the two tables, length of a row = 1:", at)
 #
 # **Swish** is $x\,\sigma(x)$ with $\sigma(x) = 1/(1+e^{-x})$ (in PyTorch `nn.SiLU`). Like ReLU it lets large values pass and stops very negative ones. ReLU's slope is 0 for *all* negative inputs: a unit whose inputs are all negative gets no gradient any more. Swish's slope is 0 at one point only, so a unit seldom stops learning for ever.
 #
-# **GroupNorm** (Wu and He 2018): without a norm the size of the features drifts from layer to layer, and one learning rate cannot suit all. It cuts the $C$ channels of *one image* into $G$ groups of neighbours and gives every group mean 0 and variance 1; then each channel $c$ gets a scale $\gamma_c$ and an offset $\delta_c$. For pixel $p$ of channel $c$ in group $g$, with $S_g$ the set of all pixels of all channels of the group,
+# **GroupNorm** (Wu and He 2018): without a norm the size of the features drifts from layer to layer, and one learning rate cannot suit all. It cuts the $C$ channels of the features $h$ of *one image* into $G$ groups of neighbours and gives every group mean 0 and variance 1; then each channel $c$ gets a scale $\gamma_c$ and an offset $\delta_c$. For pixel $p$ of channel $c$ in group $g$, with $S_g$ the set of all pixels of all channels of the group,
 # $$\begin{aligned} y_{cp} &= \gamma_c\,\frac{h_{cp}-\mu_g}{\sqrt{\sigma_g^2+10^{-5}}}+\delta_c, \\ \mu_g &= \frac1{|S_g|}\sum_{S_g}h,\qquad \sigma_g^2 = \frac1{|S_g|}\sum_{S_g}(h-\mu_g)^2 . \end{aligned} \tag{3.4}$$
 #
 # > **Predict.** Why not BatchNorm, which normalises each channel over the whole batch? Think of what a batch of DDPM holds.
@@ -447,7 +447,7 @@ group_norm = checks.group_norm(group_norm)
 #
 # *Question.* How do these pieces become a network that can be made deep, and where is it told t?
 #
-# A deep stack of layers is hard to train: every layer must pass on what it got, and change it too. A *residual* block (He and others 2016) learns only the change, and the rest passes by on a *shortcut*. DDPM's block has norm, nonlinearity, convolution, twice, and the time enters between the two halves: $\tau$ goes through Swish and a linear layer and gives one number for each channel, which is added at all pixels:
+# A deep stack of layers is hard to train: every layer must pass on what it got, and change it too. A *residual* block (He and others 2016) learns only the change, and the rest passes by on a *shortcut*. DDPM's block has norm, nonlinearity, convolution, twice, and the time enters between the two halves: $\tau$ goes through Swish and a linear layer ($W$, $b$) and gives one number for each channel, which is added at all pixels:
 # $$\begin{aligned} h &= \operatorname{conv}_1\big(\operatorname{swish}(\operatorname{norm}_1(x))\big) + W\operatorname{swish}(\tau)+b, \\ \operatorname{ResBlock}(x, \tau) &= \operatorname{conv}_2\big(\operatorname{swish}(\operatorname{norm}_2(h))\big) + \operatorname{shortcut}(x) . \end{aligned} \tag{3.5: DDPM code}$$
 # The shortcut is $x$ itself or, where the number of channels changes, a 1x1 convolution of it. Dropout comes before $\operatorname{conv}_2$.
 
@@ -1641,7 +1641,7 @@ assert (curves["attention overwritten"][:, 5:20].mean(1) > curves["as intended"]
 # ## 3.13 Going deeper: what 60 steps show, and what they do not
 
 # %% [markdown]
-# Section 3.8 shows two lengths of training on purpose. After 60 steps an ablation measures *how fast a network learns*, not what it will be worth. Here are 20 seeds of such short trainings, written by `data/records/unet_ablations.py` (last weights, no averages, so the numbers differ from those of section 3.8):
+# Section 3.8 shows several lengths of training on purpose. After 60 steps an ablation measures *how fast a network learns*, not what it will be worth. Here are 20 seeds of such short trainings, written by `data/records/unet_ablations.py` (last weights, no averages, so the numbers differ from those of section 3.8):
 
 # %%
 short_record = json.loads(data.bundled("records/unet_ablations.json").read_text())
@@ -1732,7 +1732,7 @@ assert (share > 0.5).all() and abs(near_0 - 1) < 0.1
 # ## 3.14 Going deeper: what guided-diffusion changed
 
 # %% [markdown]
-# *Question.* A year after DDPM, Dhariwal and Nichol (2021) asked the same question at scale, on ImageNet at 128x128. What did they change?
+# *Question.* A year after DDPM, Dhariwal and Nichol (2021; their networks are called ADM, their code guided-diffusion) asked the same question at scale, on ImageNet at 128x128. What did they change?
 #
 # | change | what it is | here | what they measured (FID, section 2.8; lower is better) |
 # |---|---|---|---|

@@ -143,7 +143,7 @@ print("posterior of the estimated x_0 and Eq. 11 agree to 1e-10, from the first 
 # <details><summary>Solution</summary>(a) $\sqrt{1-\bar\alpha_t}\;x_t$. (b) The root cancels: $\mu = \frac1{\sqrt{\alpha_t}}(x_t-\beta_t x_t) = \sqrt{\alpha_t}\,x_t$, since $1-\beta_t = \alpha_t$. (c) The variance is $\alpha_t\cdot 1+\sigma_t^2$, so $\sigma_t^2 = 1-\alpha_t = \beta_t$. (d) $x_0$ is known, so the step back is the posterior itself, and its variance is $\tilde\beta_t$.</details>
 
 # %% [markdown]
-# The two answers have names:
+# The two answers are the two choices of section 2.2:
 # $$\begin{aligned} \text{fixedlarge:}\quad \sigma_t^2 &= \beta_t, \\ \text{fixedsmall:}\quad \sigma_t^2 &= \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t . \end{aligned} \tag{4.2: DDPM Section 3.2}$$
 # Images are neither $\mathcal N(0, 1)$ nor a single point. Section 4.3 measures what the choice costs.
 #
@@ -243,7 +243,7 @@ for name, e in (("kept", eps), ("derived again", again)):
 #
 # *Question.* A drawn image looks wrong. Does the error come from the sampler or from the network?
 #
-# With a trained network nobody can say. So take data for which the best possible answer is known: one pixel whose values form two clusters: 30 % around −1.4 and 70 % around 0.6, each with standard deviation 0.2. `oracle.Mixture` computes the exact $\mathbb E[\epsilon\mid x_t]$ by Bayes' rule. Whatever is wrong *now* is the sampler's.
+# With a trained network nobody can say. So take data for which the best possible answer is known: one pixel whose values form two clusters: 30 % around −1.4 and 70 % around 0.6, each with standard deviation 0.2. `oracle.Mixture` computes the exact $\mathbb E[\epsilon\mid x_t]$ by Bayes' rule: it is the *exact denoiser*. Whatever is wrong *now* is the sampler's.
 
 # %%
 parts = [torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.7], [[-1.4], [0.6]], [0.2, 0.2])]
@@ -433,7 +433,7 @@ print("10 and 50 steps, eta = 0: the distance between the images is less than ha
 #
 # *Question.* With $\eta = 0$ the image is a function of $x_T$. Is it a smooth function? If so, a latent between two latents gives an image between their images.
 #
-# Which path leads from $a$ to $b$? On the straight line, the middle $(a+b)/2$ has variance $\tfrac14+\tfrac14 = \tfrac12$. But the network expects a latent of variance 1. In 784 dimensions nearly all normal vectors have a length near $\sqrt{784} = 28$: they lie on a sphere. So walk on the sphere, by *spherical* interpolation:
+# Which path leads from $a$ to $b$? On the straight line, the middle $(a+b)/2$ has variance $\tfrac14+\tfrac14 = \tfrac12$. But the network expects a latent of variance 1. In 784 dimensions nearly all normal vectors have a length near $\sqrt{784} = 28$: they lie on a sphere. So walk on the sphere, by *spherical* interpolation ($\theta$ is an angle here, $s$ a share):
 # $$\begin{aligned} \operatorname{slerp}(a,b,s) &= \frac{\sin((1-s)\,\theta)}{\sin\theta}\,a+\frac{\sin(s\,\theta)}{\sin\theta}\,b, \\ \cos\theta &= \frac{\langle a,b\rangle}{\|a\|\,\|b\|} . \end{aligned} \tag{4.6: DDIM Appendix D.5}$$
 #
 # **Exercise 4.4 (one star, 5 minutes).** `a` and `b` are (B, \*D). `share` is the $s$ of (4.6), a float from 0 to 1. Each pair of images has its own angle, between the two *whole images* as vectors. Return (B, \*D); no pair is parallel.
@@ -722,7 +722,7 @@ _ = ax.invert_yaxis(), ax.set(xlabel="Fréchet distance of 100 digits")
 #
 # On real networks the best sampler is not always the one of the highest order: the network is wrong, too, and noise can correct an error made early (figure 4.9).
 #
-# <details><summary>What we found</summary>(100 digits, two seeds.) With noise: ancestral, DDIM with η = 1 and 2M SDE reach 0.13 to 0.18. Without, on trailing steps, the order does not decide: DDIM, 2M, 3M and 2S are alike, between 0.3 and 0.7 depending on the seed. On steps even in log SNR 2M is at 0.34 and 0.24 where DDIM is at 0.72 and 0.36, lower with both seeds, by factors of 2.1 and 1.5: by our rule a hint that the order counts there, not a proof. With trailing steps Heun and PLMS fail altogether, above 10: the first of these steps changes the noise level by a factor of thousands. From <code>leading9</code>, which starts where $\bar\alpha$ is 0.03, PLMS reaches 0.72 and 0.76, near DDIM's 0.65 and 0.56 on <code>leading10</code>; Heun, with half as many steps, 2.4 and 3.1. (Figure 4.23 in section 4.21 shows all samplers at 3 to 50 evaluations.) With the exact denoiser the order decides. With this network and ten evaluations noise does; on <code>digits_ddpm</code> it does not (figure 4.23). So measure with your own network.</details>
+# <details><summary>What we found</summary>(100 digits, seeds 1 and 2.) With noise: ancestral, DDIM with η = 1 and 2M SDE reach 0.13 to 0.18. Without, on trailing steps, the order does not decide: DDIM, 2M, 3M and 2S are alike, between 0.3 and 0.7 depending on the seed. On steps even in log SNR 2M is at 0.34 and 0.24 where DDIM is at 0.72 and 0.36, lower with both seeds, by factors of 2.1 and 1.5: by our rule a hint that the order counts there, not a proof. With trailing steps Heun and PLMS fail altogether, above 10: the first of these steps changes the noise level by a factor of thousands. From <code>leading9</code>, which starts where $\bar\alpha$ is 0.03, PLMS reaches 0.72 and 0.76, near DDIM's 0.65 and 0.56 on <code>leading10</code>; Heun, with half as many steps, 2.4 and 3.1. (Figure 4.23 in section 4.21 shows all samplers at 3 to 50 evaluations.) With the exact denoiser the order decides. With this network and ten evaluations noise does; on <code>digits_ddpm</code> it does not (figure 4.23). So measure with your own network.</details>
 
 # %% [markdown]
 # ## 4.10 What you now have
@@ -834,7 +834,7 @@ print("60 other digits: with ten repeats a classifier reads more of the completi
 # %% [markdown]
 # *Question.* Training used 1000 steps, and the loops above visited 5 to 100 of them. Which betas does such a chain have?
 #
-# *Derive.* Choose some steps $\tau_1 < \tau_2 < \dots < \tau_S$. Nothing in (1.2) changes: $x_{\tau_i}$ still has $\bar\alpha_{\tau_i}$. The chain that visits only these steps is a chain like any other: by section 1.3 the skipped steps between two visited ones merge into a single Gaussian step, whose noise is independent of what came before. Its betas must lead from one to the next. From $\bar\alpha_{\tau_i} = (1-\beta_i')\,\bar\alpha_{\tau_{i-1}}$,
+# *Derive.* Choose some steps $\tau_1 < \tau_2 < \dots < \tau_S$ (DDIM's letter; in notebook 3 $\tau$ was the time embedding). Nothing in (1.2) changes: $x_{\tau_i}$ still has $\bar\alpha_{\tau_i}$. The chain that visits only these steps is a chain like any other: by section 1.3 the skipped steps between two visited ones merge into a single Gaussian step, whose noise is independent of what came before. Its betas must lead from one to the next. From $\bar\alpha_{\tau_i} = (1-\beta_i')\,\bar\alpha_{\tau_{i-1}}$,
 # $$\beta_i' = 1-\frac{\bar\alpha_{\tau_i}}{\bar\alpha_{\tau_{i-1}}},\qquad \bar\alpha_{\tau_0} = 1 . \tag{4.10: Improved DDPM Eq. 19}$$
 # As a *forward* chain it is exact, and every formula of notebook 1, the posterior too, holds for it with these betas. What suffers is the way back: the betas are large, and section 1.9 says what that means for a Gaussian step.
 #
@@ -1388,7 +1388,7 @@ _ = axes[1].set(ylabel="")
 _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
 
 # %% [markdown]
-# *Figure 4.23.* Fréchet distance against network evaluations; small is good. At ten evaluations (or nine) every sampler except Heun and PLMS lies within the interval of all 1000 ancestral steps, on both networks. The intervals are wide: so few images cannot rank the samplers within the band. What they show: Heun and PLMS, which have to start at leading steps, need more evaluations, and so does 2M on steps even in log SNR, up to eight. On MNIST the two samplers that add noise have the lowest values from five evaluations on; on the digits the deterministic ones do, up to fifteen. <!-- alt: Two panels with logarithmic axes, nine falling lines each, and a grey band. Heun is highest, then PLMS; 2M on log-SNR steps starts high and falls fast; the others lie in the band or just above it from five evaluations on. On MNIST ancestral and 2M SDE lie clearly below the rest. -->
+# *Figure 4.23.* Fréchet distance against network evaluations; small is good. At ten evaluations (or nine) every sampler except Heun and PLMS lies within the interval of all 1000 ancestral steps, on both networks. The intervals are wide: so few images cannot rank the samplers within the band. What they show: Heun and PLMS, which have to start at leading steps, need more evaluations, and so does 2M on steps even in log SNR, up to eight. On MNIST the two samplers that add noise have the lowest values from five evaluations on; on the digits the deterministic ones on trailing steps do, up to fifteen. <!-- alt: Two panels with logarithmic axes, nine falling lines each, and a grey band. Heun is highest, then PLMS; 2M on log-SNR steps starts high and falls fast; the others lie in the band or just above it from five evaluations on. On MNIST ancestral and 2M SDE lie clearly below the rest. -->
 
 # %% tags=["folded"]
 within = []
