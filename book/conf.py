@@ -24,6 +24,8 @@ nb_code_prompt_show = nb_code_prompt_hide = "Code"
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_dmath_double_inline = True
 myst_heading_anchors = 4
+smartquotes = False  # what a command prints stands here as it is printed
+mathjax4_config = {"chtml": {"displayAlign": "left", "displayIndent": "1em", "scale": 0.9}}  # tags fit beside formulas
 suppress_warnings = ["myst.header"]  # a notebook may begin with ###, before its first section
 
 autodoc_member_order = "bysource"
@@ -60,6 +62,8 @@ class Pages(SphinxPostTransform):
                 collapse(comment.parent)
         for name in list(self.document.findall(nodes.literal)):
             self.link_to_package(name)
+            if has_parent(name, nodes.entry):
+                name.children = breakable(name.astext())
 
     def link_to_package(self, name: nodes.literal) -> None:
         """`schedules.linear` becomes a link to where the page of the package describes it."""
@@ -67,8 +71,9 @@ class Pages(SphinxPostTransform):
         if isinstance(name.parent, nodes.reference) or "." not in name.astext() or full not in domain.objects:
             return
         there = domain.objects[full]
-        link = make_refnode(self.app.builder, self.env.docname, there.docname, there.node_id, name.deepcopy())
+        link = make_refnode(self.app.builder, self.env.docname, there.docname, there.node_id, [])
         name.replace_self(link)
+        link += name
 
 
 def inline_formula(found: re.Match) -> str:
@@ -81,6 +86,18 @@ def collapse(section: nodes.section) -> None:
     begin, middle, end = '<details class="deeper"><summary>', "</summary>", "</details>"
     section.children = []
     section += [html(begin), title, html(middle), *rest, html(end)]
+
+
+def has_parent(node: nodes.Node, kind: type[nodes.Node]) -> bool:
+    while (node := node.parent) is not None and not isinstance(node, kind):
+        pass
+    return node is not None
+
+
+def breakable(name: str) -> list[nodes.Node]:
+    """In a table a line may end after each underscore and dot of a name."""
+    parts = re.split(r"(?<=[_.:/])(?=\w)", name)
+    return [piece for part in parts for piece in (nodes.Text(part), html("<wbr>"))][:-1]
 
 
 def html(text: str) -> nodes.raw:

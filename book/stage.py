@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import nbformat
+from docstrings import inline
 
 PAGES = ["*.md", "docs/*.md", "data/**/README.md", "benchmarks/README.md", "notebooks/*.ipynb"]
 PARTS = {  # caption of the sidebar: its pages, in order; "docs/*" are those that are not named before
@@ -49,8 +50,9 @@ def stage(root: Path, target: Path) -> list[str]:
     for path in target.rglob("*"):
         if path.suffix in (".md", ".ipynb"):
             path.write_text(linked(path.read_text("utf-8"), sections, path.suffix), "utf-8")
-    with open(target / "index.md", "a", encoding="utf-8") as front:
-        front.write(contents(documents))
+    front = target / "index.md"
+    text = MAP.sub(lambda row: re.sub(r"`(\w+)(?:\.py|/)`", link_to_api, row[0]), front.read_text("utf-8"))
+    front.write_text(text + contents(documents), "utf-8")
     return documents
 
 
@@ -128,20 +130,35 @@ def write_api(root: Path, folder: Path) -> list[str]:
     """A page for each module of the map, a package's with its public modules; what they say is read from docstrings."""
     folder.mkdir()
     found = modules(root)
+    rows = []
     for name, inside in found.items():
         text = ""
         for module in inside:
             path = root.joinpath("ddpm_lesson", *module.split("."))
-            source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text("utf-8")
-            if ast.get_docstring(ast.parse(source)) is not None:
+            parsed = ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text("utf-8"))
+            described = ast.get_docstring(parsed) or ""
+            if module == name:
+                rows.append(f"* :doc:`{name}`: {inline(described.splitlines()[0])}")
+            if module.count(".") == 2 and not any(map(is_described, parsed.body)):  # an exercise
+                text += f"* ``{module}``: {inline(' '.join(described.split()))}\n\n"
+            elif described or module == name:
                 line = ("=" if module == name else "-") * len(module)
                 text += f"{module}\n{line}\n\n.. automodule:: ddpm_lesson.{module}\n   :members:\n\n"
         (folder / f"{name}.rst").write_text(text, "utf-8")
     title = "The package ddpm_lesson"
-    head = f"{title}\n{'=' * len(title)}\n\n.. automodule:: ddpm_lesson\n   :no-members:\n\n"
-    tree = ".. toctree::\n   :maxdepth: 1\n\n" + "".join(f"   {name}\n" for name in found)
+    head = f"{title}\n{'=' * len(title)}\n\n.. automodule:: ddpm_lesson\n   :no-members:\n\n" + "\n".join(rows)
+    tree = "\n\n.. toctree::\n   :hidden:\n\n" + "".join(f"   {name}\n" for name in found)
     (folder / "index.rst").write_text(head + tree, "utf-8")
     return ["api/index", *(f"api/{name}" for name in found)]
+
+
+def is_described(node: ast.stmt) -> bool:
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return isinstance(node, kinds) and not node.name.startswith("_") and ast.get_docstring(node) is not None
+
+
+def link_to_api(name: re.Match) -> str:
+    return name[0] if name[1].startswith("_") else f"[{name[0]}](api/{name[1]}.rst)"
 
 
 def contents(documents: list[str]) -> str:
