@@ -95,8 +95,8 @@ def has_parent(node: nodes.Node, kind: type[nodes.Node]) -> bool:
 
 
 def breakable(name: str) -> list[nodes.Node]:
-    """In a table a line may end after each underscore and dot of a name."""
-    parts = re.split(r"(?<=[_.:/])(?=\w)", name)
+    """In a table a line may end after each underscore and dot of a long name."""
+    parts = re.split(r"(?<=[_.:/])(?=\w)", name) if len(name) > 20 and " " not in name else [name]
     return [piece for part in parts for piece in (nodes.Text(part), html("<wbr>"))][:-1]
 
 
