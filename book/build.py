@@ -5,9 +5,11 @@
 Every warning of Sphinx, every link that leads nowhere and every file of another site is an error.
 """
 
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -18,16 +20,22 @@ BOOK = Path(__file__).resolve().parent
 
 
 def build(folder: Path) -> None:
-    """Replace the book in folder, with its source beside it in folder.source. Exits with a sentence if it has faults."""
-    source = folder.with_name(folder.name + ".source")
-    for old in (folder, source):
-        shutil.rmtree(old, ignore_errors=True)
-    stage(BOOK.parent, source)
-    sphinx = [sys.executable, "-m", "sphinx", "--builder", "html", "--quiet", "--fail-on-warning", "--fresh-env"]
-    subprocess.run([*sphinx, "--conf-dir", BOOK, "--doctree-dir", source / ".doctrees", source, folder], check=True)
-    (folder / ".nojekyll").touch()  # GitHub Pages otherwise leaves out the folders whose names begin with _
-    if found := list(problems(folder)):
-        sys.exit("\n".join(found))
+    """Build the book in folder, which is new, empty or an earlier book; one with faults ends in SystemExit instead."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / "objects.inv").is_file():
+        sys.exit(f"{folder} must be new, empty or an earlier book, which would be replaced; it holds something else")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".book-") as scratch:
+        source, site = Path(scratch, "source"), Path(scratch, "site")
+        stage(BOOK.parent, source)
+        sphinx = [sys.executable, "-m", "sphinx", "--builder", "html", "--quiet", "--fail-on-warning"]
+        done = subprocess.run([*sphinx, "--conf-dir", BOOK, "--doctree-dir", Path(scratch, "doctrees"), source, site])
+        if done.returncode:
+            sys.exit(done.returncode)
+        (site / ".nojekyll").touch()  # GitHub Pages otherwise leaves out the folders whose names begin with _
+        if found := list(problems(site)):
+            sys.exit("\n".join(found))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(site, folder)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-NEEDED = {"script": "src", "img": "src", "source": "src", "video": "src", "audio": "src", "iframe": "src", "link": "href"}
+NEEDED = {
+    "script": "src",
+    "img": "src",
+    "source": "src",
+    "video": "src",
+    "audio": "src",
+    "iframe": "src",
+    "link": "href",
+}
 IN_STYLE = re.compile(r"url\(\s*['\"]?([^'\")]+)|@import\s+['\"]([^'\"]+)")
 
 
@@ -33,7 +41,7 @@ class Page(HTMLParser):
 
 
 def problems(site: Path) -> Iterator[str]:
-    """A sentence for each link that leads nowhere, each resource of another site, and each piece that Sphinx gave up."""
+    """A sentence for each link that leads nowhere, each file of another site, and each page with markup gone wrong."""
     pages = {path.resolve(): Page(path.read_text("utf-8")) for path in site.rglob("*.html")}
     for path, page in pages.items():
         name = path.relative_to(site.resolve())

@@ -25,7 +25,9 @@ myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_dmath_double_inline = True
 myst_heading_anchors = 4
 smartquotes = False  # what a command prints stands here as it is printed
-mathjax4_config = {"chtml": {"displayAlign": "left", "displayIndent": "1em", "scale": 0.9}}  # tags fit beside formulas
+mathjax3_config = mathjax4_config = {  # formulas at the left, so that their tags fit beside them; before Sphinx 9: 3
+    "chtml": {"displayAlign": "left", "displayIndent": "1em", "scale": 0.9}
+}
 suppress_warnings = ["myst.header"]  # a notebook may begin with ###, before its first section
 
 autodoc_member_order = "bysource"

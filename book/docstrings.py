@@ -6,7 +6,10 @@ MARKUP = re.compile(r"([\\*_|])")
 
 
 def as_rest(text: str) -> str:
-    """Paragraphs keep the ends of lines that end a sentence; examples, from >>> on, and indented blocks stay as they are."""
+    """Lines of a paragraph that end a sentence stay lines; examples, from >>> on, and indented blocks stay as they are.
+
+    Raises ValueError if a backtick has no partner.
+    """
     blocks = []
     for block in re.split(r"\n\s*\n", text.strip("\n")):
         words, example = re.match(r"(.*?)(^>>>.*|\Z)", block, re.S | re.M).groups()

@@ -43,7 +43,7 @@ def stage(root: Path, target: Path) -> list[str]:
             nbformat.write(with_marks(notebook, page), path)
         else:
             text = (root / page).read_text("utf-8")
-            copy_linked(text, root, page, target)
+            copy_linked(text, page, root, target, pages)
             path.write_text(text, "utf-8")
     documents = [page.removesuffix("README") + "index" * page.endswith("README") for page in map(without_suffix, pages)]
     documents += write_api(root, target / "api")
@@ -60,13 +60,14 @@ def without_suffix(page: Path) -> str:
     return page.with_suffix("").as_posix()
 
 
-def copy_linked(text: str, root: Path, page: Path, target: Path) -> None:
+def copy_linked(text: str, page: Path, root: Path, target: Path, pages: list[Path]) -> None:
+    """What a page shows or offers beside other pages: pictures, the licence."""
     for link in LINK.findall(re.sub(r"`[^`\n]*`", "", text)):
         found = (root / page.parent / link).resolve()
         if not found.is_file():
             raise FileNotFoundError(f"{page} must link to files that exist, got {link}")
         name = found.relative_to(root.resolve())
-        if not any(name.match(pattern) for pattern in PAGES):
+        if name not in pages:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(found, target / name)
 
@@ -80,7 +81,8 @@ def linked(text: str, sections: set[str], suffix: str) -> str:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":  # not within HTML, which is passed on as it is
             cell.source = "\n".join(
-                line if re.match(r"(> )?<|#", line) else linked(line, sections, ".md") for line in cell.source.split("\n")
+                line if re.match(r"(> )?<|#", line) else linked(line, sections, ".md")
+                for line in cell.source.split("\n")
             )
     return nbformat.writes(notebook)
 

@@ -1,4 +1,4 @@
-"""docs/glossary.md: every term stands where the glossary says, and the notebooks' Chinese words are those of the glossary."""
+"""docs/glossary.md: every term stands where the glossary says, and its Chinese words are those of the notebooks."""
 
 import re
 import unicodedata
@@ -55,11 +55,14 @@ def test_the_glossary_has_the_notebooks_chinese_words(notebook):
 
 @pytest.mark.parametrize("notebook", [name for name in NOTEBOOKS if notation(name)])
 def test_symbols_have_the_same_word_in_glossary_and_notation(notebook):
-    """A Chinese word of a row of the notation belongs, in the glossary, to a term that names one of the row's symbols."""
+    """In the glossary a Chinese word of the notation stands beside one of the symbols that it has there."""
     of = {word: term for term, _, chinese, _ in ROWS for word in re.split("[,,]", chinese)}
     for symbols, words in notation(notebook):
         letters = [symbol.strip(" ,") for symbol in re.findall(r"\$([^$]+)\$", symbols)]
         pieces = {piece.split("=")[0].strip() for letter in letters for piece in [letter, *letter.split(", ")]}
         for word in re.split("[,,]", words):
             term = of[word]
-            assert any(f"${piece}" in term or f"{piece}$" in term or f" {piece}" in term for piece in pieces), (term, word)
+            assert any(f"${piece}" in term or f"{piece}$" in term or f" {piece}" in term for piece in pieces), (
+                term,
+                word,
+            )
