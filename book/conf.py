@@ -41,6 +41,7 @@ html_static_path = ["static"]
 html_css_files = ["book.css"]
 html_js_files = ["book.js"]
 html_copy_source = False
+html_domain_indices = html_use_index = False  # search and the sidebar lead there
 pygments_style, pygments_dark_style = "default", "github-dark"
 
 DOLLARS = re.compile(r"\$([^$]+)\$")

@@ -4,31 +4,30 @@ So links among them stay as they are, but for README.md, which becomes index.md.
 notebook's file cannot say is added: which code is folded, which section collapses, a sentence where a slider stands.
 """
 
-import ast
 import re
 import shutil
 from pathlib import Path
 
 import nbformat
-from docstrings import inline
+from api import MAP, write_api
 
 PAGES = ["*.md", "docs/*.md", "data/**/README.md", "benchmarks/README.md", "notebooks/*.ipynb"]
-PARTS = {  # caption of the sidebar: its pages, in order; "docs/*" are those that are not named before
+PARTS = {  # caption of the sidebar: its pages, in order; a page belongs to the first pattern that names it
     "The course": ["notebooks/*", "docs/glossary", "docs/instructors"],
     "What it rests on": ["docs/coverage", "docs/errata", "data/index", "data/*/index", "benchmarks/index", "docs/*"],
     "The package": ["api/index"],
     "The project": ["CONTRIBUTING", "CHANGELOG", "LICENSE-prose"],
 }
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
-SECTION = re.compile(r"(?<=\bsection )\d\.\d+\b|(?<=\| |; )\d\.\d+(?= \")")  # in a sentence; in a table: 1.2 "words"
+# In a sentence: "section 1.2", but not "(arXiv 2102.09672), section 3.2". In a table: 1.2 "words".
+SECTION = re.compile(r"(?<=\bsection )(?<!\), section )\d\.\d+\b|(?<=\| |; )\d\.\d+(?= \")")
 HEADING = re.compile(r"^## (\d\.\d+) ", re.M)
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")
 SLIDER = re.compile(r"\binteract\(")
-MAP = re.compile(r"^\| (`\w+(?:\.py|/)`[^|]*)\|", re.M)
 
 
-def stage(root: Path, target: Path) -> list[str]:
-    """Write the source of the book of the repository in root into the empty folder target; return its documents' names.
+def stage(root: Path, target: Path) -> None:
+    """Write the source of the book of the repository in root into target, which does not exist yet.
 
     A page is copied with the files that it links to. Raises FileNotFoundError if it links to a file that is not there.
     """
@@ -45,7 +44,7 @@ def stage(root: Path, target: Path) -> list[str]:
             text = (root / page).read_text("utf-8")
             copy_linked(text, page, root, target, pages)
             path.write_text(text, "utf-8")
-    documents = [page.removesuffix("README") + "index" * page.endswith("README") for page in map(without_suffix, pages)]
+    documents = [re.sub("README$", "index", page.with_suffix("").as_posix()) for page in pages]
     documents += write_api(root, target / "api")
     for path in target.rglob("*"):
         if path.suffix in (".md", ".ipynb"):
@@ -53,11 +52,6 @@ def stage(root: Path, target: Path) -> list[str]:
     front = target / "index.md"
     text = MAP.sub(lambda row: re.sub(r"`(\w+)(?:\.py|/)`", link_to_api, row[0]), front.read_text("utf-8"))
     front.write_text(text + contents(documents), "utf-8")
-    return documents
-
-
-def without_suffix(page: Path) -> str:
-    return page.with_suffix("").as_posix()
 
 
 def copy_linked(text: str, page: Path, root: Path, target: Path, pages: list[Path]) -> None:
@@ -101,7 +95,7 @@ def with_marks(notebook: nbformat.NotebookNode, page: Path) -> nbformat.Notebook
         elif {"setup", "folded"} & set(tags):
             cell.metadata.tags = [*tags, "hide-input"]
         if cell.cell_type == "code" and SLIDER.search(cell.source) and not cell.outputs:
-            text = "*Here stands a slider, where a kernel runs: in JupyterLab, VS Code or Colab.*"
+            text = "*Sliders or menus stand here where a kernel runs (JupyterLab, Colab), and change a figure.*"
             marked.append(nbformat.v4.new_markdown_cell(text, id=f"{cell.id}-slider"))
     notebook.cells = marked
     return notebook
@@ -113,52 +107,6 @@ def where_from(page: Path, colab: str) -> str:
     return f"*This page is `{page.as_posix()}` with its outputs. [Start](../index.md#start) says how to run it.*{there}"
 
 
-def modules(root: Path) -> dict[str, list[str]]:
-    """Public modules in the order of the README's map: {"samplers": ["samplers", "samplers.implicit", ...], ...}."""
-    rows = MAP.findall((root / "README.md").read_text("utf-8"))
-    names = [name for row in rows for name in re.findall(r"`(\w+)(?:\.py|/)`", row) if not name.startswith("_")]
-    package = root / "ddpm_lesson"
-    found = {}
-    for name in names:
-        paths = [package / name / "__init__.py", *sorted((package / name).rglob("*.py"))]
-        inside = [path.relative_to(package).with_suffix("").parts for path in paths[1:]]
-        public = [parts for parts in inside if not any(part.startswith("_") for part in parts)]
-        folders = [parts[:-1] for parts in inside if parts[-1] == "__init__" and len(parts) > 2]
-        found[name] = [name, *(".".join(parts) for parts in sorted([*public, *folders]))]
-    return found
-
-
-def write_api(root: Path, folder: Path) -> list[str]:
-    """A page for each module of the map, a package's with its public modules; what they say is read from docstrings."""
-    folder.mkdir()
-    found = modules(root)
-    rows = []
-    for name, inside in found.items():
-        text = ""
-        for module in inside:
-            path = root.joinpath("ddpm_lesson", *module.split("."))
-            parsed = ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text("utf-8"))
-            described = ast.get_docstring(parsed) or ""
-            if module == name:
-                rows.append(f"* :doc:`{name}`: {inline(described.splitlines()[0])}")
-            if module.count(".") == 2 and not any(map(is_described, parsed.body)):  # an exercise
-                text += f"* ``{module}``: {inline(' '.join(described.split()))}\n\n"
-            elif described or module == name:
-                line = ("=" if module == name else "-") * len(module)
-                text += f"{module}\n{line}\n\n.. automodule:: ddpm_lesson.{module}\n   :members:\n\n"
-        (folder / f"{name}.rst").write_text(text, "utf-8")
-    title = "The package ddpm_lesson"
-    head = f"{title}\n{'=' * len(title)}\n\n.. automodule:: ddpm_lesson\n   :no-members:\n\n" + "\n".join(rows)
-    tree = "\n\n.. toctree::\n   :hidden:\n\n" + "".join(f"   {name}\n" for name in found)
-    (folder / "index.rst").write_text(head + tree, "utf-8")
-    return ["api/index", *(f"api/{name}" for name in found)]
-
-
-def is_described(node: ast.stmt) -> bool:
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    return isinstance(node, kinds) and not node.name.startswith("_") and ast.get_docstring(node) is not None
-
-
 def link_to_api(name: re.Match) -> str:
     return name[0] if name[1].startswith("_") else f"[{name[0]}](api/{name[1]}.rst)"
 
@@ -168,11 +116,9 @@ def contents(documents: list[str]) -> str:
     left = [name for name in documents if name != "index" and not (name.startswith("api/") and name != "api/index")]
     text = ""
     for caption, patterns in PARTS.items():
-        chosen = []
+        chosen: list[str] = []
         for pattern in patterns:
             chosen += [name for name in left if Path(name).match(pattern) and name not in chosen]
-            if pattern != "docs/*":
-                left = [name for name in left if name not in chosen]
         left = [name for name in left if name not in chosen]
         text += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(chosen) + "\n```\n"
     return text

@@ -21,7 +21,7 @@ NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 def parts():
     """The modules of book/ by their names, without Sphinx's settings."""
     sys.path.insert(0, str(ROOT / "book"))
-    names = ("check", "docstrings", "stage")
+    names = ("api", "check", "docstrings", "stage")
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     sys.path.remove(str(ROOT / "book"))
     for name in names:
@@ -59,7 +59,7 @@ def test_every_page_is_there_and_in_the_sidebar(book, parts):
     documents += [f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.md")]
     documents += ["data/index", "data/weights/index", "data/records/index", "benchmarks/index"]
     documents += ["CONTRIBUTING", "CHANGELOG", "LICENSE-prose", "api/index"]
-    documents += [f"api/{name}" for name in parts.stage.modules(ROOT)]
+    documents += [f"api/{name}" for name in parts.api.modules(ROOT)]
     front = html(book, "index")
     assert [name for name in documents if f'class="reference internal" href="{name}.html"' not in front] == []
     assert all((book / f"{name}.html").is_file() for name in documents)
@@ -100,7 +100,7 @@ def test_what_is_folded_in_jupyterlab_is_folded_here(book, notebook):
 
 
 def test_a_sentence_stands_where_a_slider_would(book):
-    assert html(book, "notebooks/01_forward_process").count("Here stands a slider") == 2
+    assert html(book, "notebooks/01_forward_process").count("Sliders or menus stand here") == 2
     assert "colab-badge" not in html(book, "notebooks/01_forward_process")
 
 
@@ -149,14 +149,17 @@ def test_a_page_that_links_to_nothing_is_refused(parts, tmp_path):
         parts.stage.stage(tmp_path, tmp_path / "source")
 
 
-def test_links_to_pages_and_sections(parts):
-    text = 'See [it](data/README.md#set), section 1.2 and section 9.9, (1.2).\n| a | 1.2 "words"; 1.3 "x" |\n'
-    made = parts.stage.linked(text, {"1.2", "1.3"}, ".md")
-    one, two = "[1.2](#section-1.2)", "[1.3](#section-1.3)"
-    assert (
-        made
-        == f'See [it](data/index.md#set), section {one} and section 9.9, (1.2).\n| a | {one} "words"; {two} "x" |\n'
-    )
+@pytest.mark.parametrize(
+    ("written", "made"),
+    [
+        ("See [it](data/README.md#set) and `README.md`.", "See [it](data/index.md#set) and `README.md`."),
+        ("By section 1.2 and (1.3),", "By section [1.2](#section-1.2) and (1.3),"),
+        ("Not section 9.9; (arXiv 2102.09672), section 1.2.", "Not section 9.9; (arXiv 2102.09672), section 1.2."),
+        ('| a | 1.2 "x"; 1.3 "y" | 1.2 |', '| a | [1.2](#section-1.2) "x"; [1.3](#section-1.3) "y" | 1.2 |'),
+    ],
+)
+def test_links_to_pages_and_sections(parts, written, made):
+    assert parts.stage.linked(written, {"1.2", "1.3"}, ".md") == made
 
 
 @pytest.mark.parametrize(
