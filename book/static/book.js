@@ -1,6 +1,6 @@
 // A link into a folded section opens it. Browsers that do so by themselves find it open.
 function unfold() {
-  let place = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const place = document.getElementById(decodeURIComponent(location.hash.slice(1)));
   if (!place) return;
   const own = place.querySelector(":scope > details.deeper");
   if (own) own.open = true;
@@ -9,3 +9,5 @@ function unfold() {
 }
 addEventListener("hashchange", unfold);
 addEventListener("DOMContentLoaded", unfold);
+// Formulas that are typeset above the place move it.
+addEventListener("load", () => window.MathJax?.startup?.promise?.then(unfold));
