@@ -14,7 +14,7 @@ NOTEBOOK_TIMES ?= 5
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-oldest repeat coverage format notebooks sync address weights records speedrun bench
+.PHONY: help lab test test-oldest repeat coverage format notebooks sync address weights records speedrun bench book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -76,6 +76,9 @@ bench: $(STAMP) ## time training, sampling and imports beside diffusers and deno
 	$(BIN)/python benchmarks/samplers.py --write
 	$(BIN)/python benchmarks/imports.py --write
 	$(BIN)/python benchmarks/scale.py --write
+
+book: $(STAMP) ## build the course as a site in build/book, from the stored outputs (BOOK=folder: another place)
+	$(BIN)/python book/build.py $(BOOK)
 
 # The stamp is written last: an interrupted installation is resumed by the next call. Building without isolation
 # lets a reinstallation after a change of pyproject.toml work offline, in seconds.

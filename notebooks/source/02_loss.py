@@ -296,7 +296,7 @@ show(data=points[:1000], after_2000_steps=ring, after_8000_steps=found)
 #
 # Is this one lucky run? We made five others, with other random numbers, and stored the results (a *record*). With 5 seeds, 50 % to 52 % of the samples lie near a cluster after 2000 steps, and 95 % to 96 % after 8000 (`data/records/plateau.py`).
 #
-# Three lessons. **A flat curve says nothing alone**: compare with the best possible loss where it is known, or with the loss on *held-out* data, which training has not seen, and train longer before you believe it. **A low mean says little**: samples need every $t$. **Split the loss by $t$** to find the fault.
+# Three lessons. **A flat curve says nothing alone**: compare with the best possible loss where it is known, or with the loss on *held-out data*, which training has not seen, and train longer before you believe it. **A low mean says little**: samples need every $t$. **Split the loss by $t$** to find the fault.
 
 # %% [markdown]
 # ## 2.4 What least squares learns
