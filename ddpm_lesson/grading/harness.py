@@ -1,0 +1,197 @@
+"""One exercise of one student, judged: what runs in a process of its own.
+
+The check is taken before any of the student's code runs, and afterwards it is compared with what it was. The verdict
+goes into a file that was opened before, beside a word that only this process and its parent know; whatever the student's
+code prints is no verdict.
+"""
+
+import ast
+import inspect
+import json
+import linecache
+import multiprocessing
+import os
+import sys
+import tempfile
+import traceback
+import types
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import torch
+
+import ddpm_lesson.checks
+from ddpm_lesson.checks import _accelerator, _carry
+from ddpm_lesson.checks._finished import FINISHED
+from ddpm_lesson.grading.exercises import Exercise, check_of, mistakes_in
+from ddpm_lesson.grading.limits import Kept, alone, limited, muted
+from ddpm_lesson.grading.notebooks import parsed
+from ddpm_lesson.grading.slices import Program, Statement
+
+VERDICTS = {"yes": "passed", "no": "failed", "not attempted": "not attempted"}
+COMPARING = ("Tensor", "allclose", "equal", "isclose", "isfinite", "isnan", "is_tensor")  # of torch, in the checks
+WORDS = 6000  # characters of a verdict
+BEGUN, ENDED, SCRATCH = "begun", "ended", "scratch"  # in the folder of a job
+
+
+class Job(NamedTuple):
+    """cells: number, source and tags of each. graded: the exercises of this copy. passed: those that were right before.
+
+    folder: of this job, made by the parent, with a scratch folder in it. word: what proves where a verdict comes from.
+    """
+
+    cells: tuple[tuple[int, str, tuple[str, ...]], ...]
+    graded: tuple[Exercise, ...]
+    exercise: Exercise
+    passed: tuple[str, ...]
+    folder: str
+    word: str
+    seconds: float
+    megabytes: int
+
+
+def run(job: Job) -> None:
+    """Judge, and end the process."""
+    alone()
+    multiprocessing.current_process()._args = ()  # type: ignore[attr-defined]  # the word is in it
+    folder = Path(job.folder)
+    with open(folder / ENDED, "w", encoding="utf-8") as ended:
+        (folder / BEGUN).touch()
+        os.chdir(folder / SCRATCH)
+        tempfile.tempdir = os.environ["TMPDIR"] = str(folder / SCRATCH)
+        torch.set_num_threads(1)
+        kept = muted()
+        _accelerator.available = lambda: ""
+        said: dict[str, Any] = {"lacks": limited(job.megabytes, job.seconds)}
+        _write(ended, job, said | _judged(job, kept))
+    os._exit(0)  # at once, whatever threads the student's code has left
+
+
+def _write(file: TextIO, job: Job, said: dict[str, Any]) -> None:
+    json.dump(said | {"word": job.word}, file)
+    file.flush()
+
+
+def _judged(job: Job, kept: Kept) -> dict[str, Any]:
+    """The verdict as the parent reads it."""
+    try:
+        check = check_of(job.exercise)
+        if hasattr(type(check), "right"):
+            _ = check.right  # computed before a student's code can touch anything
+        diagnose, before = check.diagnose, _fingerprint(check)
+    except Exception:
+        return {"status": "not graded", "words": "The grader itself failed.", "trouble": traceback.format_exc()}
+    notes: list[str] = []
+    program = Program([parsed(*cell) for cell in job.cells], job.graded)
+    try:
+        function, notes = loaded(program, job)
+        if function is None:
+            return _said("failed", notes[0] if notes else "Nothing was defined.", kept, notes[1:])
+        if _is_the_courses(function):
+            return _said("failed", "This is the course's own function under another name, not yours.", kept, notes)
+        verdict, detail = diagnose(function)
+    except BaseException as error:  # such as KeyboardInterrupt, which a check lets through
+        verdict, detail = "no", f". Your function raised {type(error).__name__}, which stopped its check."
+    if _fingerprint(check, before) != before:
+        words = "This code changed the course's checks or PyTorch itself while it ran. So it was not graded."
+        return _said("failed", words, kept, [])
+    words = detail.removeprefix(". ").strip()
+    if words.startswith("(") and words.endswith(")"):
+        words = words[1:-1]
+    found = _said(VERDICTS[verdict], words, kept, notes if verdict == "no" else [])
+    return found | {"mistakes": mistakes_in(job.exercise, detail) if verdict == "no" else []}
+
+
+def _said(status: str, words: str, kept: Kept, notes: list[str]) -> dict[str, Any]:
+    more = kept.length - len(kept.text)
+    printed = kept.text + (f"\n... and {more:,} characters more" if more else "")
+    return {"status": status, "words": words[:WORDS], "notes": [note[:WORDS] for note in notes[:20]], "output": printed}
+
+
+def loaded(program: Program, job: Job) -> tuple[Callable | None, list[str]]:
+    """The student's function, and what went wrong on the way to it.  None if its own definition failed."""
+    name, notes = job.exercise.name, []
+    module = types.ModuleType("__main__")  # a class looks up its module by this name
+    sys.modules["__main__"] = module
+    names = module.__dict__
+    names["display"] = names["get_ipython"] = lambda *args, **kwargs: None
+    for exercise in job.graded:
+        if exercise.name != name and exercise.name not in job.passed:
+            names[exercise.name] = _carry.Finished(exercise.name, FINISHED[exercise.name])
+    for cell in program.cells:
+        at = f"<code cell {cell.number}>"  # from where a traceback and `inspect` read the source
+        linecache.cache[at] = (len(cell.source), None, cell.source.splitlines(keepends=True), at)
+    own, defined = None, {d.statement.node for d in program.definitions[name]}
+    statements = program.needed(name, job.passed)
+    for statement in statements:
+        trouble = _executed(statement, names)
+        if trouble:
+            notes.append(trouble)
+        if statement.node in defined and not trouble:
+            value = names.get(name)
+            own = value if callable(value) or own is None else own
+        for passed in statement.binds & set(job.passed):
+            _carry._given_back[passed] = names.get(passed, FINISHED[passed])
+    if own is not None:
+        names[name] = own
+    missing = {need for statement in statements for need in statement.needs | statement.later} - names.keys()
+    for need, number in program.further_below(missing, name).items():
+        notes.append(f"{need} is defined further below, in code cell {number}; a copy is read from the top.")
+    return own, notes
+
+
+def _executed(statement: Statement, names: dict[str, Any]) -> str:
+    """Run it; what it raised, in words."""
+    try:
+        code = compile(ast.Module([statement.node], []), f"<code cell {statement.cell.number}>", "exec", 0, True)
+        exec(code, names)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        line = f"line {statement.node.lineno} of code cell {statement.cell.number}"
+        words = str(error).strip().split("\n")[0]
+        return f"{line} raised {type(error).__name__}{f': {words}' if words else ''}.".capitalize()
+    return ""
+
+
+def _is_the_courses(function: Any) -> bool:
+    """Whether it is one of the package's own functions, and not the stand-in that `checks.carried` gives."""
+    if isinstance(function, _carry.Finished):
+        return False  # the check says "not attempted"
+    try:
+        return str(getattr(inspect.unwrap(function), "__module__", "")).split(".")[0] == "ddpm_lesson"
+    except Exception:  # it wraps itself
+        return False
+
+
+def _fingerprint(check: Any, like: dict[str, dict] | None = None) -> dict[str, dict]:
+    """What the package's and torch's names stand for. like: an earlier one; only its names are looked up.
+
+    Names that are added (a module loaded late, a cache) change nothing, but those of tensors do.
+    """
+    kind = vars(type(check))
+    late = {name for name, value in kind.items() if isinstance(value, cached_property)} - {"right"}
+    found: dict[str, dict] = {"the check": {name: id(value) for name, value in vars(check).items() if name not in late}}
+    found["Tensor"] = {name: id(value) for name, value in vars(torch.Tensor).items()}
+    found["torch"] = {name: id(getattr(torch, name)) for name in COMPARING}
+    for module in [module for name, module in sys.modules.items() if name.split(".")[0] == "ddpm_lesson"]:
+        held = dict(vars(module))
+        found[module.__name__] = {name: id(value) for name, value in held.items()}
+        for name, value in held.items():
+            if getattr(value, "__module__", None) != module.__name__:
+                continue
+            if inspect.isclass(value):
+                methods = {each: id(method) for each, method in vars(value).items() if callable(method)}
+                found[f"{module.__name__}.{name}"] = methods
+            elif inspect.isfunction(value):
+                found[f"{module.__name__}.{name}"] = {"code": id(value.__code__)}
+    if like is None:
+        return found
+    keep = ("the check", "Tensor")
+    return {
+        key: found.get(key, {}) if key in keep else {name: found.get(key, {}).get(name) for name in names}
+        for key, names in like.items()
+    }
+
+
+assert ddpm_lesson.checks.registry  # loaded before any process is forked
