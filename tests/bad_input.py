@@ -38,7 +38,7 @@ def add(group: str, *rows: tuple[str, str] | tuple[str, str, int], start: str = 
 
 add(
     "Commands",
-    ("", "the following arguments are required: train | status | sample | evaluate | export"),
+    ("", "the following arguments are required: train | status | sample | evaluate | export | grade"),
     ("dance", "invalid choice: 'dance' (choose from ...train"),
     ("Train", "invalid choice: 'Train'"),
     ("train --speed 9", "unrecognized arguments: --speed 9"),

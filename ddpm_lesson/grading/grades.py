@@ -124,7 +124,7 @@ def _verdicts(copy: Copy, limits: Limits, stop: threading.Event) -> list[Verdict
         if stop.is_set():
             break
         passed = tuple(verdict.name for verdict in found if verdict.status == "passed")
-        found.append(_verdict(copy, program, exercise, tuple(asked), passed, limits, stop))
+        found.append(_verdict(copy, program, exercise, passed, limits, stop))
     return found
 
 
@@ -132,7 +132,6 @@ def _verdict(
     copy: Copy,
     program: Program,
     exercise: Exercise,
-    asked: tuple[Exercise, ...],
     passed: tuple[str, ...],
     limits: Limits,
     stop: threading.Event,
@@ -146,8 +145,8 @@ def _verdict(
         words = "" if program.definitions[exercise.name] else f"Nothing in this copy defines {exercise.name}."
         return Verdict(status="not attempted", words=words, **about)
     cell = chosen.statement.cell
-    cells = tuple((each.number, each.source, each.tags) for each in copy.cells)
-    job = Job(cells, asked, exercise, passed, "", "", limits.seconds, limits.megabytes)
+    plan = program.plan(exercise.name, passed)
+    job = Job(plan, exercise, tuple(program.graded), passed, limits.seconds, limits.megabytes)
     said = judged(job, stop)
     return Verdict(cell=cell.number, source=cell.source, **about, **said)
 

@@ -27,8 +27,7 @@ from ddpm_lesson.checks import _accelerator, _carry
 from ddpm_lesson.checks._finished import FINISHED
 from ddpm_lesson.grading.exercises import Exercise, check_of, mistakes_in
 from ddpm_lesson.grading.limits import Kept, alone, limited, muted
-from ddpm_lesson.grading.notebooks import parsed
-from ddpm_lesson.grading.slices import Program, Statement
+from ddpm_lesson.grading.slices import Plan, Step
 
 VERDICTS = {"yes": "passed", "no": "failed", "not attempted": "not attempted"}
 COMPARING = ("Tensor", "allclose", "equal", "isclose", "isfinite", "isnan", "is_tensor")  # of torch, in the checks
@@ -37,19 +36,19 @@ BEGUN, ENDED, SCRATCH = "begun", "ended", "scratch"  # in the folder of a job
 
 
 class Job(NamedTuple):
-    """cells: number, source and tags of each. graded: the exercises of this copy. passed: those that were right before.
+    """exercise: the one to judge, of those graded in this copy. passed: names of those that were right before.
 
     folder: of this job, made by the parent, with a scratch folder in it. word: what proves where a verdict comes from.
     """
 
-    cells: tuple[tuple[int, str, tuple[str, ...]], ...]
-    graded: tuple[Exercise, ...]
+    plan: Plan
     exercise: Exercise
+    graded: tuple[str, ...]
     passed: tuple[str, ...]
-    folder: str
-    word: str
     seconds: float
     megabytes: int
+    folder: str = ""
+    word: str = ""
 
 
 def run(job: Job) -> None:
@@ -84,9 +83,8 @@ def _judged(job: Job, kept: Kept) -> dict[str, Any]:
     except Exception:
         return {"status": "not graded", "words": "The grader itself failed.", "trouble": traceback.format_exc()}
     notes: list[str] = []
-    program = Program([parsed(*cell) for cell in job.cells], job.graded)
     try:
-        function, notes = loaded(program, job)
+        function, notes = loaded(job)
         if function is None:
             return _said("failed", notes[0] if notes else "Nothing was defined.", kept, notes[1:])
         if _is_the_courses(function):
@@ -110,47 +108,47 @@ def _said(status: str, words: str, kept: Kept, notes: list[str]) -> dict[str, An
     return {"status": status, "words": words[:WORDS], "notes": [note[:WORDS] for note in notes[:20]], "output": printed}
 
 
-def loaded(program: Program, job: Job) -> tuple[Callable | None, list[str]]:
+def loaded(job: Job) -> tuple[Callable | None, list[str]]:
     """The student's function, and what went wrong on the way to it.  None if its own definition failed."""
-    name, notes = job.exercise.name, []
+    name, plan, notes = job.exercise.name, job.plan, []
     module = types.ModuleType("__main__")  # a class looks up its module by this name
     sys.modules["__main__"] = module
     names = module.__dict__
     names["display"] = names["get_ipython"] = lambda *args, **kwargs: None
-    for exercise in job.graded:
-        if exercise.name != name and exercise.name not in job.passed:
-            names[exercise.name] = _carry.Finished(exercise.name, FINISHED[exercise.name])
-    for cell in program.cells:
-        at = f"<code cell {cell.number}>"  # from where a traceback and `inspect` read the source
-        linecache.cache[at] = (len(cell.source), None, cell.source.splitlines(keepends=True), at)
-    own, defined = None, {d.statement.node for d in program.definitions[name]}
-    statements = program.needed(name, job.passed)
-    for statement in statements:
-        trouble = _executed(statement, names)
+    for other in {*job.graded} - {*job.passed, name}:
+        names[other] = _carry.Finished(other, FINISHED[other])
+    for number, source in plan.sources.items():
+        at = _place(number)  # from where a traceback and `inspect` read the source
+        linecache.cache[at] = (len(source), None, source.splitlines(keepends=True), at)
+    own = None
+    for step in plan.steps:
+        trouble = _executed(step, names)
         if trouble:
             notes.append(trouble)
-        if statement.node in defined and not trouble:
+        elif step.defines:
             value = names.get(name)
             own = value if callable(value) or own is None else own
-        for passed in statement.binds & set(job.passed):
+        for passed in step.binds & set(job.passed):
             _carry._given_back[passed] = names.get(passed, FINISHED[passed])
     if own is not None:
         names[name] = own
-    missing = {need for statement in statements for need in statement.needs | statement.later} - names.keys()
-    for need, number in program.further_below(missing, name).items():
+    for need, number in plan.below.items():
         notes.append(f"{need} is defined further below, in code cell {number}; a copy is read from the top.")
     return own, notes
 
 
-def _executed(statement: Statement, names: dict[str, Any]) -> str:
+def _place(number: int) -> str:
+    return f"<code cell {number}>"
+
+
+def _executed(step: Step, names: dict[str, Any]) -> str:
     """Run it; what it raised, in words."""
     try:
-        code = compile(ast.Module([statement.node], []), f"<code cell {statement.cell.number}>", "exec", 0, True)
-        exec(code, names)
+        exec(compile(ast.Module([step.node], []), _place(step.cell), "exec", 0, True), names)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
-        line = f"line {statement.node.lineno} of code cell {statement.cell.number}"
         words = str(error).strip().split("\n")[0]
-        return f"{line} raised {type(error).__name__}{f': {words}' if words else ''}.".capitalize()
+        told = f"{type(error).__name__}{f': {words}' if words else ''}"
+        return f"Line {step.node.lineno} of code cell {step.cell} raised {told}."
     return ""
 
 

@@ -13,6 +13,8 @@ from ddpm_lesson.grading.exercises import Exercise, exercises
 LARGEST = 200 * 2**20  # bytes: stored animations are large, and a copy is no larger
 STATED = re.compile(r"\*\*Exercise (\d+(?:\.\d+)+) \(([^),]*)")  # **Exercise 1.7 (on paper, 8 minutes).**
 MAGIC = re.compile(r"^(\s*)(?:[%!?].*|[\w.]+\?+|[\w, ]+=\s*[%!].*)$", re.M)  # what IPython reads and Python does not
+CHECKED = re.compile(r"\bchecks\.(\w+)\s*\(")
+DEFINED = re.compile(r"^(?:(?:def|class)\s+(\w+)|(\w+)\s*=(?!=))", re.M)
 CELL_MAGIC = re.compile(r"\A\s*%%(\w+).*\n?")
 OF_PYTHON = ("time", "timeit", "capture", "prun")  # cell magics with Python below
 
@@ -106,15 +108,10 @@ def exercises_of(copy: Copy) -> list[Exercise]:
 
     The chapter is the one of which most exercises are checked or defined. [] where there is none.
     """
-    checked, defined = set(), set()
-    names = {exercise.name: exercise for exercise in exercises()}
-    asked_by = {exercise.check: exercise for exercise in exercises()}
-    for cell in copy.cells:
-        for exercise in exercises():  # also in a cell that Python cannot read
-            if re.search(rf"\bchecks\.{exercise.check}\s*\(", cell.source):
-                checked.add(asked_by[exercise.check])
-            if re.search(rf"^(?:def|class)\s+{exercise.name}\b|^{exercise.name}\s*=", cell.source, re.M):
-                defined.add(names[exercise.name])
+    checks, names = {e.check: e for e in exercises()}, {e.name: e for e in exercises()}
+    text = "\n".join(cell.source for cell in copy.cells)  # also of a cell that Python cannot read
+    checked = {checks[name] for name in CHECKED.findall(text) if name in checks}
+    defined = {names[name] for found in DEFINED.findall(text) if (name := found[0] or found[1]) in names}
     present = [exercise.chapter for exercise in [*checked, *defined]]
     if not present:
         return []

@@ -46,6 +46,27 @@ class Definition(NamedTuple):
     is_stub: bool
 
 
+class Step(NamedTuple):
+    """A statement to run. defines: it is the graded function's definition, or part of it."""
+
+    cell: int
+    node: ast.stmt
+    binds: frozenset[str]
+    defines: bool
+
+
+class Plan(NamedTuple):
+    """What to run for an exercise, in order. sources: of the cells that it is from.
+
+    needs: the global names that all this refers to. below: those of them that only cells further below define.
+    """
+
+    steps: tuple[Step, ...]
+    sources: dict[int, str]
+    needs: frozenset[str]
+    below: dict[str, int]
+
+
 class Program:
     """The statements of a copy, and what in it defines each of these exercises."""
 
@@ -68,13 +89,14 @@ class Program:
         if not isinstance(node, ast.Assign | ast.AnnAssign | ast.Expr):
             return
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        for name, exercise in self.graded.items():
-            for call in _calls(node, exercise.check):
+        parts = list(ast.walk(node))
+        for check, call in _calls(parts):
+            for name in (name for name, exercise in self.graded.items() if exercise.check == check):
                 self.asked[name].append(statement.at)
                 given = call.args[0] if call.args else next((word.value for word in call.keywords), None)
                 if given is not None and not (isinstance(given, ast.Name) and given.id == name):
                     self._define(name, statement, given)
-        if not isinstance(node.value, ast.Lambda) and _leads_to(node, of_the_course):
+        if not isinstance(node.value, ast.Lambda) and _leads_to(parts, of_the_course):
             of_the_course |= statement.binds - self.graded.keys()
         elif len(targets) == 1 and isinstance(targets[0], ast.Name) and targets[0].id in self.graded and node.value:
             self._define(targets[0].id, statement, node.value)
@@ -144,10 +166,16 @@ class Program:
         defined = [d.statement for d in self.definitions[name] if not d.is_stub and d.statement.at <= chosen.statement.at]
         return defined + [s for s in self.statements[:time] if name in _changed(s.node)]
 
-    def further_below(self, names: Iterable[str], name: str) -> dict[str, int]:
-        """Of these names, those that only a cell further below defines, and the cell's number."""
+    def plan(self, name: str, passed: Iterable[str]) -> Plan:
+        """What `needed` finds, as it is handed to the process that runs it."""
+        statements = self.needed(name, passed)
+        own = {definition.statement.node for definition in self.definitions[name]}
+        steps = tuple(Step(s.cell.number, s.node, s.binds, s.node in own) for s in statements)
+        needs = frozenset().union(*(s.needs | s.later for s in statements))
+        first = {each for s in self.statements[: self.end(name) + 1] for each in s.binds}
         after = self.statements[self.end(name) + 1 :]
-        return {each: s.cell.number for each in names for s in reversed(after) if each in s.binds}
+        below = {each: s.cell.number for s in reversed(after) for each in (needs - first) & s.binds}
+        return Plan(steps, {s.cell.number: s.cell.source for s in statements}, needs, below)
 
 
 def _statements(cells: Sequence[Cell]) -> Iterator[Statement]:
@@ -207,26 +235,20 @@ def _is_for_all(node: ast.stmt) -> bool:
     return isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in SWITCHES
 
 
-def _calls(node: ast.stmt, check: str) -> list[ast.Call]:
-    """The calls of a check in a statement: checks.q_sample(...)."""
-    return [
-        part
-        for part in ast.walk(node)
-        if isinstance(part, ast.Call)
-        and isinstance(part.func, ast.Attribute)
-        and part.func.attr == check
-        and (
-            (isinstance(part.func.value, ast.Name) and part.func.value.id == "checks")
-            or (isinstance(part.func.value, ast.Attribute) and part.func.value.attr == "checks")
-        )
-    ]
+def _calls(parts: list[ast.AST]) -> Iterator[tuple[str, ast.Call]]:
+    """The calls of checks among the parts of a statement, checks.q_sample(...), with the check's name."""
+    for part in parts:
+        if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute):
+            owner = part.func.value
+            if "checks" in (getattr(owner, "id", None), getattr(owner, "attr", None)):
+                yield part.func.attr, part
 
 
-def _leads_to(node: ast.stmt, names: set[str]) -> bool:
+def _leads_to(parts: list[ast.AST], names: set[str]) -> bool:
     return any(
         (isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load) and part.id in names)
         or (isinstance(part, ast.Attribute) and part.attr == "checks")
-        for part in ast.walk(node)
+        for part in parts
     )
 
 
