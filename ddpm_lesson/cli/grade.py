@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import ddpm_lesson
 from ddpm_lesson.cli.options import command_of, name, positive, shortened
@@ -15,7 +15,7 @@ from ddpm_lesson.grading.grades import Limits, Student, graded
 from ddpm_lesson.grading.report import CLASS, EVERYTHING, FEEDBACK, printed, written
 from ddpm_lesson.grading.students import hand_ins
 
-SECONDS, MEGABYTES = (1.0, 86400.0), (64, 2**20)  # the least and the most
+SECONDS, MEGABYTES = (1, 86400), (64, 10**6)  # the least and the most
 OURS = {"grades.csv", EVERYTHING, CLASS, FEEDBACK}  # what a folder of grades holds
 
 
@@ -43,7 +43,7 @@ def grade(options: argparse.Namespace) -> int:
     def told(student: Student) -> None:
         if not options.quiet:
             counts = f"{student.count('passed')} of {len(student.verdicts)} passed"
-            print(f"{student.name}: {counts}", file=sys.stderr, flush=True)
+            print(shown(f"{student.name}: {counts}", sys.stderr), file=sys.stderr, flush=True)
 
     jobs = min(options.jobs or os.cpu_count() or 1, len(found), 64)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what runs, as Ctrl-C does
@@ -53,7 +53,7 @@ def grade(options: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, before)
     _say_what_is_absent(students)
     written(students, limits, f"ddpm_lesson {ddpm_lesson.__version__}", out, options.force)
-    print(printed(students))
+    print(shown(printed(students), sys.stdout))
     print(f"{out / CLASS}: the class; {out / FEEDBACK}: a page for each student")
     return 0
 
@@ -78,6 +78,12 @@ def _say_what_is_absent(students: list[Student]) -> None:
         print(f"ddpm_lesson: warning: limit of {kind}: {words}", file=sys.stderr)
 
 
+def shown(text: str, output: TextIO) -> str:
+    """What the output can hold of a text: a terminal may know no Chinese names."""
+    encoding = getattr(output, "encoding", None) or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
 def seconds(text: str) -> float:
     return _within(text, *SECONDS, "seconds")
 
@@ -86,11 +92,11 @@ def megabytes(text: str) -> int:
     return int(_within(text, *MEGABYTES, "MB"))
 
 
-def _within(text: str, low: float, high: float, unit: str) -> float:
+def _within(text: str, low: int, high: int, unit: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not low <= value <= high:  # also of nan
-        raise argparse.ArgumentTypeError(f"expected a number of {unit} in {low:g}..{high:g}, got {shortened(text)}")
+        raise argparse.ArgumentTypeError(f"expected a number of {unit} in {low}..{high}, got {shortened(text)}")
     return value

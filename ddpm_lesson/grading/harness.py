@@ -163,33 +163,32 @@ def _is_the_courses(function: Any) -> bool:
 
 
 def _fingerprint(check: Any, like: dict[str, dict] | None = None) -> dict[str, dict]:
-    """What the package's and torch's names stand for. like: an earlier one; only its names are looked up.
+    """What the names of the package, of a tensor's class and of what compares tensors stand for, by identity.
 
-    Names that are added (a module loaded late, a cache) change nothing, but those of tensors do.
+    like: an earlier one; only its names are looked up. What is added (a module loaded late, a cache) changes nothing,
+    but for the check and for tensors.
     """
     kind = vars(type(check))
     late = {name for name, value in kind.items() if isinstance(value, cached_property)} - {"right"}
-    found: dict[str, dict] = {"the check": {name: id(value) for name, value in vars(check).items() if name not in late}}
-    found["Tensor"] = {name: id(value) for name, value in vars(torch.Tensor).items()}
-    found["torch"] = {name: id(getattr(torch, name)) for name in COMPARING}
+    held: dict[str, dict] = {"the check": {name: value for name, value in vars(check).items() if name not in late}}
+    held |= {"Tensor": dict(vars(torch.Tensor)), "torch": {name: getattr(torch, name) for name in COMPARING}}
     for module in [module for name, module in sys.modules.items() if name.split(".")[0] == "ddpm_lesson"]:
-        held = dict(vars(module))
-        found[module.__name__] = {name: id(value) for name, value in held.items()}
-        for name, value in held.items():
-            if getattr(value, "__module__", None) != module.__name__:
-                continue
-            if inspect.isclass(value):
-                methods = {each: id(method) for each, method in vars(value).items() if callable(method)}
-                found[f"{module.__name__}.{name}"] = methods
-            elif inspect.isfunction(value):
-                found[f"{module.__name__}.{name}"] = {"code": id(value.__code__)}
+        names = held[module.__name__] = dict(vars(module))
+        for name, value in list(names.items()):
+            if inspect.isclass(value) and value.__module__ == module.__name__:
+                names |= {f"{name}.{each}": method for each, method in vars(value).items() if callable(method)}
+        codes = {f"{name}()": value.__code__ for name, value in names.items() if inspect.isfunction(value)}
+        held[module.__name__] = names | codes
+    _alive.append(held)  # so that nothing else gets the same id
+    found = {key: {name: id(value) for name, value in names.items()} for key, names in held.items()}
     if like is None:
         return found
-    keep = ("the check", "Tensor")
+    whole = ("the check", "Tensor")
     return {
-        key: found.get(key, {}) if key in keep else {name: found.get(key, {}).get(name) for name in names}
+        key: found.get(key, {}) if key in whole else {name: found.get(key, {}).get(name) for name in names}
         for key, names in like.items()
     }
 
 
+_alive: list[dict] = []
 assert ddpm_lesson.checks.registry  # loaded before any process is forked

@@ -27,12 +27,12 @@ def written(students: Sequence[Student], limits: Limits, made_by: str, out: Path
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".partial-") as scratch:
         made = Path(scratch) / "grades"
         (made / FEEDBACK).mkdir(parents=True)
-        (made / TABLE).write_text(table(students), "utf-8", newline="")
-        (made / EVERYTHING).write_text(everything(students, limits, made_by), "utf-8")
-        pages = file_names(students)
-        (made / CLASS).write_text(class_page(students, {n: f"{FEEDBACK}/{f}" for n, f in pages.items()}), "utf-8")
-        for student in students:
-            (made / FEEDBACK / pages[student.name]).write_text(student_page(student), "utf-8")
+        names = file_names(students)
+        files = {TABLE: table(students), EVERYTHING: everything(students, limits, made_by)}
+        files[CLASS] = class_page(students, {name: f"{FEEDBACK}/{file}" for name, file in names.items()})
+        files |= {f"{FEEDBACK}/{names[student.name]}": student_page(student) for student in students}
+        for name, text in files.items():
+            (made / name).write_bytes(text.encode("utf-8", "replace"))  # half of a surrogate pair becomes "?"
         if out.exists() and any(out.iterdir()):
             if not replace:
                 raise FileExistsError(f"{out} holds files, and nothing is overwritten")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 OF_COURSE = re.compile(r"(?:0?1_forward_process|0?2_loss|0?3_unet|0?4_sampling|0?5_variants)", re.I)
 OF_MOODLE = re.compile(r"^(.*?)_\d+_assignsubmission_\w+$")  # a folder: Alice Smith_12345_assignsubmission_file
 OF_CANVAS = re.compile(r"^([^\W\d_]+)_(?:LATE_)?(\d+)_\d+_(?=\D*)")  # a file: smithalice_678_91011_02_loss.ipynb
+OF_SYSTEM = re.compile(r"(?:[-_ ]?Copy\d*|\s*\(\d+\))$")  # a file's second copy: 02_loss-Copy1, 02_loss (1)
 SUFFIX = ".ipynb"
 
 
@@ -22,7 +23,7 @@ class HandIn(NamedTuple):
 def hand_ins(places: Sequence[str]) -> list[HandIn]:
     """The students and their notebooks, sorted.  places: notebooks, or folders of copies.
 
-    A file's student is its name without the notebook's own; a sub-folder is one student. Raises OSError or ValueError
+    A file's student is in its name, beside the notebook's own; a sub-folder is one student. Raises OSError or ValueError
     of one sentence for a place that is neither, or holds no notebook.
     """
     found: dict[str, list[Path]] = {}
@@ -40,7 +41,7 @@ def _of_file(path: Path) -> tuple[str, Path]:
     if path.suffix.lower() != SUFFIX:
         more = ", unpack it first" if path.suffix.lower() in (".zip", ".gz", ".tar", ".7z", ".rar") else ""
         raise ValueError(f"expected a notebook, *{SUFFIX}, or a folder of them, got the file {path}{more}")
-    return student_of(path.stem), path
+    return student_of(path), path
 
 
 def _in_folder(folder: Path) -> list[tuple[str, Path]]:
@@ -48,10 +49,9 @@ def _in_folder(folder: Path) -> list[tuple[str, Path]]:
     for path in _notebooks(folder):
         inside = path.relative_to(folder).parts
         if len(inside) == 1:
-            found.append((student_of(path.stem), path))
+            found.append((student_of(path), path))
         else:
-            name = OF_MOODLE.sub(r"\1", inside[0])
-            found.append((name, path))
+            found.append((_plain(OF_MOODLE.sub(r"\1", inside[0])), path))
     if not found:
         raise ValueError(f"expected notebooks, *{SUFFIX}, in the folder {folder} or its sub-folders, found none")
     return found
@@ -66,9 +66,14 @@ def _notebooks(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def student_of(stem: str) -> str:
-    """01_forward_process_alice, alice-01_forward_process: alice.  A name that is only the notebook's stays."""
-    canvas = OF_CANVAS.match(stem)
-    if canvas:
+def student_of(path: Path) -> str:
+    """01_forward_process_alice, alice-01_forward_process: alice.  A notebook's own name alone: the folder's name."""
+    stem = OF_SYSTEM.sub("", path.stem)
+    if canvas := OF_CANVAS.match(stem):
         return f"{canvas[1]}_{canvas[2]}"
-    return OF_COURSE.sub("", stem).strip(" _-.()") or stem
+    return _plain(OF_COURSE.sub("", stem).strip(" _-.()") or path.resolve().parent.name or stem)
+
+
+def _plain(name: str) -> str:
+    """A name that can be written everywhere, whatever bytes the file system holds."""
+    return name.encode("utf-8", "replace").decode()
