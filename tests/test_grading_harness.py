@@ -17,7 +17,8 @@ from ddpm_lesson.grading.notebooks import parsed
 from ddpm_lesson.grading.slices import Program
 
 GRADED = [exercise for exercise in exercises() if exercise.chapter == 1]
-RIGHT = "import torch\ndef linear_betas(beta_1, beta_T, T):\n    return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)"
+RIGHT = "import torch\ndef linear_betas(beta_1, beta_T, T):\n"
+RIGHT += "    return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)"
 
 
 @pytest.fixture(autouse=True)

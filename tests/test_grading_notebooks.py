@@ -78,7 +78,12 @@ def test_a_chapter_is_known_by_what_is_in_it(tmp_path):
 
 
 def test_a_part_of_a_notebook_is_known_too(tmp_path):
-    cells = of_cells(solutions(2)["gaussian_kl"], solutions(2)["simple_loss"], "q_sample = checks.q_sample(q_sample)", "checks.vlb_weight(vlb_weight)")
+    cells = of_cells(
+        solutions(2)["gaussian_kl"],
+        solutions(2)["simple_loss"],
+        "q_sample = checks.q_sample(q_sample)",
+        "checks.vlb_weight(vlb_weight)",
+    )
     found = exercises_of(read_copy(save(cells, tmp_path / "a.ipynb")))
     assert [e.name for e in found if e.chapter == 2] == [e.name for e in exercises() if e.chapter == 2]
     assert [e.name for e in found if e.chapter != 2] == ["q_sample"]

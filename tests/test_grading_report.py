@@ -65,7 +65,15 @@ def test_json_has_a_version_and_everything():
 def test_names_of_files_differ_on_every_system():
     names = ["Ann", "ann", "../ann", "a/n:n", "李雷", "", "..."]
     files = list(file_names([student(name) for name in names]).values())
-    assert files == ["Ann.html", "ann_2.html", "ann_3.html", "a_n_n.html", "李雷.html", "student.html", "student_2.html"]
+    assert files == [
+        "Ann.html",
+        "ann_2.html",
+        "ann_3.html",
+        "a_n_n.html",
+        "李雷.html",
+        "student.html",
+        "student_2.html",
+    ]
 
 
 class Tags(HTMLParser):

@@ -116,7 +116,9 @@ def test_a_cell_that_cannot_be_read_counts_if_it_is_the_last_that_defines():
 
 
 def test_the_set_up_cell_installs_nothing():
-    setup = "import subprocess\nmissing = []\nif missing:\n    missing = subprocess.run(['pip'])\nsubprocess.run(['pip'])"
+    setup = (
+        "import subprocess\nmissing = []\nif missing:\n    missing = subprocess.run(['pip'])\nsubprocess.run(['pip'])"
+    )
     function = "def q_sample(x_0, t):\n    return missing, subprocess"
     found = Program([parsed(1, setup, ("setup",)), parsed(2, function)], GRADED).needed("q_sample", ())
     assert [ast.unparse(each.node).split("\n")[0] for each in found] == [

@@ -39,6 +39,10 @@ def test_slides_are_written_anew_and_nothing_else_is_touched(tmp_path):
 
 def test_a_picture_without_a_caption_is_no_figure(tmp_path):
     picture = {"cell_type": "code", "source": "", "outputs": [{"data": {"image/png": "iVBORw0KGgo="}}]}
-    cells = [picture, {"cell_type": "markdown", "source": "Words."}, {"cell_type": "markdown", "source": "*Figure 1.1.* A"}]
+    cells = [
+        picture,
+        {"cell_type": "markdown", "source": "Words."},
+        {"cell_type": "markdown", "source": "*Figure 1.1.* A"},
+    ]
     (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
     assert list(slides["figures"](tmp_path / "a.ipynb")) == []

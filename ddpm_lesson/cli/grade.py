@@ -6,17 +6,17 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import ddpm_lesson
 from ddpm_lesson.cli.options import command_of, name, positive, shortened
 from ddpm_lesson.cli.outputs import check_new_folder, there
-from ddpm_lesson.grading.grades import Limits, Student, graded
-from ddpm_lesson.grading.report import CLASS, EVERYTHING, FEEDBACK, printed, written
-from ddpm_lesson.grading.students import hand_ins
+
+if TYPE_CHECKING:
+    from ddpm_lesson.grading.grades import Student
 
 SECONDS, MEGABYTES = (1, 86400), (64, 10**6)  # the least and the most
-OURS = {"grades.csv", EVERYTHING, CLASS, FEEDBACK}  # what a folder of grades holds
+OURS = {"grades.csv", "grades.json", "class.html", "feedback"}  # what a folder of grades holds
 
 
 def add(commands: Any) -> None:
@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     command = command_of(commands, grade, "Grade copies of the notebooks.", more, computes=False)
     words = "a notebook, or a folder with a notebook or a sub-folder for each student"
     command.add_argument("copies", nargs="+", type=name, metavar="COPY", help=words)
-    words = f"folder to write: grades.csv, {EVERYTHING}, {CLASS} and {FEEDBACK}/, a page for each student [grades]"
+    words = "folder to write: grades.csv, grades.json, class.html and feedback/, a page for each student [grades]"
     command.add_argument("--out", type=name, default="grades", metavar="FOLDER", help=words)
     words = "time for each exercise, on the clock, in seconds [60]"
     command.add_argument("--timeout", type=seconds, default=60.0, metavar="S", help=words)
@@ -36,16 +36,20 @@ def add(commands: Any) -> None:
 
 def grade(options: argparse.Namespace) -> int:
     """Grade, print the table, and write the folder whole."""
+    from ddpm_lesson.grading.grades import Limits, graded  # here: other commands do without the checks
+    from ddpm_lesson.grading.report import CLASS, FEEDBACK, printed, written
+    from ddpm_lesson.grading.students import hand_ins
+
     out = Path(options.out)
     _check_out(out, options.force)
     found, limits, stop = hand_ins(options.copies), Limits(options.timeout, options.memory), threading.Event()
 
-    def told(student: Student) -> None:
+    def told(student: "Student") -> None:
         if not options.quiet:
             counts = f"{student.count('passed')} of {len(student.verdicts)} passed"
             print(shown(f"{student.name}: {counts}", sys.stderr), file=sys.stderr, flush=True)
 
-    jobs = min(options.jobs or os.cpu_count() or 1, len(found), 64)
+    jobs = min(options.jobs or processors(), len(found), 64)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what runs, as Ctrl-C does
     try:
         students = graded(found, limits, jobs, told, stop)
@@ -64,18 +68,23 @@ def _check_out(out: Path, force: bool) -> None:
         check_new_folder(out)
         return
     strange = sorted({path.name for path in out.iterdir()} - OURS)
-    if strange or not (out / EVERYTHING).is_file():
+    if strange or not (out / "grades.json").is_file():
         held = f"({shortened(strange[0])}) " if strange else ""
         raise FileExistsError(f"{out} holds other files {held}and is no folder of grades: name another one with --out")
     if not force:
         raise FileExistsError(f"{out} holds earlier grades: name another folder with --out, or replace it with --force")
 
 
-def _say_what_is_absent(students: list[Student]) -> None:
+def _say_what_is_absent(students: "list[Student]") -> None:
     """Once for each limit that this system does not have."""
     lacks = {k: words for student in students for v in student.verdicts.values() for k, words in v.lacks.items()}
     for kind, words in lacks.items():
         print(f"ddpm_lesson: warning: limit of {kind}: {words}", file=sys.stderr)
+
+
+def processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def shown(text: str, output: TextIO) -> str:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ddpm_lesson.grading.exercises import Exercise, in_order
@@ -86,7 +87,7 @@ def graded(
     return found
 
 
-def _copy(path) -> Copy | tuple[str, str]:
+def _copy(path: Path) -> Copy | tuple[str, str]:
     try:
         copy = read_copy(path)
         if not exercises_of(copy):

@@ -1,7 +1,7 @@
 """One exercise of one student, judged: what runs in a process of its own.
 
 The check is taken before any of the student's code runs, and afterwards it is compared with what it was. The verdict
-goes into a file that was opened before, beside a word that only this process and its parent know; whatever the student's
+goes into a file that was opened before, beside a word that only this process and its parent know; what the student's
 code prints is no verdict.
 """
 
@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, TextIO
 
 import torch
 
-import ddpm_lesson.checks
 from ddpm_lesson.checks import _accelerator, _carry
 from ddpm_lesson.checks._finished import FINISHED
 from ddpm_lesson.grading.exercises import Exercise, check_of, mistakes_in
@@ -191,4 +190,3 @@ def _fingerprint(check: Any, like: dict[str, dict] | None = None) -> dict[str, d
 
 
 _alive: list[dict] = []
-assert ddpm_lesson.checks.registry  # loaded before any process is forked

@@ -113,5 +113,6 @@ def muted() -> Kept:
         os.dup2(nowhere, number)
     kept = Kept()
     sys.stdin = open(os.devnull, encoding="utf-8")
-    sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = kept
+    for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
+        setattr(sys, name, kept)
     return kept

@@ -17,7 +17,8 @@ td, th { border-bottom: 1px solid var(--line); padding: .35rem .6rem .35rem 0; t
 td.n, th.n { text-align: right; white-space: nowrap; }
 .wide { overflow-x: auto; }
 section { border-top: 1px solid var(--line); margin-top: 1.2rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 1.2rem 0 .4rem; } h3 { font-size: 1rem; margin: 1rem 0 .3rem; }
+h1 { font-size: 1.5rem; }
+h2 { font-size: 1.15rem; margin: 1.2rem 0 .4rem; } h3 { font-size: 1rem; margin: 1rem 0 .3rem; }
 pre { background: var(--soft); padding: .6rem; overflow-x: auto; white-space: pre-wrap; font-size: .85rem; }
 a { color: var(--passed); } b.s { white-space: nowrap; }
 .bar { display: flex; height: .8rem; min-width: 8rem; background: var(--soft); }
@@ -82,7 +83,9 @@ def class_page(students: Sequence[Student], pages: Mapping[str, str]) -> str:
         listed = ", ".join(f"{escape(number)} ({escape(kind)})" for number, kind in by_hand.items())
         body.append(f"<h2>Not graded by machine</h2><p>To be read: {listed}.</p>")
     body += ["<h2>Students</h2>", '<div class="wide"><table>']
-    body.append("<tr><th>student</th>" + "".join(f'<th class="n">{s}</th>' for s in STATUSES) + "<th>not read</th></tr>")
+    body.append(
+        "<tr><th>student</th>" + "".join(f'<th class="n">{s}</th>' for s in STATUSES) + "<th>not read</th></tr>"
+    )
     for student in students:
         counts = "".join(f'<td class="n">{student.count(status)}</td>' for status in STATUSES)
         unread = "; ".join(f"{escape(name)}: {escape(words)}" for name, words in student.unread)
@@ -101,7 +104,9 @@ def _exercises(students: Sequence[Student]) -> list[str]:
             if found.count(status)
         )
         counts = "".join(f'<td class="n">{found.count(status)}</td>' for status in STATUSES)
-        lines.append(f'<tr><td>{number} <code>{escape(name)}</code></td><td><div class="bar">{bar}</div></td>{counts}</tr>')
+        lines.append(
+            f'<tr><td>{number} <code>{escape(name)}</code></td><td><div class="bar">{bar}</div></td>{counts}</tr>'
+        )
     return [*lines, "</table></div>"]
 
 

@@ -81,9 +81,8 @@ class Program:
 
     def _find_in(self, statement: Statement, of_the_course: set[str]) -> None:
         node = statement.node
-        for name in statement.binds & self.graded.keys() if isinstance(node, FUNCTION | ast.ClassDef) else ():
-            if node.name == name:
-                self.definitions[name].append(Definition(statement, _is_stub(node)))
+        if isinstance(node, FUNCTION | ast.ClassDef) and node.name in self.graded:
+            self.definitions[node.name].append(Definition(statement, _is_stub(node)))
         if isinstance(node, ast.ImportFrom) and "checks" in (node.module or "").split("."):
             of_the_course |= statement.binds - self.graded.keys()
         if not isinstance(node, ast.Assign | ast.AnnAssign | ast.Expr):
@@ -108,7 +107,9 @@ class Program:
         binds, needs, later = names_in(made)
         empty = isinstance(value, ast.Lambda) and is_empty([ast.Return(value.body)])
         empty = empty or (isinstance(value, ast.Constant) and value.value in (None, ...))
-        self.definitions[name].append(Definition(statement._replace(node=made, binds=binds, needs=needs, later=later), empty))
+        self.definitions[name].append(
+            Definition(statement._replace(node=made, binds=binds, needs=needs, later=later), empty)
+        )
 
     def chosen(self, name: str) -> Definition | None:
         """The definition that is graded: the last one that is no stub."""
@@ -163,7 +164,9 @@ class Program:
             return before[last:]
         if name not in own or not (chosen := self.chosen(name)):
             return []
-        defined = [d.statement for d in self.definitions[name] if not d.is_stub and d.statement.at <= chosen.statement.at]
+        defined = [
+            d.statement for d in self.definitions[name] if not d.is_stub and d.statement.at <= chosen.statement.at
+        ]
         return defined + [s for s in self.statements[:time] if name in _changed(s.node)]
 
     def plan(self, name: str, passed: Iterable[str]) -> Plan:

@@ -23,8 +23,8 @@ class HandIn(NamedTuple):
 def hand_ins(places: Sequence[str]) -> list[HandIn]:
     """The students and their notebooks, sorted.  places: notebooks, or folders of copies.
 
-    A file's student is in its name, beside the notebook's own; a sub-folder is one student. Raises OSError or ValueError
-    of one sentence for a place that is neither, or holds no notebook.
+    A file's student is in its name, beside the notebook's own; a sub-folder is one student.
+    Raises OSError or ValueError of one sentence for a place that is neither, or holds no notebook.
     """
     found: dict[str, list[Path]] = {}
     for place in places:
