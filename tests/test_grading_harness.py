@@ -36,8 +36,14 @@ def judged(*sources, name="linear_betas", passed=()):
 
 def test_a_right_one_passes_in_the_words_of_its_check():
     said = judged(RIGHT)
-    assert said["status"] == "passed" and said["words"] == "4 inputs, T = 2 and T = 1000 among them"
+    assert said["status"] == "passed" and said["words"] == "Right on 4 inputs, T = 2 and T = 1000 among them."
     assert said["mistakes"] == said["notes"] == []
+
+
+def test_a_remark_beside_a_yes_is_kept():
+    said = judged(RIGHT.replace("    return", "    torch.set_default_dtype(torch.float64)\n    return"))
+    assert said["status"] == "passed"
+    assert said["words"].startswith("Right on 4 inputs, T = 2 and T = 1000 among them. But it changes torch's default")
 
 
 def test_a_known_mistake_is_named():

@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     command.add_argument("copies", nargs="+", type=name, metavar="COPY", help=words)
     words = "folder to write: grades.csv, grades.json, class.html and feedback/, a page for each student [grades]"
     command.add_argument("--out", type=name, default="grades", metavar="FOLDER", help=words)
-    words = "time for each exercise, on the clock, in seconds [60]"
+    words = "time for each exercise, on the clock, in seconds; waiting for a busy processor is free on Linux [60]"
     command.add_argument("--timeout", type=seconds, default=60.0, metavar="S", help=words)
     words = "memory for each exercise, in MB, beyond what PyTorch takes; on Linux only [2048]"
     command.add_argument("--memory", type=megabytes, default=2048, metavar="MB", help=words)

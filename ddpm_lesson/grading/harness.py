@@ -11,6 +11,7 @@ import json
 import linecache
 import multiprocessing
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -94,9 +95,7 @@ def _judged(job: Job, kept: Kept) -> dict[str, Any]:
     if _fingerprint(check, before) != before:
         words = "This code changed the course's checks or PyTorch itself while it ran. So it was not graded."
         return _said("failed", words, kept, [])
-    words = detail.removeprefix(". ").strip()
-    if words.startswith("(") and words.endswith(")"):
-        words = words[1:-1]
+    words = re.sub(r"^\((\d+ inputs.*?)\)\.?", r"Right on \1.", detail.removeprefix(". ").strip())
     found = _said(VERDICTS[verdict], words, kept, notes if verdict == "no" else [])
     return found | {"mistakes": mistakes_in(job.exercise, detail) if verdict == "no" else []}
 

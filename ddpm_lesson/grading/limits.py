@@ -58,7 +58,7 @@ def limited(megabytes: int, seconds: float) -> dict[str, str]:
             with suppress(ValueError, OSError):  # where there is a lower limit already
                 resource.setrlimit(getattr(resource, kind), (most, most))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(math.ceil(seconds) + 30)  # for a child whose parent was killed
+        signal.alarm(600 + 20 * math.ceil(seconds))  # if nobody watches any more
     if not _without_network():
         lacks["network"] = "Python's sockets refuse to connect; programs that are started are not kept from it"
     return lacks

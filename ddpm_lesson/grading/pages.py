@@ -77,7 +77,7 @@ def class_page(students: Sequence[Student], pages: Mapping[str, str]) -> str:
     pages: the address of each student's page, by name.
     """
     many = len(students)
-    body = [f"<h1>{many} student{'s' * (many != 1)}</h1>", *_exercises(students), *_mistakes(students, pages)]
+    body = [f"<h1>Grades of {many} student{'s' * (many != 1)}</h1>", *_exercises(students), *_mistakes(students, pages)]
     by_hand = {number: kind for student in students for number, kind in student.by_hand}
     if by_hand:
         listed = ", ".join(f"{escape(number)} ({escape(kind)})" for number, kind in by_hand.items())
