@@ -51,7 +51,7 @@ def _ended(job: Job, stop: threading.Event) -> tuple[int | None, bool]:
     """The exit code of the process, and whether its time was over."""
     context: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
     if sys.platform != "win32":
-        context.set_forkserver_preload(["ddpm_lesson.grading.preloaded"])
+        context.set_forkserver_preload(["ddpm_lesson.grading.preloaded", "ddpm_lesson.cli"])
     process = context.Process(target=harness.run, args=(job,), daemon=True)
     with _starting, _surroundings():
         process.start()

@@ -3,7 +3,6 @@
 import einops  # noqa: F401
 import torch
 
-import ddpm_lesson.cli
 import ddpm_lesson.experiments.pretrained
 import ddpm_lesson.grading.harness  # noqa: F401
 

@@ -6,16 +6,14 @@ them: what a student made of it does not matter.
 """
 
 import ast
-import symtable
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ddpm_lesson.checks._stub import is_empty
 from ddpm_lesson.grading.exercises import Exercise
+from ddpm_lesson.grading.names import FUNCTION, changed, names_in
 from ddpm_lesson.grading.notebooks import Cell
 
-FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
-COMPREHENSIONS = ("listcomp", "setcomp", "dictcomp", "genexpr")
 SWITCHES = ("set_default_dtype", "set_default_device", "set_grad_enabled", "set_default_tensor_type")
 
 
@@ -36,7 +34,7 @@ class Statement(NamedTuple):
     def binds_anew(self, name: str) -> bool:
         """Whether nothing is left of what the name stood for: no loop or condition, and no change in place."""
         simple = FUNCTION | ast.ClassDef | ast.Assign | ast.AnnAssign | ast.Import | ast.ImportFrom
-        return isinstance(self.node, simple) and name not in _changed(self.node) and name not in self.needs
+        return isinstance(self.node, simple) and name not in changed(self.node) and name not in self.needs
 
 
 class Definition(NamedTuple):
@@ -167,7 +165,7 @@ class Program:
         defined = [
             d.statement for d in self.definitions[name] if not d.is_stub and d.statement.at <= chosen.statement.at
         ]
-        return defined + [s for s in self.statements[:time] if name in _changed(s.node)]
+        return defined + [s for s in self.statements[:time] if name in changed(s.node)]
 
     def plan(self, name: str, passed: Iterable[str]) -> Plan:
         """What `needed` finds, as it is handed to the process that runs it."""
@@ -189,45 +187,6 @@ def _statements(cells: Sequence[Cell]) -> Iterator[Statement]:
                 continue  # the course's set-up cell: it may install something
             yield Statement(at, cell, node, *names_in(node))
             at += 1
-
-
-def names_in(node: ast.stmt) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-    """The global names that a statement binds or changes, that it refers to, and that functions in it refer to."""
-    try:
-        table = symtable.symtable(ast.unparse(node), "<statement>", "exec")
-    except (SyntaxError, ValueError, RecursionError):  # as `await` outside of a function
-        return frozenset(), frozenset(), frozenset()
-    symbols = table.get_symbols()
-    bound = {s.get_name() for s in symbols if s.is_assigned() or s.is_imported() or s.is_namespace()}
-    needs = {s.get_name() for s in symbols if s.is_referenced()}
-    later: set[str] = set()
-    inside = [(part, needs) for part in table.get_children()]
-    while inside:
-        part, found = inside.pop()
-        if part.get_type() != "class" and part.get_name() not in COMPREHENSIONS:
-            found = later
-        found.update(symbol.get_name() for symbol in part.get_symbols() if symbol.is_global())
-        inside += [(child, found) for child in part.get_children()]
-    return frozenset(bound | _changed(node)), frozenset(needs), frozenset(later)
-
-
-def _changed(node: ast.stmt) -> set[str]:
-    """Names whose objects a statement changes: x[0] = 1, x.a = 1, x.append(1)."""
-    if isinstance(node, FUNCTION | ast.ClassDef | ast.Import | ast.ImportFrom):
-        return set()
-    found = set()
-    for part in ast.walk(node):
-        if isinstance(part, ast.Attribute | ast.Subscript) and isinstance(part.ctx, ast.Store | ast.Del):
-            found |= _root(part)
-        if isinstance(part, ast.Expr) and isinstance(part.value, ast.Call):
-            found |= _root(part.value.func) if isinstance(part.value.func, ast.Attribute) else set()
-    return found - {"torch", "plt", "checks", "plots", "np", "sys", "os", "display", "random", "warnings"}
-
-
-def _root(node: ast.expr) -> set[str]:
-    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return {node.id} if isinstance(node, ast.Name) else set()
 
 
 def _is_for_all(node: ast.stmt) -> bool:
