@@ -198,6 +198,19 @@ def test_pages_escape_what_students_wrote(tmp_path):
     assert "\n'=1+<i>&," in (tmp_path / "grades" / "grades.csv").read_text("utf-8")
 
 
+def test_a_failure_of_the_grader_costs_one_exercise_and_is_no_students(tmp_path, monkeypatch):
+    def broken(job, stop):
+        if job.exercise.name == "walk":
+            raise RecursionError("too deep")
+        return {"status": "passed"}
+
+    monkeypatch.setattr("ddpm_lesson.grading.grades.judged", broken)
+    save(solved(1), tmp_path / "class" / "ann.ipynb")
+    found, _, _ = grade(tmp_path / "class")
+    assert by(found["ann"]) == {"passed": [n for n in ALL_OF_1 if n != "walk"], "not graded": ["walk"]}
+    assert "RecursionError: too deep" in found["ann"]["walk"]["trouble"]
+
+
 def test_what_cannot_be_read_is_said_and_the_others_are_graded(tmp_path):
     folder = tmp_path / "class"
     save(original(2), folder / "ann" / "02.ipynb")

@@ -92,6 +92,12 @@ def test_classes_and_what_they_are_made_of_work():
     assert judged("import torch", source)["status"] == "passed"
 
 
+def test_annotations_may_name_what_is_not_there():
+    annotated = RIGHT.replace("T):", "T: Nothing) -> 'Nowhere':")
+    assert judged(annotated)["words"].startswith("Line 2 of code cell 1 raised NameError")
+    assert judged("from __future__ import annotations", annotated)["status"] == "passed"
+
+
 def test_a_fake_check_that_returns_nothing_leaves_the_function():
     fake = "def check(f):\n    print('yes')", "linear_betas = check(linear_betas)"
     assert judged(RIGHT, *fake)["status"] == "passed"

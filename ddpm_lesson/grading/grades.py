@@ -1,6 +1,7 @@
 """Verdicts put together: one student's, and how many of a class made which mistake."""
 
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 
 from ddpm_lesson.grading.exercises import Exercise, in_order
 from ddpm_lesson.grading.harness import Job
-from ddpm_lesson.grading.judge import judged
+from ddpm_lesson.grading.judge import Interrupted, judged
 from ddpm_lesson.grading.notebooks import Copy, Unreadable, exercises_of, read_copy
 from ddpm_lesson.grading.slices import Program
 from ddpm_lesson.grading.students import HandIn
@@ -146,10 +147,16 @@ def _verdict(
         words = "" if program.definitions[exercise.name] else f"Nothing in this copy defines {exercise.name}."
         return Verdict(status="not attempted", words=words, **about)
     cell = chosen.statement.cell
-    plan = program.plan(exercise.name, passed)
-    job = Job(plan, exercise, tuple(program.graded), passed, limits.seconds, limits.megabytes)
-    said = judged(job, stop)
-    return Verdict(cell=cell.number, source=cell.source, **about, **said)
+    about |= {"cell": cell.number, "source": cell.source}
+    try:
+        plan = program.plan(exercise.name, passed)
+        job = Job(plan, exercise, tuple(program.graded), passed, limits.seconds, limits.megabytes)
+        return Verdict(**about, **judged(job, stop))
+    except (Interrupted, OSError):  # of all, not of this exercise
+        raise
+    except Exception:
+        words, trouble = "The grader itself failed.", traceback.format_exc()
+        return Verdict(status="not graded", words=words, trouble=trouble, **about)
 
 
 def mistakes_of(students: Sequence[Student]) -> dict[str, dict[str, list[str]]]:

@@ -5,6 +5,8 @@ goes into a file that was opened before, beside a word that only this process an
 code prints is no verdict.
 """
 
+import __future__
+
 import ast
 import inspect
 import json
@@ -119,8 +121,10 @@ def loaded(job: Job) -> tuple[Callable | None, list[str]]:
         at = _place(number)  # from where a traceback and `inspect` read the source
         linecache.cache[at] = (len(source), None, source.splitlines(keepends=True), at)
     own = None
+    late = any(isinstance(step.node, ast.ImportFrom) and step.node.module == "__future__" for step in plan.steps)
+    flags = __future__.annotations.compiler_flag if late else 0
     for step in plan.steps:
-        trouble = _executed(step, names)
+        trouble = _executed(step, names, flags)
         if trouble:
             notes.append(trouble)
         elif step.defines:
@@ -139,10 +143,10 @@ def _place(number: int) -> str:
     return f"<code cell {number}>"
 
 
-def _executed(step: Step, names: dict[str, Any]) -> str:
-    """Run it; what it raised, in words."""
+def _executed(step: Step, names: dict[str, Any], flags: int) -> str:
+    """Run it; what it raised, in words.  flags: of the compiler."""
     try:
-        exec(compile(ast.Module([step.node], []), _place(step.cell), "exec", 0, True), names)
+        exec(compile(ast.Module([step.node], []), _place(step.cell), "exec", flags, True), names)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         words = str(error).strip().split("\n")[0]
         told = f"{type(error).__name__}{f': {words}' if words else ''}"
