@@ -9,9 +9,12 @@ OLDEST := .venv-oldest
 OLDEST_PYTHON = $(shell for python in python3.10 python3.11 python3.12 $(PYTHON); do \
     $$python -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
 
+TIMES ?= 20
+NOTEBOOK_TIMES ?= 5
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-oldest coverage format notebooks sync address slides weights records speedrun bench
+.PHONY: help lab test test-oldest repeat coverage format notebooks sync address slides weights records speedrun bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -29,6 +32,11 @@ test: $(STAMP) ## check style and types, run the unit tests, then every notebook
 
 test-oldest: $(OLDEST)/.installed ## run the unit tests on the oldest versions that pyproject.toml allows (gigabytes, an hour)
 	$(OLDEST)/bin/python -m pytest tests
+
+repeat: $(STAMP) ## run the unit tests TIMES=20 times and the notebooks NOTEBOOK_TIMES=5 times, until one fails (hours)
+	for i in $$(seq $(TIMES)); do echo "unit tests, $$i of $(TIMES)"; $(BIN)/python -m pytest -q tests || exit 1; done
+	for i in $$(seq $(NOTEBOOK_TIMES)); do echo "notebooks, $$i of $(NOTEBOOK_TIMES)"; \
+	    $(BIN)/python -m pytest -q --nbval notebooks/ || exit 1; done
 
 coverage: $(STAMP) ## run the unit tests and list the statements that none of them reaches
 	$(BIN)/python -m coverage run -m pytest tests

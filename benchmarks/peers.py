@@ -72,13 +72,25 @@ def our_training(net: UNet, x_0: Tensor) -> Step:
 
 
 def diffusers_training(net: nn.Module, x_0: Tensor) -> Step:
-    """The loop of diffusers' examples/unconditional_image_generation on one device, its average of weights included."""
-    net.train()
-    scheduler, average = diffusers.DDPMScheduler(T), EMAModel(net.parameters(), use_ema_warmup=True)
-    adam = torch.optim.AdamW(net.parameters(), 1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
-    rate = get_scheduler("cosine", optimizer=adam, num_warmup_steps=500, num_training_steps=10**6)
+    return partial(diffusers_trainer(net)[0], x_0)
 
-    def step() -> None:
+
+def lucidrains_training(diffusion: nn.Module, x_0: Tensor) -> Step:
+    return partial(lucidrains_trainer(diffusion)[0], x_0)
+
+
+def diffusers_trainer(net: nn.Module, steps: int = 10**6) -> tuple[Callable[[Tensor], None], EMAModel]:
+    """A step on a batch in [-1, 1] of diffusers' examples/unconditional_image_generation, and its average of weights.
+
+    On one device. steps: after how many its rate has fallen to 0.
+    """
+    net.train()
+    scheduler = diffusers.DDPMScheduler(T)
+    average = EMAModel(net.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+    adam = torch.optim.AdamW(net.parameters(), 1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
+    rate = get_scheduler("cosine", optimizer=adam, num_warmup_steps=500, num_training_steps=steps)
+
+    def step(x_0: Tensor) -> None:
         noise, t = torch.randn_like(x_0), torch.randint(T, (len(x_0),), device=x_0.device)
         mse_loss(net(scheduler.add_noise(x_0, noise, t), t).sample.float(), noise.float()).backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -87,27 +99,33 @@ def diffusers_training(net: nn.Module, x_0: Tensor) -> Step:
         adam.zero_grad()
         average.step(net.parameters())
 
-    return step
+    return step, average
 
 
-def lucidrains_training(diffusion: nn.Module, x_0: Tensor) -> Step:
-    """The loop of denoising-diffusion-pytorch's Trainer, on one device. It takes images in [0, 1]."""
+def lucidrains_trainer(
+    diffusion: nn.Module, lr: float = 1e-4, accumulate: int = 1
+) -> tuple[Callable[[Tensor], None], nn.Module]:
+    """A step on a batch in [-1, 1] of denoising-diffusion-pytorch's Trainer, and its average, as a process.
+
+    On one device. accumulate: in how many parts a batch is gone through.
+    """
     from ema_pytorch import EMA as Average
 
     diffusion.train()
-    adam = torch.optim.Adam(diffusion.parameters(), lr=1e-4, betas=(0.9, 0.99))
-    average, images = Average(diffusion, beta=0.995, update_every=10).to(x_0.device), (x_0 + 1) / 2
+    adam = torch.optim.Adam(diffusion.parameters(), lr=lr, betas=(0.9, 0.99))
+    average = Average(diffusion, beta=0.995, update_every=10).to(next(diffusion.parameters()).device)
 
-    def step() -> None:
-        loss = diffusion(images)
-        loss.item()
-        loss.backward()
+    def step(x_0: Tensor) -> None:
+        for part in x_0.chunk(accumulate):
+            loss = diffusion((part + 1) / 2) / accumulate
+            loss.item()
+            loss.backward()
         nn.utils.clip_grad_norm_(diffusion.parameters(), 1.0)
         adam.step()
         adam.zero_grad()
         average.update()
 
-    return step
+    return step, average.ema_model
 
 
 def our_sampling(net: UNet, x_T: Tensor) -> Step:

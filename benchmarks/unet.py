@@ -49,10 +49,10 @@ def mixed(net, x_t, t):
         return output(net, x_t, t).float()
 
 
-def training_step(net, forward, x_t, t, noise):
-    """A function that trains the network by one step."""
+def training_step(net, forward, x_t, t, noise, **options):
+    """A function that trains the network by one step.  options: of Adam."""
     net.train()
-    adam = torch.optim.Adam(net.parameters(), lr=1e-4)
+    adam = torch.optim.Adam(net.parameters(), lr=1e-4, **options)
 
     def step():
         adam.zero_grad()

@@ -9,7 +9,7 @@ older form is known, and where both were edited neither overwrites the other.
 
 Three cells are generated: the one tagged `setup` is setup_cell.py, the one tagged `equations` is the chapter's part of
 equations.csv as a table, the one tagged `sittings` says how long the core path takes. In a new source the tag alone is
-enough. What the other tags mean stands in form.py.
+enough. What the other tags mean stands in form.py. `build` also writes how long each notebook takes into the README.
 """
 
 import argparse
@@ -207,6 +207,18 @@ def build(folder: Path, chosen: Sequence[str] = (), everything: bool = False) ->
         if everything or not is_current(path, source):
             print(f"{name}: executing", flush=True)
             write_notebook(path, execute(source, name, folder))
+    write_minutes(folder)
+
+
+def write_minutes(folder: Path) -> None:
+    """Into the README's map, in both languages: minutes of core path, capstones, and what is collapsed."""
+    for page in sorted(folder.parent.glob("README*.md")):
+        text = page.read_text("utf-8")
+        for path in sorted(folder.glob("source/*.py")):
+            told = " | ".join(map(str, form.totals(read_source(path).cells)))
+            row = rf"^(\| \[{path.stem}\]\(.*\|) \d+ \| \d+ \| \d+ \|$"
+            text = re.sub(row, rf"\g<1> {told} |", text, flags=re.M)
+        write(page, text)
 
 
 def fill_in(path: Path, folder: Path) -> NotebookNode:
@@ -237,7 +249,7 @@ def address(folder: Path, new: str) -> None:
     for path, pattern, text in (
         (root / "pyproject.toml", IN_PYPROJECT, rf"\g<1>{new}"),
         (folder / "setup_cell.py", IN_SETUP, rf"\g<1>{new}"),
-        (root / "README.md", IN_BADGE, rf"\g<1>{new}\g<2>\g<3>"),
+        *((page, IN_BADGE, rf"\g<1>{new}\g<2>\g<3>") for page in sorted(root.glob("README*.md"))),
     ):
         write(path, pattern.sub(text, path.read_text("utf-8")))
     for path in sorted([*folder.glob("source/*.py"), *folder.glob("*.ipynb")]):

@@ -59,7 +59,7 @@ def minutes(cells: Sequence[NotebookNode]) -> float:
         if "sittings" in tags(cell):
             continue  # what the build writes does not change what it writes
         if cell.cell_type == "markdown":
-            prose = ALT.sub("", re.sub(r"\$\$.*?\$\$", "", cell.source, flags=re.S))
+            prose = ALT.sub("", LINE.sub("", re.sub(r"\$\$.*?\$\$", "", cell.source, flags=re.S)))
             words = re.sub(r"<[^>]+>|\$[^$]*\$", " ", prose).split()
             found += len(words) / 200 + cell.source.count("$$") // 2 + sum(map(int, STATED.findall(cell.source)))
         elif not hides_code(cell):
@@ -84,6 +84,14 @@ def sittings(cells: Sequence[NotebookNode]) -> list[Sitting]:
     return found
 
 
+def totals(cells: Sequence[NotebookNode]) -> tuple[int, int, int]:
+    """Minutes of the core path, of the capstones, and of the collapsed sections."""
+    found = sittings(cells)
+    core, capstones = (sum(each.minutes for each in found if each.is_capstone == wanted) for wanted in (False, True))
+    hidden = [cell for cell, below in zip(cells, deeper(cells), strict=True) if below]
+    return core, capstones, round(sum(minutes([cell]) for cell in hidden))
+
+
 def fill_in(cells: Sequence[NotebookNode]) -> None:
     """Write the minutes below each sitting's heading, and the cell tagged `sittings`."""
     for cell in cells:  # first, so that the sentences that are written do not count twice
@@ -97,15 +105,14 @@ def fill_in(cells: Sequence[NotebookNode]) -> None:
     for sitting in found:
         name = "capstone" if sitting.is_capstone else str(core.index(sitting) + 1)
         first, last = sitting.sections[0], sitting.sections[-1]
-        span = first if first == last else f"{first} {'…' if len(sitting.sections) > 2 else 'and'} {last}"
+        span = first if first == last else f"{first} {'…' if len(sitting.sections) > 2 else '·'} {last}"
         table.append(f"| {name} | {span} | {sitting.minutes} |")
         begun = f"Sitting {name} of {len(core)}" if sitting in core else "Capstone"
         head = next(cell for cell in cells[sitting.first : sitting.last + 1] if "sitting" in tags(cell))
         title, *rest = head.source.split("\n")
         head.source = "\n".join([title, "", f"*{begun}, {sitting.minutes} minutes.*", *rest])
     count = f"{len(core)} sitting{'s' * (len(core) > 1)}"
-    total = sum(sitting.minutes for sitting in core)
-    more = round(sum(minutes([cell]) for cell, hidden in zip(cells, deeper(cells), strict=True) if hidden))
+    total, _, more = totals(cells)
     for cell in cells:
         if "sittings" in tags(cell):
             cell.source = "\n".join(

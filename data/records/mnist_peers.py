@@ -5,12 +5,13 @@
 Writes mnist_peers.json beside this file; rows that are there already stay, unless named. diffusers and lucidrains'
 denoising-diffusion-pytorch (the extra `bench`) train their own networks with their own settings, made for GPUs; only
 the images are other ones: MNIST's, with a border of paper that makes their sides 32 and is cut off again. 100 digits
-are drawn with 25 steps of their own DDIM (eta = 1).
+are drawn with 25 steps of their own DDIM (eta = 1). A step of each is that of benchmarks/peers.py.
 """
 
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from ddpm_lesson.data import Images
 from ddpm_lesson.experiments.checkpoints import write_whole
 
 FILE = Path(__file__).with_suffix(".json")
+BENCHMARKS = FILE.parents[2] / "benchmarks"
 FEW = 100
 
 
@@ -34,6 +36,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*names, []], help=f"of {', '.join(names)}")
     parser.add_argument("--root", help="folder of torchvision's files")
     options = parser.parse_args()
+    sys.path.insert(0, str(BENCHMARKS))
     images = at_hand(options.root)
     held = json.loads(FILE.read_text(encoding="utf-8"))["rows"] if FILE.exists() else {}
     for name in options.names or [name for name in names if name not in held]:
@@ -45,8 +48,7 @@ def main() -> None:
 def of_diffusers(images: Images) -> dict:
     """train_unconditional.py of diffusers' examples, with one channel and its defaults."""
     from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
-    from diffusers.optimization import get_scheduler
-    from diffusers.training_utils import EMAModel
+    from peers import diffusers_trainer
 
     down, up = ["DownBlock2D"] * 6, ["UpBlock2D"] * 6
     down[4], up[1] = "AttnDownBlock2D", "AttnUpBlock2D"
@@ -54,24 +56,11 @@ def of_diffusers(images: Images) -> dict:
     model = UNet2DModel(
         32, 1, 1, layers_per_block=2, block_out_channels=channels, down_block_types=down, up_block_types=up
     )
-    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
-    adam = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6)
-    rate = get_scheduler("cosine", adam, num_warmup_steps=500, num_training_steps=len(images) // 16 * 100)
-    ema = EMAModel(model.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
-
-    def step(x_0: Tensor) -> None:
-        noise, t = torch.randn_like(x_0), torch.randint(1000, (len(x_0),))
-        loss = torch.nn.functional.mse_loss(model(scheduler.add_noise(x_0, noise, t), t).sample, noise)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adam.step()
-        rate.step()
-        adam.zero_grad()
-        ema.step(model.parameters())
+    step, average = diffusers_trainer(model, steps=len(images) // 16 * 100)
 
     def draw(n: int) -> Tensor:
-        ema.copy_to(model.parameters())
-        chain, x_t = DDIMScheduler.from_config(scheduler.config), torch.randn(n, 1, 32, 32)
+        average.copy_to(model.parameters())
+        chain, x_t = DDIMScheduler.from_config(DDPMScheduler(1000).config), torch.randn(n, 1, 32, 32)
         chain.set_timesteps(25)
         for t in chain.timesteps:
             x_t = chain.step(model(x_t, t).sample, t, x_t, eta=1.0).prev_sample
@@ -83,22 +72,12 @@ def of_diffusers(images: Images) -> dict:
 def of_lucidrains(images: Images) -> dict:
     """The README's example of denoising-diffusion-pytorch, with one channel and its Trainer's settings."""
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
-    from ema_pytorch import EMA
+    from peers import lucidrains_trainer
 
     model = Unet(dim=64, dim_mults=(1, 2, 4, 8), channels=1)
     diffusion = GaussianDiffusion(model, image_size=32, timesteps=1000, sampling_timesteps=25, ddim_sampling_eta=1.0)
-    adam = torch.optim.Adam(diffusion.parameters(), lr=8e-5, betas=(0.9, 0.99))
-    ema = EMA(diffusion, beta=0.995, update_every=10)
-
-    def step(x_0: Tensor) -> None:
-        for half in x_0.chunk(2):  # gradient_accumulate_every = 2
-            (diffusion((half + 1) / 2) / 2).backward()
-        torch.nn.utils.clip_grad_norm_(diffusion.parameters(), 1.0)
-        adam.step()
-        adam.zero_grad()
-        ema.update()
-
-    return of_peer("lucidrains", images, 64, model, step, lambda n: 2 * ema.ema_model.sample(batch_size=n) - 1)
+    step, average = lucidrains_trainer(diffusion, lr=8e-5, accumulate=2)
+    return of_peer("lucidrains", images, 64, model, step, lambda n: 2 * average.sample(batch_size=n) - 1)
 
 
 def of_peer(

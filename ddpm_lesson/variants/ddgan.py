@@ -76,7 +76,7 @@ def train_ddgan(
     interval: int = 1,
     generator: Generator | None = None,
 ) -> Iterator[GanStep]:
-    """Train generator and discriminator by turns; yields each step that was made.  Xiao et al. 2022, Eq. 4 and 5.
+    """Train generator and discriminator by turns; yields each step that was made.  Xiao et al. 2022, Section 3.2.
 
     G: called as G(x_t, t, z=z), answers x_0. D: D(x_prev, x_t, t) -> logits (B,), see `Discriminator`. process: the few
     large steps, such as `GaussianDiffusion(schedules.vp(4))`, on the networks' device. batches: of x_0 (B, *D), endless

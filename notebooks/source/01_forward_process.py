@@ -9,7 +9,7 @@
 # - derive the posterior, the Gaussian that the network learns to imitate, and say when the true step back is nearly Gaussian;
 # - draw new digits from noise with a trained network and functions that you wrote yourself.
 #
-# **You need** Gaussians, expectations and PyTorch broadcasting.
+# **You need** Gaussians, expectations, Bayes' rule and PyTorch broadcasting.
 #
 # *The course:* **1 forward process** → 2 loss → 3 U-Net → 4 sampling → 5 variants
 
@@ -19,7 +19,7 @@
 # | sitting | sections | minutes |
 # |---|---|---|
 # | 1 | 1.1 What you will have at the end … 1.4 A batch of images, each at its own step | 30 |
-# | 2 | 1.5 Schedules, and how long a digit stays readable and 1.6 Chains that never reach the noise | 24 |
+# | 2 | 1.5 Schedules, and how long a digit stays readable · 1.6 Chains that never reach the noise | 24 |
 # | 3 | 1.7 The posterior: one step back, if you know where you came from … 1.11 What you now have | 35 |
 # | capstone | 1.12 Capstone: a forward process of your own | 38 |
 #
@@ -108,7 +108,7 @@ _ = plots.chain(rows, [20 * state.i for state in shown])
 #
 # `B` is the batch size, `*D` the shape of one item: (1, 8, 8) for a digit, (2,) for a point in the plane. Formulas count steps from 1, as the papers do. **Code counts from 0: `t = 0` is the papers' $t = 1$**, the first step of noise. Figures labelled $t$ count from 0 too, except figure 1.1; axes called "steps of noise" and the indices in figure 1.2 count steps.
 #
-# The course grew out of a Chinese blog post, 【研究生工作周报】(DDPM), "A graduate student's weekly report (DDPM)". The sections *Going deeper* call it *the post*. **What goes wrong** marks an error in it, or in other published code, from which there is something to learn.
+# The course grew out of a Chinese blog post, 【研究生工作周报】(DDPM), "A graduate student's weekly report (DDPM)". The course calls it *the post*. **What goes wrong** marks an error in it, or in other published code, from which there is something to learn.
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: can you start, and what do others call it?
@@ -145,7 +145,7 @@ _ = plots.chain(rows, [20 * state.i for state in shown])
 #
 # **Exercise 1.1 (one star, 2 minutes).** The schedule of the DDPM paper: $T$ values of $\beta$, evenly spaced from `beta_1` to `beta_T`, both included. Return them as float64, because later a thousand of them are multiplied.
 #
-# The cell below an exercise checks your function and names your mistake. If your function is not yet right, the course's own goes on instead, so that all later cells run: what they call *yours* is yours after a *yes*.
+# The cell below an exercise checks your function and names your mistake. If your function is not yet right, all later cells run with the course's own function instead. What the text calls *your function* is yours once the check has said yes. Stars say how difficult an exercise is. Solutions are in the repository's folder `notebooks/solutions`; look there only after you have tried.
 # <details><summary>Hint 1</summary>torch has a function for evenly spaced numbers that includes both ends.</details>
 # <details><summary>Hint 2</summary>It has a dtype argument. Converting afterwards is too late: what was rounded to float32 stays rounded.</details>
 
@@ -335,7 +335,7 @@ q_sample = checks.q_sample(q_sample)
 # *Watch* what your function does to a distribution: eight clusters of points in the plane, beside nine digits.
 #
 # > **Predict.** Which disappears first: the gaps between the clusters, or the shapes of the digits?
-# > <details><summary>Then look</summary>The gaps. Around t = 100 neighbouring clusters touch, and most digits can still be guessed (figure 1.8 measures it). What counts is the distance between two candidates against the noise. Neighbouring clusters lie 1.1 apart; between a digit and the one most like it, 64 pixels add up to a distance of 2.0. Around t = 250 the hole in the ring closes too.</details>
+# > <details><summary>Then look</summary>The gaps. Around t = 100 neighbouring clusters touch, and most digits can still be guessed (figure 1.8 measures it). What counts is the distance between two candidates, compared with the size of the noise. Neighbouring clusters lie 1.1 apart; between a digit and the one most like it, 64 pixels add up to a distance of 2.0. Around t = 250 the hole in the ring closes too.</details>
 
 # %%
 points = data.eight_gaussians(600, generator=torch.Generator().manual_seed(0))
@@ -495,7 +495,7 @@ for name, chain in chains.items():
     print(f"{name:9}: {comparable(chain):.0%} of the steps have |log SNR| < 2")
 
 # %% [markdown]
-# *How long does a digit stay readable?* Bayes' rule can tell, without any training. Take a noisy test digit. For every training digit compute the density (1.2) of this $x_t$. Add up the densities in each class and take the class with the largest sum. It would be the best possible answer if the clean digit were a training digit. It is not: an approximation.
+# *How long does a digit stay readable?* Bayes' rule can tell, without any training. Take a noisy test digit. For every training digit compute the density (1.2) of this $x_t$. Add up the densities in each class and take the class with the largest sum. This would be the best possible answer if the clean digit were one of the training digits. A test digit is not, so it is an approximation. (`oracle.Empirical` computes it. `GaussianDiffusion` is the package's class that holds all tables of a chain.)
 
 # %%
 train, train_labels = data.digits("train")[:]
@@ -532,7 +532,7 @@ for name in ("linear", "cosine"):
 # ### Going deeper: bits that are left, and betas that grow exponentially
 
 # %% [markdown]
-# **How many bits of the image are left?** (It needs entropy.) The mutual information $I(x_0; x_t)$ says how many bits $x_t$ tells about $x_0$: the entropy $h$ of $x_t$ less the entropy that remains when $x_0$ is known. For a pixel of variance 1 that is itself Gaussian, $x_t$ is Gaussian with variance 1, and given $x_0$ its variance is $1-\bar\alpha_t$. The entropy of a Gaussian with variance $v$ is $\tfrac12\log_2(2\pi e\,v)$, so
+# **How many bits of the image are left?** (It needs entropy.) The mutual information $I(x_0; x_t)$ says how many bits $x_t$ tells about $x_0$: the entropy $h$ of $x_t$ minus the entropy that remains when $x_0$ is known. For a pixel of variance 1 that is itself Gaussian, $x_t$ is Gaussian with variance 1, and given $x_0$ its variance is $1-\bar\alpha_t$. The entropy of a Gaussian with variance $v$ is $\tfrac12\log_2(2\pi e\,v)$, so
 # $$I(x_0; x_t) = h(x_t) - h(x_t\mid x_0) = -\tfrac12\log_2(1-\bar\alpha_t) \tag{1.5}$$
 # which is $\tfrac12\log_2(1+\operatorname{SNR})$, because $1/(1-\bar\alpha_t) = 1+\operatorname{SNR}$. Among all distributions of the same variance the Gaussian has the largest entropy of $x_t$, so (1.5) is an upper bound for any pixel of variance 1 or less. A digit's pixel never holds more than its own entropy either, and the true information lies below both bounds. We compute it on a grid, for all pixels of all digits pooled:
 
@@ -573,7 +573,7 @@ for t in (69, 199, 399):
 # **Three more schedules of DDPM's code.** `warmup10` and `warmup50` rise linearly from 0.0001 to 0.02 in the first 10 % or 50 % of the steps and then stay at 0.02. `jsd` takes $\beta_t = 1/(T-t+1)$: the share of the image's variance that is left falls by $1/T$ at every step, and the last β is exactly 1. (`schedules.warmup10`, `schedules.warmup50`, `schedules.jsd`.) And one that you will meet with a mistake: published code for *quadratic* squares twice. Its last β is 0.0004 instead of 0.02, and 92 % of the variance is left at the end.
 
 # %% [markdown]
-# **What goes wrong: "later papers let β grow exponentially".** The post says so; none of the repositories that it links to does. What later work lets grow by a constant factor is σ (k-diffusion) or $1-\bar\alpha$ (an option of DDGAN's code), not β. The best-known later schedule is the cosine. Taken literally (`schedules.geometric`: the same factor from each β to the next), the chain does not end in noise:
+# **What goes wrong: "later papers let β grow exponentially".** The post says so; none of the repositories that it links to does. What later work lets grow by a constant factor is σ (k-diffusion) or $1-\bar\alpha$ (an option in the code of denoising diffusion GANs, section 5.22), not β. The best-known later schedule is the cosine. Taken literally (`schedules.geometric`: the same factor from each β to the next), the chain does not end in noise:
 
 # %%
 geometric = GaussianDiffusion(schedules.geometric(1000))
@@ -607,7 +607,7 @@ _ = ax.set(xlabel="mean of the 64 pixels of $x_T$", ylabel="density"), ax.legend
 # %% [markdown]
 # *Figure 1.10.* The mean brightness of $x_T$ for all 1797 digits. With 1000 steps it lies around 0, as that of noise does. With 100 steps it stays dark: a sampler would start at images that are too bright, which the network never saw. <!-- alt: Two histograms. That of T = 1000 is centred at 0, that of T = 100 lies clearly to the left of it. -->
 #
-# We measure how far $x_T$, given $x_0$, is from noise in bits per pixel: the Kullback-Leibler divergence from $\mathcal N(0, 1)$. It is 0 only if the two distributions are equal. For $x_0 = \pm1$ it is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2 derives it). A chain *ends in noise* if it ends below 0.01 bits.
+# We measure how far $x_T$, given $x_0$, is from noise in bits per pixel: the Kullback-Leibler divergence from $\mathcal N(0, 1)$. It is 0 only if the two distributions are equal. For $x_0 = \pm1$ it is $-\tfrac12\log_2(1-\bar\alpha_T)$ ((2.15) in notebook 2). A chain *ends in noise* if it ends below 0.01 bits.
 #
 # **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas whose first is below 0.01, that end in noise *and* have many steps at which image and noise are comparable. Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down which of them end in noise, and guess their order by the share of steps with $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
 # <details><summary>Hint</summary>For small betas $\bar\alpha_T \approx e^{-(\beta_1+\dots+\beta_T)}$ (section 1.3): the sum decides where a chain ends. Below 0.01 bits means $\bar\alpha_T < 0.014$: which sum is that?</details>
@@ -721,11 +721,11 @@ for ax, t in zip(axes, (1, 5, 9), strict=True):
 _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 # %% [markdown]
-# *Figure 1.12.* Likelihood of the observed $x_t$, prior from $x_0$, and their product, the posterior; all as functions of $x_{t-1}$, each scaled to height 1 (at t = 9 the likelihood's top lies outside). Early, the prior is narrow and pulls the posterior towards $x_0$. In the middle both count. At the last step $x_t$ says almost nothing, and the posterior is the prior. <!-- alt: Three panels with three bell curves each. On the left the orange-red prior is narrow, and the green product lies between it and the likelihood, nearer to it; in the middle the product lies between prior and likelihood; on the right the likelihood is flat and the product equals the prior. -->
+# *Figure 1.12.* Likelihood of the observed $x_t$, prior from $x_0$, and their product, the posterior; all as functions of $x_{t-1}$, each scaled to height 1 (at t = 9 the likelihood's top lies outside). At small t the prior is narrow and pulls the posterior towards $x_0$. In the middle both count. At the last step $x_t$ says almost nothing, and the posterior is the prior. <!-- alt: Three panels with three bell curves each. On the left the orange-red prior is narrow, and the green product lies between it and the likelihood, nearer to it; in the middle the product lies between prior and likelihood; on the right the likelihood is flat and the product equals the prior. -->
 #
 # Once $x_0$ is given, all pixels are independent, so one is enough. Write $x$ for $x_{t-1}$. The exponent of the product is, up to a constant,
 # $$-\frac12\left[\frac{(x_t-\sqrt{\alpha_t}\,x)^2}{\beta_t} + \frac{(x-\sqrt{\bar\alpha_{t-1}}\,x_0)^2}{1-\bar\alpha_{t-1}}\right] ,$$
-# a quadratic in $x$ with a negative sign: a Gaussian. For $\mathcal N(\tilde\mu_t, \tilde\beta_t)$ the bracket reads $x^2/\tilde\beta_t - 2x\,\tilde\mu_t/\tilde\beta_t$ plus what does not contain $x$.
+# a quadratic in $x$ with a negative sign: a Gaussian. Call its mean $\tilde\mu_t$ and its variance $\tilde\beta_t$; then the bracket reads $x^2/\tilde\beta_t - 2x\,\tilde\mu_t/\tilde\beta_t$ plus what does not contain $x$.
 #
 # **Exercise 1.7 (on paper, 8 minutes).** Find $\tilde\beta_t$, then $\tilde\mu_t$. Collect what multiplies $x^2$ and what multiplies $-2x$. You will need $\alpha_t\bar\alpha_{t-1} = \bar\alpha_t$ and $\beta_t = 1-\alpha_t$. (Stop scrolling here: the result follows.)
 # <details><summary>Solution</summary>
@@ -793,7 +793,7 @@ for t in (1, 10, 300, 999):
     print(f"t = {t:3}: {means}; beta / var {betas[t] / var:.3f}")
 
 # %% [markdown]
-# Bayes' rule on a grid, without algebra, agrees. The last column compares variances: the posterior is narrower than the step only early.
+# Bayes' rule on a grid, without algebra, agrees. The last column compares variances: the posterior is narrower than the step only at small t.
 #
 # > **Predict.** At `t = 500` of 1000, which has nearly all of the weight in the mean: $x_0$ or $x_t$?
 # > <details><summary>Then look</summary>x_t, with more than 99 %. One step of a thousand moves the image very little.</details>
@@ -867,7 +867,7 @@ chain_bar = torch.cumprod(1 - chain, 0)
 
 def predicted_noise(x, t):
     with torch.no_grad():
-        return network.model(x, t)[:, :1]  # its second channel is for notebook 2
+        return network.model(x, t)[:, :1]  # its second channel is for notebook 5
 
 # %%
 t = torch.tensor([50, 200, 400, 600, 800, 999], device=device)
@@ -939,7 +939,7 @@ except ValueError as error:
 # *The shape.* Bayes' rule without $x_0$: $q(x_{t-1}\mid x_t) \propto q(x_t\mid x_{t-1})\;q(x_{t-1})$. Keep $x_t$ fixed and let $x_{t-1}$ vary. The first factor is a Gaussian bell around $x_t/\sqrt{\alpha_t}$, of width $\sqrt{\beta_t/\alpha_t}$. The second is the density of the noisy data.
 #
 # - If $\beta_t$ is small compared with the noise already there, $1-\bar\alpha_{t-1}$, the bell is narrow. On such a short interval $\log q(x_{t-1})$ is nearly a straight line, for most $x_t$. A bell times the exponential of a straight line is the same bell, moved a little.
-# - If $\beta_t$ is large, the product shows every mode within the bell's reach.
+# - If $\beta_t$ is large, the product shows every mode (peak of the density) within the bell's reach.
 #
 # *See it.* Let the data be two narrow clusters at −1 and 1, after some steps with $\bar\alpha_{t-1} = 0.95$.
 #
@@ -1017,7 +1017,7 @@ share = reverse_step(0.5, here)[0][grid < 0].sum()
 print(f"beta = 0.5: {share:.0%} of the step back from 0.2 lies left of 0")
 
 # %% [markdown]
-# From β = 0.02 to a fifth of it, the average falls about 90 times, while only five times as many steps are needed: five small errors together are still far smaller than the large one.
+# From β = 0.02 to a fifth of it, the average becomes about 90 times smaller, while only five times as many steps are needed: five small errors together are still far smaller than the large one.
 #
 # *The variance* of the model's step must be chosen. With the average of posteriors written out,
 # $$q(x_{t-1}\mid x_t) = \int q(x_{t-1}\mid x_t, x_0)\;q(x_0\mid x_t)\,dx_0 ,$$
@@ -1158,7 +1158,7 @@ plots.animate(draw_film, frames, alt="an image turns into noise and comes back",
 # *Figure 1.18.* Your image on your curve: there by the jump, with one noise, and back by posterior steps, with fresh noise at each. The way back wanders, and ends exactly in the image, because the posterior knows it. A sampler does the same with an estimate instead. <!-- alt: An animation. On the left a digit dissolves into noise and comes back; on the right a dot runs down the curve of alpha bar and up again. -->
 
 # %% [markdown] tags=["deeper"]
-# ## 1.13 What you have, equation by equation
+# ## 1.13 Going deeper: equation by equation
 
 # %% [markdown] tags=["equations"]
 # | | equation | function, and the test that checks it |

@@ -20,7 +20,7 @@
 # |---|---|---|
 # | 1 | 2.1 Train first … 2.4 What least squares learns | 40 |
 # | 2 | 2.5 Noise, image and score: three names for one answer … 2.8 Which weight? | 37 |
-# | capstone | 2.9 Capstone: a training loop for digits and 2.20 Where to read on | 40 |
+# | capstone | 2.9 Capstone: a training loop for digits · 2.20 Where to read on | 40 |
 #
 # Sections called *Going deeper* are collapsed (87 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
@@ -109,9 +109,9 @@ _ = plots.image_grid(drawn, ncols=10)
 #
 # *Sitting 1 of 2, 40 minutes.*
 #
-# *Question.* Notebook 1 ended with one missing function: the average clean image behind a noisy one. Nobody can compute it for real images. But training pairs cost nothing: take an image, add noise. Can a network learn from such pairs how to walk back? We train first, on points in the plane, and ask afterwards why it worked.
+# *Question.* Notebook 1 borrowed one function, a trained network. It gave the average clean image behind a noisy one, which nobody can compute for real images. But training pairs cost nothing: take an image, add noise. Can a network learn from such pairs how to walk back? We train first, on points in the plane, and ask afterwards why it worked.
 #
-# DDPM's recipe: take a point $x_0$, a random step $t$ and noise $\epsilon$; mix them into $x_t$ as in (1.2); let the network say which noise it was; square its error. (Mixing is `q_sample(x_0, t, noise, alphas_bar)` of exercise 1.4; the imports took the course's solution.)
+# DDPM's recipe: take a point $x_0$, a random step $t$ and noise $\epsilon$; mix them into $x_t$ as in (1.2); let the network say which noise it was; square its error. (Mixing is `q_sample(x_0, t, noise, alphas_bar)` of exercise 1.4; in a new kernel it is the course's solution.)
 # $$L_\text{simple} = \mathbb E_{t,\,x_0,\,\epsilon}\Big[\big\|\epsilon-\epsilon_\theta\big(\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\;\epsilon,\ t\big)\big\|^2\Big] . \tag{2.1: DDPM Eq. 14}$$
 #
 # **Exercise 2.1 (two stars, 6 minutes).** The inside of (2.1) for a batch. (In code the mean goes over coordinates, too: (2.1) divided by their number.) `x_0` and `noise` are (B, \*D), `t` is (B,), `alphas_bar` is (T,), `model(x_t, t)` predicts the noise. Return the squared errors, (B, \*D), *not* averaged. The next cell checks your function and names the mistake, if there is one. As long as it is not right, the course's own goes on instead.
@@ -193,7 +193,7 @@ mean_from_eps = checks.mean_from_eps(mean_from_eps)
 # %% [markdown]
 # A step back is a draw, so noise is added to the mean:
 # $$x_{t-1} = \mu_\theta(x_t, t)+\sigma_t\,z,\qquad z\sim\mathcal N(0, I) . \tag{2.3: DDPM Algorithm 2}$$
-# For $\sigma_t^2$ we take the variance of the posterior, $\tilde\beta_t$ (DDPM's *fixedsmall*; section 2.14 says when $\beta_t$, *fixedlarge*, is right). At the last step it is 0: no noise is added.
+# For $\sigma_t^2$ we take the variance of the posterior, $\tilde\beta_t$. At the last step it is 0: no noise is added. DDPM calls this choice *fixedsmall*. Its other choice, $\sigma_t^2 = \beta_t$, is *fixedlarge*. Section 4.3 compares them, and section 2.14 derives for which data each is right.
 
 # %%
 @torch.no_grad()
@@ -265,10 +265,10 @@ _ = ax.set(xlabel="t", ylabel="squared error of the noise", ylim=(0, 1)), ax.leg
 # %% [markdown]
 # *Figure 2.4.* The loss for each $t$, on new points. In the mean over all t the network is only a little more than a tenth above the best possible. But the whole difference (shaded) lies at small $t$: there the best answer knows which cluster a point belongs to, and the network does not. <!-- alt: Loss over t. The network's curve lies on the dotted best curve for large t; below t = 150 it stays clearly above it, most of all near t = 50, where the dotted curve dips. -->
 #
-# Large t are learned: there the answer is a smooth function of $x_t$. At $t\approx 50$ the clusters are apart and the answer changes steeply between neighbours. A network learns smooth functions first.
+# Large t are learned: there the answer is a smooth function of $x_t$. At $t\approx 50$ the clusters are apart and the answer changes steeply between neighbours. Networks usually learn smooth functions first.
 #
 # > **Predict.** Train the same network on, three times as long as before. What happens to the flat curve: will it stay flat, or fall again?
-# > <details><summary>Then look</summary>It falls again, slowly, and at step 8000 it is a few percent above the dotted line. (With a high learning rate that stays the same it does not come much closer.)</details>
+# > <details><summary>Then look</summary>It falls again, slowly, and at step 8000 it is a few percent above the dotted line. (As long as the learning rate is this high, it does not come much closer.)</details>
 #
 # The next cell takes a while: three times as many steps as the first run.
 
@@ -294,9 +294,9 @@ show(data=points[:1000], after_2000_steps=ring, after_8000_steps=found)
 # %% [markdown]
 # *Figure 2.6.* The same noise, the same code, 6000 training steps later. <!-- alt: Left: the data, eight clusters. Middle: the ring without clusters. Right: eight clusters, with a few points between them. -->
 #
-# Is this one lucky run? The record holds five others, with other random numbers. With 5 seeds, 50 % to 52 % of the samples lie near a cluster after 2000 steps, and 95 % to 96 % after 8000 (`data/records/plateau.py`).
+# Is this one lucky run? We made five others, with other random numbers, and stored the results (a *record*). With 5 seeds, 50 % to 52 % of the samples lie near a cluster after 2000 steps, and 95 % to 96 % after 8000 (`data/records/plateau.py`).
 #
-# Three lessons. **A flat curve says nothing alone**: compare with the best possible loss where it is known, or with held-out data, and train longer before you believe it. **A low mean says little**: samples need every $t$. **Split the loss by $t$** to find the fault.
+# Three lessons. **A flat curve says nothing alone**: compare with the best possible loss where it is known, or with the loss on *held-out* data, which training has not seen, and train longer before you believe it. **A low mean says little**: samples need every $t$. **Split the loss by $t$** to find the fault.
 
 # %% [markdown]
 # ## 2.4 What least squares learns
@@ -464,11 +464,11 @@ for ax, t in zip(axes, (20, 100, 400), strict=True):
 #
 # The model starts in noise and walks back, $p(x_T) = \mathcal N(0, I)$:
 # $$\begin{aligned} p_\theta(x_{0:T}) &= p(x_T)\,\prod_{t=1}^T p_\theta(x_{t-1}\mid x_t), \\ p_\theta(x_{t-1}\mid x_t) &= \mathcal N\big(x_{t-1};\ \mu_\theta(x_t, t),\ \sigma_t^2 I\big). \end{aligned} \tag{2.8: DDPM Eq. 1}$$
-# We want $-\log p_\theta(x_0)$ to be small. Every path $x_1,\dots,x_T$ can end in $x_0$, but nearly every path that the model draws ends far from $x_0$, so that an average over such paths takes far too many draws. The forward process, started in $x_0$, draws probable ones. So multiply and divide by $q(x_{1:T}\mid x_0)$: the integral over paths becomes an expectation under $q$. And $-\log$ bends upwards (question 3 above):
+# ($x_{0:T}$ is short for $x_0, x_1, \dots, x_T$.) We want $-\log p_\theta(x_0)$ to be small; $p_\theta(x_0)$ is the integral of (2.8) over all paths $x_1,\dots,x_T$. Every path can end in $x_0$, but nearly every path that the model draws ends far from $x_0$, so that an average over such paths takes far too many draws. The forward process, started in $x_0$, draws probable ones. So multiply and divide by $q(x_{1:T}\mid x_0)$: the integral over paths becomes an expectation under $q$. And $-\log$ bends upwards (question 3 above):
 # $$\begin{aligned} -\log p_\theta(x_0) &= -\log\ \mathbb E_q\left[\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right] \\ &\le\ \mathbb E_q\left[-\log\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right] =: L . \end{aligned} \tag{2.9: DDPM Eq. 3}$$
 # $L$ is the **variational bound** (变分下界; $-L$ is a *lower* bound of $\log p_\theta$, hence the name ELBO). The difference between $L$ and $-\log p_\theta(x_0)$ is called the gap.
 #
-# Both chains are products of steps, so the logarithm is a sum. Bayes' rule, with $x_0$ given, turns each step of $q$ round, so that it can be compared with a step of the model (line by line in section 2.10). The result:
+# Both chains are products of steps, so the logarithm is a sum. Bayes' rule, with $x_0$ given, rewrites each step of $q$ as a step backwards, so that it can be compared with a step of the model (line by line in section 2.10). The result:
 # $$\begin{aligned} L = {}&\underbrace{\operatorname{KL}\big(q(x_T\mid x_0)\,\|\,p(x_T)\big)}_{L_T} \\ &+ \sum_{t\ge 2}\underbrace{\mathbb E_q\operatorname{KL}\big(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t)\big)}_{L_{t-1}} \\ &\underbrace{-\,\mathbb E_q\log p_\theta(x_0\mid x_1)}_{L_0} . \end{aligned} \tag{2.10: DDPM Eq. 5}$$
 # Read it as three questions. Does the chain end in noise ($L_T$)? Does every step of the model agree with the posterior, which knows $x_0$ ($L_{t-1}$)? Does the last step hit $x_0$ ($L_0$)? Each term needs *one* $x_t$, so training can pick one $t$ at a time.
 #
@@ -476,7 +476,7 @@ for ax, t in zip(axes, (20, 100, 400), strict=True):
 # $$\operatorname{KL}\big(\mathcal N(\mu_1,v_1)\,\|\,\mathcal N(\mu_2,v_2)\big) = \frac12\left[\frac{v_1}{v_2}-1-\log\frac{v_1}{v_2}+\frac{(\mu_1-\mu_2)^2}{v_2}\right] . \tag{2.11}$$
 #
 # **Exercise 2.4 (one star, 4 minutes).** Equation (2.11), elementwise, in nats. The arguments are tensors of *means and variances*.
-# <details><summary>Hint 1</summary>Three parts: the ratio of the variances less 1, minus its logarithm, and a squared distance.</details>
+# <details><summary>Hint 1</summary>Three parts: the ratio of the variances minus 1, minus the logarithm of the ratio, plus a squared distance over a variance.</details>
 # <details><summary>Hint 2</summary>The first variance and the squared distance are divided by the second variance, the model's; the −1 and the logarithm are not. The whole is halved.</details>
 
 # %%
@@ -575,13 +575,13 @@ _ = interact(bound_of, s=(0.1, 1.5, 0.1))
 #
 # In $L_{t-1}$ the first Gaussian is the posterior $\mathcal N(\tilde\mu_t, \tilde\beta_t I)$, the second the model's step $\mathcal N(\mu_\theta, \sigma_t^2 I)$. Choose $\sigma_t^2$ by hand. Coordinates are independent, so their divergences add up, and the square of (2.11) becomes $\lVert\cdot\rVert^2$. Only one part of (2.11) contains the network:
 # $$L_{t-1} = \mathbb E_q\left[\frac{1}{2\sigma_t^2}\,\big\|\tilde\mu_t(x_t,x_0)-\mu_\theta(x_t,t)\big\|^2\right] + C . \tag{2.12: DDPM Eq. 8}$$
-# **A squared distance of means.** For one $x_0$ its minimum is the posterior mean itself; but the network does not know $x_0$. Average over the data as well, and (2.4) says what is best: $\mu_\theta = \mathbb E[\tilde\mu_t\mid x_t]$, the mean of the true step back. The likelihood asks for the same thing, a conditional mean.
+# $C$ is the rest of (2.11); the network is not in it. **A squared distance of means.** For one $x_0$ its minimum is the posterior mean itself; but the network does not know $x_0$. Average over the data as well, and (2.4) says what is best: $\mu_\theta = \mathbb E[\tilde\mu_t\mid x_t]$, the mean of the true step back. The likelihood asks for the same thing, a conditional mean.
 #
 # Both means have the form (2.2), one with the true noise and one with the network's. Subtract; $x_t$ cancels:
 # $$\frac{1}{2\sigma_t^2}\,\|\tilde\mu_t-\mu_\theta\|^2 = \frac{\beta_t^2}{2\sigma_t^2\,\alpha_t\,(1-\bar\alpha_t)}\;\|\epsilon-\epsilon_\theta(x_t,t)\|^2 . \tag{2.13: DDPM Eq. 12}$$
 # So, up to constants and apart from $L_0$, the bound is your `simple_loss` with a **weight that depends on $t$ alone**.
 #
-# **Exercise 2.5 (one star, 4 minutes).** This weight for all steps: `betas` and `var`, the model's $\sigma_t^2$, are (T,); return (T,).
+# **Exercise 2.5 (one star, 4 minutes).** This weight for all steps (*vlb*: variational lower bound): `betas` and `var`, the model's $\sigma_t^2$, are (T,); return (T,).
 # <details><summary>Hint 1</summary>alphas and alphas_bar come from betas.</details>
 # <details><summary>Hint 2</summary>No roots at all: everything in (2.2) was squared.</details>
 
@@ -678,14 +678,22 @@ _ = ax.set(xlabel="t", ylabel="error above the best possible"), ax.legend()
 # %% [markdown]
 # *Figure 2.11.* By how much two networks miss the best answer, after 1000 steps each; "your weight" is that of the bound until you change `w`. Both miss it most near t = 50. <!-- alt: Two curves over t on a logarithmic axis. Both are highest near t = 50 and fall up to t = 300. That of the bound's weight lies above that of L simple everywhere, most of all at large t. -->
 #
-# **What you now have.** A loss of two lines, a loop of eight, and a sampler that draws points from noise. Least squares learns the conditional expectation, and the part of the loss that remains is a property of the data, not of the network. Noise, image and score are one answer in three units. The likelihood asks for the same answer, with a weight that DDPM dropped. And a flat loss curve does not say whether training is finished; the best possible loss and the loss by $t$ do.
+# **What you now have**
+#
+# 1. A loss of two lines, a loop of eight, and a sampler that draws points from noise.
+# 2. Least squares learns the conditional expectation, and the part of the loss that remains is a property of the data, not of the network.
+# 3. Noise, image and score are one answer in three forms.
+# 4. The likelihood asks for the same answer, with a weight that DDPM dropped.
+# 5. A flat loss curve does not say whether training is finished; the best possible loss and the loss by $t$ do.
+#
+# *You can stop here.* The capstone starts alone; without it, go on to notebook 3.
 
 # %% [markdown] tags=["sitting", "capstone"]
 # ## 2.9 Capstone: a training loop for digits
 #
 # *Capstone, 40 minutes.*
 #
-# The loop of section 2.1 is enough for points. Published training code does three things more, and you can now add them: the learning rate rises over the first steps (*warm-up*), because Adam's first estimates are poor; the gradient's norm is cut (*clipping*), because a batch with unlucky $t$ can give far too large a gradient; and an *average of the weights* over the last steps is kept for sampling, because each step of training moves the weights by chance as well.
+# The loop of section 2.1 is enough for points. Published training code does three things more, and you can now add them: the learning rate rises over the first steps (*warm-up*), because Adam's first estimates are poor; the gradient's norm is cut (*clipping*), because a batch with unlucky $t$ can give far too large a gradient; and an *average of the weights* over the last steps (exponential moving average, EMA) is kept for sampling, because each step of training moves the weights by chance as well.
 
 # %% tags=["start"]
 import copy
@@ -795,7 +803,7 @@ from ddpm_lesson.samplers import ancestral, last
 # |---|---|
 # | `process.noised(x_0, t)` | `Noised(x_0, t, noise, x_t)`: a draw, and all that it was made of |
 # | `process.q_posterior(x_0, x_t, t)` | the posterior, a `Gaussian` with `.mean` and `.log_var` |
-# | `denoise(x_t, t)` | a `Prediction(x_0, eps, var_frac)`; the oracles are such functions, `make_denoiser(model, process, epsilon)` makes one |
+# | `denoise(x_t, t)` | a `Prediction(x_0, eps, var_frac)` (the last is for notebook 5); the oracles are such functions, `make_denoiser(model, process, epsilon)` makes one |
 # | `epsilon.decode(process, x_t, t, output)` | the same from a network's output; `xstart`, `velocity`, `xprev` read it otherwise |
 # | `epsilon.target(process, noised)` | what training asks for |
 # | `reverse(process, denoise, fixedlarge)` | p; `p(x_t, i).p` is the `Gaussian` of the step back, with variance beta |
@@ -872,7 +880,7 @@ print(f"(b) {b:.4f}, equal to (a) to 1e-6")
 # %% [markdown]
 # **Line (c), Jensen.** The logarithm of an average is hard to estimate. The average of logarithms is easy. $-\log$ bends upwards, so the average of its values lies above its value at the average:
 # $$-\log\ \mathbb E_q\left[\frac{p_\theta}{q}\right]\ \le\ \mathbb E_q\left[-\log\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right] =: L .$$
-# $L$ is the **variational bound** (变分下界; as a bound on $\log p_\theta$ it is a *lower* one, hence the name ELBO for $-L$). This is the only line that is not an equality.
+# This is $L$ of (2.9). It is the only line that is not an equality.
 #
 # > **Predict.** Could the gap between $L$ and $-\log p_\theta(x_0)$ ever be 0: never, or for a model that walks back exactly as the forward process came?
 # > <details><summary>Then look</summary>For such a model it is 0. The next cells derive the gap: a divergence between the forward process's distribution of paths and the model's own distribution of paths that end in $x_0$.</details>
@@ -974,7 +982,7 @@ print(f"(i) {i_line:.4f}, equal to (g) to 1e-6")
 #
 # $$\begin{aligned} L = {}&\underbrace{\operatorname{KL}\big(q(x_T\mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t\ge 2}\underbrace{\mathbb E_{q(x_t\mid x_0)}\operatorname{KL}\big(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t)\big)}_{L_{t-1}} \\ &\underbrace{-\,\mathbb E_{q(x_1\mid x_0)}\log p_\theta(x_0\mid x_1)}_{L_0} . \end{aligned}$$
 #
-# The integrals are now over one or two variables, each on its own grid:
+# This is (2.10). The integrals are now over one or two variables, each on its own grid:
 
 # %%
 def inner(i):
@@ -1086,7 +1094,7 @@ print(f"on average over the data it is {q_fine @ lower:.2f}, and log q is {q_fin
 # \end{aligned}$$
 # Under $p_1$ the first square averages to $v_1$. For the second insert $\mu_1$: $(x-\mu_2)^2 = (x-\mu_1)^2 + 2(x-\mu_1)(\mu_1-\mu_2)+(\mu_1-\mu_2)^2$, and the middle part averages to 0. It becomes $v_1+(\mu_1-\mu_2)^2$. So
 # $$\operatorname{KL}(p_1\|p_2) = \frac12\left[\frac{v_1}{v_2}-1-\log\frac{v_1}{v_2}+\frac{(\mu_1-\mu_2)^2}{v_2}\right] .$$
-# For images with independent coordinates the logarithms add, so the divergences of the coordinates add.
+# This is (2.11). For images with independent coordinates the logarithms add, so the divergences of the coordinates add.
 #
 # *By brute force*, summing $p_1\,(\log p_1-\log p_2)$ on a grid:
 
@@ -1107,7 +1115,7 @@ assert abs(gaussian_kl(m_2, v_2, m_1, v_1) - back) < 1e-6
 # %% [markdown]
 # *The term.* In $L_{t-1}$ the first Gaussian is the posterior $\mathcal N(\tilde\mu_t, \tilde\beta_t I)$, the second the model's step $\mathcal N(\mu_\theta, \sigma_t^2 I)$. Leave the variances alone for now: choose $\sigma_t^2$ by hand. Then only one part of (2.11) contains the network. With $D$ coordinates and $r = \tilde\beta_t/\sigma_t^2$,
 # $$L_{t-1} = \mathbb E_q\left[\frac{1}{2\sigma_t^2}\,\big\|\tilde\mu_t(x_t,x_0)-\mu_\theta(x_t,t)\big\|^2\right] + C,\qquad C = \frac D2\,(r-1-\log r) .$$
-# *Verify* at all $t\ge 2$ at once, with means that are off by a random amount:
+# This is (2.12), with its constant. *Verify* at all $t\ge 2$ at once, with means that are off by a random amount:
 
 # %%
 ts = torch.arange(1, 1000)
@@ -1166,11 +1174,11 @@ for t in (1, 10, 100, 999):
 # | $x_0$ | $x_0$ | $e^2$ |
 # | $\epsilon$ | $(x_t-\sqrt{\bar\alpha_t}\,x_0)/\sqrt{1-\bar\alpha_t}$ | $\operatorname{SNR}\,e^2$ |
 # | $v = \sqrt{\bar\alpha_t}\,\epsilon-\sqrt{1-\bar\alpha_t}\,x_0$ | $(\sqrt{\bar\alpha_t}\,x_t-x_0)/\sqrt{1-\bar\alpha_t}$ | $(\operatorname{SNR}+1)\,e^2$ |
-# | $\tilde\mu_t$, the mean of $x_{t-1}$ | $\texttt{coef1}\,x_0+\texttt{coef2}\,x_t$ | $\texttt{coef1}^2\,e^2$ |
-# | score | $-(x_t-\sqrt{\bar\alpha_t}\,x_0)/(1-\bar\alpha_t)$ | $\operatorname{SNR}/(1-\bar\alpha_t)\;e^2$ |
+# | $\tilde\mu_t$, the mean of $x_{t-1}$ | $\text{coef1}\cdot x_0+\text{coef2}\cdot x_t$ | $\text{coef1}^2\,e^2$ |
+# | $s$, the score | $-(x_t-\sqrt{\bar\alpha_t}\,x_0)/(1-\bar\alpha_t)$ | $\operatorname{SNR}/(1-\bar\alpha_t)\;e^2$ |
 #
 # The row of $v$: its slope is $-\bar\alpha_t/\sqrt{1-\bar\alpha_t}-\sqrt{1-\bar\alpha_t} = -(\bar\alpha_t+1-\bar\alpha_t)/\sqrt{1-\bar\alpha_t}$, and the square is $1/(1-\bar\alpha_t) = \operatorname{SNR}+1$. So
-# $$\begin{aligned} \|\hat\epsilon-\epsilon\|^2 &= \operatorname{SNR}\,\|\hat x_0-x_0\|^2 = \frac{\operatorname{SNR}}{\operatorname{SNR}+1}\,\|\hat v-v\|^2 \\ &= \frac{\operatorname{SNR}}{\texttt{coef1}^2}\,\|\mu_\theta-\tilde\mu_t\|^2 = (1-\bar\alpha_t)\,\|\hat s-s\|^2 . \end{aligned} \tag{2.14}$$
+# $$\begin{aligned} \|\hat\epsilon-\epsilon\|^2 &= \operatorname{SNR}\,\|\hat x_0-x_0\|^2 = \frac{\operatorname{SNR}}{\operatorname{SNR}+1}\,\|\hat v-v\|^2 \\ &= \frac{\operatorname{SNR}}{\text{coef1}^2}\,\|\mu_\theta-\tilde\mu_t\|^2 = (1-\bar\alpha_t)\,\|\hat s-s\|^2 . \end{aligned} \tag{2.14}$$
 # **Five losses, equal up to a weight, in value and in gradient.** The conditions: *one* network with one meaning, whose output is converted; $\bar\alpha_t > 0$; nothing is clipped on the way; and the target for $x_{t-1}$ is the posterior's *mean*. (A sampled $x_{t-1}$ has the same expected gradient, with more noise.)
 #
 # *Verify* with a small network of random weights, in float64: convert its output to all five, weigh, and differentiate.
@@ -1217,7 +1225,7 @@ for name, loss in weighted.items():
 # > <details><summary>Then look</summary>Large t. The error of x_0 is the error of the noise divided by SNR, and SNR falls to 0.00004. Where x_t is nearly all noise, x_0 is a pure guess, and its plain error is as large as the data.</details>
 
 # %% [markdown]
-# **What goes wrong: training and sampling disagree about the meaning.** In the post that started this course, 【研究生工作周报】(DDPM), "A graduate student's weekly report: DDPM", the trainer always fits the noise; the sampler has an option `mean_type`, with which it takes the *same* network's output for $x_0$ or for $x_{t-1}$. To see what that does, no training is needed: take the *perfect* noise predictor for Gaussian data, `oracle.GaussianData`, and let the sampler take its output for $x_0$. Everything is linear, so the final size follows exactly: each reverse step multiplies by a slope and adds noise.
+# **What goes wrong: training and sampling disagree about the meaning.** In *the post*, the blog post of section 1.1, the trainer always fits the noise; the sampler has an option `mean_type`, with which it takes the *same* network's output for $x_0$ or for $x_{t-1}$. To see what that does, no training is needed: take the *perfect* noise predictor for Gaussian data, `oracle.GaussianData`, and let the sampler take its output for $x_0$. Everything is linear, so the final size follows exactly: each reverse step multiplies by a slope and adds noise.
 
 # %%
 def final_rms(model, mean_type):
@@ -1412,13 +1420,13 @@ print(f"1e-20 without the floor, off by 0.0074: {unbounded:.1e} bits")
 # $$\mathbb E\,L_{t-1} = \frac12\left[\frac{\tilde\beta_t+d_t}{\sigma_t^2}-1-\log\tilde\beta_t+\log\sigma_t^2\right] .$$
 # The derivative in $\sigma_t^2$, $\tfrac12\big[-(\tilde\beta_t+d_t)/\sigma_t^4+1/\sigma_t^2\big]$, is 0 where
 # $$\sigma_t^2 = \tilde\beta_t+\mathbb E(\tilde\mu_t-\mu_\theta)^2 . \tag{2.17}$$
-# The model's variance must cover two things: the posterior's own, and what the network cannot know. For the exact denoiser $\tilde\mu_t-\mu_\theta = \texttt{coef1}\,(x_0-\mathbb E[x_0\mid x_t])$, so $d_t = \texttt{coef1}^2\;\mathbb E\operatorname{Var}(x_0\mid x_t)$.
+# The model's variance must cover two things: the posterior's own, and what the network cannot know. For the exact denoiser $\tilde\mu_t-\mu_\theta = \text{coef1}\cdot(x_0-\mathbb E[x_0\mid x_t])$, so $d_t = \text{coef1}^2\;\mathbb E\operatorname{Var}(x_0\mid x_t)$.
 #
 # - *Data in a single point.* $x_0$ is known, $d_t = 0$: the optimum is $\tilde\beta_t$. **fixedsmall.**
 # - *Data $\mathcal N(0, 1)$.* Then $x_0$ and $x_t$ are jointly Gaussian with correlation $\sqrt{\bar\alpha_t}$, so $\operatorname{Var}(x_0\mid x_t) = 1-\bar\alpha_t$, and with (1.6)
 # $$\tilde\beta_t+d_t = \frac{(1-\bar\alpha_{t-1})\,\beta_t}{1-\bar\alpha_t}+\frac{\bar\alpha_{t-1}\,\beta_t^2}{1-\bar\alpha_t} = \beta_t\,\frac{1-\bar\alpha_{t-1}(1-\beta_t)}{1-\bar\alpha_t} = \beta_t\,\frac{1-\bar\alpha_t}{1-\bar\alpha_t} = \beta_t .$$
 #   **fixedlarge.** (At $t = 1$ too, where $\tilde\beta_1 = 0$ and $\bar\alpha_0 = 1$.)
-# - *Any data of variance $v\le1$.* The best *linear* estimate of $x_0$ from $x_t$ has the mean squared error $v\,(1-\bar\alpha_t)/(\bar\alpha_t v+1-\bar\alpha_t)$, which is at most $1-\bar\alpha_t$, and the exact denoiser's is no larger. So the optimum lies **between the two**.
+# - *Any data of variance $s^2\le1$.* The best *linear* estimate of $x_0$ from $x_t$ has the mean squared error $s^2\,(1-\bar\alpha_t)/(\bar\alpha_t s^2+1-\bar\alpha_t)$, which is at most $1-\bar\alpha_t$, and the exact denoiser's is no larger. So the optimum lies **between the two**.
 #
 # *Verify.* For $\mathcal N(0, 1)$ data and variances $\beta_t$, every reverse step is exactly the true one. Then the bound has no gap, and equals the entropy of the data, $\tfrac12\log_2(2\pi e) = 2.0471$ bits. To take expectations *exactly*, note that every term is quadratic in $(x_0, \epsilon)$: averaging over the four corners $(\pm1, \pm1)$, which also have means 0, variances 1 and no correlation, gives the same.
 
@@ -1659,7 +1667,7 @@ _ = ax.set(xlabel="t + 1", ylabel="bits/dim of all terms up to t", ylim=(0, None
 #
 # *Derive.* We want $\frac1T\sum_t g_t$, the mean gradient. Draw $t$ with probabilities $p_t$ and weigh by $1/(T p_t)$; the mean stays what it was:
 # $$\begin{aligned} \mathbb E_{t\sim p}\Big[\frac{g_t}{T\,p_t}\Big] &= \sum_t p_t\,\frac{g_t}{T\,p_t} \\ &= \frac1T\sum_t g_t . \end{aligned} \tag{2.20: Improved DDPM Section 3.3}$$
-# The variance does change. A variance is the mean square less the square of the mean; the mean stays, and the mean square is $\sum_t p_t\,\mathbb E\|g_t/(Tp_t)\|^2 = \sum_t\mathbb E\|g_t\|^2/(T^2p_t)$. It is smallest for $p_t\propto\sqrt{\mathbb E\|g_t\|^2}$ (the inequality of Cauchy and Schwarz). Gradients for every $t$ are expensive, so Improved DDPM takes the size of the *loss*, $p_t\propto\sqrt{\mathbb E\,L_t^2}$, from the last ten losses of every $t$. Three samplers:
+# The variance does change. A variance is the mean square minus the square of the mean; the mean stays, and the mean square is $\sum_t p_t\,\mathbb E\|g_t/(Tp_t)\|^2 = \sum_t\mathbb E\|g_t\|^2/(T^2p_t)$. It is smallest for $p_t\propto\sqrt{\mathbb E\|g_t\|^2}$ (the inequality of Cauchy and Schwarz). Gradients for every $t$ are expensive, so Improved DDPM takes the size of the *loss*, $p_t\propto\sqrt{\mathbb E\,L_t^2}$, from the last ten losses of every $t$. Three samplers:
 #
 # - `Uniform`: Algorithm 1;
 # - `Antithetic`: $t$ together with $T-1-t$, so that an easy step comes with a hard one;
@@ -1744,7 +1752,7 @@ right, wrong = (image.item() / 64 / math.log(2) for image in (nats.sum(), nats.m
 print(f"sum: {right:.4f} bits/dim; mean: {wrong:.4f} bits/dim, far too good to be true")
 
 # %% [markdown]
-# For training, $L_\text{simple}$ is a mean over pixels; for a likelihood, only the sum is one.
+# For training, $L_\text{simple}$ may be a mean over pixels; the log-likelihood of an image is the sum over its pixels.
 #
 # **Images in [0, 1].** Forget to scale to [−1, 1], and the images are half as large: a quarter of the variance, so at every step the ratio of image variance to noise variance is a quarter of what was intended. And the bins of (2.16) no longer fit: levels are 1/16 apart, bins 2/16 wide, and neighbours overlap. Such numbers add up to 2 and are no probabilities: whatever bits come out of them, they are not bits of this data. Measure it on one pixel:
 
@@ -1799,7 +1807,7 @@ for B in (4, 64):
     print(f"batch of {B:2}: sum / mean = {sizes[1] / sizes[0]:.0f}, which is {B} * 64")
 
 # %% [markdown]
-# The learning rate, and the clipping of the gradient's norm to 1, then mean something else for every batch size. Repair: `.mean()`. Above is the opposite case, where the sum is right. Another common slip is `torch.randint(1, T, ...)` in code that counts from 0: index 0, the last step of sampling, is never trained.
+# The learning rate, and the clipping of the gradient's norm to 1, then mean something else for every batch size. Repair: `.mean()`. *A mean where a sum belongs*, above, is the opposite case: there the sum is right. Another common slip is `torch.randint(1, T, ...)` in code that counts from 0: index 0, the last step of sampling, is never trained.
 
 # %% [markdown]
 # **What goes wrong: sampling as if training.** The post's sampler has neither `no_grad` nor `eval`. Without `no_grad` every intermediate result of a thousand steps stays in memory; without `eval` dropout stays active, and the network contradicts itself from call to call. Two calls with the same input:

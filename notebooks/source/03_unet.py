@@ -11,7 +11,7 @@
 #
 # **You need** notebook 1 and, of notebook 2, what least squares learns and how the noise is predicted; convolutions and `torch.nn` (a self-check follows, in a collapsed section). All cells together run in about two minutes on two quiet CPU cores, and in up to five on a busy machine.
 #
-# *The course:* 1 forward process → 2 loss → **3 U-Net** → 4 sampling → 5 variants. It follows a blog post, 《【研究生工作周报】(DDPM)》 ("A graduate student's weekly report: DDPM"), called *the post*; where its text is wrong, you will measure why.
+# *The course:* 1 forward process → 2 loss → **3 U-Net** → 4 sampling → 5 variants. *The post* is the blog post that the course grew out of (section 1.1); where its text is wrong, you will measure why.
 
 # %% [markdown] tags=["sittings"]
 # **The core path takes 89 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
@@ -20,7 +20,7 @@
 # |---|---|---|
 # | 1 | 3.1 One network for all noise levels … 3.4 The residual block, and where time enters | 44 |
 # | 2 | 3.5 Attention: every pixel asks all others … 3.8 What is each piece worth? | 45 |
-# | capstone | 3.9 Capstone: your own U-Net and 3.17 What you now have | 34 |
+# | capstone | 3.9 Capstone: your own U-Net · 3.17 What you now have | 34 |
 #
 # Sections called *Going deeper* are collapsed (75 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
@@ -301,7 +301,7 @@ _ = axes[1].legend(ncols=3, fontsize="x-small", handlelength=1, columnspacing=1)
 # *Figure 3.5.* Your table. Left: its sines, fast waves above, slow ones below. (The arcs in the upper half are an artefact of the picture: neighbouring rows there differ by about one full turn, so they look alike.) Right: the inner product of three rows with all rows: a sharp peak at s = t on a broad hill. Near steps are similar, distant ones less so.
 # <!-- alt: Left, stripes that are narrow at the top and wide at the bottom. Right, three curves, each with a sharp peak of 64 at its own t and lower values elsewhere. -->
 #
-# In the network two linear layers, with Swish between them, follow the table, so that it can form what it needs from the waves. They make $\tau$, the *time embedding*, of `tdim` = 4 `ch` numbers. With your table:
+# In the network two linear layers, with the nonlinearity Swish (section 3.3) between them, follow the table, so that it can form what it needs from the waves. They make $\tau$, the *time embedding*, of `tdim` = 4 `d_model` numbers. With your table:
 
 # %%
 torch.manual_seed(0)
@@ -373,7 +373,7 @@ print("distance of the two tables, length of a row = 1:", at)
 #
 # **Swish** is $x\,\sigma(x)$ with $\sigma(x) = 1/(1+e^{-x})$ (in PyTorch `nn.SiLU`). Like ReLU it lets large values pass and stops very negative ones. ReLU's slope is 0 for *all* negative inputs: a unit whose inputs are all negative gets no gradient any more. Swish's slope is 0 at one point only, so a unit seldom stops learning for ever.
 #
-# **GroupNorm** (Wu and He 2018): without a norm the size of the features drifts from layer to layer, and one learning rate cannot suit all. It cuts the $C$ channels of *one image* into $G$ groups of neighbours and gives every group mean 0 and variance 1; then each channel $c$ gets a scale $\gamma_c$ and an offset $\delta_c$. For pixel $p$ of channel $c$ in group $g$, with $S_g$ the set of all pixels of all channels of the group,
+# **GroupNorm** (Wu and He 2018): without a norm the size of the features drifts from layer to layer, and one learning rate cannot suit all. It cuts the $C$ channels of the features $h$ of *one image* into $G$ groups of neighbours and gives every group mean 0 and variance 1; then each channel $c$ gets a scale $\gamma_c$ and an offset $\delta_c$. For pixel $p$ of channel $c$ in group $g$, with $S_g$ the set of all pixels of all channels of the group,
 # $$\begin{aligned} y_{cp} &= \gamma_c\,\frac{h_{cp}-\mu_g}{\sqrt{\sigma_g^2+10^{-5}}}+\delta_c, \\ \mu_g &= \frac1{|S_g|}\sum_{S_g}h,\qquad \sigma_g^2 = \frac1{|S_g|}\sum_{S_g}(h-\mu_g)^2 . \end{aligned} \tag{3.4}$$
 #
 # > **Predict.** Why not BatchNorm, which normalises each channel over the whole batch? Think of what a batch of DDPM holds.
@@ -447,7 +447,7 @@ group_norm = checks.group_norm(group_norm)
 #
 # *Question.* How do these pieces become a network that can be made deep, and where is it told t?
 #
-# A deep stack of layers is hard to train: every layer must pass on what it got, and change it too. A *residual* block (He and others 2016) learns only the change, and the rest passes by on a *shortcut*. DDPM's block has norm, nonlinearity, convolution, twice, and the time enters between the two halves: $\tau$ goes through Swish and a linear layer and gives one number for each channel, which is added at all pixels:
+# A deep stack of layers is hard to train: every layer must pass on what it got, and change it too. A *residual* block (He and others 2016) learns only the change, and the rest passes by on a *shortcut*. DDPM's block has norm, nonlinearity, convolution, twice, and the time enters between the two halves: $\tau$ goes through Swish and a linear layer ($W$, $b$) and gives one number for each channel, which is added at all pixels:
 # $$\begin{aligned} h &= \operatorname{conv}_1\big(\operatorname{swish}(\operatorname{norm}_1(x))\big) + W\operatorname{swish}(\tau)+b, \\ \operatorname{ResBlock}(x, \tau) &= \operatorname{conv}_2\big(\operatorname{swish}(\operatorname{norm}_2(h))\big) + \operatorname{shortcut}(x) . \end{aligned} \tag{3.5: DDPM code}$$
 # The shortcut is $x$ itself or, where the number of channels changes, a 1x1 convolution of it. Dropout comes before $\operatorname{conv}_2$.
 
@@ -617,7 +617,7 @@ ax = plots.unet_map(small, 8, highlight=["residual block with attention"])
 # *Figure 3.9.* The blocks of the small U-Net in which every pixel can ask all others: those at 4x4, and the first of the middle.
 # <!-- alt: The map of the U-Net with four blocks highlighted: one on the way down at 4x4, one in the middle, two on the way up at 4x4. -->
 #
-# *Derive.* Every pixel $i$ holds three vectors of $C$ numbers: a query $q_i$ (what do I look for?), a key $k_i$ (what do I have?), a value $v_i$ (what do I say?). The *score* of pixel $j$ for pixel $i$ is the inner product $q_i\cdot k_j$. A softmax turns the scores into positive weights with sum 1, and the values are averaged:
+# *Derive.* Every pixel $i$ holds three vectors of $C$ numbers: a query $q_i$ (what do I look for?), a key $k_i$ (what do I have?), a value $v_i$ (what do I say?). The *score* of pixel $j$ for pixel $i$ is the inner product $q_i\cdot k_j$. (Not the score of notebook 2; and $q$ is no density here.) A softmax turns the scores into positive weights with sum 1, and the values are averaged:
 # $$\begin{aligned} w_{ij} &= \frac{\exp(q_i\cdot k_j/\sqrt C)}{\sum_l\exp(q_i\cdot k_l/\sqrt C)}, \\ \operatorname{attention}(q,k,v)_i &= \sum_j w_{ij}\,v_j . \end{aligned} \tag{3.6: Vaswani Eq. 1}$$
 # Why $\sqrt C$? If the entries of $q$ and $k$ are independent with mean 0 and variance 1, then $q\cdot k$ is a sum of $C$ products, each with variance 1: its variance is $C$. Without the division one pixel would get nearly all weight, and the softmax would pass on hardly any gradient.
 #
@@ -806,9 +806,9 @@ print(f"{sum(p.numel() for p in cifar.parameters() if p.requires_grad):,} traine
 #
 # *The rules of the stack*:
 #
-# - put on it: the output of the first convolution, of every residual block on the way down, and of every layer that halves the side;
+# - put on it: the output of the first convolution, of every residual block on the way down, and of every layer that halves the side (`DownSample`, a 3x3 convolution with stride 2);
 # - taken off: one by every residual block on the way up. Each level has one more block on the way up than on the way down. The extra one takes the output of the `DownSample` that led to this level (on level 0, of the first convolution);
-# - a layer that doubles the side takes none.
+# - a layer that doubles the side (`UpSample`: every pixel four times, then a 3x3 convolution) takes none.
 #
 # Move the controls: which choice costs parameters, and which does not?
 # <details><summary>Then look</summary><code>ch</code> costs most: a convolution has channels in times channels out, so twice the channels are about four times the parameters. More levels and more blocks cost most where the level is wide. Attention costs little: 4 C² + 6 C, between a tenth and about a quarter of its residual block. The size of the image costs nothing.</details>
@@ -893,7 +893,7 @@ assert stack == [] and out.shape == image.shape
 # %% [markdown]
 # ## 3.7 Train it: digits from your blocks
 #
-# Put your blocks into the course's small U-Net of figure 3.1, and train it on 1415 digits as notebook 2 did: draw t and noise, estimate the noise, minimise the squared error. The average of the weights over the last steps (EMA) draws better than the last weights, so that is kept, too.
+# Put your blocks into the course's small U-Net of figure 3.1, and train it on 1415 digits as notebook 2 did: draw t and noise, estimate the noise, minimise the squared error. The average of the weights over the last steps draws better than the last weights, so it is kept, too (EMA, *exponential moving average*: after each step it moves a small part of the way to the new weights). `draw` is Algorithm 2 of notebook 2, also called *ancestral sampling*, in 100 of the 1000 steps; notebook 4 explains its parts.
 
 # %%
 def with_your_blocks(net):
@@ -958,7 +958,7 @@ for i, steps in enumerate((30, 100, 300)):
 # - No attention: nowhere, not in the middle either. No start at 0: the last layer of each branch, and of the network, starts at ordinary size.
 #
 # > **Predict.** Which network has the largest loss after 800 steps, and which draws the worst digits?
-# > <details><summary>Then look</summary>Without skips the loss is the largest, without time it is nearly as large. Both draw badly, in two ways: without time some images stay covered with noise, for the network cannot tell how much is left; without skips the background looks clean, but strokes are uneven or broken, and the features that a classifier computes from the digits are as far from those of real digits as without time. Without attention nothing changes.</details>
+# > <details><summary>Then look</summary>Without skips the loss is the largest, without time it is nearly as large. Both draw badly, in two ways. Without time some images stay covered with noise: the network cannot tell how much is left. Without skips the background looks clean, but strokes are uneven or broken. A classifier's features are equally far from those of real digits in both cases. Without attention nothing changes.</details>
 #
 # The trainings, three seeds each, take a quarter of an hour: `data/records/unet_ablations_long.py` has made them.
 
@@ -1056,7 +1056,7 @@ _ = plots.image_grid(drawn, ncols=8, ax=axes[1])
 # *Figure 3.14.* Your choice beside the network of section 3.7, both after 300 steps, and digits that your choice draws. Try a second one: is it better to have wide or deep networks, one level or two?
 # <!-- alt: Two bars, the held-out losses of the larger and of the chosen network, and sixteen digits that the chosen one drew. -->
 #
-# *You can stop here.* The capstone starts alone.
+# *You can stop here*: section 3.17 sums up. The capstone starts alone.
 
 # %% [markdown] tags=["sitting", "capstone"]
 # ## 3.9 Capstone: your own U-Net
@@ -1169,7 +1169,7 @@ fig, ax = plt.subplots(figsize=(8.3, 1.8), layout="constrained")
 _ = plots.image_grid(draw(net, 48), ncols=16, ax=ax)
 
 # %% [markdown]
-# *Figure 3.15.* Forty-eight digits, drawn from noise by a U-Net that you wrote. (Until your class is right, the course's own draws them.) Some are unclear, as are some in the data; longer training helps: write 1500 instead of 700. (The returned network is the average over the training and is frozen: it cannot be trained further.)
+# *Figure 3.15.* Forty-eight digits, drawn from noise by a U-Net that you wrote. (Until your class is right, the course's own draws them.) Some are unclear, as are some in the data; longer training helps: write 1500 instead of 700. (The returned network is the average of the weights, EMA, and is frozen: it cannot be trained further.)
 # <!-- alt: Three rows of sixteen small digits, most of them readable. -->
 
 # %% [markdown] tags=["deeper"]
@@ -1641,7 +1641,7 @@ assert (curves["attention overwritten"][:, 5:20].mean(1) > curves["as intended"]
 # ## 3.13 Going deeper: what 60 steps show, and what they do not
 
 # %% [markdown]
-# Section 3.8 shows two lengths of training on purpose. After 60 steps an ablation measures *how fast a network learns*, not what it will be worth. Here are 20 seeds of such short trainings, written by `data/records/unet_ablations.py` (last weights, no averages):
+# Section 3.8 shows several lengths of training on purpose. After 60 steps an ablation measures *how fast a network learns*, not what it will be worth. Here are 20 seeds of such short trainings, written by `data/records/unet_ablations.py` (last weights, no averages, so the numbers differ from those of section 3.8):
 
 # %%
 short_record = json.loads(data.bundled("records/unet_ablations.json").read_text())
@@ -1653,7 +1653,7 @@ for name, found in short_record["change"].items():
 # %% [markdown]
 # After ± comes the standard error of the mean of 20 seeds. Clear effects: no skips +49.6 ± 1.3 % (worse in 20 of 20), no start at 0 +16.5 ± 1.0 % (worse in 20 of 20), no time +9.8 ± 0.6 % (worse in 20 of 20), attention overwritten +3.2 ± 0.4 % (worse in 18 of 20). Why the skips? Not because there is no room: the 4x4 level has 32 channels, 512 numbers for 64 pixels. But without skips $x_t$ has to be coded into it and decoded again, and we think that this takes long to learn: after 800 steps the difference is still 19 %, after 2000 steps 10 % and 19 % (section 3.8).
 #
-# Two are of another kind: no attention -0.7 ± 0.5 % (worse in 8 of 20) is hardly more than one standard error, *no measurable difference*; AdaGN -1.8 ± 0.7 % (worse in 7 of 20) is two and a half, and its sign differs between seeds. That does not say that attention is useless. Before this network attends, it reaches 8 pixels to every side, all of an 8x8 image:
+# Two are of another kind (AdaGN: section 3.14): no attention -0.7 ± 0.5 % (worse in 8 of 20) is hardly more than one standard error, *no measurable difference*; AdaGN -1.8 ± 0.7 % (worse in 7 of 20) is two and a half, and its sign differs between seeds. That does not say that attention is useless. Before this network attends, it reaches 8 pixels to every side, all of an 8x8 image:
 #
 # | part | step in pixels of the image | adds to every side | reaches |
 # |---|---|---|---|
@@ -1726,15 +1726,15 @@ near_0 = marks["full"][:, t_test < 30].mean()
 assert (share > 0.5).all() and abs(near_0 - 1) < 0.1
 
 # %% [markdown]
-# A factor and a difference say different things: the largest factor lies at late t, but the loss is small there, and after 60 steps more than half of what is lost in the mean over all t is lost below t = 500 (for every seed). And at t below 30 the full network is hardly better than the answer 0, whose loss is 1: in 60 steps it has not learned to see so little noise.
+# A factor and a difference say different things: the largest factor lies at large t, but the loss is small there, and after 60 steps more than half of what is lost in the mean over all t is lost below t = 500 (for every seed). And at t below 30 the full network is hardly better than the answer 0, whose loss is 1: in 60 steps it has not learned to see so little noise.
 
 # %% [markdown] tags=["deeper"]
 # ## 3.14 Going deeper: what guided-diffusion changed
 
 # %% [markdown]
-# *Question.* A year after DDPM, Dhariwal and Nichol (2021) asked the same question at scale, on ImageNet at 128x128. What did they change?
+# *Question.* A year after DDPM, Dhariwal and Nichol (2021; their networks are called ADM, their code guided-diffusion) asked the same question at scale, on ImageNet at 128x128. What did they change?
 #
-# | change | what it is | here | what they measured (FID, lower is better: a distance between statistics of real and of generated images, section 2.8) |
+# | change | what it is | here | what they measured (FID, section 2.8; lower is better) |
 # |---|---|---|---|
 # | more heads | attention in several independent parts of the channels, each with its own softmax | `num_heads=4` | 15.33 → 14.79 with four heads |
 # | attention at more levels | at 32x32, 16x16 and 8x8, not at 16x16 alone | `attn=[...]` | 15.33 → 14.61 |
@@ -1899,7 +1899,7 @@ for step in (0, 1, 5, 60, 300):
     print(f"t = {step:3}: squared error {right:.2f}, told t + 1 {late:.2f}")
 
 # %% [markdown]
-# It costs less than 1 % everywhere, even at t = 0, where one step makes the noise half as large again: the image itself tells the level. So the loss will not show you this mistake. The size of the noise in the first two steps:
+# It costs less than 1 % everywhere, even at t = 0, where one step makes the noise 1.5 times as large: the image itself tells the level. So the loss will not show you this mistake. The size of the noise in the first two steps:
 
 # %%
 print("at t = 0 and t = 1:", [round(v, 3) for v in known.process.sqrt_one_minus_alphas_bar[:2].tolist()])

@@ -113,7 +113,7 @@ plots.animate(draw, states[1:], alt="noise becomes a three", fps=4)
 # | $\eta$ | `eta` | DDIM's choice of $\sigma_t$: 0 is none, 1 is DDPM's | 随机性系数 |
 # | $x_T$ | `x_T` | the noise where sampling starts; the *latent* of an image | 隐变量 |
 # | $S$ | `S` | steps of a shorter chain that visits only some of the $T$ steps | 采样步数 |
-# | $r_t$, $\lambda_t$ | `torch.logit(alphas_bar)`, $2\lambda_t$ | $\sqrt{\operatorname{SNR}(t)}$, and its logarithm | 信噪比的平方根与对数 |
+# | $r_t$, $\lambda_t$ | `torch.logit(alphas_bar)` is $2\lambda_t$ | $\sqrt{\operatorname{SNR}(t)}$, and its logarithm | 信噪比的平方根与对数 |
 # | $D$ | `D` | the estimate of $x_0$ for the middle of a step | 外推的原图估计 |
 
 # %% [markdown]
@@ -123,7 +123,7 @@ plots.animate(draw, states[1:], alt="noise becomes a three", fps=4)
 #
 # *Derive.* If $x_0$ were known, the step back would be the posterior (1.6). So put the estimate in its place; (1.7) gives it. In exercise 2.2 you collected the terms:
 # $$\begin{aligned} \hat x_0 &= \frac{x_t-\sqrt{1-\bar\alpha_t}\;\epsilon_\theta}{\sqrt{\bar\alpha_t}}, \\ \mu_\theta &= \text{coef1}\cdot\hat x_0+\text{coef2}\cdot x_t \\ &= \frac1{\sqrt{\alpha_t}}\Big(x_t-\frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,\epsilon_\theta\Big) . \end{aligned} \tag{4.1: DDPM Eq. 11}$$
-# Lines 2 and 3 are the same mean: the course's code computes line 2, the paper prints line 3.
+# Line 1 is (1.7) and line 3 is (2.2). Lines 2 and 3 are the same mean: the course's code computes line 2, the paper prints line 3.
 
 # %% tags=["folded"]
 x_t, eps = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -143,11 +143,11 @@ print("posterior of the estimated x_0 and Eq. 11 agree to 1e-10, from the first 
 # <details><summary>Solution</summary>(a) $\sqrt{1-\bar\alpha_t}\;x_t$. (b) The root cancels: $\mu = \frac1{\sqrt{\alpha_t}}(x_t-\beta_t x_t) = \sqrt{\alpha_t}\,x_t$, since $1-\beta_t = \alpha_t$. (c) The variance is $\alpha_t\cdot 1+\sigma_t^2$, so $\sigma_t^2 = 1-\alpha_t = \beta_t$. (d) $x_0$ is known, so the step back is the posterior itself, and its variance is $\tilde\beta_t$.</details>
 
 # %% [markdown]
-# The two answers have names:
+# The two answers are the two choices of section 2.2:
 # $$\begin{aligned} \text{fixedlarge:}\quad \sigma_t^2 &= \beta_t, \\ \text{fixedsmall:}\quad \sigma_t^2 &= \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t . \end{aligned} \tag{4.2: DDPM Section 3.2}$$
-# Images are neither. Section 4.3 measures what the choice costs.
+# Images are neither $\mathcal N(0, 1)$ nor a single point. Section 4.3 measures what the choice costs.
 #
-# **Exercise 4.2 (two stars, 10 minutes).** Algorithm 2 as a generator, with $\mu_\theta$ by Eq. 11 and $\sigma_t^2 = \beta_t$. `model(x, t)` returns the noise, and wants `t` as (B,) int64. `noise` is (T, \*x_T.shape), standard normal. Step `t` adds $\sigma_t$ times `noise[t]`; **step 0 adds nothing**, because its result is the image, and noise would only make it grainy. Yield the T states $x_{T-1}, \dots, x_0$ (not `x_T`).
+# **Exercise 4.2 (two stars, 10 minutes).** Algorithm 2, also called *ancestral sampling* (each state is drawn given the one before it), as a Python generator, with $\mu_\theta$ by (4.1) and $\sigma_t^2 = \beta_t$. `model(x, t)` returns the noise, and wants `t` as (B,) int64. `noise` is (T, \*x_T.shape), standard normal. Step `t` adds $\sigma_t$ times `noise[t]`; **step 0 adds nothing**, because its result is the image, and noise would only make it grainy. Yield the T states $x_{T-1}, \dots, x_0$ (not `x_T`).
 # <details><summary>Hint 1</summary>for t in reversed(range(len(betas))): x is replaced by the next state, and yielded.</details>
 # <details><summary>Hint 2</summary>Three tables: betas, 1 - betas, and its cumulative product. torch.full((len(x),), t) makes t for the batch. beta is a variance; the noise is multiplied by its root.</details>
 
@@ -208,7 +208,7 @@ _ = plots.image_grid(torch.cat(rows), ncols=10)
 # ### Going deeper: where the clip must stand
 
 # %% [markdown]
-# **What goes wrong: a clip that does nothing.** The blog post that the course starts from (*the post*) computes the mean, and clips $\hat x_0$ *afterwards*; the clipped value is never used. With a good network the error is invisible. Take the worst one, which always answers 0, with the 1000 linear steps. Then $\hat x_0 = x_t/\sqrt{\bar\alpha_t}$, the mean is $x_t/\sqrt{\alpha_t}$, and every step divides by a number below 1: with fixedlarge the variance ends at $1/\bar\alpha_T+\sum_{t\ge2} \beta_t/\bar\alpha_{t-1}$.
+# **What goes wrong: a clip that does nothing.** *The post*, the blog post of section 1.1, computes the mean, and clips $\hat x_0$ *afterwards*; the clipped value is never used. With a good network the error is invisible. Take the worst one, which always answers 0, with the 1000 linear steps. Then $\hat x_0 = x_t/\sqrt{\bar\alpha_t}$, the mean is $x_t/\sqrt{\alpha_t}$, and every step divides by a number below 1: with fixedlarge the variance ends at $1/\bar\alpha_T+\sum_{t\ge2} \beta_t/\bar\alpha_{t-1}$.
 
 # %%
 a_bar_prev = process.alphas_bar_prev
@@ -243,7 +243,7 @@ for name, e in (("kept", eps), ("derived again", again)):
 #
 # *Question.* A drawn image looks wrong. Does the error come from the sampler or from the network?
 #
-# With a trained network nobody can say. So take data for which the best possible answer is known: one pixel whose values form two clusters: 30 % around −1.4 and 70 % around 0.6, each with standard deviation 0.2. `oracle.Mixture` computes the exact $\mathbb E[\epsilon\mid x_t]$ by Bayes' rule. Whatever is wrong *now* is the sampler's.
+# With a trained network nobody can say. So take data for which the best possible answer is known: one pixel whose values form two clusters: 30 % around −1.4 and 70 % around 0.6, each with standard deviation 0.2. `oracle.Mixture` computes the exact $\mathbb E[\epsilon\mid x_t]$ by Bayes' rule: it is the *exact denoiser*. Whatever is wrong *now* is the sampler's.
 
 # %%
 parts = [torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.7], [[-1.4], [0.6]], [0.2, 0.2])]
@@ -273,7 +273,7 @@ _ = ax.set(xlabel="$x_0$", ylabel="density")
 # %% [markdown]
 # *Figure 4.6.* Your loop with the exact denoiser, 1000 steps, beside the density of the data. Both clusters have the right place, width and share: the loop is right. What is wrong in a figure like 4.4 is due to the network, or to having too few steps. <!-- alt: A histogram with a low peak at minus 1.4 and a high one at 0.6; a black curve follows it. -->
 #
-# *Which variance?* Exercise 4.1 can be carried through a whole chain by arithmetic. For data $\mathcal N(0, s^2)$ the exact mean of a step is a factor $m_t$ times $x_t$, so the variance of the state obeys $v_{t-1} = m_t^2 v_t+\sigma_t^2$. It should be that of the forward process, $\bar\alpha_t s^2+1-\bar\alpha_t$. As in exercise 4.1, with $v = \bar\alpha_t s^2+1-\bar\alpha_t$ the perfect network answers $\sqrt{1-\bar\alpha_t}\,x_t/v$, and (4.1) gives $m_t = (1-\beta_t/v)/\sqrt{\alpha_t}$.
+# *Which variance?* Exercise 4.1 can be carried through a whole chain by arithmetic. For data $\mathcal N(0, s^2)$ the exact mean of a step is a factor $m_t$ times $x_t$, so the variance of the state obeys $v_{t-1} = m_t^2 v_t+\sigma_t^2$. It should be that of the forward process, $V_t = \bar\alpha_t s^2+1-\bar\alpha_t$. The perfect network answers as in exercise 4.1, but $x_t$ now has variance $V_t$, so the covariance is divided by $V_t$: $\sqrt{1-\bar\alpha_t}\,x_t/V_t$. Then (4.1) gives $m_t = (1-\beta_t/V_t)/\sqrt{\alpha_t}$.
 #
 # > **Predict.** Twenty steps, fixedsmall, data $\mathcal N(0, 1)$: are the states too spread out or too concentrated?
 # > <details><summary>Then look</summary>Too concentrated: every step adds less noise than it should. For a single point it is fixedlarge that errs, and its states are too spread out.</details>
@@ -312,7 +312,7 @@ for S in (1000, 100, 20):
     print(f"{S:4} steps: fixedsmall on N(0, 1) {small:.3f}, fixedlarge on one point {large:.3f}")
 
 # %% [markdown]
-# Two lessons. The ratio 1.85 at 1000 steps stands one step before the end, where the right variance is 0.0001: nobody sees it. With 20 steps the variance there is far larger, and it is visible. And images need a variance between the two: that is why Improved DDPM lets the network learn the variance. `mnist_ddpm` did (figure 4.1 used it).
+# Two lessons. The ratio 1.85 at 1000 steps stands one step before the end, where the right variance is 0.0001: nobody sees it. With 20 steps the variance there is far larger, and it is visible. And images need a variance between the two: that is why Improved DDPM lets the network learn the variance. The network `mnist_ddpm` has learned it, and figure 4.1 used it.
 
 # %% [markdown] tags=["sitting"]
 # ## 4.4 DDIM: other chains with the same marginals
@@ -371,7 +371,7 @@ print(f"for sigma^2 = {beta_tilde:.3f} the weight of x_t is the posterior's coef
 # $$x_{t-1} = \sqrt{\bar\alpha_{t-1}}\;\hat x_0+\sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\epsilon_\theta+\sigma_t\,z . \tag{4.4: DDIM Eq. 12}$$
 # Read it: *go to the estimate, then add noise again, as much as belongs to $t-1$*. One number sets the share of fresh noise:
 # $$\sigma_t = \eta\,\sqrt{\tilde\beta_t},\qquad \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\Big(1-\frac{\bar\alpha_t}{\bar\alpha_{t-1}}\Big) . \tag{4.5: DDIM Eq. 16}$$
-# $\eta = 1$ is Algorithm 2 with fixedsmall. $\eta = 0$ adds nothing: after $x_T$ is drawn, everything is determined. That is DDIM.
+# $\eta = 1$ is Algorithm 2 with fixedsmall. $\eta = 0$ adds nothing: after $x_T$ is drawn, everything is determined. That is DDIM, *denoising diffusion implicit models* (Song, Meng and Ermon 2021).
 #
 # Nothing in (4.4) needs $t-1$ to be the *neighbour* of $t$. Only the two $\bar\alpha$ appear. So steps can be left out, without new betas.
 #
@@ -433,7 +433,7 @@ print("10 and 50 steps, eta = 0: the distance between the images is less than ha
 #
 # *Question.* With $\eta = 0$ the image is a function of $x_T$. Is it a smooth function? If so, a latent between two latents gives an image between their images.
 #
-# Which path leads from $a$ to $b$? On the straight line, the middle $(a+b)/2$ has variance $\tfrac14+\tfrac14 = \tfrac12$. But the network expects a latent of variance 1. In 784 dimensions nearly all normal vectors have a length near $\sqrt{784} = 28$: they lie on a sphere. So walk on the sphere, by *spherical* interpolation:
+# Which path leads from $a$ to $b$? On the straight line, the middle $(a+b)/2$ has variance $\tfrac14+\tfrac14 = \tfrac12$. But the network expects a latent of variance 1. In 784 dimensions nearly all normal vectors have a length near $\sqrt{784} = 28$: they lie on a sphere. So walk on the sphere, by *spherical* interpolation ($\theta$ is an angle here, $s$ a share):
 # $$\begin{aligned} \operatorname{slerp}(a,b,s) &= \frac{\sin((1-s)\,\theta)}{\sin\theta}\,a+\frac{\sin(s\,\theta)}{\sin\theta}\,b, \\ \cos\theta &= \frac{\langle a,b\rangle}{\|a\|\,\|b\|} . \end{aligned} \tag{4.6: DDIM Appendix D.5}$$
 #
 # **Exercise 4.4 (one star, 5 minutes).** `a` and `b` are (B, \*D). `share` is the $s$ of (4.6), a float from 0 to 1. Each pair of images has its own angle, between the two *whole images* as vectors. Return (B, \*D); no pair is parallel.
@@ -541,7 +541,7 @@ _ = axes[0].set(ylabel=r"$\hat x_0$")
 # %% [markdown]
 # *Figure 4.11.* Grey: the exact estimate along one path. It begins undecided, at the mean of the data, 0, and ends at the cluster 0.6. A step uses one number for its whole length (a horizontal bar). Left: DDIM takes the value at the *start* of the step, and lags behind wherever the estimate changes. Right: the value that a straight line through the last two evaluations predicts for the *middle* of the step. It fails only where the curve bends sharply. <!-- alt: Two panels with the same grey curve, which rises from 0 to 0.6. Left, blue bars begin on the curve and lie below it; right, orange-red bars cross the curve in their middle, except one that lies above the bend. -->
 #
-# Why $\lambda$ and not $r$? On the scale of $r$ nearly all of the way lies in the last steps; on that of $\lambda$ the estimate changes evenly. The area counts with the weight $dr = r\,d\lambda$. Within a step of length $h$ this weight changes by a share of order $h$ only: it changes the constants, not the powers of $h$ in section 4.8.
+# Why $\lambda$ and not $r$? On the scale of $r$ nearly all of the way lies in the last steps; on that of $\lambda$ the estimate changes evenly. By (4.8) the change of $u$ is the area under the estimate, drawn over $r$; drawn over $\lambda$ the same area has the weight $dr = r\,d\lambda$. Within a step of length $h$ in $\lambda$ this weight changes only by a fraction of order $h$. So the powers of $h$ in section 4.8 are right, and only the constants change.
 
 # %% [markdown]
 # ## 4.8 Second order, at no extra evaluation
@@ -550,7 +550,7 @@ _ = axes[0].set(ylabel=r"$\hat x_0$")
 # $$\begin{aligned} D = \hat x_0(t) &+ \frac{\lambda_{t-1}-\lambda_t}{2\,(\lambda_t-\lambda_{t+1})} \\ &\times\big(\hat x_0(t)-\hat x_0(t+1)\big) . \end{aligned} \tag{4.9: DPM-Solver++ Alg. 2}$$
 # The fraction is half of the coming step, in units of the last one. Then make DDIM's step (4.7) with $D$ instead of $\hat x_0$. This is **DPM-Solver++(2M)**: second order, multistep. Why *two*: let a step have length $h$ in $\lambda$. A bar at the start of the step misses an area of order $h^2$, and there are about $1/h$ steps, so the errors add up to order $h$. A bar at the height of the middle misses only what is not straight, an area of order $h^3$, and the errors add up to $h^2$.
 #
-# **Exercise 4.5 (two stars, 12 minutes).** One step of 2M from `t` to `t_prev` (ints). `t_prev`, `t`, `t_before` take the places of $t-1$, $t$, $t+1$ in (4.9). Return the state at `t_prev`. `x_0` is the estimate at `t`; `x_0_before` is the one at `t_before`, a larger index, or None at the very first step: then $D = \hat x_0$. At `t_prev = -1` return `x_0`: there $\lambda$ is infinite, and nothing can be extrapolated.
+# **Exercise 4.5 (two stars, 12 minutes).** One step of 2M from `t` to `t_prev` (ints). `t_prev`, `t`, `t_before` take the places of $t-1$, $t$, $t+1$ in (4.9). Return the state at `t_prev`. `x_0` is the estimate at `t`; `x_0_before` is the one at `t_before`, a larger index. At the very first step both are None: then $D = \hat x_0$. At `t_prev = -1` return `x_0`: there $\lambda$ is infinite, and nothing can be extrapolated.
 # <details><summary>Hint 1</summary>torch.logit(alphas_bar) is log SNR, twice λ. In the fraction of (4.9) the factor 2 cancels.</details>
 # <details><summary>Hint 2</summary>(4.7) times sqrt(1 - alphas_bar[t_prev]): a share of x_t, and the rest of D. What is the share? sqrt((1 - alphas_bar[t_prev]) / (1 - alphas_bar[t])).</details>
 
@@ -573,7 +573,7 @@ def multistep(process, denoise, x_T):
         yield samplers.State(t, x, found)
 
 # %% [markdown]
-# *Measure.* In one dimension the exact solution is known. The ODE moves points, keeps the density that of $x_t$, and cannot let two paths cross. (That it keeps the density of $x_t$ is the theorem behind the name *probability flow*; here we use it, and figure 4.12, whose errors go to 0, confirms it.) So a point keeps its *quantile*: if 17 % of all points lie left of it at the start, 17 % do at the end. We start 400 points at the quantiles of $x_T$, and compare where they end with the quantiles of the data (after the noise of 1/20 that is left: the very last step, to $\bar\alpha = 1$, is not made). The next cells compute the exact quantiles and count the evaluations; you do not have to read them.
+# *Measure.* In one dimension the exact solution is known. The ODE moves points. Their density stays that of $x_t$ at every level, and two paths never cross. (That it keeps the density of $x_t$ is the theorem behind the name *probability flow*; here we use it, and figure 4.12, whose errors go to 0, confirms it.) So a point keeps its *quantile*: if 17 % of all points lie left of it at the start, 17 % do at the end. We start 400 points at the quantiles of $x_T$, and compare where they end with the quantiles of the data (after the noise of 1/20 that is left: the very last step, to $\bar\alpha = 1$, is not made). The next cells compute the exact quantiles and count the evaluations; you do not have to read them.
 
 # %% tags=["folded"]
 def below(x, a_bar):
@@ -692,7 +692,7 @@ for ax, (name, (sampler, S)) in zip(axes, shown.items()):
 # - `"heun"` needs 2S − 1, `"plms"` S + 1: use `steps="leading5"` and `"leading9"`. Both step with ε and make no digits from the last step of this cosine schedule ($\bar\alpha_T = 2\cdot10^{-9}$), so they have to start lower;
 # - `steps=`: `"leading10"` takes every 100th step from 0 and starts sampling at index 900; `"trailing10"` starts at 999; `"log_snr10"` is even in log SNR; `"karras10"` (Karras and others 2022) puts more steps where there is little noise (nearly equal steps may be merged).
 #
-# The measure is the Fréchet distance: how far mean and covariance of 100 drawn MNIST digits are from those of the 60,000 real ones, in the features of a small classifier. Small is good. With so few images the distance is biased upwards and varies strongly between seeds, for some samplers by a factor of two. Repeat with another seed before you conclude: differences below a factor of two mean nothing. And 100 real digits score 0.76 in the course's record (they were taken at random, with unequal numbers of the classes, and their interval is 0 to 1.55), so compare the bars with each other only.
+# The measure is the Fréchet distance of section 3.8: how far mean and covariance of 100 drawn MNIST digits are from those of the 60,000 real ones, in the features of a small classifier. Small is good. With so few images the distance is biased upwards and varies strongly between seeds, for some samplers by a factor of two. Repeat with another seed before you conclude: differences below a factor of two mean nothing. And 100 real digits score 0.76 in the course's record (they were taken at random, with unequal numbers of the classes, and their interval is 0 to 1.55), so compare the bars with each other only.
 
 # %%
 chosen = Sampling("ddim", steps="leading10", seed=1)  # your choice
@@ -722,7 +722,7 @@ _ = ax.invert_yaxis(), ax.set(xlabel="Fréchet distance of 100 digits")
 #
 # On real networks the best sampler is not always the one of the highest order: the network is wrong, too, and noise can correct an error made early (figure 4.9).
 #
-# <details><summary>What we found</summary>(100 digits, two seeds.) With noise: ancestral, DDIM with η = 1 and 2M SDE reach 0.13 to 0.18. Without, on trailing steps, the order does not decide: DDIM, 2M, 3M and 2S are alike, between 0.3 and 0.7 depending on the seed. On steps even in log SNR 2M is at 0.34 and 0.24 where DDIM is at 0.72 and 0.36, lower with both seeds, by factors of 2.1 and 1.5: by our rule a hint that the order counts there, not a proof. With trailing steps Heun and PLMS fail altogether, above 10: the first of these steps leads over a factor of thousands in the noise. From <code>leading9</code>, which starts where $\bar\alpha$ is 0.03, PLMS reaches 0.72 and 0.76, near DDIM's 0.65 and 0.56 on <code>leading10</code>; Heun, with half as many steps, 2.4 and 3.1. (Figure 4.23 in section 4.21 shows all samplers at 3 to 50 evaluations.) With the exact denoiser the order decides. With this network and ten evaluations noise does; on <code>digits_ddpm</code> it does not (figure 4.23). So measure with your own network.</details>
+# <details><summary>What we found</summary>(100 digits, seeds 1 and 2.) With noise: ancestral, DDIM with η = 1 and 2M SDE reach 0.13 to 0.18. Without, on trailing steps, the order does not decide: DDIM, 2M, 3M and 2S are alike, between 0.3 and 0.7 depending on the seed. On steps even in log SNR 2M is at 0.34 and 0.24 where DDIM is at 0.72 and 0.36, lower with both seeds, by factors of 2.1 and 1.5: by our rule a hint that the order counts there, not a proof. With trailing steps Heun and PLMS fail altogether, above 10: the first of these steps changes the noise level by a factor of thousands. From <code>leading9</code>, which starts where $\bar\alpha$ is 0.03, PLMS reaches 0.72 and 0.76, near DDIM's 0.65 and 0.56 on <code>leading10</code>; Heun, with half as many steps, 2.4 and 3.1. (Figure 4.23 in section 4.21 shows all samplers at 3 to 50 evaluations.) With the exact denoiser the order decides. With this network and ten evaluations noise does; on <code>digits_ddpm</code> it does not (figure 4.23). So measure with your own network.</details>
 
 # %% [markdown]
 # ## 4.10 What you now have
@@ -834,7 +834,7 @@ print("60 other digits: with ten repeats a classifier reads more of the completi
 # %% [markdown]
 # *Question.* Training used 1000 steps, and the loops above visited 5 to 100 of them. Which betas does such a chain have?
 #
-# *Derive.* Choose some steps $\tau_1 < \tau_2 < \dots < \tau_S$. Nothing in (1.2) changes: $x_{\tau_i}$ still has $\bar\alpha_{\tau_i}$. The chain that visits only these steps is a chain like any other: by section 1.3 the skipped steps between two visited ones merge into a single Gaussian step, whose noise is independent of what came before. Its betas must lead from one to the next. From $\bar\alpha_{\tau_i} = (1-\beta_i')\,\bar\alpha_{\tau_{i-1}}$,
+# *Derive.* Choose some steps $\tau_1 < \tau_2 < \dots < \tau_S$ (DDIM's letter; in notebook 3 $\tau$ was the time embedding). Nothing in (1.2) changes: $x_{\tau_i}$ still has $\bar\alpha_{\tau_i}$. The chain that visits only these steps is a chain like any other: by section 1.3 the skipped steps between two visited ones merge into a single Gaussian step, whose noise is independent of what came before. Its betas must lead from one to the next. From $\bar\alpha_{\tau_i} = (1-\beta_i')\,\bar\alpha_{\tau_{i-1}}$,
 # $$\beta_i' = 1-\frac{\bar\alpha_{\tau_i}}{\bar\alpha_{\tau_{i-1}}},\qquad \bar\alpha_{\tau_0} = 1 . \tag{4.10: Improved DDPM Eq. 19}$$
 # As a *forward* chain it is exact, and every formula of notebook 1, the posterior too, holds for it with these betas. What suffers is the way back: the betas are large, and section 1.9 says what that means for a Gaussian step.
 #
@@ -980,7 +980,7 @@ for name, variance in VARIANCES.items():
     print(f"{name:13}: {', '.join(MEAN_TYPES)} give the same 500 samples to 1e-6")
 
 # %% [markdown]
-# **What goes wrong: training and sampling use different parameterisations.** The post's trainer always fits the noise, whatever its sampler is told. Take the network that answers the exact noise for data $\mathcal N(0, s^2)$, and read its answer as $x_0$. Everything is linear, so the variance can be carried along (fixedlarge, 1000 linear steps):
+# **What goes wrong: training and sampling use different parameterisations.** Section 2.12 measured this with the package; here it is by hand. The post's trainer always fits the noise, whatever its sampler is told. Take the network that answers the exact noise for data $\mathcal N(0, s^2)$, and read its answer as $x_0$. Everything is linear, so the variance can be carried along (fixedlarge, 1000 linear steps):
 
 # %%
 def misread(s):
@@ -1012,7 +1012,7 @@ for S in (1000, 100, 10, 4):
     print(f"{S:4} steps: the last one has beta {beta:.4f}, so the samples have variance {1 - beta:.4f}")
 
 # %% [markdown]
-# Why is it left out nevertheless? Images are not Gaussian: their pixels lie in a smooth, low-dimensional set, and noise on all pixels leaves it. The mean is the better image, and the likelihood of notebook 2 uses this noise as the uncertainty within one grey level. *See* four steps, with the last noise left out and added:
+# Why is it left out nevertheless? Images are not Gaussian: they lie near a smooth, low-dimensional set, and independent noise on all pixels leads away from it. The mean is the better image, and the likelihood of notebook 2 uses this noise as the uncertainty within one grey level. *See* four steps, with the last noise left out and added:
 
 # %%
 digits = load_pretrained("digits_ddpm", device=device)
@@ -1124,7 +1124,7 @@ for k, name in enumerate(("image", "latent, 10 steps", "and back", "latent, 50 s
     _ = ax.text(-0.1, k * 1.06 + 0.5, name, ha="right", va="center", fontsize="small")
 
 # %% [markdown]
-# *Figure 4.17.* Held-out digits, the latents that inversion finds, and what DDIM makes of these. Ten steps already come close. The latents are not quite noise: where the digit is black and the network is certain of it, there is no noise to encode, and they are grey; fewer with more steps. <!-- alt: Five rows of six images: digits; noise with flat grey parts; nearly the same digits; noise again; the same digits. -->
+# *Figure 4.17.* Held-out digits, the latents that inversion finds, and what DDIM makes of these. Ten steps already come close. The latents are not quite noise: where the image is black and the network is certain of it, there is no noise to encode, and the latent is grey. With more steps fewer pixels are grey. <!-- alt: Five rows of six images: digits; noise with flat grey parts; nearly the same digits; noise again; the same digits. -->
 
 # %% [markdown] tags=["deeper"]
 # ## 4.17 Going deeper: fresh noise corrects early errors; churn
@@ -1388,7 +1388,7 @@ _ = axes[1].set(ylabel="")
 _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
 
 # %% [markdown]
-# *Figure 4.23.* Fréchet distance against network evaluations; small is good. At ten evaluations (or nine) every sampler except Heun and PLMS lies within the interval of all 1000 ancestral steps, on both networks. The intervals are wide: so few images cannot rank the samplers within the band. What they show: Heun and PLMS, which have to start at leading steps, need more evaluations, and so does 2M on steps even in log SNR, up to eight. On MNIST the two samplers that add noise have the lowest values from five evaluations on; on the digits the deterministic ones do, up to fifteen. <!-- alt: Two panels with logarithmic axes, nine falling lines each, and a grey band. Heun is highest, then PLMS; 2M on log-SNR steps starts high and falls fast; the others lie in the band or just above it from five evaluations on. On MNIST ancestral and 2M SDE lie clearly below the rest. -->
+# *Figure 4.23.* Fréchet distance against network evaluations; small is good. At ten evaluations (or nine) every sampler except Heun and PLMS lies within the interval of all 1000 ancestral steps, on both networks. The intervals are wide: so few images cannot rank the samplers within the band. What they show: Heun and PLMS, which have to start at leading steps, need more evaluations, and so does 2M on steps even in log SNR, up to eight. On MNIST the two samplers that add noise have the lowest values from five evaluations on; on the digits the deterministic ones on trailing steps do, up to fifteen. <!-- alt: Two panels with logarithmic axes, nine falling lines each, and a grey band. Heun is highest, then PLMS; 2M on log-SNR steps starts high and falls fast; the others lie in the band or just above it from five evaluations on. On MNIST ancestral and 2M SDE lie clearly below the rest. -->
 
 # %% tags=["folded"]
 within = []
@@ -1403,7 +1403,7 @@ print("not:", "; ".join(sorted({row["chain"] for row in ten} - (within[0] & with
 # ## 4.22 Going deeper: what goes wrong, the rest
 
 # %% [markdown]
-# **"A training and sampling objective".** The post speaks of one. Training has an objective, (2.1). Sampling has none: nothing is optimised, and a sampler that is "better" is one whose samples are nearer to the distribution that the network describes. The Gaussian that is drawn from is $p_\theta(x_{t-1}\mid x_t)$, not "the Gaussian of $x_t$".
+# **"A training and sampling objective"** (section 2.12 again). The post speaks of one. Training has an objective, (2.1). Sampling has none: nothing is optimised, and a sampler that is "better" is one whose samples are nearer to the distribution that the network describes. The Gaussian that is drawn from is $p_\theta(x_{t-1}\mid x_t)$, not "the Gaussian of $x_t$".
 #
 # **A comma that is missing.** The post compares `mean_type` with the list `['xprev' 'xstart', 'epsilon']`. Python joins two strings that stand side by side, so the list has two entries, `'xprevxstart'` and `'epsilon'`, and two of the three choices are refused. The default is `'eps'`, which is not in the list either: the class cannot be built with its defaults. In this course the names are the keys of one table, and an unknown name is answered with those that exist.
 #
@@ -1420,7 +1420,7 @@ except ValueError as error:
     print("ValueError:", error)
 
 # %% [markdown]
-# **Samples drawn in training mode.** Neither `eval()` nor `no_grad()` stands in the post's sampler. With dropout two calls with the same input give different outputs, so DDIM is not deterministic any more; and every result carries the graph of all its steps.
+# **Samples drawn in training mode.** Neither `eval()` nor `no_grad()` stands in the post's sampler (section 2.18). With dropout two calls with the same input give different outputs, so DDIM is not deterministic any more; and every result carries the graph of all its steps.
 
 # %%
 class WithDropout(torch.nn.Module):
@@ -1443,7 +1443,7 @@ print(f"make_denoiser:  two calls agree: {torch.equal(first, second)};", end=" "
 print(f"the output keeps its graph: {first.requires_grad}")
 
 # %% [markdown]
-# **Samples from an average that still contains the initial weights.** The weights that one samples with are an exponential average of those that are trained. With decay 0.9999 the *first* weights still count for $0.9999^n$ after $n$ steps. Preview images of an early checkpoint are noise, although the network itself may be good:
+# **Samples from an average that still contains the initial weights.** The weights that one samples with are an exponential moving average (EMA, section 2.9) of those that are trained. With decay 0.9999 the *first* weights still count for $0.9999^n$ after $n$ steps. Preview images of an early checkpoint are noise, although the network itself may be good:
 
 # %%
 for n in (100, 1000, 10_000, 50_000):

@@ -24,7 +24,7 @@
 # | 2 | 5.4 Guidance by a classifier: Bayes' rule for scores … 5.8 What you now have | 25 |
 # | capstone | 5.9 Capstone: a guided sampler, and its scale | 32 |
 # | 3 | 5.21 Four large steps … 5.24 Train it | 31 |
-# | 4 | 5.25 Digits in four evaluations and 5.26 The trilemma, measured | 9 |
+# | 4 | 5.25 Digits in four evaluations · 5.26 The trilemma, measured | 9 |
 # | capstone | 5.27 Capstone of the course: meet the requirements | 17 |
 #
 # Sections called *Going deeper* are collapsed (64 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
@@ -102,7 +102,7 @@ _ = plots_variants.named_rows(rows)
 #
 # | symbol | in code | what it is | 中文 |
 # |---|---|---|---|
-# | $v$ | `v` | the network's second output: where the log variance lies between its bounds, −1 to 1 | 方差插值系数 |
+# | $v$ | `v` | the network's second output (not the $v$ of section 2.8): where the log variance lies between its bounds, −1 to 1 | 方差插值系数 |
 # | $y$ | `y` | the class of an image | 类别 |
 # | $p(y\mid x_t)$ | `classifier` | a classifier of *noisy* images | 带噪图像分类器 |
 # | $\epsilon_\theta(x_t, y)$, $\epsilon_\theta(x_t)$ | `eps_cond`, `eps_uncond` | the noise predicted with the label, and without it | 有条件与无条件的噪声预测 |
@@ -148,7 +148,7 @@ def learned_log_var(v, t, betas, alphas_bar):
 learned_log_var = checks.learned_log_var(learned_log_var)
 
 # %% [markdown]
-# *Measure.* `digits_ddpm` was trained with $v$. The bound of notebook 2, in bits/dim, judges the variance: 32 held-out digits, chains of 10, 25 and 50 steps, the same network, three variances. One of them is your function:
+# *Measure.* `digits_ddpm` was trained with $v$. The bound (2.9), in *bits/dim* (bits of an image, divided by its number of pixels), judges the variance: 32 held-out digits, chains of 10, 25 and 50 steps, three variances. One of them is your function:
 
 # %% tags=["folded"]
 held_out, labels = (part.to(device) for part in data.digits("test")[::12])
@@ -210,14 +210,14 @@ for steps in ("trailing10", "trailing25", "trailing50", "10", "25", "50"):
 #
 # *Question.* $L_\text{simple}$ (2.1) does not contain the variance. Which loss can train $v$?
 #
-# The bound can: its KL divergences compare variances, too (2.11). But for the *mean* its weights are bad: they multiply the loss at a few $t$ by up to 50 (exercise 2.6). So each loss trains what it is good for:
+# The bound (2.9), here called $L_\text{vlb}$, can: its KL divergences compare variances, too (2.11). But for the *mean* its weights are bad: they multiply the loss at a few $t$ by up to 50 (exercise 2.6). So each loss trains what it is good for:
 # $$L_\text{hybrid} = L_\text{simple}+\lambda\,L_\text{vlb},\qquad \lambda = 0.001 . \tag{5.2: Improved DDPM Eq. 16}$$
-# Two details make it work.
+# ($\lambda$ is no longer half of log SNR.) Two details make it work.
 #
 # - **The mean is held fixed inside $L_\text{vlb}$** (its gradient is stopped, `.detach()`). So $L_\text{vlb}$ cannot pull at the mean's output. Through shared layers it still changes the mean a little; $\lambda$ keeps that small.
 # - **The factor T.** $L_\text{vlb}$ is a *sum* over $T$ terms, in bits/dim (as in the authors' code). A training step draws one $t$, so it must multiply its KL by $T$. Without this factor, $\lambda$ is in effect a thousand times smaller.
 #
-# **Exercise 5.3 (two stars, 8 minutes).** The hybrid loss of each image, (B,), for $t\ge2$: the mean over D of $(\epsilon-\epsilon_\theta)^2$, plus $\lambda\,T\operatorname{KL}$. The KL is that of two Gaussians (2.11), from the true posterior (`true_mean`, `true_log_var`) to the model (`mean`, `log_var`): its mean over D, in bits (nats / log 2). `noise` is $\epsilon$, `eps` is $\epsilon_\theta$, `lam` is $\lambda$. All tensors are (B, \*D); log variances may be (B, 1, ...). The gradient must flow through `eps` and `log_var`, not through `mean`.
+# **Exercise 5.3 (two stars, 8 minutes).** The hybrid loss of each image, (B,), for $t\ge2$: the mean over pixels of $(\epsilon-\epsilon_\theta)^2$, plus $\lambda\,T\operatorname{KL}$. The KL is that of two Gaussians (2.11), from the true posterior (`true_mean`, `true_log_var`) to the model (`mean`, `log_var`): its mean over pixels, in bits (nats / log 2). `noise` is $\epsilon$, `eps` is $\epsilon_\theta$, `lam` is $\lambda$. All tensors are (B, \*D); log variances may be (B, 1, ...). The gradient must flow through `eps` and `log_var`, not through `mean`.
 # <details><summary>Hint 1</summary>Per coordinate: (log_var - true_log_var + exp(true_log_var - log_var) + (true_mean - mean)^2 exp(-log_var) - 1) / 2.</details>
 # <details><summary>Hint 2</summary>mean.detach() instead of mean. flatten(1).mean(1) takes the mean of each image; broadcast the log variances first.</details>
 
@@ -299,7 +299,7 @@ mnist = load_pretrained("mnist_ddpm", device=device)
 # %% [markdown]
 # *Question.* A network draws images of all classes, $p(x)$. Somebody has a classifier of noisy images, $p(y\mid x_t)$. Can the two together draw class $y$ without training?
 #
-# *Derive.* Bayes' rule for $x_t$: $p(x_t\mid y) = p(x_t)\,p(y\mid x_t)/p(y)$. Take the logarithm, and the gradient in $x_t$. The constant $p(y)$ disappears:
+# *Derive* (ADM: Dhariwal and Nichol 2021). Bayes' rule for $x_t$, with $p(x_t)$ for the $q(x_t)$ of (2.6): $p(x_t\mid y) = p(x_t)\,p(y\mid x_t)/p(y)$. Take the logarithm, and the gradient in $x_t$. The constant $p(y)$ disappears:
 # $$\nabla\log p(x_t\mid y) = \nabla\log p(x_t)+\nabla\log p(y\mid x_t) . \tag{5.3}$$
 # The score of the class is the score without it plus the gradient $g = \nabla\log p(y\mid x_t)$ of a classifier. There are two places to put $g$.
 #
@@ -308,7 +308,7 @@ mnist = load_pretrained("mnist_ddpm", device=device)
 # **In the noise.** The score is $-\epsilon/\sqrt{1-\bar\alpha_t}$ (2.6), so (5.3) reads
 # $$\hat\epsilon = \epsilon_\theta(x_t)-s\,\sqrt{1-\bar\alpha_t}\;g . \tag{5.5: ADM Alg. 2}$$
 #
-# **Exercise 5.4 (two stars, 5 minutes).** Equation (5.4). `classifier(x_t, t)` returns $\log p(y\mid x_t)$ of all classes, (B, Y); `y` (B,) chooses one for each image; `mean`, `x_t` are (B, \*D), `t` (B,), `var` (B, 1, ...), and `scale` is $s$. Return the shifted mean, (B, \*D). Each image needs the gradient of *its own* log probability, whatever else is in the batch. It must also work under `torch.no_grad()`.
+# **Exercise 5.4 (two stars, 5 minutes).** Equation (5.4). `classifier(x_t, t)` returns $\log p(y\mid x_t)$ of all $Y$ classes, (B, Y); `y` (B,) chooses one for each image; `mean`, `x_t` are (B, \*D), `t` (B,), `var` (B, 1, ...), and `scale` is $s$. Return the shifted mean, (B, \*D). Each image needs the gradient of *its own* log probability, whatever else is in the batch. It must also work under `torch.no_grad()`.
 # <details><summary>Hint 1</summary>with torch.enable_grad(): x = x_t.detach().requires_grad_(True), then the log probabilities of y by gather(1, y[:, None]).</details>
 # <details><summary>Hint 2</summary>torch.autograd.grad(chosen.sum(), x)[0]. Images do not influence each other, so the gradient of the sum holds each image's own.</details>
 
@@ -320,8 +320,8 @@ def guided_mean(mean, var, x_t, t, y, classifier, scale):
 guided_mean = checks.guided_mean(guided_mean)
 
 # %% [markdown]
-# **Exercise 5.5 (one star, 3 minutes).** Equation (5.5). The arguments are those of 5.4, with `eps` (B, \*D) instead of `mean` and `var`, and the table `alphas_bar` (T,). Return $\hat\epsilon$, (B, \*D).
-# <details><summary>Hint</summary>As in 5.4; the factor is that of t for each image, with as many new axes as x_t needs.</details>
+# **Exercise 5.5 (one star, 3 minutes).** Equation (5.5). The arguments are those of exercise 5.4, with `eps` (B, \*D) instead of `mean` and `var`, and the table `alphas_bar` (T,). Return $\hat\epsilon$, (B, \*D).
+# <details><summary>Hint</summary>As in exercise 5.4; the factor is that of t for each image, with as many new axes as x_t needs.</details>
 
 # %%
 def guided_eps(eps, x_t, t, y, classifier, scale, alphas_bar):
@@ -349,7 +349,7 @@ assert worst < 1e-10
 print("guided noise and noise of the class, s = 1: equal to 1e-10, at five noise levels")
 
 # %% [markdown]
-# So (5.5) moves the mean by exactly the right amount. Which amount? Replace the noise in (4.1) by $-\sqrt{1-\bar\alpha_t}\,g$: the root cancels, and $\beta_t/\sqrt{\alpha_t}\cdot g$ remains. (5.4) moves it by $\sigma_t^2\,g$ instead. With fixedlarge this is $\sqrt{\alpha_t}$ times the right shift, with fixedsmall $\sqrt{\alpha_t}\,\tilde\beta_t/\beta_t$ times. With a thousand steps both factors are nearly 1, except that of fixedsmall in the last few.
+# So (5.5) moves the mean by exactly the right amount. Replace the noise in (4.1) by $-\sqrt{1-\bar\alpha_t}\,g$: the root cancels, and $\beta_t/\sqrt{\alpha_t}\cdot g$ remains. (5.4) moves it by $\sigma_t^2\,g$ instead. With fixedlarge this is $\sqrt{\alpha_t}$ times the right shift, with fixedsmall $\sqrt{\alpha_t}\,\tilde\beta_t/\beta_t$ times. With a thousand steps both factors are nearly 1, except that of fixedsmall in the last few.
 
 # %% tags=["folded"]
 def one_step(p, chain, guide):
@@ -423,9 +423,9 @@ for reduce in (torch.sum, torch.mean):
 #
 # *Question.* The classifier is a second network, trained on noisy images. Can the denoiser take its place?
 #
-# *Derive.* Solve (5.3) for the gradient of the classifier. If one network knew both scores exactly, their difference would *be* this gradient; a trained network's need not be any gradient. Put it into (5.5); the roots cancel:
+# *Derive.* Solve (5.3) for the gradient of the classifier. If one network knew both scores exactly, their difference would *be* this gradient; with trained scores it need not be a gradient at all. Put it into (5.5); the roots cancel:
 # $$\begin{aligned} \nabla\log p(y\mid x_t) &= \nabla\log p(x_t\mid y)-\nabla\log p(x_t), \\ \hat\epsilon &= \epsilon_\theta(x_t)+s\,\big(\epsilon_\theta(x_t, y)-\epsilon_\theta(x_t)\big) . \end{aligned} \tag{5.6: CFG Eq. 6}$$
-# This is **classifier-free guidance**. One network learns both: in training, 10 % of the labels are replaced by "no label". Sampling needs two network evaluations per step.
+# This is **classifier-free guidance** (CFG). One network learns both: in training, 10 % of the labels are replaced by "no label". Sampling needs two network evaluations per step.
 #
 # **Two conventions.** The paper writes $\hat\epsilon = (1+w)\,\epsilon_\theta(x_t, y)-w\,\epsilon_\theta(x_t)$. Compare the factors: $s = 1+w$. Most libraries call $s$ the guidance scale; a few pass $w$.
 #
@@ -500,7 +500,7 @@ _ = axes[0].set(ylabel="density"), axes[0].legend(fontsize="small")
 # %% [markdown]
 # *Figure 5.6.* Class $y$ has the two clusters at 0 and 1.2; the other class lies at −1. Left, $s = 1$: the blue curve lies on the dashed one. Right, $s = 4$: the product still has both clusters. The guided chain has *lost* the one next to the other class, and what remains has moved outwards, away from the other class. <!-- alt: Two panels. Left, the blue curve lies on the dashed one, with two peaks. Right, the dashed curve has two peaks at 0.1 and 1.2, the blue one a single high peak near 1.4. -->
 #
-# This is the exact version of figure 5.1: a larger scale gives more typical samples, of less variety. No theory says which scale is right. It has to be measured.
+# This is the exact version of figure 5.1: a larger scale gives more typical samples, of less variety. No theory says which scale is right: measure it.
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: why the variance is 1/8
@@ -549,7 +549,7 @@ for s in (1, 2, 3, 5):
 # %% [markdown]
 # ## 5.7 Fidelity against diversity
 #
-# *Measure.* **Precision**: the share of the drawn digits that lie among the real ones. **Recall**: the share of the real ones that lie among the drawn (`precision_recall(real, drawn)`). A digit lies among a set if, for some point of the set, it is nearer to this point than the point's third-nearest neighbour in the set. Distances are measured in the features of the course's classifier. Precision is fidelity, recall is diversity. `data/records/variants.json` holds both for eight scales and five seeds:
+# *Measure.* **Precision**: the share of the drawn digits that lie among the real ones. **Recall**: the share of the real ones that lie among the drawn (`precision_recall(real, drawn)`). Around each point of a set lies a ball that reaches to its third-nearest neighbour there. A digit lies among the set if some ball contains it. (Distances: in the features of the course's classifier.) Precision is fidelity, recall is diversity. `data/records/variants.json` holds both for eight scales and five seeds:
 
 # %% tags=["folded"]
 record = json.loads(data.bundled("records/variants.json").read_text("utf-8"))["guidance"]
@@ -560,7 +560,7 @@ for ax, (name, of_network) in zip(axes, record.items()):
 _ = axes[0].legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.7.* One point for each scale, up and to the right is good (DDIM, 20 steps; 500 and 300 digits a point). The blue line: means of five seeds; bars: lowest to highest. The cross: real digits, held out (on the left by other writers). Other markers: repairs (section 5.15). On the left precision is low at $s = 0$: this network draws badly without a label. The high recall there is misleading: scattered samples have large neighbourhoods, which cover everything. From 0.5 to 1.5 or 2 precision rises. From 1 on recall falls; beyond 2 little is gained for it, and at 8 precision falls, too. Orange-red: guidance by the trained classifier of noisy images. <!-- alt: Two panels, precision over recall, with a cross for real digits. A blue line runs from the lower right at scale 0 up to scale 1.5 or 2 and then to the left, down again at 8. In both an orange-red line stays at the lower right. -->
+# *Figure 5.7.* One point for each scale, up and to the right is good (DDIM, 20 steps; 500 and 300 digits a point). The blue line: means of five seeds; bars: lowest to highest. The cross: real digits, held out (on the left by other writers). Other markers: repairs (section 5.15). On the left precision is low at $s = 0$: this network draws badly without a label. The high recall there is misleading: scattered samples have large neighbourhoods, which cover everything. From 0.5 to 1.5 or 2 precision rises. From 1 to 5 recall falls; beyond 2 precision hardly rises, and at 8 it falls. Orange-red: guidance by the trained classifier of noisy images. <!-- alt: Two panels, precision over recall, with a cross for real digits. A blue line runs from the lower right at scale 0 up to scale 1.5 or 2 and then to the left, down again at 8. In both an orange-red line stays at the lower right. -->
 
 # %% tags=["folded"]
 def over_seeds(values):
@@ -632,7 +632,7 @@ print("before the clip, at t = 850: s = 8 more than twice s = 1, rescaled below 
 # 2. In $L_\text{hybrid}$, $L_\text{simple}$ mainly trains the mean, and the bound the variance: stop the mean's gradient, and do not forget the factor $T$.
 # 3. Bayes' rule for scores adds the gradient of a classifier; in the noise it is exact at $s = 1$, in the mean only for small steps.
 # 4. The difference of two exact scores is such a gradient; a trained network's takes its place. So one network that was sometimes not told the label guides itself, with $s = 1+w$.
-# 5. Unless $s$ is 0 or 1 the chain does not draw from $p(x)\,p(y\mid x)^s$, and in general from no density with a simple formula. Up to a point fidelity rises and diversity falls; beyond it fidelity falls, too. The scale has to be measured.
+# 5. Unless $s$ is 0 or 1 the chain does not draw from $p(x)\,p(y\mid x)^s$, and in general from no density with a simple formula. Up to a point fidelity rises and diversity falls; then fidelity falls, too. The scale has to be measured.
 
 # %% [markdown] tags=["sitting", "capstone"]
 # ## 5.9 Capstone: a guided sampler, and its scale
@@ -743,7 +743,7 @@ _ = plots_variants.named_rows({f"{use}, s = {s}": draw(20, s, seed=1) for use, s
 # %% [markdown]
 # *Question.* Improved DDPM came with a second change, the cosine schedule (1.4). Notebook 1 wrote it, and section 4.12 showed where its chains start. What is wrong with linear betas?
 #
-# *Measure.* How many bits of information about a pixel does $x_t$ contain? For data $\mathcal N(0, \sigma_0^2)$ the answer is exact, $\tfrac12\log_2(1+\sigma_0^2\operatorname{SNR}(t))$. With $\sigma_0 = 0.5$:
+# *Measure.* How many bits of information about a pixel does $x_t$ contain? For data $\mathcal N(0, \sigma_0^2)$ the answer is exact, as in (1.5): $\tfrac12\log_2(1+\sigma_0^2\operatorname{SNR}(t))$. With $\sigma_0 = 0.5$:
 
 # %%
 tables = {name: GaussianDiffusion(schedules.named(name, 1000)) for name in ("linear", "cosine")}
@@ -1134,7 +1134,7 @@ print("distance from the digit: mnist_upscale below 0.6 of interpolation")
 # ## 5.18 Going deeper: L1 against L2, and another class-conditional MNIST
 
 # %% [markdown]
-# The blog post behind this course links abarankab's repository as "DDPM MNIST". Its author trained it on MNIST and CIFAR-10; the code that it ships is for CIFAR-10, with labels or without. (Here: `train --preset cifar10 --conditional`.) Beside `mnist_ddpm`:
+# The post (section 1.1) links abarankab's repository as "DDPM MNIST". Its author trained it on MNIST and CIFAR-10; the code that it ships is for CIFAR-10, with labels or without. (Here: `train --preset cifar10 --conditional`.) Beside `mnist_ddpm`:
 #
 # | | abarankab | `mnist_ddpm` |
 # |---|---|---|
@@ -1291,7 +1291,7 @@ weights, means, stds = data.eight_gaussians_mixture()
 # %% [markdown]
 # *Question.* A good image has cost about ten evaluations of the network so far. Section 1.9 said why: a step is a Gaussian only if it is small. What would it take to go from noise to data in *four* steps?
 #
-# **New symbols.** $z$ (`z`) is a *latent*: noise that a generator gets besides $x_t$ (in notebook 4 the latent was $x_T$). $G(x_t, z, t)$ (`G`, 生成器) is a generator of $x_0$ (in code `G(x_t, t, z)`, as for every network here). $D(x_{t-1}, x_t, t)$ (`D`, 判别器) is a discriminator; it returns a *logit*, positive for "real".
+# **New symbols.** $z$ (`z`) is a *latent*: noise that a generator gets besides $x_t$ (in notebook 4 the latent was $x_T$). $G(x_t, z, t)$ (`G`, 生成器) is a generator of $x_0$ (in code `G(x_t, t, z)`, as for every network here). $D(x_{t-1}, x_t, t)$ (`D`, 判别器) is a discriminator; it returns a *logit*, positive for "real". (In section 4.8 $D$ was an estimate, in notebook 3 $G$ a number of groups.)
 #
 # First look at such a step. The eight clusters of notebook 2; their noisy densities are known, so Bayes' rule gives the exact step on a grid: $q(x_{t-1}\mid x_t)\propto q(x_t\mid x_{t-1})\,q(x_{t-1})$.
 #
@@ -1345,13 +1345,14 @@ for name, bits in lost.items():
 
 # %% [markdown]
 # No network can repair this: it is the *best* Gaussian. The middle picture is harmless only because so much noise is left there.
-#
+
+# %% [markdown]
 # ## 5.22 A generator inside the step
 #
-# *Derive.* (The blog post behind this course speaks of "multi-complex-modal" distributions: it means complex, multimodal ones, as in the right picture.) Section 1.9 wrote the true step as an average of posteriors, one for each $x_0$ that may have led to $x_t$:
+# *Derive.* (The blog post of section 1.1 speaks of "multi-complex-modal" distributions: it means complex, multimodal ones, as in the right picture.) Section 1.9 wrote the true step as an average of posteriors, one for each $x_0$ that may have led to $x_t$:
 # $$q(x_{t-1}\mid x_t) = \int q(x_{t-1}\mid x_t, x_0)\;q(x_0\mid x_t)\,dx_0 .$$
-# The first factor *is* a Gaussian, for steps of any size (1.6). All that is not Gaussian sits in the second. DDPM replaces the second by one point, $\hat x_0$. **Denoising diffusion GANs** (Xiao, Kreis and Vahdat 2022, arXiv 2112.07804; a *generative adversarial network* is two networks trained against each other, section 5.23) replace it by a *draw*: a generator makes $x_0$ from $x_t$ and a latent,
-# $$p_\theta(x_{t-1}\mid x_t) = \int p(z)\;q\big(x_{t-1}\mid x_t,\ x_0 = G(x_t, z, t)\big)\,dz . \tag{5.10: DDGAN Eq. 5}$$
+# The first factor *is* a Gaussian, for steps of any size (1.6). All that is not Gaussian sits in the second. DDPM replaces the second by one point, $\hat x_0$. **Denoising diffusion GANs** (DDGAN; Xiao, Kreis and Vahdat 2022, arXiv 2112.07804; a *generative adversarial network* is two networks trained against each other, section 5.23) replace it by a *draw*: a generator makes $x_0$ from $x_t$ and a latent,
+# $$p_\theta(x_{t-1}\mid x_t) = \int p(z)\;q\big(x_{t-1}\mid x_t,\ x_0 = G(x_t, z, t)\big)\,dz . \tag{5.10: DDGAN Section 3.2}$$
 # If $G(x_t, z, t)$ is distributed as $q(x_0\mid x_t)$, the step is exact, however large it is. Nothing else changes: sampling is the loop of notebook 4.
 #
 # **Exercise 5.12 (two stars, 4 minutes).** One reverse step. `t` is an int for the whole batch; `G(x_t, t, z)` wants it as (B,) int64, and returns $x_0$. Return the mean of the posterior (1.6) plus its standard deviation times `noise`; at `t = 0`, what `G` returned. `betas` (T,) is float64.
@@ -1430,7 +1431,7 @@ assert torch.allclose(same, clouds["perfect generator"], atol=1e-10)
 print("your four steps and samplers.ancestral: the same points, to 1e-10")
 
 # %% [markdown]
-# **Which four betas?** They come from a process in continuous time $u\in[0, 1]$, with $\log\bar\alpha(u) = -\tfrac12(20-0.1)\,u^2-0.1\,u$, evaluated at $T+1$ times. With $\Delta$ for the difference of neighbours,
+# **Which four betas?** They come from a process in continuous time $u\in[0, 1]$ ("variance preserving", `vp`), with $\log\bar\alpha(u) = -\tfrac12(20-0.1)\,u^2-0.1\,u$, evaluated at $T+1$ times. With $\Delta$ for the difference of neighbours,
 # $$\beta_t = 1-\exp\big(-0.1\,\Delta u-\tfrac12(20-0.1)\,\Delta(u^2)\big) . \tag{5.11: DDGAN App. C}$$
 # The paper's times run from 0, those of its code from 0.001. The last $\bar\alpha$ is nearly the same; the first betas differ, and a network trained with one must be sampled with it:
 
@@ -1444,7 +1445,7 @@ for name, betas in (("code", schedules.vp(4)), ("paper", schedules.vp_paper(4)))
 # *Question.* Nobody gives us $q(x_0\mid x_t)$ of images. Least squares would teach the generator its mean again. Which loss teaches a *distribution*?
 #
 # One way: a second network, the discriminator, learns to tell real from generated. **Real pairs** $(x_{t-1}, x_t)$ come from the forward process: a jump to $t-1$ (1.2), then one step (1.1); `q_sample_pair` draws both. **Fake pairs** have the same $x_t$ and the generator's $x_{t-1}$. $D$ learns to give real pairs a large logit and fake ones a small one, by the cross-entropy; with $\operatorname{softplus}(a) = \log(1+e^a)$,
-# $$\begin{aligned} L_D &= \operatorname{softplus}\big(-D(x_{t-1}, x_t, t)\big) \\ &\quad+\operatorname{softplus}\big(D(x_{t-1}^\text{fake}, x_t, t)\big) . \end{aligned} \tag{5.12: DDGAN Eq. 4}$$
+# $$\begin{aligned} L_D &= \operatorname{softplus}\big(-D(x_{t-1}, x_t, t)\big) \\ &\quad+\operatorname{softplus}\big(D(x_{t-1}^\text{fake}, x_t, t)\big) . \end{aligned} \tag{5.12: DDGAN Section 3.2}$$
 # $D$ also sees $x_t$; so it recognises a generator that ignores $x_t$: each of its points may be good, but the pairs do not fit.
 #
 # **Exercise 5.13 (one star, 3 minutes).** (5.12) for each image, (B,), in nats.
@@ -1513,7 +1514,7 @@ def draw(G, chain, generator, B=256):
     return t, x_prev, x_t, chain.q_posterior(guess, x_t, t).sample(generator=generator)
 
 # %% [markdown]
-# Which schedule? With the betas of (5.11) four steps are spent badly on points in the plane: $\bar\alpha_3 = 0.003$ and $\bar\alpha_4 = 0.00004$ are both pure noise, so the first of the four steps has nothing to learn, and the last has to do almost everything. With 10 for 20 there, $\bar\alpha$ falls over 0.71, 0.28 and 0.06 to 0.006, and every step has its share. The one-step GAN is the ordinary one (Goodfellow and others 2014): its discriminator sees $x_0$ alone, without R1.
+# Which schedule? With the betas of (5.11) four steps are spent badly on points in the plane: $\bar\alpha_3 = 0.003$ and $\bar\alpha_4 = 0.00004$ are both pure noise, so the first of the four steps has nothing to learn, and the last has to do almost everything. With 10 instead of 20 in (5.11), $\bar\alpha$ is 0.71, 0.28, 0.06 and 0.006, and every step has its share. The one-step GAN is the ordinary one (Goodfellow and others 2014): its discriminator sees $x_0$ alone, without R1.
 
 # %%
 chains = {1: GaussianDiffusion(schedules.vp(1)), 4: GaussianDiffusion(schedules.vp(4, beta_max=10))}
@@ -1529,7 +1530,7 @@ def players(T):
     return G, D, *(torch.optim.Adam(part.parameters(), lr, betas=(0.5, 0.9)) for part, lr in rates)
 
 # %% [markdown]
-# The two trainings together take about a minute. One step of each in turn, with your three functions; R1 at every fourth step; rates that fall along a cosine:
+# The two trainings together take about a minute. One step of each in turn, with your three functions; R1 at every fourth step; learning rates that fall along a cosine:
 
 # %%
 def trained(T, r1, steps=2000):
@@ -1579,7 +1580,7 @@ assert near(points[4])[1].min() > 0.05
 print("both: more than 80% of the points lie near a cluster; four steps: more than 5% near each")
 
 # %% [markdown]
-# Compare the middle with figure 5.20: four steps again, without any exact formula. On the left the GAN has *dropped modes*: nearly all its points lie well, but whole clusters are missing. In the record (`data/records/ddgan_points.json`) this happened with each of its five seeds: three to five of the eight clusters had less than 1 % of its points each. With four steps, each cluster had more than 8 % with every one of ten seeds (12.5 % would be even), and 87 to 91 % of all points lay near a cluster, 95 to 97 % of the GAN's.
+# Compare the middle with figure 5.20: four steps again, without any exact formula. On the left the GAN has *dropped modes*: nearly all its points lie near a cluster, but whole clusters are missing. In the record (`data/records/ddgan_points.json`) this happened with each of its five seeds: three to five of the eight clusters had less than 1 % of its points each. With four steps, each cluster had more than 8 % with every one of ten seeds (12.5 % would be even), and 87 to 91 % of all points lay near a cluster, 95 to 97 % of the GAN's.
 #
 # Be fair to the GAN: it had no R1. With R1 and pairs, one step kept all clusters with four seeds of five, as did four steps with the betas of (5.11) (`docs/ddgan_trials.md`). So this is no proof that more steps help; R1 and the schedule may suffice. Section 5.26 measures images.
 
@@ -1604,7 +1605,7 @@ ddgan_step = checks.carried("ddgan_step")
 digits, gan = (load_pretrained(name, device=device) for name in ("digits_ddpm", "digits_ddgan"))
 
 # %% [markdown]
-# The network `digits_ddgan` was trained as you trained the points; its recipe lies beside its weights. Both players are multilayer perceptrons on the 64 pixels: on images as small as these they learn faster than convolutions. Its betas are the cosine schedule's, so that each of the four steps has something to do. Your step draws:
+# The network `digits_ddgan` was trained as you trained the points; its recipe lies beside its weights. Both players are multilayer perceptrons on the 64 pixels: on images as small as these they learn faster than convolutions (`docs/ddgan_trials.md`). Its betas are the cosine schedule's, so that each of the four steps has something to do. Your step draws:
 
 # %%
 def ask(x_t, t, z):
@@ -1639,13 +1640,13 @@ print("500 digits: the classifier is more than 90% sure of over 80% of them, and
 # %% [markdown]
 # ## 5.26 The trilemma, measured
 #
-# *Question.* Ten steps, four, or one: what is the price? A generator should draw images of high **quality**, should **cover** the data, and should be **fast**. Xiao and others call it the generative learning *trilemma* (生成学习三难): each family of models had two of the three. (The blog post calls it a paradox; it is a choice.) On digits:
+# *Question.* Ten steps, four, or one: what is the price? A generator should draw images of high **quality**, should **cover** the data, and should be **fast**. Xiao and others call it the generative learning *trilemma* (生成学习三难): each family of models had two of the three. (The post calls it a paradox; it is a choice.) On digits:
 #
 # - quality: *precision* (section 5.7) and the *Fréchet distance* (section 4.9);
 # - coverage: *recall*, and the share of the rarest class (10 % is even);
 # - speed: milliseconds for an image, on one thread, in batches of 100.
 #
-# Each generator draws 500 images with each of five seeds: chains of `digits_ddpm`; two *distilled* students (section 5.28); `digits_ddgan`; `digits_gan`, one step, with the same networks and training; a small variational autoencoder (VAE). The first two kinds draw every class equally often, the others by chance; so does *2M-10 by chance*. The chains' network has the most parameters, the GANs' less than half, the others about a quarter or fewer.
+# Each generator draws 500 images with each of five seeds: chains of `digits_ddpm` (2M-10: ten steps); two *distilled* students, which learned to make two steps of a teacher in one (section 5.28); `digits_ddgan`; `digits_gan`, one step, with the same networks and training; a small variational autoencoder (VAE), whose decoder turns noise into an image at once. The first two kinds draw every class equally often, the others by chance. *2M-10 by chance* is DPM-Solver++2M-10 with classes by chance. The chains' network has the most parameters, the GANs' less than half, the others about a quarter or fewer.
 #
 # > **Predict.** A VAE draws blurred images in one step. Is its recall low or high?
 # > <details><summary>Then look</summary>High, 0.96; its precision is low, 0.43. Recall asks whether a real digit lies in a ball around a drawn one, and the balls reach to the third neighbour: scattered images have large balls. So never read recall alone.</details>
@@ -1655,7 +1656,7 @@ record = json.loads(data.bundled("records/trilemma.json").read_text("utf-8"))
 _ = plots_variants.trilemma(record)
 
 # %% [markdown]
-# *Figure 5.24.* Fréchet distance over the time for an image; a larger disc has a larger recall. Low, left and large are good. Bars: 95 % intervals over five seeds. Dashed: real digits that no generator has seen. Chains and students lie below: their classes are even by construction, and the held-out digits are fewer, from other paper forms. Both axes are logarithmic. <!-- alt: Discs with names in a plane of milliseconds and Fréchet distance. Below the dashed line the chains, on the right, and the students, in the middle. Just above it DDGAN-4, further to the left; the one-step GAN and the VAE at the top left. -->
+# *Figure 5.24.* Fréchet distance over the time for an image; a larger disc has a larger recall. Low, left and large are good. Bars: 95 % intervals over five seeds. Dashed: real digits that no generator has seen. Chains and students lie below: except in *2M-10 by chance* their classes are even by construction, and the held-out digits are fewer, from other paper forms. Both axes are logarithmic. <!-- alt: Discs with names in a plane of milliseconds and Fréchet distance. Below the dashed line the chains, on the right, and the students, in the middle. Just above it DDGAN-4, further to the left; the one-step GAN and the VAE at the top left. -->
 
 # %% tags=["folded"]
 keys = "frechet", "precision", "recall", "rarest", "ms"
@@ -1667,7 +1668,7 @@ for row in [*record["rows"], record["real"]]:
     print(f"{row['chain']:18}" + "".join(f"{cell:>16}" for cell in cells))
 
 # %% [markdown]
-# Four steps against one, by the same networks, losses and training: the distance is five times smaller, and the rarest class has 7 % of the images, not 2 %. With one step, more images lie among real digits (84 % against 62 %), as on the eight clusters. DDGAN-4 needs 0.06 ms for an image; perceptrons cost less than convolutions. Both students are nearer still, at six and twelve times its time; but their classes are even, which alone takes 2M-10 from 0.24 to 0.05. (One network each.)
+# Four steps against one, by the same networks, losses and training: the distance is five times smaller, and the rarest class has 7 % of the images, not 2 %. With one step, more images lie among real digits (84 % against 62 %), as on the eight clusters. DDGAN-4 needs 0.06 ms for an image; perceptrons cost less than convolutions. Both students have a smaller distance, at six and twelve times its time; but their classes are even, which alone brings 2M-10 from 0.24 to 0.05. (One network each.)
 #
 # These milliseconds are the record's. The next cell measures yours (scaling up for the long chains).
 
@@ -1700,7 +1701,7 @@ _ = interact(show, **offers, clock=["yours", "the record's"])
 
 # %% [markdown]
 # **Exercise 5.16 (design, 4 minutes).** From figure and table alone: (a) Which are *dominated*: another one is at least as good in distance, recall and time? (b) Is there a trilemma on these digits? (c) You may spend 1 ms for an image, in batches of 100: what do you take to show digits, and what to train a classifier? (d) Which difference between two rows would you *not* report, given the intervals?
-# <details><summary>What we would say</summary>(a) By the means only the one-step GAN, by the VAE (whose precision is half as high). Within the intervals also DDIM-50, by 2M-10, which ties with DDIM-10; and distilled-4, by distilled-2. (b) In quality and speed: VAE and one-step GAN, DDGAN-4, the students and the chains follow one another in time, each slower and nearer than the one before. But a thousand steps buy little: DDPM-1000 has 0.043, and 2M-10 0.050 in a hundredth of the time. The two-step student reaches 0.08 in a tenth of the time of ten steps. Recall does not follow. (c) A student, in both: the highest precision below 1 ms, and it knows labels, without which training data are worth little. (d) For example the distances of the two students, and of DDIM-50, DDIM-10 and 2M-10. (Overlap alone proves no equality.) Nor that the chains are nearer than real digits: only 382 are held out, the five subsets of 300 overlap, and their classes vary.</details>
+# <details><summary>What we would say</summary>(a) By the means the one-step GAN, by the VAE (with half its precision), and <em>2M-10 by chance</em>, by 2M-10. Within the intervals also DDIM-50, by 2M-10, which ties with DDIM-10; and distilled-4, by distilled-2. (b) In quality and speed: VAE and one-step GAN, DDGAN-4, the students and the chains follow one another in time, each slower and nearer than the one before. But a thousand steps buy little: DDPM-1000 has 0.043, and 2M-10 0.050 in a hundredth of the time. The two-step student reaches 0.08 in a tenth of the time of ten steps. Recall does not follow. (c) A student, in both: the highest precision below 1 ms, and it knows labels, without which training data are worth little. (d) For example the distances of the two students, and of DDIM-50, DDIM-10 and 2M-10. (Overlap alone proves no equality.) Nor that the chains are nearer than real digits: only 382 are held out, the five subsets of 300 overlap, and their classes vary.</details>
 
 # %% [markdown]
 # In three sentences:
@@ -1845,8 +1846,8 @@ _ = plots.cloud(shipped.sample(1500))
 # ## 5.30 Going deeper: five neighbours, and the formula that leads to each
 
 # %% [markdown]
-# **Score-based models and SDEs** (Song and others 2021, arXiv 2011.13456). Put the score (2.6) for the noise in the mean of a step (4.1), and let $\beta_t$ be small. To first order
-# $$x_{t-1} = x_t+\tfrac12\beta_t\,x_t+\beta_t\,\nabla\log q(x_t)+\sqrt{\beta_t}\,\epsilon .$$
+# **Score-based models and SDEs** (Song and others 2021, arXiv 2011.13456). Put the score (2.6) for the noise in the mean of a step (4.1), and let $\beta_t$ be small. To first order, with $z$ as in (2.3),
+# $$x_{t-1} = x_t+\tfrac12\beta_t\,x_t+\beta_t\,\nabla\log q(x_t)+\sqrt{\beta_t}\,z .$$
 # That is one step of a stochastic differential equation that runs backwards; the ODE of section 4.7 is the one without noise and with half the score. Any solver for such equations is a sampler.
 #
 # **EDM** (Karras and others 2022, arXiv 2206.00364) does not scale the signal: $x = x_0+\sigma n$, with $x = x_t/\sqrt{\bar\alpha_t}$ and $\sigma = \sqrt{(1-\bar\alpha_t)/\bar\alpha_t}$. Its denoiser is ours in these coordinates:
@@ -1854,10 +1855,10 @@ _ = plots.cloud(shipped.sample(1500))
 # Its $c_\text{skip}x+c_\text{out}F$, for data of variance 1, is $\sqrt{\bar\alpha_t}\,x_t-\sqrt{1-\bar\alpha_t}\,v$: the network learns $-v$ of (5.8).
 #
 # **Flow matching** (Lipman and others 2022, arXiv 2210.02747; rectified flow, Liu and others 2022, arXiv 2209.03003) takes a straight line from data to noise, $x_\tau = (1-\tau)\,x_0+\tau\,\epsilon$, and learns its velocity
-# $$u(x_\tau,\tau) = \operatorname E[\epsilon-x_0\mid x_\tau] = \hat\epsilon-\hat x_0,\qquad \tau = \frac{\sqrt{1-\bar\alpha_t}}{\sqrt{\bar\alpha_t}+\sqrt{1-\bar\alpha_t}} .$$
+# $$u(x_\tau,\tau) = \mathbb E[\epsilon-x_0\mid x_\tau] = \hat\epsilon-\hat x_0,\qquad \tau = \frac{\sqrt{1-\bar\alpha_t}}{\sqrt{\bar\alpha_t}+\sqrt{1-\bar\alpha_t}} .$$
 # $x_\tau$ is $x_t$ divided by the denominator. So a network that predicts $\epsilon$ *gives* the velocity. (The papers run from noise to data: their velocity has the other sign.) What differs is which $\tau$ training draws, and the weight of each.
 #
-# *Verify both* with an independent formula for the clusters: $\operatorname E[x_0\mid a\,x_0+b\,\epsilon]$, for any $a$ and $b$.
+# *Verify both* with an independent formula for the clusters: $\mathbb E[x_0\mid a\,x_0+b\,\epsilon]$, for any $a$ and $b$.
 
 # %%
 weights, means, stds = data.eight_gaussians_mixture()
@@ -1889,7 +1890,7 @@ print("the velocity of a flow, from our noise: equal to 1e-10 at three levels")
 # **Consistency models** (Song and others 2023, arXiv 2303.01469) learn where the ODE's path begins, (5.16). They are trained from a teacher or without; Song and Dhariwal (2023, arXiv 2310.14189) made the second work.
 #
 # **Latent diffusion** (Rombach and others 2022, arXiv 2112.10752) first trains an autoencoder, $h = \text{enc}(x)$ and $x\approx\text{dec}(h)$, and then runs this whole course on $h$:
-# $$L = \operatorname E\,\big\lVert\epsilon-\epsilon_\theta\big(\sqrt{\bar\alpha_t}\,\text{enc}(x)+\sqrt{1-\bar\alpha_t}\,\epsilon,\ t,\ y\big)\big\rVert^2 .$$
+# $$L = \mathbb E\,\big\lVert\epsilon-\epsilon_\theta\big(\sqrt{\bar\alpha_t}\,\text{enc}(x)+\sqrt{1-\bar\alpha_t}\,\epsilon,\ t,\ y\big)\big\rVert^2 .$$
 # The diffusion is the same; 64 × 64 × 4 numbers are cheaper than 512 × 512 × 3 pixels, and $y$ is a text.
 
 # %% [markdown] tags=["deeper"]
@@ -1962,9 +1963,9 @@ for t in (1, 2, 3):
 # | 5.7 | guidance with its standard deviation brought back (Lin Eq. 15-16) | <samp>variants.<wbr>guidance.<wbr>rescaled</samp><br><samp>test_<wbr>guidance.<wbr>py test_<wbr>rescale_<wbr>is_<wbr>lucidrains_<wbr>and_<wbr>lins</samp> |
 # | 5.8 | the velocity $v$ (Salimans and Ho Section 4) | <samp>process.<wbr>GaussianDiffusion.<wbr>velocity</samp><br><samp>test_<wbr>predictions.<wbr>py test_<wbr>targets_<wbr>are_<wbr>those_<wbr>of_<wbr>the_<wbr>papers</samp> |
 # | 5.9 | betas that end in pure noise (Lin Alg. 1) | <samp>schedules.<wbr>zero_<wbr>terminal_<wbr>snr</samp><br><samp>test_<wbr>schedules.<wbr>py test_<wbr>zero_<wbr>terminal_<wbr>snr_<wbr>shifts_<wbr>and_<wbr>scales_<wbr>the_<wbr>root</samp> |
-# | 5.10 | a large step: a generator draws $x_0$, the posterior draws $x_{t-1}$ (DDGAN Eq. 5) | <samp>samplers.<wbr>ancestral</samp><br><samp>test_<wbr>ddgan.<wbr>py test_<wbr>the_<wbr>ancestral_<wbr>loop_<wbr>is_<wbr>its_<wbr>sampling</samp> |
+# | 5.10 | a large step: a generator draws $x_0$, the posterior draws $x_{t-1}$ (DDGAN Section 3.2) | <samp>samplers.<wbr>ancestral</samp><br><samp>test_<wbr>ddgan.<wbr>py test_<wbr>the_<wbr>ancestral_<wbr>loop_<wbr>is_<wbr>its_<wbr>sampling</samp> |
 # | 5.11 | betas of the VP-SDE, read off at few times (DDGAN App. C) | <samp>schedules.<wbr>vp</samp><br><samp>test_<wbr>schedules.<wbr>py test_<wbr>vp_<wbr>as_<wbr>the_<wbr>published_<wbr>code_<wbr>computes_<wbr>it</samp> |
-# | 5.12 | the discriminator's loss (DDGAN Eq. 4) | <samp>variants.<wbr>ddgan.<wbr>discriminator_<wbr>loss</samp><br><samp>test_<wbr>ddgan.<wbr>py test_<wbr>losses_<wbr>are_<wbr>cross_<wbr>entropies</samp> |
+# | 5.12 | the discriminator's loss (DDGAN Section 3.2) | <samp>variants.<wbr>ddgan.<wbr>discriminator_<wbr>loss</samp><br><samp>test_<wbr>ddgan.<wbr>py test_<wbr>losses_<wbr>are_<wbr>cross_<wbr>entropies</samp> |
 # | 5.13 | the generator's loss, non-saturating (DDGAN Section 3.2) | <samp>variants.<wbr>ddgan.<wbr>generator_<wbr>loss</samp><br><samp>test_<wbr>ddgan.<wbr>py test_<wbr>a_<wbr>generator_<wbr>that_<wbr>is_<wbr>found_<wbr>out_<wbr>still_<wbr>has_<wbr>a_<wbr>gradient</samp> |
 # | 5.14 | R1, the squared slope of the discriminator at real points (Mescheder Eq. 9) | <samp>variants.<wbr>ddgan.<wbr>r1_<wbr>penalty</samp><br><samp>test_<wbr>ddgan.<wbr>py test_<wbr>r1_<wbr>is_<wbr>that_<wbr>of_<wbr>a_<wbr>known_<wbr>gradient</samp> |
 # | 5.15 | the target of a distilled student (Salimans and Ho Alg. 2) | <samp>variants.<wbr>distillation.<wbr>two_<wbr>ddim_<wbr>steps</samp><br><samp>test_<wbr>distillation.<wbr>py test_<wbr>one_<wbr>step_<wbr>with_<wbr>the_<wbr>target_<wbr>is_<wbr>two_<wbr>steps_<wbr>of_<wbr>the_<wbr>teacher</samp> |

@@ -14,7 +14,7 @@ LATENT = 6
 
 
 def _ddgan_step(G, x_t, z, t, betas, noise):
-    """Exercise 5.12: x_{t-1} ~ p(x_{t-1} | x_t) of a denoising diffusion GAN.  Xiao et al. 2022, Eq. 5.
+    """Exercise 5.12: x_{t-1} ~ p(x_{t-1} | x_t) of a denoising diffusion GAN.  Xiao et al. 2022, Section 3.2.
 
     G: called as G(x_t, t, z) with t (B,) int64; returns its estimate of x_0, (B, *D).  x_t, noise: (B, *D).
     z: (B, latent).  t: int in 0..T-1, one for the whole batch.  betas: (T,) float64.

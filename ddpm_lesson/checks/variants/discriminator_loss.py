@@ -10,7 +10,7 @@ from ddpm_lesson.checks.variants._logit_rows import far, instead_of_softplus, lo
 
 
 def _discriminator_loss(real_logits, fake_logits):
-    """Exercise 5.13: the cross-entropy of "real" and "fake".  Goodfellow et al. 2014, Eq. 1; Xiao et al. 2022, Eq. 4.
+    """Exercise 5.13: cross-entropy of "real" and "fake".  Goodfellow et al. 2014, Eq. 1; Xiao et al. 2022, Section 3.2.
 
     real_logits, fake_logits: (B,), what D says of real images and of G's; sigmoid of it is the probability of "real".
     Returns (B,), in nats: -log sigmoid(real) - log(1 - sigmoid(fake)) = softplus(-real) + softplus(fake), finite for
