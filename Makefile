@@ -14,7 +14,8 @@ NOTEBOOK_TIMES ?= 5
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-oldest repeat coverage format notebooks sync address weights records speedrun bench book
+.PHONY: help lab test test-oldest repeat coverage format notebooks sync address slides weights records speedrun bench \
+    book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -55,6 +56,9 @@ sync: $(STAMP) ## bring edits made in JupyterLab back to notebooks/source
 address: $(STAMP) ## write the repository's address into badges and set-up cells: make address REPO=owner/name
 	$(if $(REPO),,$(error say which repository: make address REPO=owner/name))
 	$(BIN)/python notebooks/build.py address $(REPO)
+
+slides: $(STAMP) ## write the notebooks' stored figures as PNG files and slides.md (SLIDES=folder)
+	$(BIN)/python notebooks/slides.py $(or $(SLIDES),slides)
 
 weights: $(STAMP) ## train and score the shipped weights that are missing (WEIGHTS=digits_ddpm: this one, anew)
 	$(BIN)/python data/weights/make_weights.py $(WEIGHTS)

@@ -1,4 +1,4 @@
-"""python -m ddpm_lesson train | status | sample | evaluate | export"""
+"""python -m ddpm_lesson train | status | sample | evaluate | export | grade"""
 
 import sys
 

@@ -257,3 +257,23 @@ def forge(world: World, path: Path, place: str, value: object) -> Path:
 for name, (place, value, _) in FORGED.items():
     MADE[name] = lambda world, path, place=place, value=value: forge(world, path, place, value)
 MADE["forged_shape"] = lambda world, path: forge(world, path, "shape", [1, -8, 8])
+
+
+@makes
+def copy(world, path):
+    """An untouched copy of a notebook."""
+    cell = {"cell_type": "code", "source": "def walk(x_0, betas, noise):\n    ...", "metadata": {}, "outputs": []}
+    path.with_suffix(".ipynb").write_text(json.dumps({"nbformat": 4, "metadata": {}, "cells": [cell]}))
+    return path.with_suffix(".ipynb")
+
+
+@makes
+def copy_as_zip(world, path):
+    path.with_suffix(".zip").write_bytes(b"PK")
+    return path.with_suffix(".zip")
+
+
+@makes
+def grades(world, path):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert cli.main(["grade", str(world("copy")), "--out", str(path)]) == 0

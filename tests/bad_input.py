@@ -38,7 +38,7 @@ def add(group: str, *rows: tuple[str, str] | tuple[str, str, int], start: str = 
 
 add(
     "Commands",
-    ("", "the following arguments are required: train | status | sample | evaluate | export"),
+    ("", "the following arguments are required: train | status | sample | evaluate | export | grade"),
     ("dance", "invalid choice: 'dance' (choose from ...train"),
     ("Train", "invalid choice: 'Train'"),
     ("train --speed 9", "unrecognized arguments: --speed 9"),
@@ -824,6 +824,34 @@ add(
     ),
     ("first([bright], lr=1e-3)", "should lie in [-1, 1], got values from"),
     status=WARNS,
+)
+
+
+# grade.
+
+add(
+    "grade",
+    ("grade nowhere", "there is no file or folder nowhere: name a notebook, or a folder of copies"),
+    ("grade {folder}", "expected notebooks, *.ipynb, in the folder {folder} or its sub-folders, found none"),
+    ("grade {copy_as_zip}", "expected a notebook, *.ipynb, or a folder of them, got the file {copy_as_zip}, unpack it"),
+    ("grade {copy} --out {file}", "expected the name of a folder to write, got the file {file}"),
+    ("grade {copy} --out {foreign}", "{foreign} holds other files (...) and is no folder of grades: name another one"),
+    ("grade {copy} --out {foreign} --force", "{foreign} holds other files (...) and is no folder of grades"),
+    ("grade {copy} --out {grades}", "{grades} holds earlier grades: name another folder with --out, or replace it"),
+)
+add(
+    "grade",
+    ("grade", "the following arguments are required: COPY"),
+    ("grade ''", "argument COPY: expected a name, got an empty one"),
+    ("grade {copy} --out ''", "argument --out: expected a name, got an empty one"),
+    ("grade {copy} --timeout 0", "argument --timeout: expected a number of seconds in 1..86400, got 0"),
+    ("grade {copy} --timeout nan", "argument --timeout: expected a number of seconds in 1..86400, got nan"),
+    ("grade {copy} --timeout soon", "argument --timeout: expected a number of seconds in 1..86400, got soon"),
+    ("grade {copy} --memory 1", "argument --memory: expected a number of MB in 64..1000000, got 1"),
+    ("grade {copy} --memory 2GB", "argument --memory: expected a number of MB in 64..1000000, got 2GB"),
+    ("grade {copy} --jobs 0", "argument --jobs: expected a positive integer, got 0"),
+    ("grade {copy} --device cpu", "unrecognized arguments: --device cpu"),
+    status=2,
 )
 
 

@@ -168,7 +168,7 @@ def test_mistakes_in_train_are_one_line(tmp_path, monkeypatch, arguments, messag
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "the following arguments are required: train | status | sample | evaluate | export"),
+        ([], "the following arguments are required: train | status | sample | evaluate | export | grade"),
         (["train", "--preset", "celeba"], "invalid choice: 'celeba'"),
         (["train", "--lr", "fast"], "invalid float value: 'fast'"),
         (["train", "--save-every", "0"], "expected a positive integer, got 0"),

@@ -21,7 +21,7 @@ def is_stub(function: Callable) -> bool:
     if function is None:
         return False
     bodies = _bodies(function)
-    return all(map(_is_empty, bodies)) if bodies else _returns_nothing(function)
+    return all(map(is_empty, bodies)) if bodies else _returns_nothing(function)
 
 
 def _plain(function):
@@ -55,7 +55,7 @@ def _bodies(function):
     return [node.body for node in ast.walk(tree) if isinstance(node, kinds) and node.name == name][:1]
 
 
-def _is_empty(body):
+def is_empty(body):
     return all(map(_does_nothing, body))
 
 

@@ -14,11 +14,11 @@ import torch
 
 import ddpm_lesson
 from ddpm_lesson._tensors import out_of_memory
-from ddpm_lesson.cli import evaluate, export, sample, status, train
+from ddpm_lesson.cli import evaluate, export, grade, sample, status, train
 from ddpm_lesson.cli.options import Parser
 from ddpm_lesson.experiments import distributed
 
-COMMANDS = (train, status, sample, evaluate, export)
+COMMANDS = (train, status, sample, evaluate, export, grade)
 OF_ALL = (train.train, sample.sample, evaluate.evaluate)  # what several ranks do together; rank 0 does the rest alone
 
 ADVICE = {  # what a user can do about what the system says of a file
