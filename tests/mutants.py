@@ -7,7 +7,8 @@ cosmic-ray lists every small change of the modules in TESTS (an operator, a comp
 a seeded sample of them is drawn, each is made in a copy of the tree, and the module's own tests run until one fails.
 Left out is what nobody computes with (annotations, docstrings, whatever stands in a `raise` or a warning), and what
 any test would notice: a mutant that is no Python, and one that puts a bit operator between floating point numbers.
-Results are kept in build/mutants: an interrupted run goes on where it stopped; --again begins anew. At the end
+Results are kept in build/mutants as long as module and tests stay the same: an interrupted run goes on where it
+stopped; --again begins anew. At the end
 docs/mutants.md is written. A survivor needs a row in tests/survivors.csv, with the reason why no test can or should
 notice it; the script ends with an error where one has none, or where fewer than 95 % were killed.
 A child is forked for each mutant, after torch was imported: Linux and macOS only. Half an hour on one idle core.
@@ -17,6 +18,7 @@ import argparse
 import ast
 import csv
 import difflib
+import hashlib
 import importlib
 import os
 import random
@@ -84,8 +86,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.again:
         shutil.rmtree(SCRATCH, ignore_errors=True)
-    if not TREE.exists():
-        copy_tree()
+    copy_tree()
     os.chdir(TREE)
     sys.path.insert(0, str(TREE))
     sys.dont_write_bytecode = True
@@ -105,12 +106,10 @@ def main() -> int:
 def copy_tree() -> None:
     """The files that git knows, as they are now."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
-    part = TREE.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(TREE, ignore_errors=True)
     for name in filter(None, listed.split("\0")):
-        (part / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, part / name)
-    part.rename(TREE)
+        (TREE / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, TREE / name)
 
 
 def source(module: str) -> Path:
@@ -188,10 +187,12 @@ def shares(sample: int) -> dict[str, int]:
 
 def tried(module: str, size: int, seed: int) -> list[tuple[WorkItem, WorkResult]]:
     """The sample of a module with its results; what has none yet is run now."""
-    database = WorkDB(str(SCRATCH / f"{module.replace('/', '.')}.sqlite"), WorkDB.Mode.create)
+    tests = [f"tests/test_{name}.py" for name in TESTS[module]]
+    texts = b"".join(Path(name).read_bytes() for name in [source(module), *tests])
+    name = f"{module.replace('/', '.')}.{size}.{hashlib.sha256(texts).hexdigest()[:12]}.sqlite"
+    database = WorkDB(str(SCRATCH / name), WorkDB.Mode.create)
     if not database.num_work_items:
         database.add_work_items(drawn(module, size, seed))
-    tests = [f"tests/test_{name}.py" for name in TESTS[module]]
     if database.pending_work_items:
         begun = time.perf_counter()
         if not passes(tests, 3600):
