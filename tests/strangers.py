@@ -3,10 +3,10 @@
     python tests/strangers.py colab [NAME ...] [--oldest VENV]
     python tests/strangers.py hostile [NAME ...]
 
-colab: the packages of .venv-oldest (`make test-oldest` builds it: the oldest PyTorch, numpy and ipywidgets that the course
-allows) with Colab's own IPython and ipykernel, without JupyterLab, without the course and without einops. Each notebook is
-copied alone into an empty folder with the wheel beside it, and executed. No version of what was there may change, what is
-added must be the course and einops, and the printed text must be what is stored. einops comes from PyPI.
+colab: the packages of .venv-oldest (`make test-oldest` builds it: the oldest PyTorch, numpy and ipywidgets that the
+course allows) with Colab's own IPython and ipykernel, without JupyterLab, without the course and without einops. Each
+notebook is copied alone into an empty folder with the wheel beside it, and executed. No version of what was there may
+change, what is added must be the course and einops (from PyPI), and the printed text must be what is stored.
 
 hostile: nbval's strict mode, with one thread, without a network, in a checkout that cannot be written to and whose path
 has spaces and letters of several scripts, and so has the home directory. Linux only (unshare).
@@ -39,7 +39,7 @@ NOT_COMPARED = re.compile(r"^# NBVAL_", re.M)
 
 
 def link(source: str, target: str) -> None:
-    """A second name of a file where the system has one: packages are gigabytes. pip replaces files; it never edits one."""
+    """A second name of a file, where the system has such: packages are gigabytes. pip replaces files, it edits none."""
     try:
         os.link(source, target)
     except OSError:
@@ -88,7 +88,9 @@ def execute(path: Path, python: Path, scratch: Path) -> list[str]:
     pairs = enumerate(zip(stored.cells, notebook.cells, strict=True))
     # What pip says in the set-up cell is not the course's.
     compared = [(i, a, b) for i, (a, b) in pairs if not NOT_COMPARED.search(a.source) and "setup" not in tags(a)]
-    return [f"cell {i} prints {printed(b)!r}, stored is {printed(a)!r}" for i, a, b in compared if printed(a) != printed(b)]
+    return [
+        f"cell {i} prints {printed(b)!r}, stored is {printed(a)!r}" for i, a, b in compared if printed(a) != printed(b)
+    ]
 
 
 def tags(cell: nbformat.NotebookNode) -> list[str]:
@@ -156,7 +158,9 @@ def inside(names: list[str], scratch: Path) -> list[str]:
     subprocess.run(["mount", "-o", "remount,bind,ro", checkout], check=True)
     must_fail("a file is written into the checkout", lambda: (checkout / "x").touch())
     must_fail("there is a network", lambda: socket.create_connection(("1.1.1.1", 443), 5))
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "JUPYTER", "DDPM_", "MPL"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "JUPYTER", "DDPM_", "MPL"))
+    }
     given = {"HOME": home, "PYTHONPATH": checkout, "OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1}
     environment = kept | {name: str(value) for name, value in given.items()}
     wrong = []
