@@ -16,14 +16,20 @@ window.course = {
   // Where the kernel is: the number of code cells that have run, and whether it waits.
   progress: () => ({
     done: cells().filter((cell) => cell.model.type === "code" && cell.model.executionCount).length,
-    idle: panel().sessionContext.session.kernel.status === "idle" && !document.querySelector(".jp-mod-dirty-run"),
+    idle: panel().sessionContext.session.kernel.status === "idle",
     waiting: cells().filter((cell) => cell.model.type === "code" && cell.node.innerText.includes("[*]:")).length,
   }),
 
   outputs: () => cells().map((cell) => (cell.model.type === "code" ? cell.model.outputs.toJSON() : [])),
 
   // Sentences about what is broken on the page, each with the number of its cell.
-  faults: () => cells().flatMap((cell, i) => faultsOf(cell.node).map((fault) => `cell ${i}: ${fault}`)),
+  faults: () => {
+    const style = document.head.appendChild(document.createElement("style"));
+    style.textContent = "mjx-assistive-mml { display: none !important }"; // not seen, and wider than what is seen
+    const found = cells().flatMap((cell, i) => faultsOf(cell.node).map((fault) => `cell ${i}: ${fault}`));
+    style.remove();
+    return found;
+  },
 
   // What of a cell's text, in the theme of now, is hard to tell from its background.
   pale: () => cells().flatMap((cell, i) => paleIn(cell.node).map((text) => `cell ${i}: ${text}`)),
@@ -37,6 +43,8 @@ function faultsOf(node) {
     if (image.naturalWidth === 0) found.push(`a broken picture, ${image.src.slice(0, 80)}`);
   for (const error of node.querySelectorAll("mjx-merror, [data-mjx-error], merror"))
     found.push(`a formula that cannot be set: ${error.getAttribute("data-mjx-error") ?? error.textContent}`);
+  for (const formula of node.querySelectorAll("mjx-container"))
+    if (/\\[a-zA-Z]/.test(formula.textContent)) found.push(`a command that MathJax does not know: ${formula.textContent}`);
   for (const text of node.querySelectorAll(".jp-RenderedMarkdown")) {
     const prose = text.cloneNode(true);
     prose.querySelectorAll("code, pre, mjx-container").forEach((part) => part.remove());
@@ -59,7 +67,7 @@ function paleIn(node) {
     const text = walker.currentNode.textContent.trim();
     const parent = walker.currentNode.parentElement;
     if (!text || !shown(parent) || !parent.closest(".jp-RenderedMarkdown, .jp-OutputArea-output")) continue;
-    if (parent.closest("mjx-assistive-mml")) continue;
+    if (parent.closest("mjx-assistive-mml, .jp-RenderedMarkdown pre")) continue; // not seen; JupyterLab's own colours
     const style = getComputedStyle(parent);
     const ratio = contrast(style.color, background(parent));
     if (ratio < 3) found.add(`"${text.slice(0, 30)}", ${style.color} on ${background(parent)}, contrast ${ratio.toFixed(1)}`);
