@@ -27,6 +27,7 @@ BUILD = runpy.run_path(str(ROOT / "notebooks" / "build.py"))
 FORM, READ = BUILD["form"], BUILD["read_notebook"]
 BROWSERS = "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge"
 WIDTH, HEIGHT = 1000, 2400
+PATIENCE = 600_000  # milliseconds in which a page must have opened, on a machine as busy as it may be
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 # Stands for Colab's, which is the one thing that a page fetches.
 BADGE = "<svg xmlns='http://www.w3.org/2000/svg' width='117' height='20'><rect width='117' height='20'/></svg>"
@@ -42,8 +43,8 @@ class Notebook:
         page.on("pageerror", lambda error: self.heard(str(error)))
         page.route(lambda url: not url.startswith(("http://127.0.0.1:", "data:", "blob:")), self.outside)
         page.add_init_script(path=Path(__file__).with_suffix(".js"))
-        page.goto(address.format(path.name), timeout=120_000)
-        page.wait_for_function("window.course.isOpen()", timeout=120_000)
+        page.goto(address.format(path.name), timeout=PATIENCE)
+        page.wait_for_function("window.course.isOpen()", timeout=PATIENCE)
         self.settle()
 
     def heard(self, text: str) -> None:

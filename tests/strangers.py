@@ -77,7 +77,7 @@ def execute(path: Path, python: Path, scratch: Path) -> list[str]:
     client = NotebookClient(
         notebook,
         kernel_name="stranger",
-        timeout=900,
+        timeout=3600,
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
