@@ -133,7 +133,8 @@ def colab(names: list[str], oldest: Path) -> list[str]:
             if set(added) != {"ddpm_lesson", "einops"}:
                 faults.append(f"must add ddpm_lesson and einops, added {added}")
             kept = ", ".join(f"{n} {before[n]}" for n in ("torch", "numpy", "matplotlib", "ipywidgets", "ipython"))
-            report(name, f"{kept} and {len(before) - 5} more as they were; added {added}", begun, faults)
+            told = f"{kept} and {len(before) - 5} more were there, {len(changed)} of them changed; added {added}"
+            report(name, told, begun, faults)
             wrong += faults
             shutil.rmtree(scratch / name)
     return wrong
