@@ -14,8 +14,8 @@ NOTEBOOK_TIMES ?= 5
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-oldest repeat browser-test strangers coverage format notebooks sync address slides weights records speedrun \
-    bench book
+.PHONY: help lab test test-oldest repeat browser-test strangers coverage format notebooks sync address slides \
+    weights records speedrun bench book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
