@@ -14,11 +14,11 @@ NOTEBOOK_TIMES ?= 5
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-oldest repeat coverage format notebooks sync address slides weights records speedrun bench \
-    book
+.PHONY: help lab test test-oldest repeat browser-test strangers coverage format notebooks sync address slides \
+    weights records speedrun bench book
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 lab: $(STAMP) ## open the course in JupyterLab (LAB_FLAGS=--no-browser for a remote machine)
 	$(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS) notebooks/01_forward_process.ipynb
@@ -38,6 +38,16 @@ repeat: $(STAMP) ## run the unit tests TIMES=20 times and the notebooks NOTEBOOK
 	for i in $$(seq $(TIMES)); do echo "unit tests, $$i of $(TIMES)"; $(BIN)/python -m pytest -q tests || exit 1; done
 	for i in $$(seq $(NOTEBOOK_TIMES)); do echo "notebooks, $$i of $(NOTEBOOK_TIMES)"; \
 	    $(BIN)/python -m pytest -q --nbval notebooks/ || exit 1; done
+
+# BROWSER counts only on make's own command line: many desktops set a variable of that name, to any browser.
+browser-test: $(STAMP) ## run the notebooks in JupyterLab in a headless browser (NOTEBOOK=02_loss, PAGES=folder, BROWSER=chrome)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[browser]"
+	$(BIN)/python tests/browser.py $(NOTEBOOK) $(if $(PAGES),--out "$(PAGES)") \
+	    $(if $(filter command line,$(origin BROWSER)),--browser "$(BROWSER)")
+
+strangers: $(STAMP) $(OLDEST)/.installed ## run the notebooks in an imitation of Colab, then offline in a read-only checkout (NOTEBOOK=)
+	$(BIN)/python tests/strangers.py colab $(NOTEBOOK)
+	$(BIN)/python tests/strangers.py hostile $(NOTEBOOK)
 
 coverage: $(STAMP) ## run the unit tests and list the statements that none of them reaches
 	$(BIN)/python -m coverage run -m pytest tests

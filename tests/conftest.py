@@ -1,15 +1,12 @@
 import importlib.util
-import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import accelerator
 import pytest
 import torch
-
-ROOT = Path(__file__).parent.parent
+from wheels import built, pip
 
 if not accelerator.missing():
     accelerator.device()  # before the first backward pass, in which autograd starts a thread for each device it knows
@@ -82,14 +79,7 @@ def no_network(monkeypatch):
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
     """The course's wheel, built from a copy of what it is built from, without the network."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ["pyproject.toml", "README.md", "LICENSE", "LICENSE-prose.md"]:
-        shutil.copy(ROOT / name, source)
-    for name in ["ddpm_lesson", "data"]:
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    pip("wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", out, source)
-    (built,) = out.glob("*.whl")
-    return built
+    return built(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session")
@@ -98,12 +88,6 @@ def installed(wheel, tmp_path_factory):
     target = tmp_path_factory.mktemp("installed")
     pip("install", "--no-deps", "--no-index", "--target", target, wheel)
     return target
-
-
-def pip(*arguments):
-    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command} said:\n{done.stdout}{done.stderr}"
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What a check gives back, and what it protects from an answer."""
 
 import importlib.util
-import os
 import random
 import signal
 import threading
@@ -201,7 +200,7 @@ def test_an_endless_loop_can_be_interrupted(capsys):
 
     before, mine = state(), solution("q_sample")
     checks.q_sample(mine)
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,))
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background began with none
     try:
         timer.start()

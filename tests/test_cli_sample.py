@@ -209,6 +209,7 @@ def test_numbers_out_of_range_are_no_options(options, message):
 def test_home_is_expanded_in_every_path(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))  # of Windows
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "run").symlink_to(trained)
     options = ["--weights=~/run", "--n", 1, "--device", "cpu", "--quiet"]
