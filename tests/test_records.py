@@ -169,6 +169,12 @@ def test_the_five_minutes_are_of_the_preset_and_reach_what_is_said(monkeypatch):
             idea, seed = name.split(", seed ")
             assert row["change"] == as_json["ideas"][idea] | {"seed": int(seed)}
             assert 0.7 < row["seconds"] / script.IDEA_SECONDS < 1.4 and row["images"] == 9000
+    found = {
+        idea: [held["rows"][f"{idea}, seed {seed}"]["Frechet distance"][0] for seed in script.SEEDS]
+        for idea in script.IDEAS
+    }
+    preset = found.pop("the preset")
+    assert all(min(each) > max(preset) for each in found.values())  # as the page says
 
 
 def test_the_examples_of_others_had_the_same_time(monkeypatch):
