@@ -18,7 +18,7 @@ def benchmark(monkeypatch):
     """A script of benchmarks/ by its name."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("_measured", "peers", "unet", "samplers", "imports"):
+    for name in ("_measured", "peers", "unet", "samplers", "imports", "attempts"):
         sys.modules.pop(name, None)
 
 
@@ -123,3 +123,24 @@ def test_a_chain_begins_anew_when_it_ends(benchmark, monkeypatch):
     for _ in range(5):
         step()
     assert asked == [2, 1, 0, 2, 1]
+
+
+def test_attempts_give_the_same_answers_and_masks_that_are_as_thin(benchmark, monkeypatch):
+    attempts = benchmark("attempts")
+    monkeypatch.setattr(attempts, "SMALL", (TINY, 8))
+
+    def once(steps, rounds):
+        for step in steps:
+            step()
+        return [torch.ones(1, 2), torch.ones(1, 2)]
+
+    monkeypatch.setattr(attempts, "take_turns", once)
+    for name, attempt in attempts.ATTEMPTS.items():
+        works = {"training_step", "forward_pass"} - {work.__name__ for work in attempt.works}
+        assert attempts.gains(attempt, 1).count("none") == len(works), name
+    changed = attempts.norm_of_sums(torch.nn.Sequential(attempts.GroupNorm(2, 4)))
+    assert type(changed[0]) is attempts.GroupNormOfSums
+    x = torch.ones(16, 8, 32, 32).to(memory_format=torch.channels_last)
+    dropped = attempts.CoarseDropout(0.1).train()(x)
+    assert 0.895 < (dropped != 0).float().mean() < 0.905  # 131072 pixels: six standard deviations are 0.005
+    torch.testing.assert_close(dropped.max(), torch.tensor(1 / 0.9))
