@@ -18,6 +18,7 @@ PARTS = {  # caption of the sidebar: its pages, in order; a page belongs to the 
     "What it rests on": ["docs/coverage", "docs/errata", "data/index", "data/*/index", "benchmarks/index", "docs/*"],
     "The project": ["README.zh", "CONTRIBUTING", "CHANGELOG", "LICENSE-prose"],
 }
+TITLES = {"README.zh": "中文 <README.zh>"}  # its own would be that of the front page
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 # In a sentence: "section 1.2", but not "(arXiv 2102.09672), section 3.2". In a table: 1.2 "words".
 SECTION = re.compile(r"(?<=\bsection )(?<!\), section )\d\.\d+\b|(?<=\| |; )\d\.\d+(?= \")")
@@ -122,5 +123,6 @@ def contents(documents: list[str]) -> str:
         for pattern in patterns:
             chosen += [name for name in left if Path(name).match(pattern) and name not in chosen]
         left = [name for name in left if name not in chosen]
-        text += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(chosen) + "\n```\n"
+        entries = (TITLES.get(name, name) for name in chosen)
+        text += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(entries) + "\n```\n"
     return text
