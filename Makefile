@@ -9,6 +9,9 @@ OLDEST := .venv-oldest
 OLDEST_PYTHON = $(shell for python in python3.10 python3.11 python3.12 $(PYTHON); do \
     $$python -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
 
+# Tests and notebooks are shared among so many processes, file by file, the slowest first; WORKERS=0 for one.
+WORKERS ?= 2
+SHARED = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 TIMES ?= 20
 NOTEBOOK_TIMES ?= 5
 
@@ -27,17 +30,17 @@ test: $(STAMP) ## check style and types, run the unit tests, then every notebook
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests $(SHARED)
 	$(BIN)/python -m pytest --doctest-modules ddpm_lesson
-	$(BIN)/python -m pytest --nbval notebooks/
+	$(BIN)/python -m pytest --nbval notebooks/ $(SHARED)
 
 test-oldest: $(OLDEST)/.installed ## run the unit tests on the oldest versions that pyproject.toml allows (gigabytes, an hour)
-	$(OLDEST)/bin/python -m pytest tests
+	$(OLDEST)/bin/python -m pytest tests $(SHARED)
 
 repeat: $(STAMP) ## run the unit tests TIMES=20 times and the notebooks NOTEBOOK_TIMES=5 times, until one fails (hours)
-	for i in $$(seq $(TIMES)); do echo "unit tests, $$i of $(TIMES)"; $(BIN)/python -m pytest -q tests || exit 1; done
+	for i in $$(seq $(TIMES)); do echo "unit tests, $$i of $(TIMES)"; $(BIN)/python -m pytest -q tests $(SHARED) || exit 1; done
 	for i in $$(seq $(NOTEBOOK_TIMES)); do echo "notebooks, $$i of $(NOTEBOOK_TIMES)"; \
-	    $(BIN)/python -m pytest -q --nbval notebooks/ || exit 1; done
+	    $(BIN)/python -m pytest -q --nbval notebooks/ $(SHARED) || exit 1; done
 
 # BROWSER counts only on make's own command line: many desktops set a variable of that name, to any browser.
 browser-test: $(STAMP) ## run the notebooks in JupyterLab in a headless browser (NOTEBOOK=02_loss, PAGES=folder, BROWSER=chrome)

@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import socket
 import sys
 from pathlib import Path
@@ -8,8 +9,16 @@ import pytest
 import torch
 from wheels import built, pip
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 if not accelerator.missing():
     accelerator.device()  # before the first backward pass, in which autograd starts a thread for each device it knows
+
+
+def pytest_collection_modifyitems(items):
+    """The slowest file first, so that no process has it left when the others have ended."""
+    items.sort(key=lambda item: item.path.name != "test_sittings.py")
 
 
 @pytest.fixture(autouse=True)
