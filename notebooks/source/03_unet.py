@@ -595,7 +595,7 @@ import json
 import math
 from functools import partial
 
-from ipywidgets import interact
+from ipywidgets import IntSlider, interact
 from torch import nn
 from torch.nn import functional as F
 
@@ -816,9 +816,10 @@ print(f"{sum(p.numel() for p in cifar.parameters() if p.requires_grad):,} traine
 # %%
 # NBVAL_IGNORE_OUTPUT
 choices = {"ch_mult": ["1", "1 2", "1 2 2", "1 2 4"], "attn": ["none", "0", "1", "0 1"]}
+choices["num_res_blocks"] = IntSlider(1, 1, 3, style={"description_width": "initial"})
 
 
-@interact(ch=(8, 64, 8), num_res_blocks=(1, 3), **choices)
+@interact(ch=(8, 64, 8), **choices)
 def design(ch=16, ch_mult="1 2", attn="1", num_res_blocks=1):
     mult = [int(number) for number in ch_mult.split()]
     levels = [level for level in range(len(mult)) if str(level) in attn]
