@@ -225,6 +225,7 @@ def test_betas_are_neither_changed_nor_given_a_graph():
         ([0.1, math.nan], r"lie in \(0, 1\], got nan at t = 1"),
         ([0.1, math.inf], r"lie in \(0, 1\], got inf at t = 1"),
         ([0.1, 1.0, 0.2, 1.0], "allowed at the last step only, got it at t = 1"),
+        ([0.1, 0.2, 1.0, 0.3], "allowed at the last step only, got it at t = 2"),
     ],
 )
 def test_betas_that_are_no_schedule_are_refused(betas, message):

@@ -1,4 +1,5 @@
 import math
+import re
 
 import mpmath as mp
 import pytest
@@ -66,9 +67,10 @@ def test_a_sample_leaves_mean_and_noise_alone():
     assert all(torch.equal(a, b) for a, b in zip((*g, noise), kept, strict=True))
 
 
-def test_noise_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"mean's shape \(5, 3, 4, 4\), got \(5, 1, 4, 4\)"):
-        some_gaussian(0).sample(torch.zeros(5, 1, 4, 4))
+@pytest.mark.parametrize("shape", [(5, 1, 4, 4), (5, 3, 4, 4, 1)])
+def test_noise_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=re.escape(f"mean's shape (5, 3, 4, 4), got {shape}")):
+        some_gaussian(0).sample(torch.zeros(shape))
 
 
 # Density, entropy and divergence.

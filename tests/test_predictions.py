@@ -286,6 +286,7 @@ def test_clipping_acts_on_the_estimated_x_0():
     free, clip = (p_from_output(SHORT, xstart, fixedlarge, output, x_t, t, clip=c) for c in (False, True))
     inside = p_from_output(SHORT, xstart, fixedlarge, torch.tensor([[1.0], [-1.0], [0.5], [1.0]]), x_t, t)
     assert torch.equal(clip.mean, inside.mean) and not torch.equal(free.mean, clip.mean)
+    assert torch.equal(p_from_output(SHORT, xstart, fixedlarge, output, x_t, t).mean, free.mean)
 
 
 @every_mean_type

@@ -738,6 +738,9 @@ def test_x_0_cannot_come_from_eps_where_nothing_of_it_is_left(method):
     process, x = GaussianDiffusion(schedules.zero_terminal_snr(schedules.linear(10))), torch.ones(2, 3)
     with pytest.raises(ValueError, match="at t = 9: alphas_bar is 0.*predict v or xstart, or take a schedule"):
         getattr(process, method)(x, torch.tensor([3, 9]), x)
+    with pytest.raises(ValueError, match="at t = 9: alphas_bar is 0"):
+        getattr(process, method)(x, 9, x)
+    assert getattr(process, method)(x, 8, x).isfinite().all()
     assert getattr(process, method)(x, torch.tensor([3, 8]), x).isfinite().all()
 
 

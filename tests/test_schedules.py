@@ -285,6 +285,11 @@ def test_zero_terminal_snr_ignores_the_default_device():
     assert torch.equal(rescaled, expected)
 
 
+def test_a_schedule_needs_a_device_that_holds_numbers():
+    with torch.device("meta"), pytest.raises(ValueError, match="a schedule is made of numbers"):
+        schedules.linear(10)
+
+
 @pytest.mark.parametrize("betas", [torch.full((1,), 0.5), torch.full((2, 2), 0.5)])
 def test_zero_terminal_snr_needs_two_betas(betas):
     with pytest.raises(ValueError, match=r"\(T,\) with T >= 2, got shape \(" + str(betas.shape[0])):

@@ -144,6 +144,7 @@ def test_quadratic_ends_at_four_fifths():
     [
         (1000, 25, list(range(0, 1000, 40))),
         (1000, 10, list(range(0, 1000, 100))),
+        (1000, 500, list(range(0, 1000, 2))),
         (10, 4, [0, 3, 6, 9]),
         (10, 3, [0, 4, 8]),
         (7, 1, [0]),
@@ -283,13 +284,16 @@ def test_log_snr_steps_are_the_nearest_to_an_even_grid(schedule, S):
 
 
 @pytest.mark.parametrize("S", [2, 5, 20])
-def test_karras_steps_are_the_nearest_to_edms(S):
-    # EDM Eq. 5: (sigma_max^(1/7) + k / (S - 1) (sigma_min^(1/7) - sigma_max^(1/7)))^7.
+@pytest.mark.parametrize("rho", [7.0, 2.5])
+def test_karras_steps_are_the_nearest_to_edms(S, rho):
+    # EDM Eq. 5: (sigma_max^(1/rho) + k / (S - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho.
     snr = GaussianDiffusion(schedules.linear(1000)).snr
     sigma = [value**-0.5 for value in snr.tolist()]
-    low, high = sigma[0] ** (1 / 7), sigma[-1] ** (1 / 7)
-    grid = [(high + k / (S - 1) * (low - high)) ** 7 for k in range(S)]
-    assert spacing.karras(snr, S) == sorted({min(range(1000), key=lambda t: abs(sigma[t] - want)) for want in grid})
+    low, high = sigma[0] ** (1 / rho), sigma[-1] ** (1 / rho)
+    grid = [(high + k / (S - 1) * (low - high)) ** rho for k in range(S)]
+    assert spacing.karras(snr, S, rho) == sorted(
+        {min(range(1000), key=lambda t: abs(sigma[t] - want)) for want in grid}
+    )
 
 
 @pytest.mark.parametrize("choose", [spacing.log_snr, spacing.karras])

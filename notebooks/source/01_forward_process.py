@@ -1026,7 +1026,7 @@ print(f"beta = 0.5: {share:.0%} of the step back from 0.2 lies left of 0")
 # %% [markdown]
 # ## 1.10 Your functions draw digits
 #
-# Start in noise. At every step ask the network for the noise, turn it into $x_0$ (yours), take the posterior (yours), and draw from it. The estimate takes the place of $x_0$. The mean is then right if the estimate is the average $x_0$ (section 1.9); the variance is a little too small, which hardly matters with 1000 steps (notebook 2 says which variance to choose). This time nobody says which digit to draw.
+# Start in noise. At every step ask the network for the noise, turn it into $x_0$ (yours), take the posterior (yours), and draw from it. The estimate takes the place of $x_0$. The mean is then right if the estimate is the average $x_0$ (section 1.9); the variance is a little too small, which hardly matters with 1000 steps (section 4.3 measures what the choice costs). This time nobody says which digit to draw.
 
 # %%
 generator = torch.Generator().manual_seed(0)

@@ -25,7 +25,7 @@
 # Sections called *Going deeper* are collapsed (87 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
-# The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
+# The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it. Sitting 1 starts with the cell after it.
 
 # %% tags=["setup", "nbval-ignore-output"]
 # Set-up, the same in every notebook: uses the installed ddpm_lesson, else the checkout around
@@ -755,7 +755,7 @@ ax = plots.loss_curve(history, smooth=100)
 _ = ax.set(ylim=(0, 1.1))
 
 # %% [markdown]
-# *Figure 2.12.* The loss on digits. For *new* digits nobody knows the best possible loss. For these training digits it is known (section 2.16), and reaching it would mean copying them. So compare with held-out digits (section 2.16). <!-- alt: The loss falls from 1 to about 0.2 and goes on falling slowly. -->
+# *Figure 2.12.* The loss on digits. For *new* digits nobody knows the best possible loss. For these training digits it is known, and reaching it would mean copying them. So compare with held-out digits (section 2.16 does both). <!-- alt: The loss falls from 1 to about 0.2 and goes on falling slowly. -->
 
 # %% tags=["capstone"]
 @torch.no_grad()

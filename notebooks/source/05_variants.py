@@ -138,7 +138,7 @@ _ = axes[0].set(ylabel="variance of a step"), axes[0].legend()
 #
 # **Exercise 5.2 (one star, 4 minutes).** Equation (5.1), for `v` (B, \*D) and `t` (B,), from the tables `betas` and `alphas_bar` (T,). At `t = 0` $\tilde\beta$ is 0 and has no logarithm. There use $\tilde\beta$ of `t = 1`; $\beta$ stays that of `t = 0`. Return the log variance (B, \*D).
 # <details><summary>Hint 1</summary>posterior_var = betas * (1 - alphas_bar before) / (1 - alphas_bar). Before the first entry, alphas_bar is 1.</details>
-# <details><summary>Hint 2</summary>Clone the table of logarithms, then set entry 0 to entry 1. Your extract of notebook 1 (or indexing with t, and as many new axes as v needs) looks both tables up.</details>
+# <details><summary>Hint 2</summary>Clone the table of logarithms, then set entry 0 to entry 1. checks.carried("extract") of notebook 1 (or indexing with t, and as many new axes as v needs) looks both tables up.</details>
 
 # %%
 def learned_log_var(v, t, betas, alphas_bar):
@@ -229,7 +229,7 @@ def hybrid_loss(noise, eps, true_mean, true_log_var, mean, log_var, T, lam):
 hybrid_loss = checks.hybrid_loss(hybrid_loss)
 
 # %% [markdown]
-# *See what it teaches.* One pixel, at step 2 of the ten. The network's mean is off by $d$. Which variance $\sigma^2$ is best? The derivative of the KL (2.11), $\tfrac12\big[1/\sigma^2-(\tilde\beta_t+d^2)/\sigma^4\big]$, is 0 at $\sigma^2 = \tilde\beta_t+d^2$: it covers what the network does not know ($d^2$ is $d_t$ of section 2.14). Does training $v$ find it? ($T = 1000$, as in training, so that $\lambda T = 1$; the ten-step chain only supplies two bounds far enough apart to see.)
+# *See what it teaches.* One pixel, at step 2 of the ten. The network's mean is off by $d$. Which variance $\sigma^2$ is best? The derivative of the KL (2.11), $\tfrac12\big[1/\sigma^2-(\tilde\beta_t+d^2)/\sigma^4\big]$, is 0 at $\sigma^2 = \tilde\beta_t+d^2$: it covers what the network does not know ($d^2$; section 2.14 writes $d_t$). Does training $v$ find it? ($T = 1000$, as in training, so that $\lambda T = 1$; the ten-step chain only supplies two bounds far enough apart to see.)
 #
 # > **Predict.** The mean is exact, $d = 0$. Where does $v$ go: to −1, 0 or 1?
 # > <details><summary>Then look</summary>To −1: an exact mean leaves only the posterior's own variance, fixedsmall.</details>
@@ -735,7 +735,7 @@ _ = plots_variants.named_rows({f"{use}, s = {s}": draw(20, s, seed=1) for use, s
                               ax=plt.subplots(figsize=(8.2, 1.2), layout="constrained")[1])
 
 # %% [markdown]
-# *Figure 5.11.* Twenty digits for each of your three uses; as long as all scales are 1, the rows are the same. <!-- alt: Three rows of twenty small digits. -->
+# *Figure 5.11.* Twenty digits for each of your three uses; as long as all scales are 1, the rows are the same. Go on with section 5.21: the second half of the notebook starts there. <!-- alt: Three rows of twenty small digits. -->
 
 # %% [markdown] tags=["deeper"]
 # ## 5.10 Going deeper: the cosine schedule, and why
@@ -1740,7 +1740,7 @@ digits = load_pretrained("digits_ddpm", device=device)
 # **Exercise 5.17 (capstone, 15 minutes).** Build `generate(digits, n, seed)`. `digits` is what `load_pretrained("digits_ddpm")` gives; return `n` digits, (n, 1, 8, 8), with values in [−1, 1]. Everything of the course may be used: your own functions by `checks.carried(name)`, or the package. The check draws, counts, measures, and shows each requirement beside what it found.
 #
 # Parts that you may need: `digits.denoiser(y, guidance=1.0)` (it clips $\hat x_0$; `y` comes first), `digits.labels(n)`, `digits.process.respaced(...)`, `spacing.trailing(1000, S)`, `samplers.ddim(chain, denoise, x_T)` and `samplers.dpmpp_2m(chain, denoise, x_T)`; `samplers.ancestral(chain, samplers.reverse(chain, denoise, fixedsmall), x_T, generator=...)`; `samplers.last(...)`. Draw `x_T` on the CPU, then `.to(digits.device)`.
-# <details><summary>Hint 1: which sampler?</summary>Figure 4.23 compares them: on these digits, the samplers without noise on trailing steps have the lowest distances up to fifteen evaluations.</details>
+# <details><summary>Hint 1: which sampler?</summary>Figure 4.23 (section 4.21 of notebook 4) compares them: on these digits, the samplers without noise on trailing steps have the lowest distances up to fifteen evaluations.</details>
 # <details><summary>Hint 2: labels?</summary>Section 5.7 measured it: telling the label raises precision at no cost in evaluations; a guidance scale above 1 costs a second evaluation; and at 1.5 recall falls from about 0.9 to 0.7.</details>
 # <details><summary>How to find a mistake</summary>Draw 20 digits with <code>plots_variants.named_rows</code> and look. Twice the same seed must give the same tensor.</details>
 

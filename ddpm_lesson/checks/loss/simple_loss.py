@@ -105,6 +105,10 @@ simple_loss = Check(
         "Your target is x_t, what the network was given. It predicts the noise alone.": dict(
             target=lambda x_0, noise, a_bar: a_bar.sqrt() * x_0 + (1 - a_bar).sqrt() * noise
         ),
+        "Your target is x_t - x_0. That is not the noise: x_t holds x_0 times sqrt(alpha_bar) and the noise times "
+        "sqrt(1 - alpha_bar). The target is the tensor noise itself.": dict(
+            target=lambda x_0, noise, a_bar: (a_bar.sqrt() - 1) * x_0 + (1 - a_bar).sqrt() * noise
+        ),
         "You added noise and prediction, or your target is -noise. The error is the difference "
         "from the noise itself.": dict(use=torch.neg),
         "Your network sees x_0<, in which there is no noise to find>. It is given x_t.": dict(
