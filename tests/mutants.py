@@ -9,8 +9,9 @@ Left out is what nobody computes with (annotations, docstrings, whatever stands 
 any test would notice: a mutant that is no Python, and one that puts a bit operator between floating point numbers.
 Results are kept in build/mutants as long as module and tests stay the same: an interrupted run goes on where it
 stopped; --again begins anew. At the end
-docs/mutants.md is written. A survivor needs a row in tests/survivors.csv, with the reason why no test can or should
-notice it; the script ends with an error where one has none, or where fewer than 95 % were killed.
+docs/mutants.md is written. A survivor needs a row in tests/survivors.csv, with the reason; same = yes says that it
+computes the same, so that no test can notice it. The script ends with an error where a survivor has no row, or where
+fewer than 95 % of those that compute something else were killed.
 A child is forked for each mutant, after torch was imported: Linux and macOS only. Half an hour on one idle core.
 """
 
@@ -95,12 +96,7 @@ def main() -> int:
     done = []
     for module, size in shares(options.sample).items():
         done += [(module, item, result) for item, result in tried(module, size, options.seed)]
-    unexplained = report(done)
-    killed = sum(result.is_killed for *_, result in done)
-    print(f"{killed} of {len(done)} killed; see {PAGE.relative_to(ROOT)}")
-    for module, diff in unexplained:
-        print(f"survived without a reason in tests/survivors.csv: {module}\n{diff}")
-    return int(bool(unexplained) or killed < LEAST * len(done))
+    return report(done)
 
 
 def copy_tree() -> None:
@@ -239,12 +235,19 @@ def passes(tests: list[str], limit: float) -> bool:
     return False
 
 
-def report(done: list[tuple[str, WorkItem, WorkResult]]) -> list[tuple[str, str]]:
-    """Write the page; returns module and change of each survivor that has no reason."""
+def report(done: list[tuple[str, WorkItem, WorkResult]]) -> int:
+    """Write the page, and say what is missing.  Returns the exit status."""
     with SURVIVORS.open(encoding="utf-8", newline="") as file:
-        reasons = {(row["module"], row["before"], row["after"]): row["why"] for row in csv.DictReader(file)}
+        known = {(row["module"], row["before"], row["after"]): row for row in csv.DictReader(file)}
     count = Counter(module for module, *_ in done)
     killed = Counter(module for module, _, result in done if result.is_killed)
+    survivors = [(module, item, *changed(result.diff)) for module, item, result in done if not result.is_killed]
+    rows = [known.get((module, *change)) for module, _, *change in survivors]
+    same = sum(row is not None and row["same"] == "yes" for row in rows)
+    share = killed.total() / (len(done) - same)
+    told = (
+        f"{killed.total()} of {len(done)} were killed. {same} of the others compute the same; of the rest {share:.1%}."
+    )
     lines = [
         "# What the tests notice",
         "",
@@ -256,24 +259,21 @@ def report(done: list[tuple[str, WorkItem, WorkResult]]) -> list[tuple[str, str]
         "| module | mutants | killed |",
         "|---|---|---|",
         *(f"| `{module}` | {count[module]} | {killed[module]} |" for module in count),
-        f"| all | {len(done)} | {sum(killed.values())} ({sum(killed.values()) / len(done):.1%}) |",
+        f"| all | {len(done)} | {killed.total()} |",
         "",
-        "Those that survived, and why no test notices them:",
+        told.replace("killed.", "killed, that is, a test failed."),
+        "",
+        "The survivors, and why no test notices them:",
         "",
     ]
-    unexplained = []
-    for module, item, result in done:
-        if result.is_killed:
-            continue
-        before, after = changed(result.diff)
-        why = reasons.get((module, before, after))
-        if why is None:
-            unexplained.append((module, f"{before}\n{after}"))
-        lines.append(
-            f"- `{module}`, `{spec(item).definition_name}`: `{before}` to `{after}`. {why or 'Not explained.'}"
-        )
+    for (module, item, before, after), row in zip(survivors, rows, strict=True):
+        why = row["why"] if row else "Not explained."
+        lines.append(f"- `{module}`, `{spec(item).definition_name}`: `{before}` to `{after}`. {why}")
+        if row is None:
+            print(f"survived without a row in tests/survivors.csv: {module}\n{before}\n{after}")
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return unexplained
+    print(told, f"See {PAGE.relative_to(ROOT)}")
+    return int(None in rows or share < LEAST)
 
 
 def changed(diff: str) -> tuple[str, str]:

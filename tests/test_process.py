@@ -599,6 +599,12 @@ def test_from_alphas_bar_takes_float32_and_any_device(device):
     assert GaussianDiffusion.from_alphas_bar(torch.tensor([0.5, 0.25], device=device)).betas.tolist() == [0.5, 0.5]
 
 
+def test_log_alphas_are_named():
+    betas = schedules.linear(10)
+    with pytest.raises(TypeError, match="positional"):
+        GaussianDiffusion(betas, torch.log1p(-betas))
+
+
 @pytest.mark.parametrize("alphas_bar", [[], [1.0, 0.5], [0.5, 0.6], [0.5, -0.1], [1.5], [math.nan], [[0.5, 0.2]], 0.5])
 def test_alphas_bar_that_are_no_chain_are_refused(alphas_bar):
     with pytest.raises(ValueError, match="alphas_bar must|at least one step"):
