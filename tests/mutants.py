@@ -1,14 +1,14 @@
 """Do the tests notice a change of the mathematics?  Mutation testing, by hand: `python tests/mutants.py`.
 
     pip install -e ".[mutants]"
-    python tests/mutants.py [--sample 400] [--seed 0] [--again]
+    python tests/mutants.py [--sample 400] [--seed 0] [--again] [MODULE ...]
 
 cosmic-ray lists every small change of the modules in TESTS (an operator, a comparison, a number, a condition, a loop),
 a seeded sample of them is drawn, each is made in a copy of the tree, and the module's own tests run until one fails.
 Left out is what nobody computes with (annotations, docstrings, whatever stands in a `raise` or a warning), and what
 any test would notice: a mutant that is no Python, and one that puts a bit operator between floating point numbers.
 Results are kept in build/mutants as long as module and tests stay the same: an interrupted run goes on where it
-stopped; --again begins anew. At the end
+stopped; --again begins anew; modules that are named are run alone. At the end of a run of all of them
 docs/mutants.md is written. A survivor needs a row in tests/survivors.csv, with the reason; same = yes says that it
 computes the same, so that no test can notice it. The script ends with an error where a survivor has no row, or where
 fewer than 95 % of those that compute something else were killed.
@@ -84,7 +84,10 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=400, help="how many mutants are drawn, of all modules (400)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (0)")
     parser.add_argument("--again", action="store_true", help="forget what build/mutants holds")
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of {', '.join(TESTS)}")
     options = parser.parse_args()
+    if unknown := [name for name in options.modules if name not in TESTS]:
+        parser.error(f"there is no module {unknown[0]!r}, but {', '.join(TESTS)}")
     if options.again:
         shutil.rmtree(SCRATCH, ignore_errors=True)
     copy_tree()
@@ -95,8 +98,10 @@ def main() -> int:
         importlib.import_module(module)
     done = []
     for module, size in shares(options.sample).items():
+        if options.modules and module not in options.modules:
+            continue
         done += [(module, item, result) for item, result in tried(module, size, options.seed)]
-    return report(done)
+    return 0 if options.modules else report(done)
 
 
 def copy_tree() -> None:
