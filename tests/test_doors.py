@@ -34,7 +34,6 @@ UNIT = (RAMP + 1) / 2
         100 * torch.randn(5, 2),
         torch.zeros(2, 3, 4, 4, device="meta"),
     ],
-    ids=str,
 )
 def test_what_is_in_range_or_no_image_passes(x):
     with warnings.catch_warnings():
