@@ -11,6 +11,7 @@ OLDEST_PYTHON = $(shell for python in python3.10 python3.11 python3.12 $(PYTHON)
 
 # Tests and notebooks are shared among so many processes, file by file, the slowest first; WORKERS=0 for one.
 WORKERS ?= 2
+test test-oldest repeat: export OMP_NUM_THREADS ?= 1
 SHARED = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 TIMES ?= 20
 NOTEBOOK_TIMES ?= 5
