@@ -1,17 +1,17 @@
 """Do the tests notice a change of the mathematics?  Mutation testing, by hand: `python tests/mutants.py`.
 
     pip install -e ".[mutants]"
-    python tests/mutants.py [--sample 400] [--seed 0] [--again] [MODULE ...]
+    python tests/mutants.py [--sample 400] [--seed 0] [--again] [--report] [MODULE ...]
 
 cosmic-ray lists every small change of the modules in TESTS (an operator, a comparison, a number, a condition, a loop),
 a seeded sample of them is drawn, each is made in a copy of the tree, and the module's own tests run until one fails.
 Left out is what nobody computes with (annotations, docstrings, whatever stands in a `raise` or a warning), and what
 any test would notice: a mutant that is no Python, and one that puts a bit operator between floating point numbers.
 Results are kept in build/mutants as long as module and tests stay the same: an interrupted run goes on where it
-stopped; --again begins anew; modules that are named are run alone. At the end of a run of all of them
-docs/mutants.md is written. A survivor needs a row in tests/survivors.csv, with the reason; same = yes says that it
-computes the same, so that no test can notice it. The script ends with an error where a survivor has no row, or where
-fewer than 95 % of those that compute something else were killed.
+stopped; --again begins anew; modules that are named are run alone. At the end of a run of all of them, or with
+--report of what there is, docs/mutants.md is written. A survivor needs a row in tests/survivors.csv, with the reason;
+same = yes says that it computes the same, so that no test can notice it. The script ends with an error where a survivor
+has no row, or where fewer than 95 % of those that compute something else were killed.
 A child is forked for each mutant, after torch was imported: Linux and macOS only. Half an hour on one idle core.
 """
 
@@ -84,6 +84,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=400, help="how many mutants are drawn, of all modules (400)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (0)")
     parser.add_argument("--again", action="store_true", help="forget what build/mutants holds")
+    parser.add_argument("--report", action="store_true", help="write the page of what has been run; run nothing")
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of {', '.join(TESTS)}")
     options = parser.parse_args()
     if unknown := [name for name in options.modules if name not in TESTS]:
@@ -94,14 +95,15 @@ def main() -> int:
     os.chdir(TREE)
     sys.path.insert(0, str(TREE))
     sys.dont_write_bytecode = True
-    for module in PRELOADED:
+    for module in () if options.report else PRELOADED:
         importlib.import_module(module)
-    done = []
-    for module, size in shares(options.sample).items():
+    done, drawn_of = [], shares(options.sample)
+    for module, size in drawn_of.items():
         if options.modules and module not in options.modules:
             continue
-        done += [(module, item, result) for item, result in tried(module, size, options.seed)]
-    return 0 if options.modules else report(done)
+        found = tried(module, size, options.seed, run=not options.report)
+        done += [(module, item, result) for item, result in found]
+    return 0 if options.modules else report(done, drawn_of)
 
 
 def copy_tree() -> None:
@@ -186,15 +188,15 @@ def shares(sample: int) -> dict[str, int]:
     return {module: min(count, -(-sample * count // total)) for module, count in there.items()}
 
 
-def tried(module: str, size: int, seed: int) -> list[tuple[WorkItem, WorkResult]]:
-    """The sample of a module with its results; what has none yet is run now."""
+def tried(module: str, size: int, seed: int, run: bool) -> list[tuple[WorkItem, WorkResult]]:
+    """The sample of a module with its results; what has none yet is run now, or left out."""
     tests = [f"tests/test_{name}.py" for name in TESTS[module]]
     texts = b"".join(Path(name).read_bytes() for name in [source(module), *tests])
     name = f"{module.replace('/', '.')}.{size}.{hashlib.sha256(texts).hexdigest()[:12]}.sqlite"
     database = WorkDB(str(SCRATCH / name), WorkDB.Mode.create)
     if not database.num_work_items:
         database.add_work_items(drawn(module, size, seed))
-    if database.pending_work_items:
+    if run and database.pending_work_items:
         begun = time.perf_counter()
         if not passes(tests, 3600):
             raise SystemExit(f"the tests of {module} fail without a mutant: {' '.join(tests)}")
@@ -202,7 +204,7 @@ def tried(module: str, size: int, seed: int) -> list[tuple[WorkItem, WorkResult]
         for item in tqdm(database.pending_work_items, module):
             database.set_result(item.job_id, result_of(item, tests, limit))
     results = dict(database.results)
-    return [(item, results[item.job_id]) for item in database.work_items]
+    return [(item, results[item.job_id]) for item in database.work_items if item.job_id in results]
 
 
 def result_of(item: WorkItem, tests: list[str], limit: float) -> WorkResult:
@@ -240,8 +242,8 @@ def passes(tests: list[str], limit: float) -> bool:
     return False
 
 
-def report(done: list[tuple[str, WorkItem, WorkResult]]) -> int:
-    """Write the page, and say what is missing.  Returns the exit status."""
+def report(done: list[tuple[str, WorkItem, WorkResult]], drawn_of: dict[str, int]) -> int:
+    """Write the page, and say what is missing.  drawn_of: how many were drawn.  Returns the exit status."""
     with SURVIVORS.open(encoding="utf-8", newline="") as file:
         known = {(row["module"], row["before"], row["after"]): row for row in csv.DictReader(file)}
     count = Counter(module for module, *_ in done)
@@ -261,10 +263,10 @@ def report(done: list[tuple[str, WorkItem, WorkResult]]) -> int:
         "decorator. Left out are annotations, the words of errors and warnings, and what any test would notice:",
         "what is no Python, and bit operators.",
         "",
-        "| module | mutants | killed |",
-        "|---|---|---|",
-        *(f"| `{module}` | {count[module]} | {killed[module]} |" for module in count),
-        f"| all | {len(done)} | {killed.total()} |",
+        "| module | mutants | run | killed |",
+        "|---|---|---|---|",
+        *(f"| `{module}` | {drawn_of[module]} | {count[module]} | {killed[module]} |" for module in drawn_of),
+        f"| all | {sum(drawn_of.values())} | {len(done)} | {killed.total()} |",
         "",
         told.replace("killed.", "killed, that is, a test failed."),
         "",
@@ -278,7 +280,7 @@ def report(done: list[tuple[str, WorkItem, WorkResult]]) -> int:
             print(f"survived without a row in tests/survivors.csv: {module}\n{before}\n{after}")
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(told, f"See {PAGE.relative_to(ROOT)}")
-    return int(None in rows or share < LEAST)
+    return int(None in rows or share < LEAST or len(done) < sum(drawn_of.values()))
 
 
 def changed(diff: str) -> tuple[str, str]:
