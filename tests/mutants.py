@@ -57,7 +57,7 @@ TESTS = {
     "bound": ["bound"],
     "samplers/implicit": CHAINS,
     "samplers/jumping": CHAINS,
-    "samplers/levels": CHAINS,
+    "samplers/levels": ["solvers", "samplers"],
     "samplers/middle": CHAINS,
     "samplers/multistep": ["solvers", "samplers"],
     "samplers/reverse_chain": CHAINS,
