@@ -164,6 +164,13 @@ def test_jumps_are_the_published_ones(T, length, times):
     assert [state.i - 1 for state in states] == published_jumps(T, length, times)
 
 
+def test_the_defaults_are_the_papers():
+    base = GaussianDiffusion(linear(21, 0.1, 0.5))
+    p = reverse(base, clusters(base), fixedsmall)
+    states = repaint(base, p, torch.zeros(1, 2, dtype=torch.float64))
+    assert [state.i - 1 for state in states] == published_jumps(21, length=10, times=10)
+
+
 def test_jumps_keep_the_distribution():
     # With x_0 ~ N(0, 1) every x_t is N(0, 1): the exact reverse step (fixedlarge) and q_step both keep it.
     n, base = 50_000, GaussianDiffusion(linear(20, 0.01, 0.4))

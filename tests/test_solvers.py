@@ -387,3 +387,11 @@ def test_ddim_and_2m_take_the_same_first_and_last_step():
     torch.testing.assert_close(ours[1].x_t, theirs[1].x_t, rtol=0, atol=1e-12)
     assert (ours[2].x_t - theirs[2].x_t).abs().max() > 1e-3
     torch.testing.assert_close(ours[3].x_t, ours[3].prediction.x_0, rtol=0, atol=1e-12)
+
+
+def test_the_first_two_steps_of_3m_are_those_of_2m():
+    process, x_T = log_snr_grid(6), torch.linspace(-2, 2, 5, dtype=torch.float64).view(-1, 1)
+    second, third = (list(sampler(process, two_clusters(process), x_T)) for sampler in (dpmpp_2m, dpmpp_3m))
+    for ours, theirs in zip(third[:3], second[:3], strict=True):
+        assert torch.equal(ours.x_t, theirs.x_t)
+    assert (third[3].x_t - second[3].x_t).abs().max() > 1e-3
