@@ -12,6 +12,7 @@ from einops import einsum, rearrange, reduce
 
 from ddpm_lesson import checks
 from ddpm_lesson.checks import _explain
+from ddpm_lesson.checks._finished import FINISHED
 
 SOLVED = Path(__file__).parent.parent / "notebooks" / "solutions" / "04_sampling.py"
 SPEC = importlib.util.spec_from_file_location("solution_04", SOLVED)
@@ -221,6 +222,32 @@ def test_the_first_wrong_state_is_named():
 
     text = verdict("ancestral_chain", ancestral_chain)
     assert "x_T of shape (2, 1, 4, 4), T = 5: the state after step t = 1 is the first step that is wrong" in text
+
+
+def changed_in_place(chain):
+    """The same states, but one tensor, which the next step overwrites."""
+
+    def answer(*args):
+        held = None
+        for state in chain(*args):
+            held = state.clone() if held is None else held.copy_(state)
+            yield held
+
+    return answer
+
+
+@pytest.mark.parametrize("name", ["ancestral_chain", "inpaint", "guided_chain"])
+def test_a_state_that_is_changed_after_it_was_yielded_is_told(name):
+    text = verdict(name, changed_in_place(FINISHED[name]))
+    assert text.startswith("no. The result is right, but your function changes a tensor that it has yielded in place")
+
+
+def test_a_mistake_is_told_before_the_change_in_place():
+    def ancestral_chain(model, betas, x_T, noise):
+        yield from solution.ancestral_chain(model, betas, x_T, 0 * noise)
+
+    text = verdict("ancestral_chain", changed_in_place(ancestral_chain))
+    assert "You add no noise at all" in text and "And your function changes a tensor that it has yielded" in text
 
 
 def test_what_is_no_tensor_is_told():

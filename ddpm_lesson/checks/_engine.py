@@ -19,7 +19,7 @@ from ddpm_lesson.checks._carry import Verdict, give_back, verdict_of
 from ddpm_lesson.checks._explain import explain
 from ddpm_lesson.checks._gradients import cut_off, needs_grad_mode, of_arguments
 from ddpm_lesson.checks._misconceptions import Misconception, Wrong, implemented, pairs
-from ddpm_lesson.checks._run import Case, Outcome, called, run
+from ddpm_lesson.checks._run import YIELDED, Case, Outcome, called, run
 from ddpm_lesson.checks._state import Modes, kept, plain
 from ddpm_lesson.checks._stub import is_stub
 from ddpm_lesson.checks._values import DOUBLE, SINGLE, difference
@@ -150,7 +150,7 @@ class Check:
     def _verdict(self, function, modes, outcomes):
         problems = self.problems(outcomes)
         mistake = explain(self, function, modes, outcomes, problems) if any(problems) else ""
-        changed = [name for name in self.parameters if any(name in outcome.changed for outcome in outcomes)]
+        changed = [name for name in [*self.parameters, YIELDED] if any(name in outcome.changed for outcome in outcomes)]
         if changed:
             mistake = self._in_place(mistake, " and ".join(changed), bool(one_like(self, outcomes)))
         mistake = mistake or cut_off(self, function, modes) or needs_grad_mode(self, function, modes)

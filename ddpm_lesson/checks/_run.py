@@ -16,6 +16,7 @@ from ddpm_lesson.checks._state import Modes, Seeds
 KINDS = {Tensor: "a tensor", int: "an int", list: "a list of ints"}
 LARGEST = 10**7  # numbers in a tensor that is still copied and compared
 HERE = Path(__file__).parent
+YIELDED = "a tensor that it has yielded"
 
 
 class Case(NamedTuple):
@@ -36,7 +37,7 @@ class Outcome(NamedTuple):
     names: tuple[str, ...]
     trouble: str
     line: str  # the one that raised, in words
-    changed: set[str]  # the parameters whose arguments it altered
+    changed: set[str]  # the parameters whose arguments it altered, and YIELDED
     switched: set[str]  # the global modes that it left changed
     drew: bool  # it moved a global random generator
 
@@ -45,18 +46,24 @@ class Misfit(Exception):
     """What came back is not what the exercise asks for; the message says so."""
 
 
+class Overwritten(Exception):
+    """What a generator had yielded, it changed afterwards.  A script raises it at its end."""
+
+
 def run(check, function: Callable, args: tuple, modes: Modes, most: int | None = None) -> Outcome:
     """The function's outcome on copies of the arguments, under these modes; the modes of the engine come back.
 
     most: values after which no more is asked for.
     """
     given, engine, seeds = copy.deepcopy(args), Modes.now(), Seeds.now()
-    values, names, trouble, line = [], [], "", ""
+    values, names, trouble, line, altered = [], [], "", "", set()
     try:
         modes.restore()
         for name, value in itertools.islice(check.script(function, *given), most):
             values.append(value)
             names.append(name)
+    except Overwritten:
+        altered = {YIELDED}
     except Misfit as misfit:
         trouble = str(misfit)
     except (Exception, SystemExit) as error:
@@ -68,7 +75,7 @@ def run(check, function: Callable, args: tuple, modes: Modes, most: int | None =
         engine.restore()
     passed = zip(check.parameters, given, args, strict=False)  # what is left out keeps its default
     changed = {name for name, after, before in passed if name not in check.changes and not _same(after, before)}
-    return Outcome(tuple(values), tuple(names), trouble, line, changed, switched, seeds.moved())
+    return Outcome(tuple(values), tuple(names), trouble, line, changed | altered, switched, seeds.moved())
 
 
 def raised(error: BaseException) -> str:

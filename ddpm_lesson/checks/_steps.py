@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_lesson.checks._inputs import fractions
-from ddpm_lesson.checks._run import Misfit, read
+from ddpm_lesson.checks._run import Misfit, Overwritten, read
 
 Step = tuple[str, Tensor]
 
@@ -31,6 +31,24 @@ def each_state(parts: Callable[[Any], dict[str, Tensor]] = lambda state: {"": st
                 yield f"state {i}{part and f', {part}'}", _tensor(value)
 
     return script
+
+
+def images(states: Any) -> Iterator[Tensor]:
+    """What a sampler yields, each a copy. Raises Misfit unless it is a generator of tensors, Overwritten at the end if it
+    has changed one of them since.
+    """
+    if not hasattr(states, "__next__"):
+        raise Misfit(f"expected a generator, which yields each state, got {type(states).__name__}")
+    given, seen = [], []
+    for state in states:
+        if not isinstance(state, Tensor):
+            raise Misfit(f"expected each state as a tensor, got {type(state).__name__}")
+        given.append(state)
+        seen.append(read(state))
+        yield seen[-1]
+    there = [(state, copy) for state, copy in zip(given, seen, strict=True) if copy.device.type != "meta"]
+    if not all(torch.equal(read(state), copy) for state, copy in there):
+        raise Overwritten
 
 
 def each_update(function: Callable, model: nn.Module, *args: Any) -> Iterator[Step]:

@@ -101,7 +101,7 @@ def _looped(
     clip=nn.utils.clip_grad_norm_,
     order=_one_step_each,
     blend=_blended,
-    told=lambda value, again: value.item(),
+    told=lambda value, again: value.mean().item(),
 ):  # fmt: skip
     weights = list(model.parameters())
     optimizer = made(weights, lr=lr)
@@ -115,7 +115,7 @@ def _looped(
         clear_late(optimizer)
         clip(weights, clip_norm)
         order(optimizer.step, partial(blend, average, model, decay, k))
-        yield told(value.mean(), lambda now=(x_0, t, noise): loss(model, *now).mean().item())
+        yield told(value, lambda now=(x_0, t, noise): loss(model, *now).mean().item())
 
 
 def _normalised(weights: list[Tensor], clip_norm: float) -> None:
@@ -128,6 +128,11 @@ def _normalised(weights: list[Tensor], clip_norm: float) -> None:
 def _each_clipped(weights: list[Tensor], clip_norm: float) -> None:
     for weight in weights:
         nn.utils.clip_grad_norm_([weight], clip_norm)
+
+
+def _compounded(k: int, warmup: int) -> float:
+    """What `group["lr"] *= min(1, k / warmup)` has left of lr in step k."""
+    return math.prod(min(1.0, j / warmup) for j in range(1, k + 1))
 
 
 def _case(words: str, start: int, lr: float, warmup: int, clip_norm: float, decay: float) -> Case:
@@ -165,6 +170,10 @@ training_loop = Check(
         ),
         "You sent the sum backward. The gradient then grows with the batch and the image, and clip_norm means "
         "something else for each size: take the mean.": dict(reduce=torch.sum),
+        "Your loss is the sum of all errors. Its gradient grows with the batch and the image, and clip_norm means "
+        "something else for each size: take the mean.": dict(
+            reduce=torch.sum, told=lambda value, again: value.sum().item()
+        ),
         "You do not clip, or you clip before backward has made the gradient. clip_grad_norm_ stands between backward "
         "and step.": dict(clip=lambda weights, clip_norm: None),
         "You clipped each number of the gradient, which turns it. The norm is cut: clip_grad_norm_.": dict(
@@ -181,6 +190,11 @@ training_loop = Check(
         "Your learning rate goes on rising after the warm-up. It stays at lr: min(1, k / warmup).": dict(
             rate=lambda k, warmup: k / warmup
         ),
+        "You took the larger of 1 and k / warmup. The rate rises up to lr and stays there: min(1, k / warmup).": dict(
+            rate=lambda k, warmup: max(1.0, k / warmup)
+        ),
+        "You multiply the rate of the step before by min(1, k / warmup), again and again. Each step begins with lr: "
+        "lr min(1, k / warmup).": dict(rate=_compounded),
         "You used plain gradient descent. The optimizer is Adam.": dict(made=torch.optim.SGD),
         "You used AdamW, which also pulls every weight towards 0. The optimizer is Adam.": dict(made=torch.optim.AdamW),
         "You make a new optimizer in every step, so Adam forgets the gradients before. Make it once.": dict(
@@ -191,6 +205,9 @@ training_loop = Check(
         ),
         "Your average does not move. It is changed in place, after every step, under torch.no_grad().": dict(
             blend=lambda average, model, decay, k: None
+        ),
+        "Your average is a copy of the network. It keeps decay of what it was.": dict(
+            blend=lambda average, model, decay, k: _blended(average, model, 0.0, k)
         ),
         "Your average takes in the weights before the step. It takes those after it.": dict(
             order=lambda step, blend: (blend(), step())

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from ddpm_lesson.checks._run import Misfit, read
+from ddpm_lesson.checks._steps import images
 
 
 def each_step(function: Callable, model: Callable, betas: Tensor, *others) -> Iterator[tuple[str, Tensor]]:
@@ -14,9 +14,5 @@ def each_step(function: Callable, model: Callable, betas: Tensor, *others) -> It
 
 def named_states(states: Iterator, T: int) -> Iterator[tuple[str, Tensor]]:
     """(name, state) for each state, "the state after step t = 3" for example; more of them than T are numbered."""
-    if not hasattr(states, "__next__"):
-        raise Misfit(f"expected a generator, which yields each state, got {type(states).__name__}")
-    for i, state in enumerate(states):
-        if not isinstance(state, Tensor):
-            raise Misfit(f"expected each state as a tensor, got {type(state).__name__}")
-        yield f"the state after step t = {T - 1 - i}" if i < T else f"state {i}", read(state)
+    for i, state in enumerate(images(states)):
+        yield f"the state after step t = {T - 1 - i}" if i < T else f"state {i}", state

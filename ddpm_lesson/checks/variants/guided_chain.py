@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import ALPHAS_BAR, double, fractions
-from ddpm_lesson.checks._run import Misfit, read
+from ddpm_lesson.checks._steps import images
 from ddpm_lesson.checks.variants._guided_ways import (
     as_read,
     before_each,
@@ -69,12 +69,8 @@ def _labelled(x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
 def _each_step(function, model, x_T, y, scale, timesteps, alphas_bar) -> Iterator[tuple[str, Tensor]]:
     """The script: every state, named after the timestep that it comes from."""
     states, steps = function(model, x_T, y, scale, timesteps, alphas_bar), list(timesteps)
-    if not hasattr(states, "__next__"):
-        raise Misfit(f"expected a generator, which yields each state, got {type(states).__name__}")
-    for i, state in enumerate(states):
-        if not isinstance(state, Tensor):
-            raise Misfit(f"expected each state as a tensor, got {type(state).__name__}")
-        yield f"the state after step t = {steps[-1 - i]}" if i < len(steps) else f"state {i}", read(state)
+    for i, state in enumerate(images(states)):
+        yield f"the state after step t = {steps[-1 - i]}" if i < len(steps) else f"state {i}", state
 
 
 guided_chain = Check(
