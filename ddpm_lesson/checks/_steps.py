@@ -34,8 +34,9 @@ def each_state(parts: Callable[[Any], dict[str, Tensor]] = lambda state: {"": st
 
 
 def images(states: Any) -> Iterator[Tensor]:
-    """What a sampler yields, each a copy. Raises Misfit unless it is a generator of tensors, Overwritten at the end if it
-    has changed one of them since.
+    """What a sampler yields, each a copy.
+
+    Raises Misfit unless it is a generator of tensors, and at the end Overwritten if it has changed one of them since.
     """
     if not hasattr(states, "__next__"):
         raise Misfit(f"expected a generator, which yields each state, got {type(states).__name__}")
