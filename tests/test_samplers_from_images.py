@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -257,22 +258,19 @@ def correlated(base, c):
 
 def moments_of_repaint(base, gain, known, length, times):
     """Mean and covariance of the last state: every step is linear, so that they are found without a draw."""
-    mean, cov = torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
-    a = torch.cumprod(1 - base.betas, 0)
-    labels = published_jumps(base.T, length, times)
-    for now, then in itertools.pairwise(labels):
+    betas, eye = base.betas.numpy(), np.eye(2)
+    a = np.cumprod(1 - betas)
+    before = np.concatenate([[1.0], a[:-1]])
+    to_x_0, to_x_t = np.sqrt(before) * betas / (1 - a), np.sqrt(1 - betas) * (1 - before) / (1 - a)  # DDPM, Eq. 7
+    steps = [to_x_0[t] * gain(t).numpy() + to_x_t[t] * eye for t in range(base.T)]
+    mean, cov = np.zeros(2), eye
+    for now, then in itertools.pairwise(published_jumps(base.T, length, times)):
         if then > now:  # up, by q(x_t | x_{t-1})
-            b = base.betas[then]
-            mean, cov = (1 - b).sqrt() * mean, (1 - b) * cov + b * torch.eye(2, dtype=torch.float64)
+            mean, cov = np.sqrt(1 - betas[then]) * mean, (1 - betas[then]) * cov + betas[then] * eye
             continue
-        before = a[now - 1] if now > 0 else torch.tensor(1.0, dtype=torch.float64)
-        b = base.betas[now]
-        step = before.sqrt() * b / (1 - a[now]) * gain(now) + (1 - b).sqrt() * (1 - before) / (1 - a[now]) * torch.eye(
-            2
-        )
-        mean, cov = step @ mean, step @ cov @ step.T + b * (now > 0) * torch.eye(2)
-        mean[0], cov[0, :], cov[:, 0] = before.sqrt() * known, 0, 0  # the known part is drawn anew, from q(x | x_0)
-        cov[0, 0] = 1 - before
+        mean, cov = steps[now] @ mean, steps[now] @ cov @ steps[now].T + betas[now] * (now > 0) * eye
+        mean[0], cov[0, :], cov[:, 0] = np.sqrt(before[now]) * known, 0, 0  # the known part is drawn from q(x | x_0)
+        cov[0, 0] = 1 - before[now]
     return mean, cov
 
 
