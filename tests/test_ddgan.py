@@ -169,7 +169,7 @@ def test_each_network_learns_from_its_own_loss_only():
 def test_the_penalty_is_taken_every_so_many_steps(monkeypatch):
     calls = []
 
-    def counted(D, x_prev, x_t, t, gamma, interval):
+    def counted(D, x_prev, x_t, t, gamma, interval, y):
         calls.append(interval)
         return torch.zeros(len(x_t))
 
@@ -177,6 +177,51 @@ def test_the_penalty_is_taken_every_so_many_steps(monkeypatch):
     G, D, optimizers = pieces()
     list(train_ddgan(G, D, PROCESS, two_points(8), steps=9, latent_size=2, optimizers=optimizers, interval=4))
     assert calls == [4, 4, 4]  # at steps 1, 5 and 9
+
+
+def test_both_players_are_told_the_labels_of_their_batch():
+    heard = {"G": [], "D": []}
+
+    class Told(torch.nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.name, self.weight = name, torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x, *rest, z=None):
+            heard[self.name].append(rest[-1].tolist())
+            return (x if self.name == "G" else x.sum(1)) * (1 + self.weight)
+
+    G, D = Told("G"), Told("D")
+    batches = [(torch.full((3, 2), float(k)) / 10, torch.tensor([k, k, k + 1])) for k in (1, 4)]
+    optimizers = tuple(torch.optim.SGD(part.parameters(), 1e-3) for part in (G, D))
+    list(train_ddgan(G, D, PROCESS, batches, steps=1, latent_size=2, optimizers=optimizers, r1=0.1))
+    of_D, of_G = [1, 1, 2], [4, 4, 5]
+    assert heard == {"G": [of_D, of_G], "D": [of_D, of_D, of_D, of_G]}  # real, fake, R1; then G's own batch
+
+
+def test_labels_pick_their_logit():
+    torch.manual_seed(0)
+    D = Discriminator(Classifier(3, 8, [1, 2], in_ch=2, T=4, num_groups=2))
+    x, t, y = torch.randn(2, 5, 1, 8, 8), torch.arange(5) % 4, torch.tensor([2, 0, 1, 1, 2])
+    assert torch.equal(D(x[0], x[1], t, y), D.network(torch.cat([x[0], x[1]], 1), t)[torch.arange(5), y])
+    with pytest.raises(ValueError, match=r"the network must answer \(5, 1\), got \(5, 3\)"):
+        D(x[0], x[1], t)
+    with pytest.raises(ValueError, match="y must lie in 0..2, got values from 0 to 3"):
+        D(x[0], x[1], t, y + (y == 2))
+
+
+def test_reconstruction_leads_the_generator_to_the_mean_of_x_0():
+    """Against a discriminator that knows nothing only the mean squared error is left."""
+    torch.manual_seed(0)
+    G = MLP(4, 2, 32, 2, latent=2)
+    D = Discriminator(MLP(4, 4, 8, 1, out=1))
+    D.network.tail[-1].weight.data.zero_()  # the same logit for everything
+    optimizers = torch.optim.Adam(G.parameters(), 3e-3), torch.optim.SGD(D.parameters(), 0.0)
+    told = {"latent_size": 2, "optimizers": optimizers, "r1": 0.0, "generator": torch.Generator().manual_seed(1)}
+    list(train_ddgan(G, D, PROCESS, [torch.full((64, 2), 0.6)] * 2, steps=300, reconstruction=1.0, **told))
+    x_t, t, z = torch.randn(64, 2), torch.arange(64) % 4, torch.randn(64, 2)
+    with torch.no_grad():
+        assert (G(x_t, t, z=z) - 0.6).abs().mean() < 0.1
 
 
 def test_a_discriminator_of_images_has_gradients_for_r1():
@@ -220,7 +265,9 @@ def test_a_latent_is_drawn_anew_each_time():
 def test_what_does_not_fit_is_refused():
     G, D, optimizers = pieces()
     told = {"latent_size": 2, "optimizers": optimizers}
-    with pytest.raises(ValueError, match="steps and interval of 1 or more, r1 of 0 or more, got 0, 1, 0.05"):
+    with pytest.raises(
+        ValueError, match="interval of 1 or more, r1 and reconstruction of 0 or more, got 0, 1, 0.05, 0.0"
+    ):
         next(train_ddgan(G, D, PROCESS, two_points(), steps=0, **told))
     with pytest.raises(ValueError, match="got 2, 1, -0.05"):
         next(train_ddgan(G, D, PROCESS, two_points(), steps=2, r1=-0.05, **told))

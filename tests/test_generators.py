@@ -22,6 +22,9 @@ SHORT = {
     "ddgan": GeneratorRecipe("ddgan", **SMALL),
     "gan": GeneratorRecipe("gan", T=1, **SMALL),
     "mlp": GeneratorRecipe("ddgan", schedule="cosine", network="mlp", **SMALL),
+    "told": GeneratorRecipe(
+        "ddgan", conditional=True, patch_size=2, reconstruction=10.0, denoising=1, warmup=2, **SMALL
+    ),
     "vae": GeneratorRecipe("vae", **SMALL),
     "distilled": GeneratorRecipe("distilled", T=1000, schedule="cosine", teacher="digits_ddpm", chain=4, **SMALL),
     "consistency": GeneratorRecipe("consistency", "eight_gaussians", T=10, schedule="cosine", chain=2, **SMALL),
@@ -68,6 +71,10 @@ def test_training_repeats_and_files_keep_everything(kind, tmp_path):
             "learns eight_gaussians, the others images: got consistency and digits",
         ),
         ("ddgan", {"data": "eight_gaussians"}, "the others images: got ddgan and eight_gaussians"),
+        ("vae", {"conditional": True}, "conditional is for the GANs' unet, got vae and unet"),
+        ("ddgan", {"conditional": True, "network": "mlp"}, "conditional is for the GANs' unet, got ddgan and mlp"),
+        ("vae", {"denoising": 5}, "denoising is for GANs, and for fewer than all of the steps; got vae, denoising = 5"),
+        ("ddgan", {"denoising": 9, "steps": 9}, "fewer than all of the steps; got ddgan, denoising = 9, steps = 9"),
         ("distilled", {}, "a distilled student has a teacher, others none; got distilled, None"),
         ("vae", {"teacher": "digits_ddpm"}, "a distilled student has a teacher, others none; got vae, digits_ddpm"),
     ],
@@ -78,8 +85,8 @@ def test_recipes_that_contradict_themselves_are_refused(kind, changes, message):
 
 
 def test_data_that_no_generator_learns_are_refused():
-    with pytest.raises(ValueError, match="data must be digits or eight_gaussians, got 'mnist'"):
-        next(fit(GeneratorRecipe("vae", "mnist")))
+    with pytest.raises(ValueError, match="data must be digits, mnist or eight_gaussians, got 'cifar10'"):
+        next(fit(GeneratorRecipe("vae", "cifar10")))
 
 
 def test_a_classifier_is_no_teacher():
@@ -99,6 +106,50 @@ def test_a_ddgan_is_drawn_by_the_ancestral_loop():
     p = samplers.reverse(model.process, denoise, fixedsmall)
     expected = samplers.last(samplers.ancestral(model.process, p, x_T, generator=generator)).clamp(-1, 1)
     torch.testing.assert_close(model.sample(4, seed=5), expected)
+
+
+def test_a_generator_that_is_told_labels_draws_every_class_in_turn():
+    model = trained("told")
+    assert model.labels(12).tolist() == [*range(10), 0, 1] and trained("ddgan").labels(12) is None
+    x_t, t, z = torch.randn(3, 1, 8, 8), torch.tensor([0, 2, 3]), torch.randn(3, 4)
+    denoise = make_denoiser(model.model, model.process, xstart, y=torch.tensor([7, 7, 1]), z=z)
+    asked = model.denoiser(torch.tensor([7, 7, 1]), generator=torch.Generator().manual_seed(8))
+    with torch.no_grad():
+        torch.testing.assert_close(denoise(x_t, t).x_0, model.model(x_t, t, torch.tensor([7, 7, 1]), z=z))
+        drawn = torch.randn(3, 4, generator=torch.Generator().manual_seed(8))
+        torch.testing.assert_close(asked(x_t, t).x_0, model.model(x_t, t, torch.tensor([7, 7, 1]), z=drawn))
+
+
+def test_before_it_plays_it_learns_to_denoise():
+    """Alone it comes near to the mean of x_0; the discriminator's steps then go on from there."""
+    told = {"denoising": 60, "steps": 61, "lr": 0.0, "warmup": 0, "ema_decay": 0.5, "width": 16}
+    x_0, y = data.digits("test")[:100]
+    t, z = torch.arange(100) % 4, torch.randn(100, 4, generator=torch.Generator().manual_seed(2))
+
+    def error(model):
+        x_t = model.process.noised(x_0, t, generator=torch.Generator().manual_seed(1)).x_t
+        with torch.no_grad():
+            return (model.model(x_t, t, y, z=z) - x_0).square().mean().item()
+
+    errors = [error(model) for model in ends("told", **told)]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_the_generators_rate_rises_in_the_warmup():
+    still, moving = (trained("told", denoising=0, warmup=warmup, steps=1, lr=0.1) for warmup in (10**6, 0))
+    begun = trained("told", denoising=0, steps=1, lr=0.0)
+    far = [
+        max((p - q).abs().max().item() for p, q in zip(m.model.parameters(), begun.model.parameters(), strict=True))
+        for m in (still, moving)
+    ]
+    assert far[0] < 1e-5 < 1e-3 < far[1]
+
+
+def test_mnist_is_read_from_the_folder_that_is_named(monkeypatch):
+    asked = []
+    monkeypatch.setattr(generators, "mnist", lambda root: asked.append(root) or data.digits("train"))
+    recipe = replace(SHORT["told"], data="mnist")
+    assert next(fit(recipe, "somewhere")).shape == (1, 8, 8) and asked == ["somewhere"]
 
 
 def test_only_gans_and_students_are_denoisers():

@@ -140,7 +140,7 @@ def train_at_once(name: str, recipe: ClassifierRecipe | GeneratorRecipe, root: s
     """Train a classifier or a generator, in one go."""
     begun = time.perf_counter()
     of_classifier = isinstance(recipe, ClassifierRecipe)
-    steps = fit(recipe, load_images(recipe, root)) if of_classifier else fit_generator(recipe)
+    steps = fit(recipe, load_images(recipe, root)) if of_classifier else fit_generator(recipe, root)
     trained = deque(tqdm(steps, name, recipe.steps), maxlen=1)[0]
     trained.save(weights_of(name))
     return (time.perf_counter() - begun) / 60

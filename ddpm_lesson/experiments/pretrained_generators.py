@@ -23,9 +23,10 @@ from ddpm_lesson.variants.ddgan import latent
 class PretrainedGenerator:
     """A trained generator and what has to be known to draw from it.
 
-    model: in eval mode and without gradients when loaded; called as model(x_t, t, z=z) by the GANs, model(x_t, t, y) by
-    students, model(x_t, t) by consistency models; of a VAE, model.decode(z). process: its steps; a VAE has no use for
-    it. shape: (C, H, W), or (2,) of points. classes: names, by label. levels: values of a pixel, 0 for points.
+    model: in eval mode and without gradients when loaded; called as model(x_t, t, z=z) by the GANs, with labels y after
+    t by those that are told them, model(x_t, t, y) by students, model(x_t, t) by consistency models; of a VAE,
+    model.decode(z). process: its steps; a VAE has no use for it. shape: (C, H, W), or (2,) of points. classes: names,
+    by label. levels: values of a pixel, 0 for points.
     """
 
     model: nn.Module
@@ -43,26 +44,26 @@ class PretrainedGenerator:
         return self.process
 
     def labels(self, n: int) -> Tensor | None:
-        """Labels for n images, every class in turn, (n,), as a student draws them; None for the other kinds."""
-        if self.recipe.kind != "distilled":
+        """Labels for n images, every class in turn, (n,), as `sample` draws them; None for kinds that are told none."""
+        if self.recipe.kind != "distilled" and not self.recipe.conditional:
             return None
         return torch.arange(n, device=self.process.betas.device) % len(self.classes)
 
     def denoiser(self, y: Tensor | None = None, *, generator: Generator | None = None) -> Denoiser:
-        """A GAN's or student's network as a denoiser.  y: (B,), a student's labels. generator: for a GAN's latents.
+        """A GAN's or student's network as a denoiser.  y: (B,), labels. generator: for a GAN's latents.
 
         Of a student x_0 is clipped to [-1, 1]. Raises ValueError for the other kinds, which are none.
         """
+        told = {} if y is None else {"y": y}
         if self.recipe.kind in GANS:
             z = latent(self.recipe.latent, generator=generator)
-            return make_denoiser(self.model, self.process, xstart, z=z)
+            return make_denoiser(self.model, self.process, xstart, z=z, **told)
         if self.recipe.kind == "distilled":
-            told = {} if y is None else {"y": y}
             return clipped(make_denoiser(self.model, self.process, velocity, **told), self.process)
         raise ValueError(f"a {self.recipe.kind} is no denoiser: use sample")
 
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
-        """Draw n images (n, C, H, W) in [-1, 1], or points (n, 2), on the CPU.  A student draws every class in turn.
+        """Draw n images (n, C, H, W) in [-1, 1], or points (n, 2), on the CPU.  With labels, every class in turn.
 
         ValueError for n below 1.
 
@@ -87,7 +88,7 @@ class PretrainedGenerator:
             return list(consistency_steps(f, self.process, x_T, times, generator=generator))[-1]
         if self.recipe.kind == "distilled":
             return last(ddim(self.chain, self.denoiser(self.labels(len(x_T))), x_T))
-        p = reverse(self.process, self.denoiser(generator=generator), fixedsmall)
+        p = reverse(self.process, self.denoiser(self.labels(len(x_T)), generator=generator), fixedsmall)
         return last(ancestral(self.process, p, x_T, generator=generator))
 
     def save(self, path: Path | str) -> None:
