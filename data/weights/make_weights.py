@@ -18,7 +18,7 @@ import platform
 import time
 from collections import deque
 from dataclasses import asdict, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -89,7 +89,7 @@ def make(name: str, root: str | None, runs: Path, train: bool, scoring_threads: 
         if isinstance(recipe, Recipe):
             minutes = train_ddpm(name, recipe, root, runs)
         else:
-            minutes = train_at_once(name, recipe, root)
+            minutes = train_at_once(name, recipe, root, runs)
         command = f"python data/weights/make_weights.py {name}"
         made = {"command": command, "minutes": round(minutes, 1), **here, "sha256": sha256(weights_of(name))}
     else:
@@ -100,7 +100,7 @@ def make(name: str, root: str | None, runs: Path, train: bool, scoring_threads: 
     if isinstance(recipe, ClassifierRecipe):
         scored = score_classifier(name, held, root)
     elif isinstance(recipe, GeneratorRecipe):
-        scored = score_generator(name, held, root)
+        scored = score_generator(name, held, root, runs)
     else:
         score = score_upscale if recipe.condition == "low_res" else score_ddpm
         scored = score(name, held, root, runs)
@@ -136,13 +136,16 @@ def train_ddpm(name: str, recipe: Recipe, root: str | None, runs: Path) -> float
     return sum(ends) / 60
 
 
-def train_at_once(name: str, recipe: ClassifierRecipe | GeneratorRecipe, root: str | None) -> float:
-    """Train a classifier or a generator, in one go."""
+def train_at_once(name: str, recipe: ClassifierRecipe | GeneratorRecipe, root: str | None, runs: Path) -> float:
+    """Train a classifier or a generator, in one go. A GAN that begins as a denoiser is kept as such, too."""
     begun = time.perf_counter()
     of_classifier = isinstance(recipe, ClassifierRecipe)
     steps = fit(recipe, load_images(recipe, root)) if of_classifier else fit_generator(recipe, root)
-    trained = deque(tqdm(steps, name, recipe.steps), maxlen=1)[0]
-    trained.save(weights_of(name))
+    bar = tqdm(steps, name, recipe.steps)
+    if getattr(recipe, "denoising", 0):
+        runs.mkdir(parents=True, exist_ok=True)
+        deque(islice(bar, recipe.denoising), maxlen=1)[0].save(denoiser(name, runs))
+    deque(bar, maxlen=1)[0].save(weights_of(name))
     return (time.perf_counter() - begun) / 60
 
 
@@ -188,10 +191,10 @@ def score_upscale(name: str, held: dict, root: str | None, runs: Path) -> dict:
     return written(name, scoring["classifier"], runs, told)
 
 
-def score_generator(name: str, held: dict, root: str | None) -> dict:
+def score_generator(name: str, held: dict, root: str | None, runs: Path) -> dict:
     """The scores of a generator's images and of as many real ones; of points, how many lie near a mode.
 
-    Writes a picture of 100 samples, or of 1000 points.
+    Of a GAN that began as a denoiser those of the denoiser, too, which must lie in runs. Writes a picture of 100 samples, or of 1000 points.
     """
     trained, scoring = load_weights(weights_of(name)), held["scoring"]
     n, seed = scoring["n"], scoring["seed"]
@@ -205,10 +208,16 @@ def score_generator(name: str, held: dict, root: str | None) -> dict:
     features = scoring["classifier"]
     space = space_of(trained, features, root)
     y = trained.labels(n)
-    found = evaluate(samples, space.reference, space.classifier, features, labels=y, seed=seed)
+    begun = load_weights(denoiser(name, runs)) if trained.recipe.denoising else None
+    told = {"scores": samples, "denoiser": begun.sample(n, seed=seed)} if begun else {"scores": samples}
+    told = {
+        of: by_name(evaluate(images, space.reference, space.classifier, features, labels=y, seed=seed))
+        for of, images in told.items()
+    }
     picture(name, trained.sample(100, seed=seed))
-    told = {"scores": by_name(found), "real": by_name(anchor(space, n, seed=seed))}
-    return {"classifier_sha256": sha256(weights_of(features)), **told}
+    bound_to = {"classifier_sha256": sha256(weights_of(features))}
+    bound_to |= {"denoiser_sha256": sha256(denoiser(name, runs))} if begun else {}
+    return {**bound_to, **told, "real": by_name(anchor(space, n, seed=seed))}
 
 
 def near_modes(points: torch.Tensor, seed: int) -> dict[str, Score]:
@@ -289,6 +298,7 @@ def readme(names: list[str]) -> str:
             alt = "Ten images made small, enlarged bilinearly, drawn twice, original" if enlarges else "Samples"
             alt = alt if enlarges or generator else "100 samples"
             columns = {"scores": "samples", "early": f"after {EARLY} steps", "bilinear": "bilinear"}
+            columns |= {"denoiser": "before the discriminator came"}
             columns = {of: words for of, words in columns.items() if of in made} | {"real": "real, held out"}
             lines += [f"![{alt}]({name}.png)\n", f"| score | {' | '.join(columns.values())} |"]
             lines.append("|---|" + "---|" * len(columns))
@@ -299,7 +309,8 @@ def readme(names: list[str]) -> str:
             first = next(iter(made["scores"].values()))
             drawn = "images held out, made small and enlarged" if enlarges else "samples, every class in turn"
             if generator:
-                drawn, how = "samples", f"seed {first['seed']}"
+                told = held["recipe"]["kind"] == "distilled" or held["recipe"]["conditional"]
+                drawn, how = drawn if told else "samples", f"seed {first['seed']}"
             else:
                 how = str(Sampling(**held["scoring"]["sampling"]))
             against = f"against the {first['n_reference']} training images; features {first['features']}; "
@@ -316,6 +327,11 @@ def weights_of(name: str) -> Path:
 def early(name: str, runs: Path) -> Path:
     """The averaged network after its first steps. It does not ship: its scores do."""
     return runs / f"{name}_{EARLY}.safetensors"
+
+
+def denoiser(name: str, runs: Path) -> Path:
+    """A GAN before its discriminator came. It does not ship: its scores do."""
+    return runs / f"{name}_denoiser.safetensors"
 
 
 if __name__ == "__main__":
