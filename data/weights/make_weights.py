@@ -141,7 +141,7 @@ def train_at_once(name: str, recipe: ClassifierRecipe | GeneratorRecipe, root: s
     begun = time.perf_counter()
     of_classifier = isinstance(recipe, ClassifierRecipe)
     steps = fit(recipe, load_images(recipe, root)) if of_classifier else fit_generator(recipe, root)
-    bar = tqdm(steps, name, recipe.steps)
+    bar = iter(tqdm(steps, name, recipe.steps))
     if getattr(recipe, "denoising", 0):
         runs.mkdir(parents=True, exist_ok=True)
         deque(islice(bar, recipe.denoising), maxlen=1)[0].save(denoiser(name, runs))
@@ -194,7 +194,8 @@ def score_upscale(name: str, held: dict, root: str | None, runs: Path) -> dict:
 def score_generator(name: str, held: dict, root: str | None, runs: Path) -> dict:
     """The scores of a generator's images and of as many real ones; of points, how many lie near a mode.
 
-    Of a GAN that began as a denoiser those of the denoiser, too, which must lie in runs. Writes a picture of 100 samples, or of 1000 points.
+    Of a GAN that began as a denoiser those of the denoiser, too, which must lie in runs. Writes a picture of 100
+    samples, or of 1000 points.
     """
     trained, scoring = load_weights(weights_of(name)), held["scoring"]
     n, seed = scoring["n"], scoring["seed"]
@@ -309,7 +310,7 @@ def readme(names: list[str]) -> str:
             first = next(iter(made["scores"].values()))
             drawn = "images held out, made small and enlarged" if enlarges else "samples, every class in turn"
             if generator:
-                told = held["recipe"]["kind"] == "distilled" or held["recipe"]["conditional"]
+                told = held["recipe"]["kind"] == "distilled" or held["recipe"].get("conditional")
                 drawn, how = drawn if told else "samples", f"seed {first['seed']}"
             else:
                 how = str(Sampling(**held["scoring"]["sampling"]))
