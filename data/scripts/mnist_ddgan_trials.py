@@ -1,11 +1,12 @@
-"""Trials of a denoising diffusion GAN on MNIST, whose results docs/ddgan_trials.md lists. No weights ship.
+"""Trials of a denoising diffusion GAN on MNIST, whose results docs/ddgan_trials.md lists.
 
     python data/scripts/mnist_ddgan_trials.py GENERATOR DISCRIMINATOR [--seconds 300] [--root FOLDER] [--change JSON]
 
-GENERATOR: mlp; cleaned, the same with three convolutions after it; conv, a U-Net of strided convolutions.
-DISCRIMINATOR: mlp; both, the same with a convolutional one added; conv, strided convolutions and the batch's standard
-deviation. Trains with `experiments.generators.fit` for so many seconds of the processor, on one thread, and scores 500
-digits now and then. --change: fields of the recipe, such as '{"lr": 3e-4}'.
+GENERATOR: mlp; cleaned, the same with three convolutions after it; conv, a U-Net of strided convolutions; unet, the
+course's. DISCRIMINATOR: mlp; both, the same with a convolutional one added; conv, strided convolutions and the batch's
+standard deviation; classifier, the course's. Labels are for unet and classifier. Trains with
+`experiments.generators.fit` for so many seconds of the processor, on one thread, and scores 500 digits now and then.
+--change: fields of the recipe, such as '{"lr": 3e-4}'. --like NAME: the recipe of weights that ship, in their place.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from ddpm_lesson.data import mnist
 from ddpm_lesson.experiments import generators
 from ddpm_lesson.experiments.evaluation import evaluate, reference_of
 from ddpm_lesson.experiments.generator_recipes import GeneratorRecipe
-from ddpm_lesson.experiments.pretrained import load_pretrained
+from ddpm_lesson.experiments.pretrained import about_shipped, load_pretrained
 from ddpm_lesson.networks.blocks import Mapping, TimeEmbedding
 from ddpm_lesson.networks.discriminator import Discriminator
 from ddpm_lesson.networks.mlp import MLP
@@ -30,8 +31,8 @@ from ddpm_lesson.networks.pixels import Pixels
 SIDE = 28
 SCORES = ("Frechet distance", "Precision", "Recall", "Confidence above 0.9", "Class imbalance")
 RECIPE = GeneratorRecipe(
-    "ddgan", schedule="cosine", latent=64, width=400, critic=512, critic_lr=1e-3, r1=0.02, interval=4, steps=12_000,
-    batch_size=64, lr=5e-4, ema_decay=0.998, network="mlp",
+    "ddgan", data="mnist", schedule="cosine", latent=64, width=400, critic=512, critic_lr=1e-3, r1=0.02, interval=4,
+    steps=12_000, batch_size=64, lr=5e-4, ema_decay=0.998, network="mlp",
 )  # fmt: skip
 leaky = partial(leaky_relu, negative_slope=0.2)
 
@@ -134,8 +135,8 @@ class ConvCritic(nn.Module):
         return self.last(leaky(self.hidden(h.flatten(1)) + third))
 
 
-GENERATORS = {"mlp": MLPGenerator, "cleaned": CleanedGenerator, "conv": ConvGenerator}
-CRITICS = {"mlp": MLPCritic, "both": BothCritic, "conv": ConvCritic}
+GENERATORS = {"mlp": MLPGenerator, "cleaned": CleanedGenerator, "conv": ConvGenerator, "unet": None}
+CRITICS = {"mlp": MLPCritic, "both": BothCritic, "conv": ConvCritic, "classifier": None}
 
 
 def main() -> None:
@@ -144,26 +145,29 @@ def main() -> None:
     parser.add_argument("discriminator", choices=CRITICS)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--root", help="folder of torchvision's files")
+    parser.add_argument("--like", help="weights that ship, whose recipe is changed in the place of this script's")
     parser.add_argument("--change", type=json.loads, default={}, help="fields of the recipe, as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
     of_conv = {"width": 32} if options.generator == "conv" else {}
     of_conv |= {"critic": 32} if options.discriminator == "conv" else {}
-    recipe = GeneratorRecipe(**(vars(RECIPE) | of_conv | options.change))
+    values = about_shipped(options.like)["recipe"] if options.like else vars(RECIPE) | of_conv
+    recipe = GeneratorRecipe(**(values | options.change))
     print(recipe, flush=True)
-    images = mnist(options.root)
-    generators.digits = lambda split: images
-    generators.make_generator = lambda r, shape, classes: GENERATORS[options.generator](r.T, r.width, r.latent)
-    generators.make_critic = lambda r, shape: Discriminator(CRITICS[options.discriminator](r.T, r.critic))
+    if network := GENERATORS[options.generator]:
+        generators.make_generator = lambda r, shape, classes: network(r.T, r.width, r.latent)
+    if critic := CRITICS[options.discriminator]:
+        generators.make_critic = lambda r, shape, classes: Discriminator(critic(r.T, r.critic))
     classifier = load_pretrained("mnist_classifier").model
-    reference = reference_of(images[:10_000][0], classifier)
+    reference = reference_of(mnist(options.root)[:10_000][0], classifier)
     mark, spent, begun = 60.0, 0.0, time.process_time()
-    for step, trained in enumerate(generators.fit(recipe), 1):
+    for step, trained in enumerate(generators.fit(recipe, options.root), 1):
         seconds = time.process_time() - begun - spent
-        if seconds < mark and seconds < options.seconds:
+        if seconds < mark and seconds < options.seconds and step not in (recipe.denoising, recipe.steps):
             continue
         scoring, mark = time.process_time(), 1.7 * mark
-        found = evaluate(trained.sample(500, seed=0), reference, classifier, "mnist_classifier", labels=None, seed=0)
+        y = trained.labels(500)
+        found = evaluate(trained.sample(500, seed=0), reference, classifier, "mnist_classifier", labels=y, seed=0)
         scores = ", ".join(f"{name} {found[name].value:.2f}" for name in SCORES)
         print(f"{step} steps, {seconds:.0f} s: {scores}", flush=True)
         if seconds >= options.seconds:

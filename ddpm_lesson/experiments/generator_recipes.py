@@ -29,7 +29,7 @@ class GeneratorRecipe:
     vae they mean nothing. chain: how many steps a distilled student takes, or a consistency model. teacher: the weights
     that a student is distilled from, which take twice as many.
     latent: numbers of z, of the GANs and the VAE. width: channels of the U-Net's first level, or hidden width of a VAE
-    or MLP. patch_size: of the U-Net. critic, critic_mult, critic_lr: of the discriminator: its width, the channels of
+    or MLP. ch_mult, patch_size: of the U-Net. critic, critic_mult, critic_lr: of the discriminator: its width, the channels of
     its levels as multiples of it, and its rate. r1, interval, reconstruction: as `train_ddgan`.
     network: of the GANs' two players: unet, with a convolutional discriminator, or mlp, which sees pixels in a row.
     conditional: both players are told the label. denoising, denoising_lr: in so many of the steps, the first ones, the
@@ -59,6 +59,7 @@ class GeneratorRecipe:
     ema_decay: float = field(0.995, within=(0, 1))
     seed: int = field(0, within=(0, 2**63 - 1))
     network: str = field("unet", choices=("unet", "mlp"))
+    ch_mult: tuple[int, ...] = field((1, 2), within=(1, 1024))
     patch_size: int = field(1, within=(1, 8192))
     critic_mult: tuple[int, ...] = field((1, 2), within=(1, 1024))
     conditional: bool = False
@@ -100,7 +101,7 @@ def make_generator(recipe: GeneratorRecipe, shape: tuple[int, ...], classes: int
         unet = partial(UNet, attn=(), scale_shift_norm=True, latent=recipe.latent, patch_size=recipe.patch_size)
         if recipe.conditional:
             unet = partial(unet, num_classes=classes, null_class=False)
-    return unet(recipe.T, recipe.width, (1, 2), num_res_blocks=1, dropout=0.0, in_ch=shape[0], num_groups=8)
+    return unet(recipe.T, recipe.width, recipe.ch_mult, num_res_blocks=1, dropout=0.0, in_ch=shape[0], num_groups=8)
 
 
 def make_critic(recipe: GeneratorRecipe, shape: tuple[int, ...], classes: int = 0) -> Discriminator:
