@@ -29,8 +29,9 @@ class GeneratorRecipe:
     vae they mean nothing. chain: how many steps a distilled student takes, or a consistency model. teacher: the weights
     that a student is distilled from, which take twice as many.
     latent: numbers of z, of the GANs and the VAE. width: channels of the U-Net's first level, or hidden width of a VAE
-    or MLP. ch_mult, patch_size: of the U-Net. critic, critic_mult, critic_lr: of the discriminator: its width, the channels of
-    its levels as multiples of it, and its rate. r1, interval, reconstruction: as `train_ddgan`.
+    or MLP. ch_mult, patch_size: of the GANs' and students' U-Net. critic, critic_mult, critic_lr: of the discriminator:
+    its width, the channels of its levels as multiples of it, and its rate. r1, interval, reconstruction: as
+    `train_ddgan`.
     network: of the GANs' two players: unet, with a convolutional discriminator, or mlp, which sees pixels in a row.
     conditional: both players are told the label. denoising, denoising_lr: in so many of the steps, the first ones, the
     generator learns alone to answer with the mean of x_0, at this rate, and so begins as a denoiser. warmup: then its

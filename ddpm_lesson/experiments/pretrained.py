@@ -286,8 +286,9 @@ def load_weights(path: Path | str, *, device: torch.device | str = "cpu") -> Pre
             return PretrainedDiffusion(unet, make_process(recipe).to(device), recipe, _step(about["step"]), *told)
         if about["kind"] == "generator":
             of_generator = GeneratorRecipe(**about["recipe"])
-            sizes = {"ch": of_generator.width, "ch_mult": list(of_generator.ch_mult), "num_res_blocks": 1, "in_ch": math.prod(shape)}
-            sizes |= {"T": of_generator.T, "num_classes": len(classes), "latent": of_generator.latent}
+            sizes = {"ch": of_generator.width, "ch_mult": list(of_generator.ch_mult), "num_res_blocks": 1}
+            sizes |= {"T": of_generator.T, "in_ch": math.prod(shape), "patch_size": of_generator.patch_size}
+            sizes |= {"num_classes": len(classes), "latent": of_generator.latent}
             network = ready(sizes, lambda: make_generator(of_generator, shape, len(classes)))
             process = GaussianDiffusion(named(of_generator.schedule, of_generator.T)).to(device)
             return PretrainedGenerator(network, process, of_generator, *told)
