@@ -88,7 +88,7 @@ rows = torch.stack([state.x_t for state in shown], 1)
 _ = plots.chain(rows, [20 * state.i for state in shown])
 
 # %% [markdown]
-# *Figure 1.1.* Read it from left to right: five images of pure noise become five digits that nobody wrote. The number above a column says how many steps of noise are left in it. A network of this course made them, told which digits to draw, in 50 large steps (how, in section 4.12 of notebook 4). At the end of this notebook it will draw digits with *your* functions. <!-- alt: Five rows of six small images. Each row starts as random grey pixels on the left and ends on the right as a digit: 0, 1, 2, 3 and 4. -->
+# *Figure 1.1.* Read it from left to right: five images of pure noise become five digits that nobody wrote. The number above a column says how many steps of noise are left in it. A network of this course made them, told which digits to draw, in 50 large steps (how, in sections 4.2 and 4.12 of notebook 4). At the end of this notebook it will draw digits with *your* functions. <!-- alt: Five rows of six small images. Each row starts as random grey pixels on the left and ends on the right as a digit: 0, 1, 2, 3 and 4. -->
 #
 # How do you draw from a distribution that nobody can write down? Destroying an image is easy: add noise, a little at a time, until nothing else is left. Nobody has to learn that, and drawing pure noise is easy. Then learn the way back, one small step at a time. That is a *denoising diffusion probabilistic model*, DDPM. It has two processes:
 #
@@ -106,7 +106,7 @@ _ = plots.chain(rows, [20 * state.i for state in shown])
 # | $\alpha_t = 1-\beta_t$ | `alphas` | (T,) | share of the variance that step $t$ keeps | 单步保留率 |
 # | $\bar\alpha_t = \alpha_1\cdots\alpha_t$ | `alphas_bar` | (T,) | share that is left after all steps up to $t$ | 累积保留率 |
 #
-# `B` is the batch size, `*D` the shape of one item: (1, 8, 8) for a digit, (2,) for a point in the plane. Formulas count steps from 1, as the papers do. **Code counts from 0: `t = 0` is the papers' $t = 1$**, the first step of noise. Figures labelled $t$ count from 0 too, except figure 1.1; axes called "steps of noise" and the indices in figure 1.2 count steps.
+# `B` is the batch size, `*D` the shape of one item: (1, 8, 8) for a digit, (2,) for a point in the plane. Formulas count steps from 1, as the papers do. **Code counts from 0: `t = 0` is the papers' $t = 1$**, the first step of noise. In figures $t$ counts from 0, as in code. Only "steps of noise", the numbers above figure 1.1 and the indices in figure 1.2 count steps done, from 0 for the clean image.
 #
 # The course grew out of a Chinese blog post, 【研究生工作周报】(DDPM), "A graduate student's weekly report (DDPM)". The course calls it *the post*. **What goes wrong** marks an error in it, or in other published code, from which there is something to learn.
 
@@ -607,9 +607,9 @@ _ = ax.set(xlabel="mean of the 64 pixels of $x_T$", ylabel="density"), ax.legend
 # %% [markdown]
 # *Figure 1.10.* The mean brightness of $x_T$ for all 1797 digits. With 1000 steps it lies around 0, as that of noise does. With 100 steps it stays dark: a sampler would start at images that are too bright, which the network never saw. <!-- alt: Two histograms. That of T = 1000 is centred at 0, that of T = 100 lies clearly to the left of it. -->
 #
-# We measure how far $x_T$, given $x_0$, is from noise in bits per pixel: the Kullback-Leibler divergence from $\mathcal N(0, 1)$. It is 0 only if the two distributions are equal. For $x_0 = \pm1$ it is $-\tfrac12\log_2(1-\bar\alpha_T)$ ((2.15) in notebook 2). A chain *ends in noise* if it ends below 0.01 bits.
+# We measure how far $x_T$, given $x_0$, is from noise in bits per pixel: the Kullback-Leibler divergence from $\mathcal N(0, 1)$. It is 0 only if the two distributions are equal. For $x_0 = \pm1$ it is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2: put the mean $\sqrt{\bar\alpha_T}\,x_0$ and the variance $1-\bar\alpha_T$ into (2.11); the rest cancels). A chain *ends in noise* if it ends below 0.01 bits.
 #
-# **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas whose first is below 0.01, that end in noise *and* have many steps at which image and noise are comparable. Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down which of them end in noise, and guess their order by the share of steps with $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
+# **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas whose first is below 0.01, that end in noise *and* have as many steps as possible at which image and noise are comparable (the 1000 linear steps have 35 %). Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down which of them end in noise, and guess their order by the share of steps with $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
 # <details><summary>Hint</summary>For small betas $\bar\alpha_T \approx e^{-(\beta_1+\dots+\beta_T)}$ (section 1.3): the sum decides where a chain ends. Below 0.01 bits means $\bar\alpha_T < 0.014$: which sum is that?</details>
 # <details><summary>One answer</summary>Of the untouched line, the line times 10 and the cosine, the untouched line has the largest share, because it stops in the middle: the share alone is not enough. The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise and has 34 %, nearly the 35 % of the 1000 linear steps. It goes further than it must: a sum of 4.3 is enough. The cosine ends in noise too and has 56 %. (Run the folded cell below figure 1.11.) (A large <em>last</em> beta alone ends any chain in noise, and meets the conditions. But then the last step does nearly all the work; section 1.9 shows why a large step is bad.)</details>
 
@@ -977,7 +977,7 @@ _ = axes[1, 0].set(ylabel="$q(x_{t-1} | x_t)$")
 # %% [markdown]
 # *Figure 1.15.* Above: $\log q(x_{t-1})$, and in blue the interval on which the bell is not small (two widths to each side). Below: the exact step back, and the Gaussian of the same mean and variance. Left, the interval holds both clusters and the step has two modes. Right, the curve on such a short interval is nearly a straight line, and step and Gaussian coincide. <!-- alt: Four panels. Left column, beta 0.5: a log density with two humps, both inside a wide blue band; below, a density with two peaks and a broad dashed Gaussian that misses both. Right column, beta 0.004: a narrow blue band; below, one peak and a dashed Gaussian on top of it. -->
 #
-# The smaller the step, the nearer it is to a Gaussian. That is the reason for $T = 1000$, and the price of DDPM: a thousand network calls for one image. (How a chain visits fewer steps, and what that costs: section 4.12 of notebook 4.)
+# The smaller the step, the nearer it is to a Gaussian. That is the reason for $T = 1000$, and the price of DDPM: a thousand network calls for one image. (How a chain visits fewer steps, and what that costs: sections 4.2 and 4.12 of notebook 4.)
 #
 # *The mean.* The true step back is an average of posteriors, over all $x_0$ that could have produced this $x_t$. The mean of an average is the average of the means, and by (1.6) the posterior's mean is linear in $x_0$. So
 # $$\mathbb E[x_{t-1}\mid x_t] = \text{coef1}\cdot\mathbb E[x_0\mid x_t] + \text{coef2}\cdot x_t . \tag{1.9}$$

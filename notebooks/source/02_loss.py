@@ -109,7 +109,7 @@ _ = plots.image_grid(drawn, ncols=10)
 #
 # *Sitting 1 of 2, 40 minutes.*
 #
-# *Question.* Notebook 1 borrowed one function, a trained network. It gave the average clean image behind a noisy one, which nobody can compute for real images. But training pairs cost nothing: take an image, add noise. Can a network learn from such pairs how to walk back? We train first, on points in the plane, and ask afterwards why it worked.
+# *Question.* Notebook 1 borrowed one function, a trained network. It gave the noise in an image, and so by (1.7) the average clean image behind it, which nobody can compute for real images. But training pairs cost nothing: take an image, add noise. Can a network learn from such pairs how to walk back? We train first, on points in the plane, and ask afterwards why it worked.
 #
 # DDPM's recipe: take a point $x_0$, a random step $t$ and noise $\epsilon$; mix them into $x_t$ as in (1.2); let the network say which noise it was; square its error. (Mixing is `q_sample(x_0, t, noise, alphas_bar)` of exercise 1.4; in a new kernel it is the course's solution.)
 # $$L_\text{simple} = \mathbb E_{t,\,x_0,\,\epsilon}\Big[\big\|\epsilon-\epsilon_\theta\big(\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\;\epsilon,\ t\big)\big\|^2\Big] . \tag{2.1: DDPM Eq. 14}$$
@@ -455,7 +455,7 @@ for ax, t in zip(axes, (20, 100, 400), strict=True):
     _ = ax.set(title=f"t = {t}", xlim=(-2.8, 2.8), ylim=(-2.8, 2.8))
 
 # %% [markdown]
-# *Figure 2.8.* Points $x_t$ and the direction of the exact score (bright: strong, each panel with its own scale). At t = 20 every arrow points to the nearest cluster. At t = 100 all arrows lead to the ring; along the ring they are weak (dark), because neighbouring clusters pull against each other. (The score is 0 in the exact centre, between the arrows.) At t = 400 one broad cluster is left, and all arrows point to its middle. Between the first two panels, near t = 50, lies the function that your network had not yet learned at step 2000. <!-- alt: Three panels. At t = 20 arrows lead to eight clusters; at t = 100 they lead to a ring, and are weak along it; at t = 400 they lead to the centre of one broad cloud. -->
+# *Figure 2.8.* Points $x_t$ ($x^{(1)}$, $x^{(2)}$: their two coordinates) and the direction of the exact score (bright: strong, each panel with its own scale). At t = 20 every arrow points to the nearest cluster. At t = 100 all arrows lead to the ring; along the ring they are weak (dark), because neighbouring clusters pull against each other. (The score is 0 in the exact centre, between the arrows.) At t = 400 one broad cluster is left, and all arrows point to its middle. Between the first two panels, near t = 50, lies the function that your network had not yet learned at step 2000. <!-- alt: Three panels. At t = 20 arrows lead to eight clusters; at t = 100 they lead to a ring, and are weak along it; at t = 400 they lead to the centre of one broad cloud. -->
 
 # %% [markdown]
 # ## 2.6 How likely are the data? The bound
@@ -464,7 +464,7 @@ for ax, t in zip(axes, (20, 100, 400), strict=True):
 #
 # The model starts in noise and walks back, $p(x_T) = \mathcal N(0, I)$:
 # $$\begin{aligned} p_\theta(x_{0:T}) &= p(x_T)\,\prod_{t=1}^T p_\theta(x_{t-1}\mid x_t), \\ p_\theta(x_{t-1}\mid x_t) &= \mathcal N\big(x_{t-1};\ \mu_\theta(x_t, t),\ \sigma_t^2 I\big). \end{aligned} \tag{2.8: DDPM Eq. 1}$$
-# ($x_{0:T}$ is short for $x_0, x_1, \dots, x_T$.) We want $-\log p_\theta(x_0)$ to be small; $p_\theta(x_0)$ is the integral of (2.8) over all paths $x_1,\dots,x_T$. Every path can end in $x_0$, but nearly every path that the model draws ends far from $x_0$, so that an average over such paths takes far too many draws. The forward process, started in $x_0$, draws probable ones. So multiply and divide by $q(x_{1:T}\mid x_0)$: the integral over paths becomes an expectation under $q$. And $-\log$ bends upwards (question 3 above):
+# ($x_{0:T}$ is short for $x_0, x_1, \dots, x_T$.) We want $-\log p_\theta(x_0)$ to be small; $p_\theta(x_0)$ is the integral of (2.8) over all paths $x_1,\dots,x_T$. Every path can end in $x_0$, but nearly every path that the model draws ends far from $x_0$, so that an average over such paths takes far too many draws. The forward process, started in $x_0$, draws probable ones. So multiply and divide by $q(x_{1:T}\mid x_0)$: the integral over paths becomes an expectation under $q$. And $-\log$ bends upwards (Jensen's inequality, question 3 before section 2.1):
 # $$\begin{aligned} -\log p_\theta(x_0) &= -\log\ \mathbb E_q\left[\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right] \\ &\le\ \mathbb E_q\left[-\log\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right] =: L . \end{aligned} \tag{2.9: DDPM Eq. 3}$$
 # $L$ is the **variational bound** (变分下界; $-L$ is a *lower* bound of $\log p_\theta$, hence the name ELBO). The difference between $L$ and $-\log p_\theta(x_0)$ is called the gap.
 #
@@ -632,8 +632,8 @@ _ = ax.set(xlabel="t", ylabel="weight, scaled to mean 1"), ax.legend(fontsize="s
 # **Exercise 2.6 (design, 8 minutes).** Choose a weight $w(t)$ for the eight clusters and 1000 steps of training. *Predict*: at which $t$ will your network be nearer to the best answer than one trained with $L_\text{simple}$, and at which further from it? *Measure* with the cells below, and *explain* what you see. They begin with the bound's weight; three others to try, with the SNR of (1.3):
 #
 # - more weight below t = 200: `torch.where(torch.arange(1000) < 200, 4.0, 1.0)`;
-# - the plain error of $x_0$: `1 / process.snr`;
-# - min-SNR: `(5 / process.snr).clamp(max=1)`.
+# - the plain error of $x_0$, by (1.7) the squared error of $\epsilon$ divided by the SNR: `1 / process.snr`;
+# - min-SNR: $L_\text{simple}$, with less weight where the SNR is above 5: `(5 / process.snr).clamp(max=1)`.
 #
 # Only the shape of $w$ counts: it is scaled to mean 1.
 # <details><summary>What we found</summary>In 1000 steps none is nearer to the best answer than $L_\text{simple}$ at every t. The bound's weight does worse, even in the bands of the smallest t: it multiplies a few rare t by up to 50, so that single examples decide a batch (section 2.17 draws these t more often instead). $1/\operatorname{SNR}$ is nearer at large t, above about t = 500, where nearly all of its weight lies and little was missing; below, where the samples are decided, it is worse by far. Min-SNR is about equal. More weight below t = 200 helps only at the smallest t, after about 3000 steps (<code>trained(w, 3000)</code>), and only a little; at larger t it costs. The steep answers at small t need more steps, not only more weight.</details>

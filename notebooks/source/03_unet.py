@@ -269,7 +269,7 @@ _ = ax.set(xlabel="t", ylabel=r"$q(t\mid x_t)$", ylim=(1e-4, 1)), ax.legend(font
 #
 # The bare number is a poor input: $t = 3$ and $t = 4$ differ by a thousandth of the range, but their noise differs by 16 % in size. A table with a free row for each $t$ (one-hot) has the opposite fault: row 500 learns nothing from row 501. What we need is a vector that is similar for neighbouring $t$, different for distant $t$, and fine enough to tell 3 from 4.
 #
-# DDPM takes the encoding of Vaswani and others (2017): $d/2$ waves of different speeds ($d$, in code `d_model`, is the length of $e(t)$), from frequency 1 down to nearly $1/10000$ for $d = 128$. The fast waves tell neighbours apart, the slow ones tell early from late:
+# DDPM takes the encoding of Vaswani and others (2017): $d/2$ waves of different speeds ($d$, in code `d_model`, is the length of the vector $e(t)$ below), from frequency 1 down to nearly $1/10000$ for $d = 128$. The fast waves tell neighbours apart, the slow ones tell early from late:
 # $$\begin{aligned} e(t)_{2k} &= \sin(\omega_k t),\qquad e(t)_{2k+1} = \cos(\omega_k t), \\ \omega_k &= 10000^{-k/(d/2)},\qquad k = 0,\dots,\tfrac d2-1 . \end{aligned} \tag{3.2: Vaswani Section 3.5}$$
 #
 # **Exercise 3.1 (one star, 6 minutes).** Write the whole table, (T, d_model), without loops. Sine and cosine alternate.

@@ -159,7 +159,7 @@ def ancestral_chain(model, betas, x_T, noise):
 ancestral_chain = checks.ancestral_chain(ancestral_chain)
 
 # %% [markdown]
-# *Draw digits.* A thousand steps take a quarter of a minute on these small images. But by section 1.3 many small steps are one large step, so a chain may visit only some of the 1000, here 100. We call the 1000-step process of training the *base*, and the shorter one the *chain*. The chain is a process like any other, with larger betas (`process.respaced` makes them; exercise 4.8 derives them). Only one thing needs care: the chain has its own index, and the *network* must be told the step that it was trained on.
+# *Draw digits.* A thousand steps take a quarter of a minute on these small images. But by section 1.3 many small steps forward are one large step, so a chain may visit only some of the 1000, here 100 (its steps back are less exactly Gaussian, section 1.9). We call the 1000-step process of training the *base*, and the shorter one the *chain*. The chain is a process like any other, with larger betas (`process.respaced` makes them; exercise 4.8 derives them). Only one thing needs care: the chain has its own index, and the *network* must be told the step that it was trained on.
 
 # %%
 _ = plots_sampling.indices(spacing.trailing(20, 5), 20)
@@ -539,9 +539,7 @@ for ax, (middle, title, color) in zip(axes, bars):
 _ = axes[0].set(ylabel=r"$\hat x_0$")
 
 # %% [markdown]
-# *Figure 4.11.* Grey: the exact estimate along one path. It begins undecided, at the mean of the data, 0, and ends at the cluster 0.6. A step uses one number for its whole length (a horizontal bar). Left: DDIM takes the value at the *start* of the step, and lags behind wherever the estimate changes. Right: the value that a straight line through the last two evaluations predicts for the *middle* of the step. It fails only where the curve bends sharply. <!-- alt: Two panels with the same grey curve, which rises from 0 to 0.6. Left, blue bars begin on the curve and lie below it; right, orange-red bars cross the curve in their middle, except one that lies above the bend. -->
-#
-# Why $\lambda$ and not $r$? (Better read after (4.9).) On the scale of $r$ nearly all of the way lies in the last steps; on that of $\lambda$ the estimate changes evenly. By (4.8) the change of $u$ is the area under the estimate, drawn over $r$; drawn over $\lambda$ the same area has the weight $dr = r\,d\lambda$. Within a step of length $h$ in $\lambda$ this weight changes only by a fraction of order $h$. So the powers of $h$ in section 4.8 are right, and only the constants change.
+# *Figure 4.11.* Grey: the exact estimate along one path. It begins undecided, at the mean of the data, 0, and ends at the cluster 0.6. A step uses one number for its whole length (a horizontal bar). Left: DDIM takes the value at the *start* of the step, and lags behind wherever the estimate changes. Right (2M, section 4.8): the value that a straight line through the last two evaluations predicts for the *middle* of the step. It fails only where the curve bends sharply. <!-- alt: Two panels with the same grey curve, which rises from 0 to 0.6. Left, blue bars begin on the curve and lie below it; right, orange-red bars cross the curve in their middle, except one that lies above the bend. -->
 
 # %% [markdown]
 # ## 4.8 Second order, at no extra evaluation
@@ -550,7 +548,9 @@ _ = axes[0].set(ylabel=r"$\hat x_0$")
 # $$\begin{aligned} D = \hat x_0(t) &+ \frac{\lambda_{t-1}-\lambda_t}{2\,(\lambda_t-\lambda_{t+1})} \\ &\times\big(\hat x_0(t)-\hat x_0(t+1)\big) . \end{aligned} \tag{4.9: DPM-Solver++ Alg. 2}$$
 # The fraction is half of the coming step, in units of the last one. Then make DDIM's step (4.7) with $D$ instead of $\hat x_0$. This is **DPM-Solver++(2M)**: second order, multistep. Why *two*: let a step have length $h$ in $\lambda$. A bar at the start of the step misses an area of order $h^2$, and there are about $1/h$ steps, so the errors add up to order $h$. A bar at the height of the middle misses only what is not straight, an area of order $h^3$, and the errors add up to $h^2$.
 #
-# **Exercise 4.5 (two stars, 12 minutes).** One step of 2M from `t` to `t_prev` (ints). `t_prev`, `t`, `t_before` take the places of $t-1$, $t$, $t+1$ in (4.9). Return the state at `t_prev`. `x_0` is the estimate at `t`; `x_0_before` is the one at `t_before`, a larger index. At the very first step both are None: then $D = \hat x_0$. At `t_prev = -1` return `x_0`: there $\lambda$ is infinite, and nothing can be extrapolated.
+# Why $\lambda$ and not $r$? On the scale of $r$ nearly all of the way lies in the last steps; on that of $\lambda$ the estimate changes evenly. By (4.8) the change of $u$ is the area under the estimate, drawn over $r$; drawn over $\lambda$ the same area has the weight $dr = r\,d\lambda$. Within a step of length $h$ in $\lambda$ this weight changes only by a fraction of order $h$. So the powers of $h$ above are right, and only the constants change.
+#
+# **Exercise 4.5 (two stars, 12 minutes).** One step of 2M from `t` to `t_prev` (ints). `t_prev`, `t`, `t_before` take the places of $t-1$, $t$, $t+1$ in (4.9). Return the state at `t_prev`. `x_0` is the estimate at `t`; `x_0_before` is the one at `t_before`, a larger index. At the very first step `x_0_before` and `t_before` are None: then $D = \hat x_0$. At `t_prev = -1` return `x_0`: there $\lambda$ is infinite, and nothing can be extrapolated.
 # <details><summary>Hint 1</summary>torch.logit(alphas_bar) is log SNR, twice λ. In the fraction of (4.9) the factor 2 cancels.</details>
 # <details><summary>Hint 2</summary>(4.7) times sqrt(1 - alphas_bar[t_prev]): a share of x_t, and the rest of D. What is the share? sqrt((1 - alphas_bar[t_prev]) / (1 - alphas_bar[t])).</details>
 
@@ -756,7 +756,7 @@ held_out, labels = data.digits("test")[:]
 #
 # **Mixing.** At every step, draw $x_{t-1}$ from the network as usual. In the *known* region throw the result away, and put the known pixels there, with as much noise as belongs to $t-1$: by (1.2). So the network always sees a state that is right in the known region, and makes the rest fit.
 #
-# **Resampling.** In one step the unknown half can only react to the known half as it looked one step earlier, and the known noise was drawn independently of it. So go one step *forward* again (1.1), from $x_{t-1}$ to a new $x_t$, and repeat the step back. After some repeats both halves fit together better.
+# **Resampling.** In one step the network sees the known half only as it looked one step earlier; the fresh noise of the known pixels is drawn without regard to the unknown half. So go one step *forward* again (1.1), from $x_{t-1}$ to a new $x_t$, and repeat the step back. After some repeats both halves fit together better.
 #
 # **Exercise 4.7 (capstone, 30 minutes).** Write both as one generator.
 #
@@ -826,7 +826,7 @@ assert read[1] > read[0] + 3
 print("60 other digits: with ten repeats a classifier reads more of the completions as the right digit")
 
 # %% [markdown]
-# Try: another mask (a stripe, a checkerboard, only the middle known); `digits.denoiser(labels)` to say which digit it is; 3 and 30 repeats. Section 4.20 shows what no number of repeats repairs.
+# Try: another mask (a stripe, a checkerboard, only the middle known); `digits.denoiser(labels[10:16].to(device))` to say which digit it is (skip the folded cell then: it takes 60 other digits); 3 and 30 repeats. Section 4.20 shows what no number of repeats repairs.
 
 # %% [markdown] tags=["deeper"]
 # ## 4.12 Going deeper: shorter chains, and where they start

@@ -1291,7 +1291,7 @@ weights, means, stds = data.eight_gaussians_mixture()
 # %% [markdown]
 # *Question.* A good image has cost about ten evaluations of the network so far. Section 1.9 said why: a step is a Gaussian only if it is small. What would it take to go from noise to data in *four* steps?
 #
-# **New symbols.** $z$ (`z`) is a *latent*: noise that a generator gets besides $x_t$ (in notebook 4 the latent was $x_T$). $G(x_t, z, t)$ (`G`, 生成器) is a generator of $x_0$ (in code `G(x_t, t, z)`, as for every network here). $D(x_{t-1}, x_t, t)$ (`D`, 判别器) is a discriminator; it returns a *logit*, positive for "real". (In section 4.8 $D$ was an estimate, in notebook 3 $G$ a number of groups.)
+# **New symbols.** $z$ (`z`) is a *latent*: noise that a generator gets besides $x_t$ (in (4.4) $z$ was the noise of a step, now `noise`; notebook 4's latent was $x_T$). $G(x_t, z, t)$ (`G`, 生成器) is a generator of $x_0$ (in code `G(x_t, t, z)`, as for every network here). $D(x_{t-1}, x_t, t)$ (`D`, 判别器) is a discriminator; it returns a *logit*, positive for "real". (In section 4.8 $D$ was an estimate, in notebook 3 $G$ a number of groups.)
 #
 # First look at such a step. The eight clusters of notebook 2; their noisy densities are known, so Bayes' rule gives the exact step on a grid: $q(x_{t-1}\mid x_t)\propto q(x_t\mid x_{t-1})\,q(x_{t-1})$.
 #
@@ -1344,12 +1344,12 @@ for name, bits in lost.items():
     print(f"{name.replace('$', ''):17}: the best Gaussian loses {abs(bits):.2f} bits")
 
 # %% [markdown]
-# No network can repair this: it is the *best* Gaussian. The middle picture is harmless only because so much noise is left there.
+# No network can repair this: it is the *best* Gaussian. The middle picture is harmless only because so much noise is left there. (The blog post of section 1.1 speaks of "multi-complex-modal" distributions: it means complex, multimodal ones, as in the right picture.)
 
 # %% [markdown]
 # ## 5.22 A generator inside the step
 #
-# *Derive.* (The blog post of section 1.1 speaks of "multi-complex-modal" distributions: it means complex, multimodal ones, as in the right picture.) Section 1.9 wrote the true step as an average of posteriors, one for each $x_0$ that may have led to $x_t$:
+# *Derive.* Section 1.9 wrote the true step as an average of posteriors, one for each $x_0$ that may have led to $x_t$:
 # $$q(x_{t-1}\mid x_t) = \int q(x_{t-1}\mid x_t, x_0)\;q(x_0\mid x_t)\,dx_0 .$$
 # The first factor *is* a Gaussian, for steps of any size (1.6). All that is not Gaussian sits in the second. DDPM replaces the second by one point, $\hat x_0$. **Denoising diffusion GANs** (DDGAN; Xiao, Kreis and Vahdat 2022, arXiv 2112.07804; a *generative adversarial network* is two networks trained against each other, section 5.23) replace it by a *draw*: a generator makes $x_0$ from $x_t$ and a latent,
 # $$p_\theta(x_{t-1}\mid x_t) = \int p(z)\;q\big(x_{t-1}\mid x_t,\ x_0 = G(x_t, z, t)\big)\,dz . \tag{5.10: DDGAN Section 3.2}$$
@@ -1444,7 +1444,7 @@ for name, betas in (("code", schedules.vp(4)), ("paper", schedules.vp_paper(4)))
 #
 # *Question.* Nobody gives us $q(x_0\mid x_t)$ of images. Least squares would teach the generator its mean again. Which loss teaches a *distribution*?
 #
-# One way: a second network, the discriminator, learns to tell real from generated. **Real pairs** $(x_{t-1}, x_t)$ come from the forward process: a jump to $t-1$ (1.2), then one step (1.1); `q_sample_pair` draws both. **Fake pairs** have the same $x_t$ and the generator's $x_{t-1}$. $D$ learns to give real pairs a large logit and fake ones a small one, by the cross-entropy; with $\operatorname{softplus}(a) = \log(1+e^a)$,
+# One way: a second network, the discriminator, learns to tell real from generated. **Real pairs** $(x_{t-1}, x_t)$ come from the forward process: a jump to $t-1$ (1.2), then one step (1.1); `q_sample_pair` draws both. **Fake pairs** have the same $x_t$ and the generator's $x_{t-1}$. $D$ learns to give real pairs a large logit and fake ones a small one, by the cross-entropy: "real" has the probability $1/(1+e^{-D})$, and minus its logarithm is $\operatorname{softplus}(-D)$, where $\operatorname{softplus}(a) = \log(1+e^a)$:
 # $$\begin{aligned} L_D &= \operatorname{softplus}\big(-D(x_{t-1}, x_t, t)\big) \\ &\quad+\operatorname{softplus}\big(D(x_{t-1}^\text{fake}, x_t, t)\big) . \end{aligned} \tag{5.12: DDGAN Section 3.2}$$
 # $D$ also sees $x_t$; so it recognises a generator that ignores $x_t$: each of its points may be good, but the pairs do not fit.
 #
@@ -1530,7 +1530,7 @@ def players(T):
     return G, D, *(torch.optim.Adam(part.parameters(), lr, betas=(0.5, 0.9)) for part, lr in rates)
 
 # %% [markdown]
-# The two trainings together take about a minute. One step of each in turn, with your three functions; R1 at every fourth step; learning rates that fall along a cosine:
+# Both trainings take about a minute. One step of each in turn, with your three functions; R1 at every fourth step; learning rates that fall along a cosine:
 
 # %%
 def trained(T, r1, steps=2000):
@@ -1571,7 +1571,7 @@ _ = axes[2].bar(torch.arange(8) + 0.2, nearest, 0.4, color=plots.BLUE, label="$G
 _ = axes[2].set(title="$x_0$ from one $x_1$", xlabel="cluster", ylabel="probability"), axes[2].legend()
 
 # %% [markdown]
-# *Figure 5.22.* Left and middle: 2000 points of each generator; on the left clusters are missing. Right: the question of this section. From $x_1 = (0.9, 0.4)$, between clusters 0 and 1, how often does the generator choose each cluster, and how often should it? It has never been told these probabilities; the discriminator of pairs has taught them, roughly. <!-- alt: Two scatter plots. Left, some of the eight clusters on a ring, the others missing. Middle, all eight and a few points between neighbours. On the right, pairs of grey and blue bars for eight clusters; the blue ones roughly follow the grey ones, high at 0 and 1, low at 2 and 7, and near zero at the others. -->
+# *Figure 5.22.* Left and middle: 2000 points of each generator; on the left clusters are missing. Right: the question of this section. From $x_1 = (0.9, 0.4)$, between clusters 0 and 1, how often does the generator choose each cluster, and how often should it? Nobody told it these probabilities; the discriminator of pairs has taught them, roughly. <!-- alt: Two scatter plots. Left, some of the eight clusters on a ring, the others missing. Middle, all eight and a few points between neighbours. On the right, pairs of grey and blue bars for eight clusters; the blue ones roughly follow the grey ones, high at 0 and 1, low at 2 and 7, and near zero at the others. -->
 
 # %% tags=["folded"]
 for x in points.values():
@@ -1582,7 +1582,7 @@ print("both: more than 80% of the points lie near a cluster; four steps: more th
 # %% [markdown]
 # Compare the middle with figure 5.20: four steps again, without any exact formula. On the left the GAN has *dropped modes*: nearly all its points lie near a cluster, but whole clusters are missing. In the record (`data/records/ddgan_points.json`) this happened with each of its five seeds: three to five of the eight clusters had less than 1 % of its points each. With four steps, each cluster had more than 8 % with every one of ten seeds (12.5 % would be even), and 87 to 91 % of all points lay near a cluster, 95 to 97 % of the GAN's.
 #
-# Be fair to the GAN: it had no R1. With R1 and pairs, one step kept all clusters with four seeds of five, as did four steps with the betas of (5.11) (`docs/ddgan_trials.md`). So this is no proof that more steps help; R1 and the schedule may suffice. Section 5.26 measures images.
+# Be fair to the GAN: it had no R1. With R1 and pairs, one step kept all clusters with four seeds of five, as did four steps with the betas of (5.11) (`docs/ddgan_trials.md`). So this is no proof that more steps help; R1 and the schedule may suffice.
 
 # %% [markdown] tags=["sitting"]
 # ## 5.25 Digits in four evaluations
@@ -1740,8 +1740,8 @@ digits = load_pretrained("digits_ddpm", device=device)
 # **Exercise 5.17 (capstone, 15 minutes).** Build `generate(digits, n, seed)`. `digits` is what `load_pretrained("digits_ddpm")` gives; return `n` digits, (n, 1, 8, 8), with values in [−1, 1]. Everything of the course may be used: your own functions by `checks.carried(name)`, or the package. The check draws, counts, measures, and shows each requirement beside what it found.
 #
 # Parts that you may need: `digits.denoiser(y, guidance=1.0)` (it clips $\hat x_0$; `y` comes first), `digits.labels(n)`, `digits.process.respaced(...)`, `spacing.trailing(1000, S)`, `samplers.ddim(chain, denoise, x_T)` and `samplers.dpmpp_2m(chain, denoise, x_T)`; `samplers.ancestral(chain, samplers.reverse(chain, denoise, fixedsmall), x_T, generator=...)`; `samplers.last(...)`. Draw `x_T` on the CPU, then `.to(digits.device)`.
-# <details><summary>Hint 1: which sampler?</summary>Figure 4.23 (section 4.21 of notebook 4) compares them: on these digits, the samplers without noise on trailing steps have the lowest distances up to fifteen evaluations.</details>
-# <details><summary>Hint 2: labels?</summary>Section 5.7 measured it: telling the label raises precision at no cost in evaluations; a guidance scale above 1 costs a second evaluation; and at 1.5 recall falls from about 0.9 to 0.7.</details>
+# <details><summary>Hint 1: which sampler?</summary>Figure 4.23 (collapsed section 4.21 of notebook 4) compares them by Fréchet distance: on these digits, the samplers without noise on trailing steps have the lowest distances up to fifteen evaluations.</details>
+# <details><summary>Hint 2: labels?</summary>Figure 5.7 (left) shows it: telling the label raises precision at no cost in evaluations; a guidance scale above 1 costs a second evaluation; and at 1.5 recall falls from about 0.9 to 0.7.</details>
 # <details><summary>How to find a mistake</summary>Draw 20 digits with <code>plots_variants.named_rows</code> and look. Twice the same seed must give the same tensor.</details>
 
 # %% tags=["capstone"]
