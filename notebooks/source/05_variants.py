@@ -27,7 +27,7 @@
 # | 4 | 5.25 Digits in four evaluations · 5.26 The trilemma, measured | 9 |
 # | capstone | 5.27 Capstone of the course: meet the requirements | 17 |
 #
-# Sections called *Going deeper* are collapsed (64 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (66 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
