@@ -244,6 +244,39 @@ def test_churn_keeps_the_moments_of_gaussian_data(churn):
     assert correlation > 0.999 if churn == 0 else correlation < 0.9  # with churn x_T does not decide the sample
 
 
+def test_churn_is_algorithm_2_of_karras():
+    # In EDM's coordinates x / signal, on a base of which every second level is visited: churn raises to the one between.
+    base, T, generator = log_snr_grid(23), 12, torch.Generator().manual_seed(3)
+    chain, denoise = base.respaced(range(1, 24, 2)), two_clusters(base)
+    signal = base.alphas_bar.sqrt()
+    sigma = (1 - base.alphas_bar).sqrt() / signal
+    x_T = torch.linspace(-2, 2, 5, dtype=torch.float64).view(-1, 1)
+    churn = T * ((sigma[1] / sigma[0]).item() - 1)
+    states = list(heun(chain, denoise, x_T, churn=churn, generator=torch.Generator().manual_seed(3)))
+
+    def slope(x, t):
+        return denoise(x * signal[t], t).eps
+
+    x = x_T / signal[23]
+    for i, state in zip(reversed(range(T)), states[1:], strict=True):
+        t, then = 2 * i + 1, 2 * i - 1
+        if t < 23:  # there is no level above the last
+            x = x + (sigma[t + 1] ** 2 - sigma[t] ** 2).sqrt() * torch.randn(5, 1, dtype=x.dtype, generator=generator)
+            t = t + 1
+        change = (sigma[then] if i > 0 else 0) - sigma[t]
+        first = slope(x, t)
+        tried = x + change * first
+        x = x + change * (first + slope(tried, then)) / 2 if i > 0 else tried
+        torch.testing.assert_close(state.x_t, x * (signal[then] if i > 0 else 1), rtol=1e-9, atol=1e-9)
+
+
+def test_a_churn_too_small_for_the_levels_does_nothing_and_draws_nothing():
+    base, x_T, before = GaussianDiffusion(linear(1000)), torch.linspace(-2, 2, 5).view(-1, 1), torch.get_rng_state()
+    chain, denoise = base.respaced([300, 600, 900]), two_clusters(base)
+    assert torch.equal(last(heun(chain, denoise, x_T, churn=1e-4)), last(heun(chain, denoise, x_T)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # diffusers' solvers, with their tables in float64.
 
 BETAS = linear(50, 1e-3, 0.2)
