@@ -245,7 +245,7 @@ def test_churn_keeps_the_moments_of_gaussian_data(churn):
 
 
 def test_churn_is_algorithm_2_of_karras():
-    # In EDM's coordinates x / signal, on a base of which every second level is visited: churn raises to the one between.
+    # In EDM's coordinates x / signal, on a base whose every second level is visited: churn raises to the one between.
     base, T, generator = log_snr_grid(23), 12, torch.Generator().manual_seed(3)
     chain, denoise = base.respaced(range(1, 24, 2)), two_clusters(base)
     signal = base.alphas_bar.sqrt()
