@@ -271,6 +271,8 @@ def test_what_does_not_fit_is_refused():
         next(train_ddgan(G, D, PROCESS, two_points(), steps=0, **told))
     with pytest.raises(ValueError, match="got 2, 1, -0.05"):
         next(train_ddgan(G, D, PROCESS, two_points(), steps=2, r1=-0.05, **told))
+    with pytest.raises(ValueError, match="got 2, 1, 0.05, nan"):
+        next(train_ddgan(G, D, PROCESS, two_points(), steps=2, reconstruction=float("nan"), **told))
     with pytest.raises(ValueError, match="the batches ran out"):
         list(train_ddgan(G, D, PROCESS, [torch.zeros(4, 2)], steps=2, **told))
     broken = torch.full((4, 2), math.nan)

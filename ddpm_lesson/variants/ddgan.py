@@ -92,14 +92,14 @@ def train_ddgan(
     large steps, such as `GaussianDiffusion(schedules.vp(4))`, on the networks' device. batches: of x_0 (B, *D), or of
     (x_0, y) with labels (B,), which both networks are then told: G(x_t, t, y, z=z), D(x_prev, x_t, t, y); endless or
     gone through again. optimizers: of G and of D. r1, interval: as `r1_penalty`'s gamma and interval.
-    reconstruction: so many times the mean squared error of G's x_0 is added to its loss. It holds G near the mean of
-    x_0 while D knows little, and costs diversity: 0 in Xiao et al.
+    reconstruction: so many times the mean squared error of G's x_0 is added to its loss, which holds G near the mean of
+    x_0 while D knows little. Xiao et al. have none.
     D sees real pairs from `q_sample_pair`, and the same x_t with G's draw of x_{t-1}; both networks learn from draws of
     their own. generator: for t, noise and z. Raises ValueError if the batches run out, if steps or interval are below
     1, r1 or reconstruction negative, FloatingPointError if a loss is not finite; of the first batch's range errors and
     warnings come as in `training.train`.
     """
-    if min(steps, interval) < 1 or not min(r1, reconstruction) >= 0:
+    if min(steps, interval) < 1 or not (r1 >= 0 and reconstruction >= 0):
         got = f"{steps}, {interval}, {r1}, {reconstruction}"
         raise ValueError(f"expected steps and interval of 1 or more, r1 and reconstruction of 0 or more, got {got}")
     of_G, of_D = optimizers
