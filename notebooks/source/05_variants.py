@@ -1966,7 +1966,7 @@ for name, of in (("denoiser", "denoiser"), ("then the game", "scores"), ("real, 
     print(f"{name:14}: " + ", ".join(f"{score} {made[of][score]['value']:.2f}" for score in scores))
 
 # %% [markdown]
-# Told the label, the mean of $x_0$ is nearly a digit already: the denoiser alone draws images of which the classifier is mostly sure. The game made them cleaner, and more alike: precision rises, recall falls, and the Fréchet distance does not improve. A larger scale of guidance does the same (section 5.7). Without labels the same denoiser fails (`docs/ddgan_trials.md`). Beside the failed generators alone, the game would have earned the praise for the labels. *Before you praise a part of a method, train without it.*
+# Told the label, the mean of $x_0$ is nearly a digit already: the denoiser alone draws images of which the classifier is mostly sure. After the game they are cleaner and more alike: precision is higher, recall lower, the Fréchet distance no better. The same denoiser, trained on *alone* for as long, reaches a precision of 0.86, a recall of 0.82 and the same confidence; without labels it fails (`docs/ddgan_trials.md`). Beside the failed generators alone, the game would have earned the praise for the labels. *Before you praise a part of a method, train without it, for as long.*
 
 # %% [markdown] tags=["deeper"]
 # ## 5.32 Going deeper: equation by equation
