@@ -1352,7 +1352,7 @@ for name, bits in lost.items():
 # *Derive.* Section 1.9 wrote the true step as an average of posteriors, one for each $x_0$ that may have led to $x_t$:
 # $$q(x_{t-1}\mid x_t) = \int q(x_{t-1}\mid x_t, x_0)\;q(x_0\mid x_t)\,dx_0 .$$
 # The first factor *is* a Gaussian, for steps of any size (1.6). All that is not Gaussian sits in the second. DDPM replaces the second by one point, $\hat x_0$. **Denoising diffusion GANs** (DDGAN; Xiao, Kreis and Vahdat 2022, arXiv 2112.07804; a *generative adversarial network* is two networks trained against each other, section 5.23) replace it by a *draw*: a generator makes $x_0$ from $x_t$ and a latent,
-# $$p_\theta(x_{t-1}\mid x_t) = \int p(z)\;q\big(x_{t-1}\mid x_t,\ x_0 = G(x_t, z, t)\big)\,dz . \tag{5.10: DDGAN Section 3.2}$$
+# $$\begin{aligned} p_\theta(x_{t-1}\mid x_t) = \int p(z)\;q\big(&x_{t-1}\mid x_t, \\ &x_0 = G(x_t, z, t)\big)\,dz . \end{aligned} \tag{5.10: DDGAN Section 3.2}$$
 # If $G(x_t, z, t)$ is distributed as $q(x_0\mid x_t)$, the step is exact, however large it is. Nothing else changes: sampling is the loop of notebook 4.
 #
 # **Exercise 5.12 (two stars, 4 minutes).** One reverse step. `t` is an int for the whole batch; `G(x_t, t, z)` wants it as (B,) int64, and returns $x_0$. Return the mean of the posterior (1.6) plus its standard deviation times `noise`; at `t = 0`, what `G` returned. `betas` (T,) is float64.
