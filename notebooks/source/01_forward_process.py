@@ -88,7 +88,7 @@ rows = torch.stack([state.x_t for state in shown], 1)
 _ = plots.chain(rows, [20 * state.i for state in shown])
 
 # %% [markdown]
-# *Figure 1.1.* Read it from left to right: five images of pure noise become five digits that nobody wrote. The number above a column says how many steps of noise are left in it. A network of this course made them, told which digits to draw, in 50 large steps (how, in sections 4.2 and 4.12 of notebook 4). At the end of this notebook it will draw digits with *your* functions. <!-- alt: Five rows of six small images. Each row starts as random grey pixels on the left and ends on the right as a digit: 0, 1, 2, 3 and 4. -->
+# *Figure 1.1.* Read it from left to right: five images of pure noise become five digits that nobody wrote. The number above a column says how many steps of noise are left in it. A network of this course made them, told which digits to draw, in 50 large steps (how, in section 4.2 and in section 4.12 of notebook 4). At the end of this notebook it will draw digits with *your* functions. <!-- alt: Five rows of six small images. Each row starts as random grey pixels on the left and ends on the right as a digit: 0, 1, 2, 3 and 4. -->
 #
 # How do you draw from a distribution that nobody can write down? Destroying an image is easy: add noise, a little at a time, until nothing else is left. Nobody has to learn that, and drawing pure noise is easy. Then learn the way back, one small step at a time. That is a *denoising diffusion probabilistic model*, DDPM. It has two processes:
 #
@@ -977,7 +977,7 @@ _ = axes[1, 0].set(ylabel="$q(x_{t-1} | x_t)$")
 # %% [markdown]
 # *Figure 1.15.* Above: $\log q(x_{t-1})$, and in blue the interval on which the bell is not small (two widths to each side). Below: the exact step back, and the Gaussian of the same mean and variance. Left, the interval holds both clusters and the step has two modes. Right, the curve on such a short interval is nearly a straight line, and step and Gaussian coincide. <!-- alt: Four panels. Left column, beta 0.5: a log density with two humps, both inside a wide blue band; below, a density with two peaks and a broad dashed Gaussian that misses both. Right column, beta 0.004: a narrow blue band; below, one peak and a dashed Gaussian on top of it. -->
 #
-# The smaller the step, the nearer it is to a Gaussian. That is the reason for $T = 1000$, and the price of DDPM: a thousand network calls for one image. (How a chain visits fewer steps, and what that costs: sections 4.2 and 4.12 of notebook 4.)
+# The smaller the step, the nearer it is to a Gaussian. That is the reason for $T = 1000$, and the price of DDPM: a thousand network calls for one image. (How a chain visits fewer steps, and what that costs: section 4.2 and section 4.12 of notebook 4.)
 #
 # *The mean.* The true step back is an average of posteriors, over all $x_0$ that could have produced this $x_t$. The mean of an average is the average of the means, and by (1.6) the posterior's mean is linear in $x_0$. So
 # $$\mathbb E[x_{t-1}\mid x_t] = \text{coef1}\cdot\mathbb E[x_0\mid x_t] + \text{coef2}\cdot x_t . \tag{1.9}$$
