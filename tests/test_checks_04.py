@@ -239,7 +239,16 @@ def changed_in_place(chain):
 @pytest.mark.parametrize("name", ["ancestral_chain", "inpaint", "guided_chain"])
 def test_a_state_that_is_changed_after_it_was_yielded_is_told(name):
     text = verdict(name, changed_in_place(FINISHED[name]))
-    assert text.startswith("no. The result is right, but your function changes a tensor that it has yielded in place")
+    assert text.startswith("no. The result is right, but your function changes a yielded tensor in place")
+    assert "Build a new tensor" in text
+
+
+def test_a_state_that_is_not_a_number_is_no_change_in_place():
+    def ancestral_chain(*args):
+        for state in solution.ancestral_chain(*args):
+            yield state * float("nan")
+
+    assert "in place" not in verdict("ancestral_chain", ancestral_chain)
 
 
 def test_a_mistake_is_told_before_the_change_in_place():
@@ -247,7 +256,7 @@ def test_a_mistake_is_told_before_the_change_in_place():
         yield from solution.ancestral_chain(model, betas, x_T, 0 * noise)
 
     text = verdict("ancestral_chain", changed_in_place(ancestral_chain))
-    assert "You add no noise at all" in text and "And your function changes a tensor that it has yielded" in text
+    assert "You add no noise at all" in text and "And your function changes a yielded tensor in place" in text
 
 
 def test_what_is_no_tensor_is_told():

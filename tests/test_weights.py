@@ -154,6 +154,8 @@ def test_four_steps_draw_mnist_that_is_believed_and_what_the_discriminator_chang
     assert found["Precision"]["low"] > begun["Precision"]["value"]
     assert found["Recall"]["high"] < begun["Recall"]["value"]
     assert found["Frechet distance"]["value"] > begun["Frechet distance"]["value"]
+    weights = load_pretrained("mnist_ddgan").model.parameters()
+    assert round(sum(weight.numel() for weight in weights), -3) == 85_000  # as figure 5.28 says
 
 
 def test_small_digits_are_enlarged():

@@ -1,6 +1,7 @@
 """Trials of a denoising diffusion GAN on MNIST, whose results docs/ddgan_trials.md lists.
 
-    python data/scripts/mnist_ddgan_trials.py GENERATOR DISCRIMINATOR [--seconds 300] [--root FOLDER] [--change JSON]
+    python data/scripts/mnist_ddgan_trials.py GENERATOR DISCRIMINATOR
+        [--seconds 300] [--root FOLDER] [--like NAME] [--change JSON]
 
 GENERATOR: mlp; cleaned, the same with three convolutions after it; conv, a U-Net of strided convolutions; unet, the
 course's. DISCRIMINATOR: mlp; both, the same with a convolutional one added; conv, strided convolutions and the batch's

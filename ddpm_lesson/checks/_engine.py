@@ -161,7 +161,7 @@ class Check:
 
     def _in_place(self, mistake, changed, listed):
         """The sentence, with the change of an argument in it: before a mistake that may follow from the change."""
-        lists = any(isinstance(arg, list) for arg in self.cases[0].args)
+        lists = changed != YIELDED and any(isinstance(arg, list) for arg in self.cases[0].args)
         new = f"Build a new {'list, x[::-1] and not x.reverse()' if lists else 'tensor, x * a and not x *= a'}."
         lost = f"function changes {changed} in place: the caller loses what was there"
         if not mistake:

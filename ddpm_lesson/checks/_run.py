@@ -16,7 +16,7 @@ from ddpm_lesson.checks._state import Modes, Seeds
 KINDS = {Tensor: "a tensor", int: "an int", list: "a list of ints"}
 LARGEST = 10**7  # numbers in a tensor that is still copied and compared
 HERE = Path(__file__).parent
-YIELDED = "a tensor that it has yielded"
+YIELDED = "a yielded tensor"
 
 
 class Case(NamedTuple):

@@ -29,17 +29,17 @@ class GeneratorRecipe:
     vae they mean nothing. chain: how many steps a distilled student takes, or a consistency model. teacher: the weights
     that a student is distilled from, which take twice as many.
     latent: numbers of z, of the GANs and the VAE. width: channels of the U-Net's first level, or hidden width of a VAE
-    or MLP. ch_mult, patch_size: of the GANs' and students' U-Net. critic, critic_mult, critic_lr: of the discriminator:
-    its width, the channels of its levels as multiples of it, and its rate. r1, interval, reconstruction: as
-    `train_ddgan`.
+    or MLP. ch_mult: of the GANs' and students' U-Net, patch_size: of the GANs'. critic, critic_mult, critic_lr: of the
+    discriminator: its width, the channels of its levels as multiples of it, and its rate. r1, interval,
+    reconstruction: as `train_ddgan`.
     network: of the GANs' two players: unet, with a convolutional discriminator, or mlp, which sees pixels in a row.
     conditional: both players are told the label. denoising, denoising_lr: in so many of the steps, the first ones, the
     generator learns alone to answer with the mean of x_0, at this rate, and so begins as a denoiser. warmup: then its
     rate rises over so many steps, while the discriminator catches up.
     steps, batch_size, lr, ema_decay, seed: of Adam, whose rate falls along a cosine, and of the averaged weights.
     Raises ValueError for an unknown kind or network, a value that is not allowed, data that the kind cannot learn, an
-    MLP for another kind than the GANs, an MLP that is told labels, a GAN with other than one step, a student without a
-    teacher, and denoising that leaves no step for the rest.
+    MLP, labels or denoising for another kind than the GANs, an MLP that is told labels, a GAN with other than one step,
+    a student without a teacher, and denoising that leaves no step for the rest.
     """
 
     kind: str

@@ -1,8 +1,8 @@
 """Training of the generators that need few steps: GANs, a VAE, distilled students, consistency models."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import chain
 
 import torch
 from torch import Generator, Tensor, nn
@@ -44,7 +44,7 @@ def fit(recipe: GeneratorRecipe, root: str | None = None) -> Iterator[Pretrained
     trained = PretrainedGenerator(model, process, recipe, shape, classes, levels)
     if recipe.kind in GANS:
         alone = _descending(trained, _denoised(trained), batches, generator, recipe.denoising, recipe.denoising_lr)
-        steps: Iterator[None] = chain(alone, _adversarial(trained, batches, generator))
+        steps: Iterator[None] = itertools.chain(alone, _adversarial(trained, batches, generator))
     else:
         loss = {"vae": _vae, "distilled": _distilled, "consistency": _consistency}[recipe.kind](trained)
         steps = _descending(trained, loss, batches, generator, recipe.steps, recipe.lr)

@@ -16,8 +16,8 @@ class Discriminator(nn.Module):
     alone: the network sees x_{t-1} only, (B, C, *D), as in an ordinary GAN (Goodfellow et al. 2014): it cannot tell
     whether the two states belong together. For one step, T = 1, where x_T is noise without content.
     forward: x_prev, x_t (B, C, *D), t (B,) int64 in 0..T-1, y (B,) int64, labels, or None -> logits (B,), positive for
-    real. Raises ValueError if the two states differ in shape, or the network's answer has not one logit for each image,
-    with labels: one for each class.
+    real. Raises ValueError if the two states differ in shape; without labels, if the network's answer is not (B, 1);
+    with labels, if one of them has no logit.
     """
 
     def __init__(self, network: nn.Module, *, alone: bool = False):
