@@ -61,7 +61,7 @@ format: $(STAMP) ## format the code and repair what ruff can repair
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-notebooks: $(STAMP) ## rebuild and execute the notebooks whose source in notebooks/source changed
+notebooks: $(STAMP) ## rebuild the notebooks whose source changed, and execute those whose code did
 	$(BIN)/python notebooks/build.py build
 
 sync: $(STAMP) ## bring edits made in JupyterLab back to notebooks/source

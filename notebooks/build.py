@@ -1,6 +1,6 @@
 """The notebooks in their two forms: source/*.py, the text that people edit, and *.ipynb, executed.
 
-    python notebooks/build.py build [--all] [NAME ...]   execute what changed and store its outputs
+    python notebooks/build.py build [--all] [NAME ...]   execute the notebooks whose code changed, store their outputs
     python notebooks/build.py sync                       bring edits made in JupyterLab back to source/
     python notebooks/build.py address OWNER/NAME         write the repository's address wherever it stands
 
@@ -163,17 +163,27 @@ def final_metadata(notebook: NotebookNode) -> dict:
 
 def is_current(path: Path, source: NotebookNode) -> bool:
     """Whether the notebook holds the source's cells, executed in order, and no trace of another program or machine."""
+    return kept_code(path, source) is not None and cells(read_notebook(path)) == cells(source)
+
+
+def kept_code(path: Path, source: NotebookNode) -> list[NotebookNode] | None:
+    """The notebook's code cells, if a build executed them in order, nobody saved it since, and the source has them."""
     if not path.exists():
-        return False
+        return None
     notebook = read_notebook(path)
-    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
-    in_order = counts == list(range(1, len(counts) + 1))
-    described = [cell.metadata for cell in notebook.cells] == form.metadata(source.cells)
-    return in_order and described and cells(notebook) == cells(source) and notebook.metadata == final_metadata(source)
+    code = code_of(notebook)
+    as_built = notebook.metadata == final_metadata(notebook)
+    as_built &= [cell.metadata for cell in notebook.cells] == form.metadata(notebook.cells)
+    as_built &= [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    return code if as_built and [cell.source for cell in code] == [cell.source for cell in code_of(source)] else None
 
 
-def execute(source: NotebookNode, name: str, folder: Path) -> NotebookNode:
-    """The source with its outputs, and nothing that differs from one build or machine to the next."""
+def code_of(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def execute(source: NotebookNode, name: str, folder: Path) -> list[NotebookNode]:
+    """The source's code cells with their outputs."""
     notebook = nbformat.v4.new_notebook(cells=deepcopy(source.cells))
     settings = {"kernel_name": "python3", "timeout": 600, "coalesce_streams": True}
     settings |= {"resources": {"metadata": {"path": str(folder)}}, "extra_arguments": ["--log-level=ERROR"]}
@@ -181,6 +191,12 @@ def execute(source: NotebookNode, name: str, folder: Path) -> NotebookNode:
         NotebookClient(notebook, **settings).execute()
     except CellExecutionError as error:
         raise Refused(f"{name}: " + re.sub(r"\x1b\[[\d;]*m", "", str(error))) from None
+    return code_of(notebook)
+
+
+def assemble(source: NotebookNode, code: list[NotebookNode]) -> NotebookNode:
+    """The source with these executed cells, and nothing that differs from one build or machine to the next."""
+    notebook, executed = nbformat.v4.new_notebook(cells=deepcopy(source.cells)), iter(code)
     notebook.metadata = final_metadata(source)
     seen, metadata = Counter(), form.metadata(source.cells)
     for (kind, text, _), cell, data in zip(cells(source), notebook.cells, metadata, strict=True):
@@ -189,7 +205,9 @@ def execute(source: NotebookNode, name: str, folder: Path) -> NotebookNode:
         cell.id = data.get("id", f"{key}-{seen[key]}")  # the same in both places where Colab may look for it
         cell.metadata = data
         if kind == "code":  # a widget lives only in the kernel that made it
-            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+            ran = next(executed)
+            cell.execution_count = ran.execution_count
+            cell.outputs = [output for output in ran.outputs if WIDGET not in output.get("data", {})]
     return notebook
 
 
@@ -205,8 +223,9 @@ def build(folder: Path, chosen: Sequence[str] = (), everything: bool = False) ->
         path = folder / f"{name}.ipynb"
         source = fill_in(folder / "source" / f"{name}.py", folder)
         if everything or not is_current(path, source):
-            print(f"{name}: executing", flush=True)
-            write_notebook(path, execute(source, name, folder))
+            code = None if everything else kept_code(path, source)
+            print(f"{name}: {'executing' if code is None else 'only its text is new'}", flush=True)
+            write_notebook(path, assemble(source, execute(source, name, folder) if code is None else code))
     write_minutes(folder)
 
 

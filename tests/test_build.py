@@ -122,6 +122,29 @@ def test_build_executes_once_and_writes_the_same_bytes_again(folder, capsys):
     assert sum(a.id != b.id for a, b in zip(before.cells, after.cells, strict=True)) == 1
 
 
+def test_new_text_is_put_around_the_outputs_that_are_there(folder, capsys):
+    edit_source(folder, "# NBVAL_IGNORE_OUTPUT\n# %time x", "x")  # whose output is always another
+    build.build(folder)
+    before = build.read_notebook(folder / "01_lesson.ipynb").cells
+    edit_source(folder)
+    build.build(folder)
+    assert capsys.readouterr().out == "01_lesson: executing\n01_lesson: only its text is new\n"
+    source = build.read_source(folder / "source" / "01_lesson.py")
+    assert build.is_current(folder / "01_lesson.ipynb", source)
+    after = build.read_notebook(folder / "01_lesson.ipynb").cells
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, False, True, True, True, True]
+    once = texts(folder)
+    build.build(folder, everything=True)
+    assert texts(folder) == once
+
+
+def test_outputs_of_other_hands_are_not_kept(built):
+    source, path = build.read_source(built / "source" / "01_lesson.py"), built / "01_lesson.ipynb"
+    assert build.kept_code(path, source) is not None
+    edit_notebook(built, lambda notebook: None)
+    assert build.kept_code(path, source) is None
+
+
 def test_a_failing_cell_leaves_the_old_notebook_and_is_shown(built):
     edit_source(built, "print(x)", "x = 1 / 0")
     before = texts(built)

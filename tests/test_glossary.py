@@ -47,7 +47,7 @@ def test_every_term_stands_in_its_section():
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_the_glossary_has_the_notebooks_chinese_words(notebook):
     text = TITLE.sub("", "\n".join(cell.source for cell in read(notebook).cells))
-    known = {word for *_, chinese, _ in ROWS for word in re.split("[,,]", chinese)}
+    known = {word for *_, chinese, _ in ROWS for word in re.split("[,、]", chinese)}
     used = {word for line in text.splitlines() for word in CHINESE.findall(line)} - {"中文"}
     parts = {part for word in known for part in [word, *CHINESE.findall(word)]}
     assert used and used <= parts
@@ -56,11 +56,11 @@ def test_the_glossary_has_the_notebooks_chinese_words(notebook):
 @pytest.mark.parametrize("notebook", [name for name in NOTEBOOKS if notation(name)])
 def test_symbols_have_the_same_word_in_glossary_and_notation(notebook):
     """In the glossary a Chinese word of the notation stands beside one of the symbols that it has there."""
-    of = {word: term for term, _, chinese, _ in ROWS for word in re.split("[,,]", chinese)}
+    of = {word: term for term, _, chinese, _ in ROWS for word in re.split("[,、]", chinese)}
     for symbols, words in notation(notebook):
         letters = [symbol.strip(" ,") for symbol in re.findall(r"\$([^$]+)\$", symbols)]
         pieces = {piece.split("=")[0].strip() for letter in letters for piece in [letter, *letter.split(", ")]}
-        for word in re.split("[,,]", words):
+        for word in re.split("[,、]", words):
             term = of[word]
             assert any(f"${piece}" in term or f"{piece}$" in term or f" {piece}" in term for piece in pieces), (
                 term,

@@ -99,12 +99,12 @@ _ = plots.chain(rows, [20 * state.i for state in shown])
 #
 # | symbol | in code | shape | what it is | 中文 |
 # |---|---|---|---|---|
-# | $T$, $t$ | `T`, `t` | `t`: (B,) | number of steps; the step of each image | 总步数,时间步 |
-# | $x_0$, $x_t$ | `x_0`, `x_t` | (B, \*D) | clean image; image after $t$ steps of noise | 原图,加噪图 |
+# | $T$, $t$ | `T`, `t` | `t`: (B,) | number of steps; the step of each image | 总步数、时间步 |
+# | $x_0$, $x_t$ | `x_0`, `x_t` | (B, \*D) | clean image; image after $t$ steps of noise | 原图、带噪图像 |
 # | $\epsilon$ | `noise`, `eps` | (B, \*D) | standard normal noise | 噪声 |
 # | $\beta_t$ | `betas` | (T,) | variance of the noise that step $t$ adds | 单步噪声方差 |
-# | $\alpha_t = 1-\beta_t$ | `alphas` | (T,) | share of the variance that step $t$ keeps | 单步保留率 |
-# | $\bar\alpha_t = \alpha_1\cdots\alpha_t$ | `alphas_bar` | (T,) | share that is left after all steps up to $t$ | 累积保留率 |
+# | $\alpha_t = 1-\beta_t$ | `alphas` | (T,) | share of the variance that step $t$ keeps | 单步方差保留率 |
+# | $\bar\alpha_t = \alpha_1\cdots\alpha_t$ | `alphas_bar` | (T,) | share that is left after all steps up to $t$ | 累积方差保留率 |
 #
 # `B` is the batch size, `*D` the shape of one item: (1, 8, 8) for a digit, (2,) for a point in the plane. Formulas count steps from 1, as the papers do. **Code counts from 0: `t = 0` is the papers' $t = 1$**, the first step of noise. In figures $t$ counts from 0, as in code. Only "steps of noise", the numbers above figure 1.1 and the indices in figure 1.2 count steps done, from 0 for the clean image.
 #

@@ -98,7 +98,7 @@ _ = plots.image_grid(drawn, ncols=10)
 # | symbol | in code | what it is | 中文 |
 # |---|---|---|---|
 # | $\epsilon_\theta(x_t, t)$ | `model(x_t, t)` | the network's prediction of the noise; $\theta$ are its weights | 预测噪声 |
-# | $p_\theta(x_{t-1}\mid x_t)$, $\mu_\theta$, $\sigma_t^2$ | `mean`, `var` | the reverse step, its mean and its variance | 反向一步,均值,方差 |
+# | $p_\theta(x_{t-1}\mid x_t)$, $\mu_\theta$, $\sigma_t^2$ | `mean`, `var` | the reverse step, its mean and its variance | 反向转移分布、均值、方差 |
 # | $\nabla\log q(x_t)$ | `score` | the score: the direction in which the density grows | 得分函数 |
 # | $\operatorname{KL}(q\,\Vert\,p)$ | `gaussian_kl` | $\mathbb E_q[\log(q/p)]$: how far p is from q | KL 散度 |
 # | $L_T, L_{t-1}, L_0$ | `L_T`, … | the terms of the variational bound | 变分下界各项 |

@@ -118,10 +118,10 @@ _ = plots.unet_map(small, 8, ax=axes[1]).set_ylim(top=0.5)
 # | $\omega_k$ | `omega` | (d_model / 2,) | their frequencies | 频率 |
 # | $\tau$ | `temb` | (B, tdim) | time embedding: what the blocks are told; `tdim` is 4 `ch` | 时间嵌入 |
 # | $h$ | `h` | (B, C, H, W) | features on their way through the network | 特征图 |
-# | $q, k, v$ | `q`, `k`, `v` | (B, C, H, W) | query, key and value of every pixel | 查询,键,值 |
+# | $q, k, v$ | `q`, `k`, `v` | (B, C, H, W) | query, key and value of every pixel | 查询、键、值 |
 # | $G$ | `num_groups` | a number | groups of channels that are normalised together | 组数 |
 #
-# The letter $q$ has two meanings: $q(\cdot)$ with an argument is a density, $q_i$ a query. The pieces in Chinese: residual block 残差块, group normalisation 组归一化, attention 注意力, down- and up-sampling 下采样,上采样, skip connection 跳跃连接.
+# The letter $q$ has two meanings: $q(\cdot)$ with an argument is a density, $q_i$ a query. The pieces in Chinese: residual block 残差块, group normalisation 组归一化, attention 注意力, down- and up-sampling 下采样、上采样, skip connection 跳跃连接.
 
 # %% [markdown] tags=["sitting"]
 # ## 3.1 One network for all noise levels

@@ -113,7 +113,7 @@ plots.animate(draw, states[1:], alt="noise becomes a three", fps=4)
 # | $\eta$ | `eta` | DDIM's choice of $\sigma_t$: 0 is none, 1 is DDPM's | 随机性系数 |
 # | $x_T$ | `x_T` | the noise where sampling starts; the *latent* of an image | 隐变量 |
 # | $S$ | `S` | steps of a shorter chain that visits only some of the $T$ steps | 采样步数 |
-# | $r_t$, $\lambda_t$ | `torch.logit(alphas_bar)` is $2\lambda_t$ | $\sqrt{\operatorname{SNR}(t)}$, and its logarithm | 信噪比的平方根与对数 |
+# | $r_t$, $\lambda_t$ | `torch.logit(alphas_bar)` is $2\lambda_t$ | $\sqrt{\operatorname{SNR}(t)}$, and its logarithm | 信噪比的平方根及其对数 |
 # | $D$ | `D` | the estimate of $x_0$ for the middle of a step | 外推的原图估计 |
 
 # %% [markdown]

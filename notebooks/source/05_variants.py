@@ -27,7 +27,7 @@
 # | 4 | 5.25 Digits in four evaluations · 5.26 The trilemma, measured | 9 |
 # | capstone | 5.27 Capstone of the course: meet the requirements | 17 |
 #
-# Sections called *Going deeper* are collapsed (66 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (67 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
@@ -94,7 +94,7 @@ for s in (0, 1, 2, 4, 8):
 _ = plots_variants.named_rows(rows)
 
 # %% [markdown]
-# *Figure 5.1.* Drawn while the cell ran: five classes (columns), each from the same noise in all rows. At *guidance scale* $s = 0$ the network is not told the class; at 1 it is told. Above 1 the class is exaggerated: the handwriting becomes less individual, and most strokes become thick and flat white. At 8 the 9 loses its loop: too much. <!-- alt: Five rows of five handwritten digits. In the row s = 0 only the first digit is of the class of its column. From s = 1 on, each column shows a 0, 3, 4, 7 and 9; at s = 8 the strokes are thick. -->
+# *Figure 5.1.* Drawn while the cell ran: five classes (columns), each from the same noise in all rows. At *guidance scale* $s = 0$ the network is not told the class; at 1 it is told. Above 1 the class is exaggerated: the handwriting becomes less individual, and most strokes become thick and flat white. At 8 the 9 loses its loop. <!-- alt: Five rows of five handwritten digits. In the row s = 0 only the first digit is of the class of its column. From s = 1 on, each column shows a 0, 3, 4, 7 and 9; at s = 8 the strokes are thick. -->
 #
 # One network drew all five rows. This notebook changes *one callable at a time* and leaves the rest as it is: first the variance of a step, then the denoiser.
 #
@@ -104,11 +104,11 @@ _ = plots_variants.named_rows(rows)
 # |---|---|---|---|
 # | $v$ | `v` | the network's second output (not the $v$ of section 2.8): where the log variance lies between its bounds, −1 to 1 | 方差插值系数 |
 # | $y$ | `y` | the class of an image | 类别 |
-# | $p(y\mid x_t)$ | `classifier` | a classifier of *noisy* images | 带噪图像分类器 |
+# | $p(y\mid x_t)$ | `classifier` | a classifier of *noisy* images; its code returns $\log p$ | 带噪图像分类器 |
 # | $\epsilon_\theta(x_t, y)$, $\epsilon_\theta(x_t)$ | `eps_cond`, `eps_uncond` | the noise predicted with the label, and without it | 有条件与无条件的噪声预测 |
 # | $s$, $w$ | `scale` | guidance scale in two conventions, $s = 1+w$ | 引导强度 |
 #
-# Which distribution do the rows of the figure aim at? At $p(x)\,p(y\mid x)^s$, normalised: images $x$, weighted by how much they look like class $y$. Compute one case now; section 5.6 needs it.
+# Which distribution do the rows of the figure aim at? At $p(x)\,p(y\mid x)^s$, normalised: images $x$, weighted by how much they look like class $y$. Compute one case; section 5.6 needs it.
 #
 # **Exercise 5.1 (on paper, 4 minutes).** $x$ is $\mathcal N(0, 1)$. We observe $y = x+z$, where $z$ is noise of variance 1, and find $y = 2$ (here $y$ is a number, not a class). (a) As a function of $x$, $p(y\mid x)^s$ is a Gaussian times a constant. Give its mean and variance. (b) Multiply it by $p(x)$ and normalise. Give mean and variance. (c) Which distribution is it at $s = 0$, 1, 3 and for $s\to\infty$?
 # <details><summary>Hint</summary>When Gaussians are multiplied, their precisions (1 / variance) add, and the mean is the mean of the means, weighted by the precisions (section 1.7).</details>
@@ -450,7 +450,7 @@ cfg_eps = checks.cfg_eps(cfg_eps)
 # *Question.* At $s = 1$ guidance is exact. For $s = 3$, does it draw from $p(x)\,p(y\mid x)^3$? Test it with the two Gaussians of exercise 5.1: exact denoisers, your `cfg_eps`, very small steps of Heun's method, no noise added.
 #
 # **Exercise 5.6.1 (on paper, 3 minutes).** Predict first. Your result for $s = 3$ was mean 3/2, variance 1/4. Is the distribution of the samples the same, wider or narrower?
-# <details><summary>Then look</summary>Narrower, and shifted further: mean 2, variance 1/8.</details>
+# <details><summary>Then look</summary>Narrower, shifted further: mean 2, variance 1/8, derived below.</details>
 
 # %% tags=["folded"]
 fine = GaussianDiffusion.from_alphas_bar(torch.linspace(14, -14, 300, dtype=torch.float64).sigmoid())
@@ -498,23 +498,29 @@ for ax, s in zip(axes, (1, 4)):
 _ = axes[0].set(ylabel="density"), axes[0].legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.6.* Class $y$ has the two clusters at 0 and 1.2; the other class lies at −1. Left, $s = 1$: the blue curve lies on the dashed one. Right, $s = 4$: the product still has both clusters. The guided chain has *lost* the one next to the other class, and what remains has moved outwards, away from the other class. <!-- alt: Two panels. Left, the blue curve lies on the dashed one, with two peaks. Right, the dashed curve has two peaks at 0.1 and 1.2, the blue one a single high peak near 1.4. -->
+# *Figure 5.6.* Class $y$ has the two clusters at 0 and 1.2; the other class lies at −1. Left, $s = 1$: the blue curve lies on the dashed one. Right, $s = 4$: the product still has both clusters. The guided chain has *lost* the one next to the other class, and what remains has moved away from that class. <!-- alt: Two panels. Left, the blue curve lies on the dashed one, with two peaks. Right, the dashed curve has two peaks at 0.1 and 1.2, the blue one a single high peak near 1.4. -->
 #
 # This is the exact version of figure 5.1: a larger scale gives more typical samples, of less variety. No theory says which scale is right: measure it.
 
 # %% [markdown] tags=["deeper"]
-# ### Going deeper: why the variance is 1/8
+# ### Going deeper: why the mean is 2 and the variance 1/8
 
 # %% [markdown]
 # Take $z = x_t/\sqrt{\bar\alpha_t}$ and $\sigma^2 = (1-\bar\alpha_t)/\bar\alpha_t$. The ODE (4.8), rewritten from $u$ and $r$, reads $dz/d\sigma = -\sigma\,\nabla\log p(z;\sigma)$, and data $\mathcal N(m, c)$ have the score $-(z-m)/(c+\sigma^2)$. The guided score is $1-s$ times that of $\mathcal N(0, 1)$ plus $s$ times that of $\mathcal N(m, c)$. So the difference $\delta$ of two paths obeys
 # $$\frac{d\log\delta}{d\sigma} = \frac{(1-s)\,\sigma}{1+\sigma^2}+\frac{s\,\sigma}{c+\sigma^2},\qquad \delta\propto(1+\sigma^2)^{(1-s)/2}\,(c+\sigma^2)^{s/2} .$$
 # At large $\sigma$ this is $\sigma$, the standard deviation of the start; at $\sigma = 0$ it is $c^{s/2}$. So the samples have variance $c^s$, where the product has $1/(1-s+s/c)$: narrower for every $s>1$, and wider for every $s$ between 0 and 1.
+#
+# The path that starts in the middle, $\bar z = 0$, ends at the mean. It obeys the same equation with one more term, because the second score is zero at $m$ and not at 0: $d\bar z/d\sigma$ is as for $\delta$, less $s\,m\,\sigma/(c+\sigma^2)$. With the solution $\delta$ above, scaled to $\delta = \sigma$ at the start,
+# $$\bar z(0) = \delta(0)\int_0^\infty\frac{s\,m\,\sigma}{c+\sigma^2}\,\frac{d\sigma}{\delta(\sigma)},\qquad\text{for } s = 3:\quad m\,c^{3/2}\int_0^\infty\frac{3\,\sigma\,(1+\sigma^2)}{(c+\sigma^2)^{5/2}}\,d\sigma = m\,(1+2c) .$$
+# With $m = 1$ and $c = \tfrac12$ this is 2. The product has $m\,s/(s+c-s\,c)$, which is 3/2.
 
 # %%
 for s in (0.5, 1, 2, 3, 5):
     x = walked(posterior, normal, s)
     var = ((x[250] - x[150]) / (start[250] - start[150])).item() ** 2
-    print(f"s = {s:3}: measured {var:.3f}, c^s = {0.5**s:.3f}, the product has {1 / (1 + s):.3f}")
+    print(f"s = {s:3}: mean {x[200].item():.3f}, variance {var:.3f};", end=" ")
+    print(f"c^s = {0.5**s:.3f}, the product has {1 / (1 + s):.3f}")
+    assert s != 3 or abs(x[200].item() - 2) < 0.01
 
 # %% [markdown]
 # With noise added at every step, as in DDPM, the variance $V$ is different. Along $b = \sigma^2$, downwards, $\delta$ shrinks at the rate $h(b) = (1-s)/(1+b)+s/(c+b)$, and each small step adds $db$:
@@ -1640,7 +1646,7 @@ print("500 digits: the classifier is more than 90% sure of over 80% of them, and
 # %% [markdown]
 # ## 5.26 The trilemma, measured
 #
-# *Question.* Ten steps, four, or one: what is the price? A generator should draw images of high **quality**, should **cover** the data, and should be **fast**. Xiao and others call it the generative learning *trilemma* (生成学习三难): each family of models had two of the three. (The post calls it a paradox; it is a choice.) On digits:
+# *Question.* Ten steps, four, or one: what is the price? A generator should draw images of high **quality**, should **cover** the data, and should be **fast**. Xiao and others call it the generative learning *trilemma* (生成学习的三难困境): each family of models had two of the three. (The post's 三元悖论 reads as *paradox*; it is a choice.) On digits:
 #
 # - quality: *precision* (section 5.7) and the *Fréchet distance* (section 4.9);
 # - coverage: *recall*, and the share of the rarest class (10 % is even);
