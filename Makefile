@@ -12,6 +12,9 @@ OLDEST_PYTHON = $(shell for python in python3.10 python3.11 python3.12 $(PYTHON)
 # Tests and notebooks are shared among so many processes, file by file, the slowest first; WORKERS=0 for one.
 WORKERS ?= 2
 test test-oldest repeat: export OMP_NUM_THREADS ?= 1
+# A sitting is tested by executing its cells: that goes with the notebooks.
+UNIT = tests --ignore=tests/test_sittings.py
+NOTEBOOKS = --nbval notebooks/ tests/test_sittings.py
 SHARED = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 TIMES ?= 20
 NOTEBOOK_TIMES ?= 5
@@ -27,21 +30,21 @@ help: ## list the targets
 lab: $(STAMP) ## open the course in JupyterLab (LAB_FLAGS=--no-browser for a remote machine)
 	$(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS) notebooks/01_forward_process.ipynb
 
-test: $(STAMP) ## check style and types, run the unit tests, then every notebook against its stored outputs
+test: $(STAMP) ## check style and types, run the unit tests, then every notebook against its stored outputs and each sitting alone
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest tests $(SHARED)
+	$(BIN)/python -m pytest $(UNIT) $(SHARED)
 	$(BIN)/python -m pytest --doctest-modules ddpm_lesson
-	$(BIN)/python -m pytest --nbval notebooks/ $(SHARED)
+	$(BIN)/python -m pytest $(NOTEBOOKS) $(SHARED)
 
 test-oldest: $(OLDEST)/.installed ## run the unit tests on the oldest versions that pyproject.toml allows (gigabytes, an hour)
 	$(OLDEST)/bin/python -m pytest tests $(SHARED)
 
 repeat: $(STAMP) ## run the unit tests TIMES=20 times and the notebooks NOTEBOOK_TIMES=5 times, until one fails (hours)
-	for i in $$(seq $(TIMES)); do echo "unit tests, $$i of $(TIMES)"; $(BIN)/python -m pytest -q tests $(SHARED) || exit 1; done
+	for i in $$(seq $(TIMES)); do echo "unit tests, $$i of $(TIMES)"; $(BIN)/python -m pytest -q $(UNIT) $(SHARED) || exit 1; done
 	for i in $$(seq $(NOTEBOOK_TIMES)); do echo "notebooks, $$i of $(NOTEBOOK_TIMES)"; \
-	    $(BIN)/python -m pytest -q --nbval notebooks/ $(SHARED) || exit 1; done
+	    $(BIN)/python -m pytest -q $(NOTEBOOKS) $(SHARED) || exit 1; done
 
 # BROWSER counts only on make's own command line: many desktops set a variable of that name, to any browser.
 browser-test: $(STAMP) ## run the notebooks in JupyterLab in a headless browser (NOTEBOOK=02_loss, PAGES=folder, BROWSER=chrome)

@@ -1,7 +1,7 @@
 """Small helpers that many modules need: noise, dtypes, ranges, seeds, and a network put to rest for a call."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -89,6 +89,13 @@ def check_numbers(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} must hold numbers, got a tensor on the device meta: {WITHOUT_NUMBERS}")
 
 
+def positive(name: str, value: int) -> int:
+    """The value; raises ValueError if it lies below 1."""
+    if value < 1:
+        raise ValueError(f"{name} must be positive, got {value}")
+    return value
+
+
 def seed_of(*numbers: int) -> int:
     """A seed for each tuple of numbers, such as seed and epoch; neighbours start independent generators.
 
@@ -102,15 +109,13 @@ def seed_of(*numbers: int) -> int:
 def seeded(seed: int, device: Device = "cpu") -> Iterator[None]:
     """PyTorch's own generators of the CPU and of `device` start at `seed` inside, and are as before afterwards."""
     device = torch.device(device)
-    several = device.type not in ("cpu", "mps")  # torch.mps knows one device, and no index
-    with torch.random.fork_rng(devices=[device] if several else [], device_type=device.type if several else "cuda"):
+    gpu = device.type != "cpu"
+    with torch.random.fork_rng(devices=[device] if gpu else [], device_type=device.type if gpu else "cuda"):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that seeds every GPU
-        if several:
+        if gpu:
             backend = getattr(torch, device.type)
-            with backend.device(device):
+            with nullcontext() if device.type == "mps" else backend.device(device):  # torch.mps knows one device
                 backend.manual_seed(seed)
-        elif device.type == "mps":
-            torch.mps.manual_seed(seed)
         yield
 
 

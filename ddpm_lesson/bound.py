@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ddpm_lesson._tensors import float32_at_least, randn_like
+from ddpm_lesson._tensors import float32_at_least, positive, randn_like
 from ddpm_lesson.denoisers import clipped, make_denoiser
 from ddpm_lesson.gaussian import Gaussian
 from ddpm_lesson.predictions import MeanType, Variance, p_from_prediction
@@ -137,7 +137,7 @@ def bits_per_dim(
     model, mean_type: as for `make_denoiser`; conditions too, each with an entry for each image, (B, ...).
     process: the base, or a chain respaced from it. x_0: (B, *D), B >= 1. clip: clip the estimated x_0 to [-1, 1];
     False for data that leave that range. The noise does not depend on batch_size. progress: show a bar.
-    Raises ValueError if there are no images, or a condition is no tensor with an entry for each.
+    Raises ValueError if there are no images, a condition is no tensor with an entry for each, or batch_size is below 1.
 
     >>> from ddpm_lesson import oracle
     >>> from ddpm_lesson.predictions import epsilon, fixedsmall
@@ -149,6 +149,7 @@ def bits_per_dim(
     """
     if len(x_0) == 0:
         raise ValueError(f"x_0 must hold at least one image, got shape {tuple(x_0.shape)}")
+    positive("batch_size", batch_size)
     for name, condition in conditions.items():
         got = f"shape {tuple(condition.shape)}" if isinstance(condition, Tensor) else f"a {type(condition).__name__}"
         if not isinstance(condition, Tensor) or condition.shape[:1] != x_0.shape[:1]:

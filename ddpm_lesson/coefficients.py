@@ -5,12 +5,13 @@ Index t runs over 0..T-1; t = 0 is the papers' t = 1.
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache, reduce
+from functools import reduce
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from ddpm_lesson._tensors import check_numbers, check_range, float32_at_least, moved, table_dtype
 
@@ -36,6 +37,9 @@ def extract(v: Tensor, t: Tensor, x_shape: Sequence[int], *, dtype: torch.dtype 
     return out if dtype is None else out.to(dtype)
 
 
+_COMMON = (torch.float32, torch.float64)
+
+
 def combine(*terms: tuple[float | Tensor, Tensor]) -> Tensor:
     """Sum of c * x over the pairs (c, x): how every formula of the process meets images.
 
@@ -43,22 +47,35 @@ def combine(*terms: tuple[float | Tensor, Tensor]) -> Tensor:
     arithmetic is in float32 at least, in float64 for float64 images; the result has the images' own dtype.
     Raises ValueError if shapes or devices differ, TypeError if an image is not floating point.
     """
-    _, first = terms[0]
-    alike = first.dtype in (torch.float32, torch.float64)
+    dtype, shape = terms[0][1].dtype, terms[0][1].shape
+    alike = dtype in _COMMON and not is_compiling()
     for c, x in terms:
-        alike = alike and type(c) is float and x.dtype == first.dtype and x.shape == first.shape
-    return reduce(torch.add, [_number(c, x.dtype) * x for c, x in terms]) if alike else _combine(terms)
+        alike = alike and type(c) is float and type(x) is Tensor and x.dtype == dtype and x.shape == shape
+    return reduce(torch.add, [_numbers[c, dtype] * x for c, x in terms]) if alike else _combine(terms)
 
 
-@lru_cache(maxsize=2**16)
-def _number(c: float, dtype: torch.dtype) -> Tensor:
-    """c as a tensor without dimensions, on the CPU: an image is multiplied by it in half the time of a float."""
-    with torch.inference_mode(False):
-        return torch.scalar_tensor(c, dtype=dtype, device="cpu")
+class _Numbers(dict[tuple[Any, torch.dtype], Tensor]):
+    """Numbers as tensors without dimensions, on the CPU: an image is multiplied by one in half the time of a float.
+
+    One is kept unless it belongs to a FakeTensorMode, a transform of torch.func or a trace of torch.jit.
+    """
+
+    def __missing__(self, key: tuple[Any, torch.dtype]) -> Tensor:
+        with torch.inference_mode(False):
+            number = torch.scalar_tensor(key[0], dtype=key[1], device="cpu")
+        wrapped = type(number) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(number)
+        if not wrapped and not torch.jit.is_tracing():
+            if len(self) >= 2**16:
+                self.clear()
+            self[key] = number
+        return number
+
+
+_numbers = _Numbers()
 
 
 def _combine(terms: Sequence[tuple[float | Tensor, Tensor]]) -> Tensor:
-    """`combine` for coefficients of each image, for dtypes that have to be promoted, and for what does not fit."""
+    """`combine` for coefficients of each image, dtypes to promote, classes of tensors, and what does not fit."""
     images = [x for _, x in terms]
     if any(x.shape != images[0].shape for x in images):
         raise ValueError(f"images must have one shape, got {' and '.join(str(tuple(x.shape)) for x in images)}")

@@ -4,13 +4,13 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from shutil import disk_usage
-from tempfile import NamedTemporaryFile
 from typing import IO, TypeVar
 
 import numpy as np
@@ -188,7 +188,7 @@ def _begun(folder: Path, size: int) -> IO[bytes]:
             left.unlink()
     if 2 * size > disk_usage(folder).free:
         raise OSError(f"{folder} has no room for {size} bytes")
-    return NamedTemporaryFile(dir=folder, suffix=".partial", delete=False)
+    return open(folder / f"{secrets.token_hex(8)}.partial", "xb")  # others may read it, as far as the umask lets them
 
 
 def _stored(path: Path | None, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -110,10 +110,10 @@ def _nearest(level: Tensor, S: int, power: float) -> list[int]:
     """The steps nearest to S levels, the powers of which are evenly spaced.  level: (T,), rising."""
     level = level.cpu().double()
     _check(len(level), S)
-    if level[-1].isinf():  # pure noise: no level is near it, and the chain begins there
-        return [*_nearest(level[:-1], S - 1, power), len(level) - 1]
     if S == 1:
         raise ValueError("this choice holds both ends and needs S >= 2, got 1; use trailing for a single step")
+    if level[-1].isinf():  # pure noise: no level is near it, and the chain begins there
+        return [*(_nearest(level[:-1], S - 1, power) if S > 2 else [0]), len(level) - 1]
     ends = level[[0, -1]] ** power
     wanted = torch.linspace(ends[0].item(), ends[1].item(), S, dtype=torch.float64) ** (1 / power)
     return sorted({int((level - each).abs().argmin()) for each in wanted})

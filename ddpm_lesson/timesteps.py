@@ -2,6 +2,7 @@
 
 sample(batch_size), batch_size >= 1, returns t, (B,) int64 in 0..T-1, and weights, (B,) float32, such that the mean of
 weights * losses has the uniform mean over t as its expectation. update(t, losses) tells how large the losses were.
+A batch_size below 1 raises ValueError.
 generator: t is drawn on its device, without one on the CPU, and moved to `device`.
 State is in buffers, so that state_dict() and load_state_dict() resume exactly.
 """
@@ -12,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from ddpm_lesson._tensors import Device, float32_at_least, home, moved, table_dtype
+from ddpm_lesson._tensors import Device, float32_at_least, home, moved, positive, table_dtype
 
 Draw = tuple[Tensor, Tensor]  # t (B,) and weights (B,)
 
@@ -35,11 +36,11 @@ class Uniform(nn.Module):
 
     def __init__(self, T: int):
         super().__init__()
-        self.T = _positive("T", T)
+        self.T = positive("T", T)
 
     def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device | None = None) -> Draw:
         """t, (B,), and weights, (B,): see the head of this file."""
-        t = torch.randint(self.T, (batch_size,), generator=generator, device=home(generator))
+        t = torch.randint(self.T, (positive("batch_size", batch_size),), generator=generator, device=home(generator))
         return moved(t, device), torch.ones(batch_size, device=device)
 
     def update(self, t: Tensor, losses: Tensor) -> None:
@@ -55,7 +56,8 @@ class Antithetic(Uniform):
 
     def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device | None = None) -> Draw:
         """t, (B,), and weights, (B,): see the head of this file."""
-        half = torch.randint(self.T, (batch_size // 2 + batch_size % 2,), generator=generator, device=home(generator))
+        pairs = (positive("batch_size", batch_size) + 1) // 2
+        half = torch.randint(self.T, (pairs,), generator=generator, device=home(generator))
         t = torch.stack([half, self.T - 1 - half], 1).flatten()[:batch_size]
         return moved(t, device), torch.ones(batch_size, device=device)
 
@@ -76,7 +78,7 @@ class LossSecondMoment(nn.Module):
         super().__init__()
         if not 0 < uniform_prob <= 1:
             raise ValueError(f"uniform_prob must lie in (0, 1], got {uniform_prob}")
-        self.T, self.history, self.uniform_prob = _positive("T", T), _positive("history", history), uniform_prob
+        self.T, self.history, self.uniform_prob = positive("T", T), positive("history", history), uniform_prob
         self.register_buffer("losses", torch.zeros(T, history, dtype=torch.float64, device="cpu"))
         self.register_buffer("counts", torch.zeros(T, dtype=torch.int64, device="cpu"))
 
@@ -90,7 +92,7 @@ class LossSecondMoment(nn.Module):
     def sample(self, batch_size: int, *, generator: Generator | None = None, device: Device | None = None) -> Draw:
         """t, (B,), and weights, (B,): see the head of this file."""
         p = self.probabilities().to(home(generator), table_dtype(home(generator)))
-        t = torch.multinomial(p, batch_size, replacement=True, generator=generator)
+        t = torch.multinomial(p, positive("batch_size", batch_size), replacement=True, generator=generator)
         return moved(t, device), moved((1 / (self.T * p[t])).float(), device)
 
     def update(self, t: Tensor, losses: Tensor) -> None:
@@ -106,9 +108,3 @@ class LossSecondMoment(nn.Module):
         for step, loss in zip(map(int, steps), values, strict=True):
             self.losses[step, self.counts[step] % self.history] = loss
             self.counts[step] += 1
-
-
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{name} must be positive, got {value}")
-    return value

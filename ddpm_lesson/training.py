@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
@@ -121,7 +122,7 @@ def train(
     minimised. optimizer: Adam if not given. lr: None for the optimizer's own, which training changes (to go on with a
     state, give lr), or 2e-4 without one. In step k the learning rate is lr rate(k), times k / warmup up to k = warmup.
     clip_norm: the gradient's norm is cut to it; math.inf for none. accumulate: batches whose gradients are averaged in
-    one step. ema: is updated after every step. timesteps: `Uniform` if not given.
+    one step. ema: is updated after every step. timesteps: with the process's T; `Uniform` if not given.
     mixed_precision: the network computes in bfloat16, its weights stay float32. compiled: the network is compiled.
     generator: for t and noise, as in `Gaussian.sample`. With one here and one in `minibatches` a run can be
     repeated bit by bit on a CPU; dropout alone still draws from PyTorch's own generator.
@@ -152,6 +153,10 @@ def train(
     if (device := parameters[0].device).type == "meta":
         raise ValueError("the model lies on the device meta and holds no numbers: move it with to_empty, then fill it")
     timesteps = Uniform(process.T) if timesteps is None else timesteps
+    if (drawn := getattr(timesteps, "T", process.T)) != process.T:
+        raise ValueError(
+            f"timesteps must draw t of the process, which has T = {process.T}, got a sampler of T = {drawn}"
+        )
     if optimizer is None:
         optimizer = torch.optim.Adam(parameters, lr=2e-4)
     rates = [group["lr"] if lr is None else lr for group in optimizer.param_groups]
@@ -167,7 +172,7 @@ def train(
             t, weights = timesteps.sample(len(x_0), generator=generator, device=device)
             noised = process.noised(x_0, t, noise(x_0, generator=generator))
             given = given if conditions is None else conditions(noised, given)
-            with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
+            with torch.autocast(device.type, torch.bfloat16) if mixed_precision else nullcontext():
                 output = answer(forward(noised.x_t, t, **given), module=True)
             losses = _per_image(loss(output, noised), t)
             part = (weights * losses).mean() / accumulate

@@ -16,6 +16,7 @@ from bad_files import MADE, World
 from bad_input import DONE, PAGE, RAISES, ROWS, WARNS, page
 
 from ddpm_lesson import GaussianDiffusionTrainer, cli, data
+from ddpm_lesson.bound import bits_per_dim
 from ddpm_lesson.doors import ImageRangeWarning
 from ddpm_lesson.experiments.generator_recipes import GeneratorRecipe
 from ddpm_lesson.experiments.pretrained import load_pretrained, load_weights
@@ -25,9 +26,11 @@ from ddpm_lesson.gaussian import Gaussian
 from ddpm_lesson.losses import simple_loss
 from ddpm_lesson.networks.classifier import Classifier
 from ddpm_lesson.networks.unet import UNet
-from ddpm_lesson.predictions import epsilon
+from ddpm_lesson.predictions import epsilon, fixedsmall
 from ddpm_lesson.process import GaussianDiffusion
 from ddpm_lesson.schedules import linear
+from ddpm_lesson.spacing import log_snr
+from ddpm_lesson.timesteps import Uniform
 from ddpm_lesson.training import train
 
 PLACE = re.compile(r"\{([a-z_A-Z0-9]+)\}")
@@ -61,12 +64,14 @@ def names(world):
     process = GaussianDiffusion(linear(10))
     here = dict(data=data, torch=torch, process=process, x_0=(x_0 := torch.zeros(2, 1, 8, 8)), t=torch.tensor([0, 1]))
     made = (Recipe, ClassifierRecipe, GeneratorRecipe, Sampling, Gaussian, GaussianDiffusion, UNet, Classifier, linear)
-    here |= {each.__name__: each for each in (*made, load_weights, load_pretrained)}
+    more = (load_weights, load_pretrained, bits_per_dim, log_snr, Uniform)
+    here |= {each.__name__: each for each in (*made, *more)}
     trained = load_weights(world("weights"))
     trainer = dict(steps=1, loss=partial(simple_loss, process, epsilon))
     here |= dict(trained=trained, unet=trained.model, Trainer=GaussianDiffusionTrainer)
     here |= dict(network=Scaled(), in_a_tuple=InATuple(), bright=torch.linspace(0, 1, 128).view_as(x_0))
-    here["first"] = lambda batches, lr: next(train(Scaled(), process, batches, lr=lr, **trainer))
+    here |= dict(epsilon=epsilon, fixedsmall=fixedsmall)
+    here["first"] = lambda batches, **options: next(train(Scaled(), process, batches, **options, **trainer))
     return here
 
 

@@ -587,6 +587,12 @@ def test_no_images_are_an_error():
         bits_per_dim(MIXTURE.as_model(epsilon), SHORT, epsilon, fixedlarge, torch.zeros(0, 1))
 
 
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_of_no_images_is_an_error(batch_size):
+    with pytest.raises(ValueError, match=f"batch_size must be positive, got {batch_size}"):
+        bits_per_dim(MIXTURE.as_model(epsilon), SHORT, epsilon, fixedlarge, torch.zeros(2, 1), batch_size=batch_size)
+
+
 def test_progress_is_shown_when_asked_for(capfd):
     bits_per_dim(MIXTURE.as_model(epsilon), SHORT, epsilon, fixedlarge, torch.zeros(1, 1))
     assert capfd.readouterr().err == ""

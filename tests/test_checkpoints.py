@@ -97,6 +97,38 @@ def test_data_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     assert seen == [("fsync", 5), ("replace", False)] and (tmp_path / "x").read_bytes() == b"12345"
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="asks Linux which files are mapped")
+def test_what_was_loaded_is_no_map_of_the_file(path):
+    # Windows does not replace a mapped file: a run that goes on could not save.
+    tensors, _ = load_tensors(path)
+    with open("/proc/self/maps") as maps:
+        assert path.name not in maps.read()
+    assert tensors.keys() == TENSORS.keys()
+
+
+@pytest.mark.parametrize("windows, refusals, saved", [(True, 2, True), (True, 99, False), (False, 1, False)])
+def test_a_file_that_someone_reads_is_replaced_on_windows_a_little_later(path, monkeypatch, windows, refusals, saved):
+    before, replace, tries = path.read_bytes(), os.replace, []
+
+    def while_it_is_open(*names):
+        tries.append(names)
+        if len(tries) <= refusals:
+            raise PermissionError(13, "Access is denied")
+        replace(*names)
+
+    monkeypatch.setattr(checkpoints, "WINDOWS", windows)
+    monkeypatch.setattr(checkpoints, "PATIENCE", 0.1)
+    monkeypatch.setattr(os, "replace", while_it_is_open)
+    if saved:
+        write_whole(path, b"new")
+        assert path.read_bytes() == b"new" and len(tries) == 3
+    else:
+        with pytest.raises(PermissionError):
+            write_whole(path, b"new")
+        assert path.read_bytes() == before and (len(tries) > 1) == windows
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
 # Damaged.
 
 

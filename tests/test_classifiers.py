@@ -182,6 +182,13 @@ def test_what_is_saved_is_enough_to_load_it(images, tmp_path, T):
     assert low < share < high
 
 
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_accuracy_needs_batches_with_images(images, batch_size):
+    trained, _ = weights(TINY, images)
+    with pytest.raises(ValueError, match=f"batch_size must be positive, got {batch_size}"):
+        accuracy(trained, images, batch_size=batch_size)
+
+
 def test_accuracy_is_that_without_dropout(images):
     # 0.5 of the features left out: the shares of 382 images would hardly agree once.
     trained, _ = weights(dataclasses.replace(TINY, dropout=0.5, steps=60, batch_size=32, lr=5e-3), images)

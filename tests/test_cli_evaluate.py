@@ -383,6 +383,15 @@ def test_scores_as_a_file(digits_run, tmp_path):
             assert f"  {name} {each['value']:.4g} (95 %: " in result.out
 
 
+def test_what_is_no_number_is_null_in_the_file(digits_run, tmp_path):
+    # One image has bits/dim without an interval, and strict readers of JSON know no NaN.
+    given = ["--quiet", "--n", 20, "--bits", 1, "--json", tmp_path / "scores.json"]
+    assert evaluate(digits_run, *given).status == 0
+    text = (tmp_path / "scores.json").read_text()
+    held = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))["scores"]["Bits/dim"]
+    assert held["value"] > 0 and held["low"] is held["high"] is None and held["n"] == 1
+
+
 def test_progress_and_a_summary_are_no_results(digits_run):
     shown, quiet = evaluate(digits_run, "--n", 40), evaluate(digits_run, "--n", 40, "--quiet")
     assert shown.out == quiet.out and quiet.err == ""

@@ -1,6 +1,7 @@
 """What the command line makes of errors, warnings and of a reader that has gone, whichever command it is."""
 
 import errno
+import os
 import re
 import subprocess
 import sys
@@ -127,3 +128,17 @@ def test_a_reader_that_has_gone_is_no_error():
     for length in ("9", "99999"):
         done = subprocess.run([sys.executable, "-c", code, length], capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_what_the_outputs_encoding_lacks_is_escaped():
+    # A terminal of Windows may know no Chinese names: a run that is done must not end with an error for that.
+    code = (
+        "import argparse, runpy\n"
+        "from ddpm_lesson import cli\n"
+        "parsed = argparse.Namespace(debug=False, threads=None, command=lambda options: print('\u51fa: done') or 0)\n"
+        "cli.Parser.parse_args = lambda self, arguments: parsed\n"
+        "runpy.run_module('ddpm_lesson', run_name='__main__')"
+    )
+    options = {"env": os.environ | {"PYTHONIOENCODING": "cp1252"}, "capture_output": True, "timeout": 120}
+    done = subprocess.run([sys.executable, "-c", code], **options)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, rb"\u51fa: done", b"")

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,16 @@ import torch
 from command_line import made, run, told
 from PIL import Image
 
-from ddpm_lesson import cli
+from ddpm_lesson import GaussianDiffusion, cli
 from ddpm_lesson.cli import outputs, pictures
 from ddpm_lesson.data import to_uint8
 from ddpm_lesson.experiments import pretrained
 from ddpm_lesson.experiments.pretrained import PretrainedDiffusion, load_weights
+from ddpm_lesson.experiments.sampling import SAMPLERS, Sampling
+from ddpm_lesson.oracle import GaussianData
+from ddpm_lesson.predictions import fixedsmall
+from ddpm_lesson.samplers import State
+from ddpm_lesson.schedules import linear
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +107,25 @@ def test_long_chains_are_thinned(sample, tmp_path):
     assert sample("--weights", long, "--n", 1, "--out", "x.gif").status == 0
     with Image.open("x.gif") as picture:
         assert picture.n_frames == 41
+
+
+@pytest.mark.parametrize("steps", [1, 39, 41, 100, 1000])
+@pytest.mark.parametrize("name", [name for name, each in SAMPLERS.items() if each.from_noise])
+def test_an_animation_ends_in_the_last_state_of_every_sampler(name, steps):
+    process = GaussianDiffusion(linear(steps, 1e-4, 0.02))
+    denoise, x_T = GaussianData(process, torch.zeros(1), 1.0), torch.randn(3, 1)
+    drawing = partial(Sampling(name).states, process, denoise, fixedsmall, x_T)
+    states = [state.x_t for state in drawing(generator=torch.Generator().manual_seed(0))]
+    frames = cli.sample.thinned(drawing(generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(frames[:, 0], states[0]) and torch.equal(frames[:, -1], states[-1])
+    assert frames.shape[1] == len(states) if len(states) <= 41 else 38 <= frames.shape[1] <= 41
+
+
+def test_a_chain_that_leads_elsewhere_is_thinned_too():
+    chains = {"to noise": range(1, 101), "jumps": [*range(100, 49, -1), *range(51, 80), *range(78, -1, -1)], "": [0]}
+    for chain in chains.values():
+        frames = cli.sample.thinned(State(i, torch.full((1,), float(i)), None) for i in chain)
+        assert frames.shape[1] <= 41 and (frames[0, 0], frames[0, -1]) == (chain[0], chain[-1])
 
 
 @pytest.mark.parametrize("form", ["x.npz", "x.png", "x.gif"])

@@ -9,9 +9,11 @@ import torch
 from diffusers import DDPMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from ddpm_lesson import schedules
-from ddpm_lesson.coefficients import Coefficients, combine, extract, spread
+from ddpm_lesson.coefficients import Coefficients, _Numbers, combine, extract, spread
 
 EPS = torch.finfo(torch.float64).eps
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -349,6 +351,75 @@ def test_images_must_have_one_shape():
 def test_images_must_lie_on_the_device_of_the_table(devices):
     with pytest.raises(ValueError, match="one device, got .*meta.*cpu|one device, got .*cpu.*meta"):
         combine(*((torch.ones(2), torch.zeros(2, 3, device=device)) for device in devices))
+
+
+# What others trace: no tensor of theirs is kept for later, and what is kept does not disturb them.
+
+
+def blended(x):
+    return combine((0.123, x), (0.456, x))
+
+
+def exported(x):
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return blended(x)
+
+    return torch.export.export(Model(), (x,)).module()(x)
+
+
+def faked(x):
+    with FakeTensorMode() as mode:
+        out = blended(mode.from_tensor(x))
+        assert isinstance(out, FakeTensor) and (out.shape, out.dtype) == (x.shape, x.dtype)
+    return blended(x)
+
+
+def faked_inside_alone(x):
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert isinstance(blended(x), FakeTensor)
+    return blended(x)
+
+
+TRACES = {
+    "export": exported,
+    "FakeTensorMode": faked,
+    "FakeTensorMode with real images": faked_inside_alone,
+    "make_fx real": lambda x: make_fx(blended)(x)(x),
+    "make_fx symbolic": lambda x: make_fx(blended, tracing_mode="symbolic")(x)(x),
+    "jit": lambda x: torch.jit.trace(blended, x)(x),
+    "compile": torch.compile(blended, fullgraph=True, backend="eager"),
+    "vmap": torch.vmap(blended),
+    "jvp": lambda x: torch.func.jvp(blended, (x,), (x,))[1],  # of a linear function: its value at x
+    "functionalize": torch.func.functionalize(blended),
+}
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.*deprecated")
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("name", TRACES)
+def test_what_is_traced_leaves_nothing_behind(name, warm, monkeypatch):
+    monkeypatch.setattr("ddpm_lesson.coefficients._numbers", numbers := _Numbers())
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    expected = 0.123 * x + 0.456 * x
+    if warm:
+        assert torch.equal(blended(x), expected) and len(numbers) == 2
+    assert torch.equal(TRACES[name](x), expected)
+    for number in numbers.values():
+        assert type(number) is torch.Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(number)
+    after = blended(x)
+    assert type(after) is torch.Tensor and torch.equal(after, expected)
+
+
+def test_numbers_are_kept_for_the_next_call_and_not_without_end():
+    numbers = _Numbers()
+    assert numbers[0.1, torch.float32] is numbers[0.1, torch.float32]
+    assert numbers[0.1, torch.float64].item() == 0.1 != numbers[0.1, torch.float32].item()
+    with torch.inference_mode():
+        assert not numbers[0.2, torch.float32].is_inference()
+    for i in range(2**16 + 1):
+        numbers[float(i), torch.float32]
+    assert len(numbers) < 2**16
 
 
 # row: the coefficients of one step, or of a step for each image.

@@ -107,6 +107,12 @@ def test_inception_refuses_floats():
         inception_features(torch.zeros(2, 3, 8, 8), "file")
 
 
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_inception_refuses_batches_without_images(stand_in, batch_size):
+    with pytest.raises(ValueError, match=f"batch_size must be positive, got {batch_size}"):
+        inception_features(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "file", batch_size=batch_size)
+
+
 def test_inception_without_the_extra(monkeypatch, stand_in):
     images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     with pytest.raises(ImportError, match=r"pip install 'torchmetrics\[image\]'. What failed: .*Torch-fidelity"):

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import sys
 import threading
 import time
 from pathlib import Path
@@ -159,12 +160,12 @@ def test_without_a_place_on_disk_they_are_kept_in_memory(photos, monkeypatch, de
         raise OSError(28, "No space left on device")
 
     if where == "open":
-        monkeypatch.setattr(files, "NamedTemporaryFile", fail)
+        monkeypatch.setattr(files, "open", fail, raising=False)
     elif where == "write":
         full = Path("/dev/full")
         if not full.exists():
             pytest.skip("no /dev/full")
-        monkeypatch.setattr(files, "NamedTemporaryFile", lambda **_: open(full, "wb", buffering=0))
+        monkeypatch.setattr(files, "open", lambda *_: open(full, "wb", buffering=0), raising=False)
         monkeypatch.setattr(os, "unlink", fail)
     elif where == "space":
         monkeypatch.setattr(files, "disk_usage", lambda folder: Room(N * 48 * 2 - 1))
@@ -259,6 +260,19 @@ def test_what_a_killed_process_left_is_cleared_away_after_a_day(photos):
         os.utime(folder / name, (time.time() - age,) * 2)
     data.folder(photos, 4).prepare()
     assert [path.suffix for path in stored(photos)] == [".npy", ".partial"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no umask on Windows")
+def test_others_may_read_the_cache_as_far_as_the_umask_lets_them(photos):
+    for mask in (0o022, 0o077):
+        before = os.umask(mask)
+        try:
+            data.folder(photos, 4).prepare()
+        finally:
+            os.umask(before)
+        (path,) = stored(photos)
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+        path.unlink()
 
 
 def test_a_link_planted_in_the_cache_is_not_followed(photos):

@@ -76,6 +76,21 @@ def test_names_of_files_differ_on_every_system():
     ]
 
 
+def test_names_of_files_are_no_devices_of_windows_and_not_too_long():
+    names = ["con", "AUX", "lpt1.smith", "com¹", "student_con", "console", "ann.con", "\U00020000" * 80]
+    *files, long = file_names([student(name) for name in names]).values()
+    assert files == [
+        "student_con.html",
+        "student_AUX.html",
+        "student_lpt1.smith.html",
+        "student_com¹.html",
+        "student_con_2.html",
+        "console.html",
+        "ann.con.html",
+    ]
+    assert long == "\U00020000" * 50 + ".html"
+
+
 class Tags(HTMLParser):
     """Which elements are open; every page closes those it opens."""
 

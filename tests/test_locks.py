@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import platform
+import subprocess
+import sys
 
 import pytest
 from filelock import FileLock
@@ -111,3 +113,37 @@ def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path, monkeypatc
     with pytest.raises(OSError, match=r"cannot be written to \(Read-only file system\): name another folder"):
         Lock(tmp_path)
     assert worker(tmp_path) is None
+
+
+FORKED = """
+import os, runpy, sys, weakref
+from pathlib import Path
+locks = runpy.run_path(sys.argv[1])
+class Owner: pass
+owner, lock = Owner(), locks["Lock"](Path(sys.argv[2]))
+weakref.finalize(owner, lock.release)
+child = os.fork()
+if child == 0:
+    try:
+        locks["Lock"](Path(sys.argv[2]))
+    except locks["Busy"]:
+        lock.leave()
+        sys.exit(7)
+    sys.exit("taken twice")
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_a_fork_that_ends_gives_nothing_back(tmp_path):
+    # Neither by `release`, which a run calls when Python ends, nor by the end of the lock that it has inherited.
+    command = [sys.executable, "-c", FORKED, locks.__file__, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == f"{process.pid}\n"
+        assert worker(tmp_path / "run").pid == process.pid
+        with pytest.raises(Busy, match=f"process {process.pid} on "):
+            Lock(tmp_path / "run")
+    assert process.returncode == 0 and worker(tmp_path / "run") is None
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]

@@ -121,8 +121,10 @@ def test_it_is_on_the_device_that_was_asked_for(weights, device):
     assert {p.device.type for p in trained.model.parameters()} == {device.type}
     assert trained.device.type == trained.labels(3).device.type == device.type
     y, three = torch.tensor([1, 2]), Sampling(steps="trailing3")
-    images = last(trained.states(2, three, y=y.to(device)))
-    assert images.device.type == device.type
+    images = last(trained.states(2, three, y=y))
+    assert images.device.type == device.type and torch.equal(last(trained.states(2, three, y=y.to(device))), images)
+    x_t = torch.zeros(2, 1, 8, 8, device=device)
+    assert trained.denoiser(y, guidance=2.0)(x_t, 3).x_0.device.type == device.type
     cpu = load_weights(weights).sample(2, three, y=y)
     torch.testing.assert_close(images.cpu(), cpu, rtol=0, atol=2e-3)  # three steps of a float32 network
     torch.testing.assert_close(trained.sample(2, three, y=y), cpu, rtol=0, atol=2e-3)
@@ -327,6 +329,33 @@ def test_a_network_without_labels_has_none(unconditional):
 def test_bad_wishes_are_an_error(trained, options, message):
     with pytest.raises(ValueError, match=message):
         trained.sample(**{"n": 2} | options)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"x_T": torch.zeros(2, 1, 8, 8)}, r"x_T must be \(4, 1, 8, 8\), one for each image, got \(2, 1, 8, 8\)"),
+        ({"x_0": torch.zeros(2, 1, 8, 8), "start": 0.5}, r"x_0 must be \(4, 1, 8, 8\), .*, got \(2, 1, 8, 8\)"),
+        ({"y": torch.tensor([1, 2])}, r"y must be \(4,\), a label for each image, got \(2,\)"),
+    ],
+)
+def test_states_are_of_as_many_images_as_were_asked_for(trained, given, message):
+    with pytest.raises(ValueError, match=message):
+        trained.states(4, **given)
+
+
+def test_states_take_a_mask_that_broadcasts(trained):
+    mask = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    images = last(trained.states(2, Sampling(steps="trailing2"), x_0=torch.zeros(1, 1, 8, 8), mask=mask))
+    assert images.shape == (2, 1, 8, 8) and not images.any()
+
+
+@pytest.mark.parametrize("part", [(0, 2), (2, 2), (-1, 2), (0, 0)])
+def test_a_part_without_images_is_an_error(trained, part):
+    told = "must hold an image, got none of n = 1: see part_of" if part == (0, 2) else r"number in 0\.\.of - 1, got \("
+    with pytest.raises(ValueError, match=told):
+        trained.sample(1, part=part)
+    assert trained.sample(1, Sampling(steps="trailing1"), part=(1, 2)).shape == (1, 1, 8, 8)
 
 
 # Classifiers.

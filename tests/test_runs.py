@@ -214,6 +214,15 @@ def test_what_was_not_saved_is_made_again(whole, images, tmp_path):
     assert_same(tmp_path, whole)
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="asks Linux which files are mapped")
+def test_a_run_that_goes_on_keeps_no_file_mapped(whole, images, tmp_path):
+    shutil.copytree(whole, tmp_path / "mapped")
+    again = Run(recipe(whole.name), tmp_path / "mapped", images)
+    with open("/proc/self/maps") as maps:
+        assert "mapped/" not in maps.read()
+    assert again.step == 8
+
+
 def test_a_row_that_was_cut_off_is_made_again(whole, images, tmp_path):
     carry_out_partly(Run(recipe(whole.name), tmp_path, images), 3)
     with open(tmp_path / "log.csv", "a") as log:

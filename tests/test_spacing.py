@@ -303,6 +303,17 @@ def test_steps_by_level_begin_in_pure_noise_where_there_is_some(choose):
 
 
 @pytest.mark.parametrize("choose", [spacing.log_snr, spacing.karras])
+def test_steps_by_level_that_end_in_pure_noise_count_the_step_of_noise(choose):
+    snr = GaussianDiffusion(schedules.zero_terminal_snr(schedules.linear(100))).snr
+    assert choose(snr, 2) == [0, 99] and choose(snr, 3) == [0, 98, 99]
+    with pytest.raises(ValueError, match="needs S >= 2, got 1; use trailing"):
+        choose(snr, 1)
+    for S in (0, 101):
+        with pytest.raises(ValueError, match=rf"number of steps S must lie in 1\.\.100, got {S}"):
+            choose(snr, S)
+
+
+@pytest.mark.parametrize("choose", [spacing.log_snr, spacing.karras])
 def test_steps_by_level_hold_both_ends_and_need_the_levels(choose):
     snr = GaussianDiffusion(schedules.linear(10)).snr
     with pytest.raises(ValueError, match="needs S >= 2, got 1; use trailing"):

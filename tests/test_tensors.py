@@ -168,6 +168,18 @@ def test_after_seeded_all_is_as_before(device):
     assert torch.equal(before[0], torch.get_rng_state()) and torch.equal(before[1], state_of(device))
 
 
+def test_after_seeded_the_generator_of_apples_gpu_is_as_before(monkeypatch):
+    draws = torch.Generator()  # stands for that of torch.mps
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda device="mps": draws.get_state())
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda state, device="mps": draws.set_state(state))
+    monkeypatch.setattr(torch.mps, "manual_seed", draws.manual_seed)
+    before = torch.get_rng_state(), draws.get_state()
+    with seeded(3, "mps"):
+        expected = torch.randn(5, generator=torch.Generator().manual_seed(3))
+        assert torch.equal(torch.randn(5, generator=draws), expected) and torch.equal(torch.randn(5), expected)
+    assert torch.equal(before[0], torch.get_rng_state()) and torch.equal(before[1], draws.get_state())
+
+
 def test_seeding_the_cpu_leaves_gpus_alone(monkeypatch):
     monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("a GPU was seeded"))
     with seeded(3):

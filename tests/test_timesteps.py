@@ -170,6 +170,13 @@ def test_a_chain_without_steps_is_an_error(kind):
         kind(0)
 
 
+@every_sampler
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_without_images_is_an_error(make, batch_size):
+    with pytest.raises(ValueError, match=f"batch_size must be positive, got {batch_size}"):
+        make().sample(batch_size)
+
+
 @pytest.mark.parametrize("uniform_prob", [0, -0.1, 1.5, math.nan])
 def test_share_outside_of_its_range_is_an_error(uniform_prob):
     with pytest.raises(ValueError, match=r"uniform_prob must lie in \(0, 1\], got"):

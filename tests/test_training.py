@@ -320,6 +320,17 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(device):
     assert (moved != moved.bfloat16().float()).float().mean() > 0.9
 
 
+def test_without_mixed_precision_autocast_is_not_asked_for(monkeypatch):
+    # PyTorch 2.4 has none on Apple's GPUs, and refuses the device also with enabled=False.
+    def refused(*args, **options):
+        raise RuntimeError("User specified an unsupported autocast device_type 'mps'")
+
+    monkeypatch.setattr(torch, "autocast", refused)
+    assert [step.step for step in run(mlp(), steps=2)] == [1, 2]
+    with pytest.raises(RuntimeError, match="unsupported autocast device_type"):
+        run(mlp(), steps=2, mixed_precision=True)
+
+
 def test_compiled_network_is_the_one_that_is_called(monkeypatch):
     compiled, calls = [], []
 
@@ -683,6 +694,16 @@ def test_bad_arguments_are_an_error(options, got):
     expected = "expected 0 <= start < steps, warmup >= 0, clip_norm > 0 and accumulate >= 1"
     with pytest.raises(ValueError, match=f"{expected}.*{got}"):
         run(mlp(), **options)
+
+
+@pytest.mark.parametrize("other", [T // 5, 2 * T])
+@pytest.mark.parametrize("sampler", [Uniform, Antithetic, LossSecondMoment])
+def test_a_sampler_of_another_number_of_steps_is_an_error(sampler, other):
+    model = mlp()
+    before = weights(model)
+    with pytest.raises(ValueError, match=f"which has T = {T}, got a sampler of T = {other}"):
+        run(model, timesteps=sampler(other))
+    assert torch.equal(weights(model), before)
 
 
 @pytest.mark.parametrize("lr", [0.0, -1.0, math.nan, math.inf, -math.inf])

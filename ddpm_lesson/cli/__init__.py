@@ -82,7 +82,7 @@ def _carried_out(options: argparse.Namespace) -> int:
     if options.command not in OF_ALL:
         return 0
     options.quiet = True
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+    with open(os.devnull, "w", errors="backslashreplace") as nowhere, redirect_stdout(nowhere):
         return options.command(options)
 
 

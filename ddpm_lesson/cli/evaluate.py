@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 import warnings
 from dataclasses import asdict
@@ -49,7 +50,7 @@ def add(commands: Any) -> None:
     command.add_argument("--root", type=name, metavar="FOLDER", help=words)
     words = "of a network trained on a folder: images that it has not seen [a tenth of the images that it has seen]"
     command.add_argument("--held-out", type=name, metavar="FOLDER", help=words)
-    command.add_argument("--json", type=name, metavar="FILE", help="write the scores into a file, too")
+    command.add_argument("--json", type=name, metavar="FILE", help="write the scores into a file, too; null: no number")
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -157,4 +158,9 @@ def _scores(
 
 
 def _plain(scores: dict[str, Score]) -> dict[str, dict]:
-    return {name: score._asdict() for name, score in scores.items()}
+    """For a file.  What is no number, such as the interval of one image's bits/dim, is None: JSON has no NaN."""
+
+    def known(value: object) -> object:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {name: {key: known(value) for key, value in score._asdict().items()} for name, score in scores.items()}

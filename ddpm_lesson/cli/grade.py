@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import ddpm_lesson
 from ddpm_lesson.cli.options import command_of, name, positive, shortened
@@ -47,7 +47,7 @@ def grade(options: argparse.Namespace) -> int:
     def told(student: "Student") -> None:
         if not options.quiet:
             counts = f"{student.count('passed')} of {len(student.verdicts)} passed"
-            print(shown(f"{student.name}: {counts}", sys.stderr), file=sys.stderr, flush=True)
+            print(f"{student.name}: {counts}", file=sys.stderr, flush=True)
 
     jobs = min(options.jobs or processors(), len(found), 64)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what runs, as Ctrl-C does
@@ -57,7 +57,7 @@ def grade(options: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, before)
     _say_what_is_absent(students)
     written(students, limits, f"ddpm_lesson {ddpm_lesson.__version__}", out, options.force)
-    print(shown(printed(students), sys.stdout))
+    print(printed(students))
     print(f"{out / CLASS}: the class; {out / FEEDBACK}: a page for each student")
     return 0
 
@@ -85,12 +85,6 @@ def _say_what_is_absent(students: "list[Student]") -> None:
 def processors() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def shown(text: str, output: TextIO) -> str:
-    """What the output can hold of a text: a terminal may know no Chinese names."""
-    encoding = getattr(output, "encoding", None) or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)
 
 
 def seconds(text: str) -> float:

@@ -120,13 +120,16 @@ def _form(options: argparse.Namespace) -> tuple[str, Path]:
 
 
 def thinned(states: Iterator[State]) -> torch.Tensor:
-    """About 40 states of a batch, the first and the last among them, (B, frames, C, H, W) on the CPU."""
-    steps, kept = 0, []
-    for k, state in enumerate(states):
-        steps = steps or state.i
-        if k in {round(i * steps / FRAMES) for i in range(FRAMES + 1)}:
+    """At most 41 states of a batch, evenly by i, the first and the last among them, (B, frames, C, H, W) on the CPU."""
+    kept: list[torch.Tensor] = []
+    marks: list[int] = []  # one state is kept as soon as i is down at the next
+    for state in states:
+        marks = marks if kept else [round(k * state.i / FRAMES) for k in range(FRAMES + 1)]
+        taken = bool(marks) and state.i <= marks[-1]
+        if taken:
             kept.append(state.x_t.cpu())
-    return torch.stack(kept, 1)
+            marks = [mark for mark in marks if mark < state.i]
+    return torch.stack(kept if taken else [*kept, state.x_t.cpu()], 1)
 
 
 def _write(form: str, out: Path, images: torch.Tensor, labels: torch.Tensor | None) -> None:

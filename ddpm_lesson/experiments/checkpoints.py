@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
 
+WINDOWS = os.name == "nt"
+PATIENCE, PAUSE = 1.0, 0.05  # seconds; whoever only looks has a file open for less
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam and AdamW hold of each parameter
 
 
@@ -29,7 +32,8 @@ def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that whoever looks finds the old one or the new one, whole, also after a crash.
 
     It is written beside its place first, as `.name.*.partial`, a name that no other writer has and that is made anew:
-    a link of that name is not followed. Raises OSError; then nothing new is left.
+    a link of that name is not followed. Windows replaces no file that another process has open: there it is tried for
+    about a second. Raises OSError; then nothing new is left.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
@@ -37,10 +41,21 @@ def write_whole(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        _put(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _put(partial: Path, path: Path) -> None:
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return os.replace(partial, path)
+        except PermissionError:
+            if not WINDOWS or time.monotonic() > until:
+                raise
+            time.sleep(PAUSE)
 
 
 def remove_partials(folder: Path) -> None:
@@ -96,7 +111,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """The tensors, on the CPU, and what was said of them.
+    """The tensors, on the CPU and in memory of their own, and what was said of them.
 
     Raises FileNotFoundError if there is no such file, CheckpointError if it is damaged or was not written by
     `save_tensors`.
@@ -123,7 +138,8 @@ def _load_once(path: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            # Copies: safetensors' own are a map of the file, which Windows does not replace while one of them lives.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         # Besides its own error: a type of numbers that this PyTorch has not, a shape that overflows.
         told = str(error).split("\n")[0]

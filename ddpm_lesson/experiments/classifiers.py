@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from ddpm_lesson._tensors import Device, frozen, seed_of, seeded
+from ddpm_lesson._tensors import Device, frozen, positive, seed_of, seeded
 from ddpm_lesson.batches import ordered
 from ddpm_lesson.data import Images
 from ddpm_lesson.experiments.build import make_process
@@ -61,10 +61,13 @@ def shifted(x_0: Tensor, by: int, generator: Generator | None = None) -> Tensor:
 def accuracy(
     trained: PretrainedClassifier, images: Images, t: int = 0, *, seed: int = 0, batch_size: int = 250
 ) -> Interval:
-    """Share of images that are recognised, and its 95 % interval.  t: the step whose noise they get, if it knows t."""
+    """Share of images that are recognised, and its 95 % interval.  t: the step whose noise they get, if it knows t.
+
+    Raises ValueError if batch_size is below 1.
+    """
     generator, device = Generator().manual_seed(seed), next(trained.model.parameters()).device
     hits = []
-    for rows in torch.arange(len(images)).split(batch_size):
+    for rows in torch.arange(len(images)).split(positive("batch_size", batch_size)):
         x, y = (part.to(device) for part in images[rows])
         at = None
         if isinstance(trained, PretrainedNoisyClassifier):

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from ddpm_lesson._tensors import frozen
+from ddpm_lesson._tensors import frozen, positive
 from ddpm_lesson.data import Images, bundled, to_uint8
 from ddpm_lesson.experiments.checkpoints import CheckpointError, load_tensors, save_tensors, sha256
 from ddpm_lesson.experiments.metrics import Moments, as_double, in_parts, moments
@@ -168,10 +168,11 @@ def inception_features(images: Tensor, weights: str | Path, batch_size: int = 64
     images: (N, 3 or 1, H, W) uint8 in 0..255, as from data.to_uint8(x, 256); they are resized to 299x299.
     weights: torch-fidelity's file weights-inception-2015-12-05-6726825d.pth; nothing is downloaded. PyTorch before 2.6
     unpickles it: use one that you trust. Raises TypeError for images that are not uint8, ImportError without the
-    extra `eval`, FileNotFoundError without the file.
+    extra `eval`, FileNotFoundError without the file, ValueError for a batch_size below 1.
     """
     if images.dtype != torch.uint8:
         raise TypeError(f"images must be uint8 in 0..255, as from data.to_uint8(x, 256), got {images.dtype}")
+    positive("batch_size", batch_size)
     network = _inception(weights).to(images.device).eval()
     with torch.no_grad():
         return torch.cat([network(rows.expand(-1, 3, -1, -1)) for rows in images.split(batch_size)])

@@ -20,7 +20,7 @@ LOCK, PROCESS = ".lock", ".process.json"
 PATIENCE = 0.5  # seconds; whoever only looks holds the lock for less
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
-_held: dict[Path, tuple[FileLock, int]] = {}  # by this process, and how many times
+_held: dict[tuple[int, Path], tuple[FileLock, int]] = {}  # by process and folder, and how many times
 
 
 class Busy(ValueError):
@@ -38,11 +38,22 @@ class Process(NamedTuple):
         return f"process {self.pid} on {self.host}, since {self.since}" if self.pid else "another process"
 
 
+class _OfOneProcess(FileLock):
+    """Not of a fork, which has the same file open: what it unlocks is unlocked for its parent, too."""
+
+    pid: int | None = None
+
+    def release(self, *args: bool, **options: bool) -> None:  # also called when it is deleted
+        if self.pid == os.getpid():
+            super().release(*args, **options)
+
+
 class Lock:
     """This process's right to work in a folder; a process can take it several times, others have to wait.
 
-    folder: is made if missing. `release` gives it back. Raises Busy if another process holds it, OSError if the folder
-    cannot be written to. Where the file system has no locks (some network file systems) a warning says so.
+    folder: is made if missing. `release` gives it back; in a fork of this process it does nothing. Raises Busy if
+    another process holds it, OSError if the folder cannot be written to. Where the file system has no locks (some
+    network file systems) a warning says so.
     """
 
     def __init__(self, folder: Path):
@@ -54,12 +65,14 @@ class Lock:
             if isinstance(error, FileExistsError):
                 why = "a link there leads nowhere" if folder.is_symlink() else "a file lies there"
             raise OSError(f"{folder} cannot be made ({why}): name another folder") from error
-        self.folder, self.taken = folder.resolve(), True
-        if self.folder in _held:
-            lock, count = _held[self.folder]
-            _held[self.folder] = lock, count + 1
+        self.folder, self.taken, self.pid = folder.resolve(), True, os.getpid()
+        self._key = self.pid, self.folder
+        if self._key in _held:
+            lock, count = _held[self._key]
+            _held[self._key] = lock, count + 1
             return
-        lock = FileLock(self.folder / LOCK, thread_local=False)
+        lock = _OfOneProcess(self.folder / LOCK, thread_local=False)
+        lock.pid = self.pid
         try:
             lock.acquire(timeout=PATIENCE)
         except Timeout as error:
@@ -71,26 +84,28 @@ class Lock:
                 raise OSError(f"{folder} cannot be written to ({error.strerror}): name another folder") from error
             told = f"the file system of {folder} has no locks"
             warnings.warn(f"{told}: take care that no second process works there", stacklevel=2)
-        _held[self.folder] = lock, 1
-        me = Process(os.getpid(), platform.node(), time.strftime("%Y-%m-%d %H:%M:%S"))
+        _held[self._key] = lock, 1
+        me = Process(self.pid, platform.node(), time.strftime("%Y-%m-%d %H:%M:%S"))
         (self.folder / PROCESS).write_text(json.dumps(me._asdict()), encoding="utf-8")
 
     def release(self) -> None:
-        """Give it back. A second call does nothing."""
-        if not self.taken:
+        """Give it back. A second call does nothing, nor does one in a fork, which never had it."""
+        if not self.taken or self.pid != os.getpid():
             return
         self.taken = False
-        lock, count = _held[self.folder]
+        lock, count = _held[self._key]
         if count > 1:
-            _held[self.folder] = lock, count - 1
+            _held[self._key] = lock, count - 1
             return
-        del _held[self.folder]
+        del _held[self._key]
         with suppress(OSError):
             (self.folder / PROCESS).unlink()
         lock.release()
 
     def leave(self) -> None:
         """Give it back, and remove the folder if it was made for the lock and nothing else has come into it."""
+        if self.pid != os.getpid():
+            return
         if self.made and self.taken and {path.name for path in self.folder.iterdir()} <= {LOCK, PROCESS}:
             with suppress(OSError):  # Windows removes no open file
                 (self.folder / LOCK).unlink()
@@ -103,7 +118,7 @@ class Lock:
 def worker(folder: Path) -> Process | None:
     """The process that works in a folder; None if there is none. Leaves no file behind."""
     folder = folder.resolve()
-    if folder in _held:
+    if (os.getpid(), folder) in _held:
         return process_of(folder)
     if not (folder / LOCK).exists():
         return None
@@ -120,7 +135,7 @@ def worker(folder: Path) -> Process | None:
 
 def check_free(folder: Path) -> None:
     """Raise Busy if another process works in a folder: what lies there may be half of what it will be."""
-    if folder.resolve() not in _held and (process := worker(folder)):
+    if (os.getpid(), folder.resolve()) not in _held and (process := worker(folder)):
         raise _busy(folder, process)
 
 

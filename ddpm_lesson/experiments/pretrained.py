@@ -107,14 +107,15 @@ class PretrainedDiffusion:
     def denoiser(
         self, y: Tensor | None = None, *, cond: Tensor | None = None, guidance: float = 1.0, clip: bool = True
     ) -> Denoiser:
-        """The network as a denoiser. y: (B,) labels, or None for images of no particular class.
+        """The network as a denoiser. y: (B,) labels, or None for images of no particular class. Any device will do.
 
         cond: (B, C, h, w), the small images, for a network that enlarges images, and for no other.
         guidance: the scale of `classifier_free`; another one than 1 asks the network twice, with y and without.
         clip: clip the estimated x_0 to [-1, 1]. Raises ValueError if there are no labels to guide to, and for a cond
         that is missing, has another shape, or is not asked for.
         """
-        told = of_sampling(self.recipe, self.shape, None if cond is None else cond.to(self.device))
+        y, cond = (None if each is None else each.to(self.device) for each in (y, cond))
+        told = of_sampling(self.recipe, self.shape, cond)
         without = make_denoiser(self.model, self.process, self.mean_type, **told)
         denoise = without if y is None else make_denoiser(self.model, self.process, self.mean_type, y=y, **told)
         if guidance != 1:
@@ -142,8 +143,11 @@ class PretrainedDiffusion:
 
         y: (n,) labels. cond: (n, C, h, w), as for `denoiser`. x_T: (n, C, H, W) latents, drawn if not given. x_0, mask,
         start: images to begin with, see `Sampling.states`. generator: on the CPU; sampling.seed is used if there is
-        none. Raises ValueError for pixels in 0..255 as cond or x_0, and warns (ImageRangeWarning) for those in [0, 1].
+        none. What is given may lie on any device. Raises ValueError for another number of what is given, and for pixels
+        in 0..255 as cond or x_0, and warns (ImageRangeWarning) for those in [0, 1].
         """
+        named = {"y": y, "cond": cond, "x_T": x_T, "x_0": x_0 if mask is None else None}  # else they may broadcast
+        _check_rows({name: each for name, each in named.items() if each is not None}, n, self.shape)
         for name, images in () if isinstance(generator, Share) else (("cond", cond), ("x_0", x_0)):
             if images is not None:  # a share is of what `sample` has looked at
                 check_images(images, name=name, stacklevel=2)
@@ -179,9 +183,9 @@ class PretrainedDiffusion:
         batch_size: how many at a time, fewer where that is too much for the device's memory; the images are the same
         up to rounding. progress: show a bar with the time left. keep: what is kept of the states of a batch, (B, ...).
         part: (number, of) to draw those of the images only that `part_of` names; what is given is given for all n.
-        Raises ValueError for n or batch_size below 1, for another number of what is given, and what does not fit the
-        network, and the device's own error where a single image is too much for its memory; the values of cond and x_0
-        are looked at, as in `states`.
+        Raises ValueError for n or batch_size below 1, for a part that holds no image, for another number of what is
+        given, and what does not fit the network, and the device's own error where a single image is too much for its
+        memory; the values of cond and x_0 are looked at, as in `states`.
 
         >>> import ddpm_lesson
         >>> digits = ddpm_lesson.load_pretrained("digits_ddpm")
@@ -196,7 +200,9 @@ class PretrainedDiffusion:
         for name in given.keys() & {"cond", "x_0"}:
             check_images(given[name], name=name, stacklevel=2)
         state, images = Generator().manual_seed(sampling.seed).get_state(), []
-        with watching(len(part_of(n, *part)), progress) as watched:
+        if not (total := len(part_of(n, *part))):
+            raise ValueError(f"part {part[0]} of {part[1]} must hold an image, got none of n = {n}: see part_of")
+        with watching(total, progress) as watched:
             for first in range(0, n, BLOCK):
                 size = min(BLOCK, n - first)
                 mine = distributed.rows(size, *part)
@@ -206,7 +212,6 @@ class PretrainedDiffusion:
                     share = Share(size, rows, state)
                     told = {name: each[first + rows.start : first + rows.stop] for name, each in given.items()}
                     try:
-                        told |= {"y": told["y"].to(self.device)} if "y" in told else {}
                         count = rows.stop - rows.start
                         states = self.states(count, sampling, **told, start=start, generator=share)
                         images.append(keep(watched(states, count)).cpu())
@@ -258,8 +263,10 @@ Pretrained = PretrainedDiffusion | PretrainedClassifier | PretrainedGenerator
 def part_of(n: int, number: int, of: int) -> Tensor:
     """Which of n images the part `number` of so many holds: rows of every block, whose noise all parts draw.
 
-    Raises ValueError for more parts than a block has images.
+    Some are empty if n < of. Raises ValueError for more parts than a block has images, and a number outside of 0..of-1.
     """
+    if not 0 <= number < of:
+        raise ValueError(f"a part must be (number, of) with number in 0..of - 1, got ({number}, {of})")
     if of > BLOCK:
         raise ValueError(f"images are drawn in at most {BLOCK} parts, got {of}")
     blocks = torch.arange(n).split(BLOCK)

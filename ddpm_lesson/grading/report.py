@@ -18,6 +18,7 @@ from ddpm_lesson.grading.pages import class_page, student_page
 VERSION = 1  # of grades.json
 TABLE, EVERYTHING, CLASS, FEEDBACK = "grades.csv", "grades.json", "class.html", "feedback"
 MISSING = "not handed in"
+DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³")}  # Windows'
 MARKS = {"passed": "+", "failed": "-", "stopped": "!", "not attempted": ".", "not graded": "?", MISSING: " "}
 
 
@@ -47,6 +48,9 @@ def file_names(students: Sequence[Student]) -> dict[str, str]:
     found: dict[str, str] = {}
     for student in students:
         plain = re.sub(r"[^\w.-]+", "_", student.name).strip("._")[:80] or "student"
+        plain = plain.encode()[:200].decode(errors="ignore")  # a name has at most 255 bytes
+        if plain.partition(".")[0].lower() in DEVICES:
+            plain = f"student_{plain}"
         name, n, taken = plain, 1, {each.lower() for each in found.values()}
         while f"{name}.html".lower() in taken:
             n += 1

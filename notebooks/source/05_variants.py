@@ -511,7 +511,7 @@ _ = axes[0].set(ylabel="density"), axes[0].legend(fontsize="small")
 # At large $\sigma$ this is $\sigma$, the standard deviation of the start; at $\sigma = 0$ it is $c^{s/2}$. So the samples have variance $c^s$, where the product has $1/(1-s+s/c)$: narrower for every $s>1$, and wider for every $s$ between 0 and 1.
 #
 # The path that starts in the middle, $\bar z = 0$, ends at the mean. It obeys the same equation with one more term, because the second score is zero at $m$ and not at 0: $d\bar z/d\sigma$ is as for $\delta$, less $s\,m\,\sigma/(c+\sigma^2)$. With the solution $\delta$ above, scaled to $\delta = \sigma$ at the start,
-# $$\bar z(0) = \delta(0)\int_0^\infty\frac{s\,m\,\sigma}{c+\sigma^2}\,\frac{d\sigma}{\delta(\sigma)},\qquad\text{for } s = 3:\quad m\,c^{3/2}\int_0^\infty\frac{3\,\sigma\,(1+\sigma^2)}{(c+\sigma^2)^{5/2}}\,d\sigma = m\,(1+2c) .$$
+# $$\begin{aligned} \bar z(0) &= \delta(0)\int_0^\infty\frac{s\,m\,\sigma}{c+\sigma^2}\,\frac{d\sigma}{\delta(\sigma)}, \\ s = 3:\quad \bar z(0) &= m\,c^{3/2}\int_0^\infty\frac{3\,\sigma\,(1+\sigma^2)}{(c+\sigma^2)^{5/2}}\,d\sigma = m\,(1+2c) . \end{aligned}$$
 # With $m = 1$ and $c = \tfrac12$ this is 2. The product has $m\,s/(s+c-s\,c)$, which is 3/2.
 
 # %%
