@@ -21,9 +21,10 @@ def commands(job: dict) -> list[str]:
 def test_the_workflow_runs_what_make_test_runs():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipe = re.search(r"^test: .*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1]
-    workers, shared = (re.search(rf"^{name} \??= (.*)$", makefile, re.MULTILINE)[1] for name in ("WORKERS", "SHARED"))
-    shared = shared.replace("$(WORKERS)", workers)
-    expected = [line.strip().replace("$(BIN)/", "").replace("$(SHARED)", shared) for line in recipe.splitlines()]
+    recipe = recipe.replace("$(BIN)/", "")
+    for name in ("UNIT", "NOTEBOOKS", "SHARED", "WORKERS"):
+        recipe = recipe.replace(f"$({name})", re.search(rf"^{name} \??= (.*)$", makefile, re.MULTILINE)[1])
+    expected = [line.strip() for line in recipe.splitlines()]
     jobs = read("workflows/test.yml")["jobs"]
     run = [line for line in commands(jobs["style"]) + commands(jobs["test"]) if " pip " not in line]
     assert run == expected and len(run) == 6
