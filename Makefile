@@ -39,7 +39,7 @@ test: $(STAMP) ## check style and types, run the unit tests, then every notebook
 	$(BIN)/python -m pytest $(NOTEBOOKS) $(SHARED)
 
 test-oldest: $(OLDEST)/.installed ## run the unit tests on the oldest versions that pyproject.toml allows (gigabytes, an hour)
-	$(OLDEST)/bin/python -m pytest tests $(SHARED)
+	$(OLDEST)/bin/python -m pytest $(UNIT) $(SHARED)
 
 repeat: $(STAMP) ## run the unit tests TIMES=20 times and the notebooks NOTEBOOK_TIMES=5 times, until one fails (hours)
 	for i in $$(seq $(TIMES)); do echo "unit tests, $$i of $(TIMES)"; $(BIN)/python -m pytest -q $(UNIT) $(SHARED) || exit 1; done
