@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import linecache
 import re
 import traceback
 from collections.abc import Callable
@@ -137,7 +138,11 @@ def _advice(error):
 
 def _line(error):
     """The line of the learner's function that raised: the first that is not the engine's own."""
-    frames = traceback.extract_tb(error.__traceback__)
     passing = (HERE, Path(torch.__file__).parent)  # torch calls a module's forward
-    theirs = next((f for f in frames if not any(Path(f.filename).is_relative_to(folder) for folder in passing)), None)
-    return f" (in the line: {theirs.line})" if theirs and theirs.line else ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        place = frame.f_code.co_filename
+        if not any(Path(place).is_relative_to(folder) for folder in passing):
+            linecache.checkcache(place)
+            line = linecache.getline(place, number, frame.f_globals).strip()
+            return f" (in the line: {line})" if line else ""
+    return ""
