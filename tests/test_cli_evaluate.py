@@ -386,7 +386,8 @@ def test_scores_as_a_file(digits_run, tmp_path):
 def test_what_is_no_number_is_null_in_the_file(digits_run, tmp_path):
     # One image has bits/dim without an interval, and strict readers of JSON know no NaN.
     given = ["--quiet", "--n", 20, "--bits", 1, "--json", tmp_path / "scores.json"]
-    assert evaluate(digits_run, *given).status == 0
+    result = evaluate(digits_run, *given)
+    assert result.status == 0 and re.search(r"Bits/dim \S+ \(no interval\), 1 sample", result.out) and not result.err
     text = (tmp_path / "scores.json").read_text()
     held = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))["scores"]["Bits/dim"]
     assert held["value"] > 0 and held["low"] is held["high"] is None and held["n"] == 1

@@ -483,6 +483,12 @@ def test_a_score_says_everything():
     assert list(score._asdict())[:4] == ["name", "value", "low", "high"]
 
 
+def test_a_single_value_has_no_interval(recwarn):
+    value, low, high = mean_interval(torch.tensor([2.5]))
+    assert value == 2.5 and math.isnan(low) and math.isnan(high) and not recwarn.list
+    assert str(Score("Bits/dim", value, low, high, 1, "pixels", 0)).startswith("Bits/dim 2.5 (no interval), 1 samples")
+
+
 def test_the_published_inception_score_is_the_mean_of_ten_parts():
     # torchmetrics splits an order of its own into ten; the mean over its parts and ours estimate one quantity.
     generator = torch.Generator().manual_seed(0)

@@ -43,13 +43,14 @@ class Score(NamedTuple):
 
     def __str__(self) -> str:
         samples = f"{self.n} samples" + ("" if self.n_reference is None else f" against {self.n_reference}")
-        interval = f"(95 %: {self.low:.4g}..{self.high:.4g})"
+        interval = "(no interval)" if math.isnan(self.low) else f"(95 %: {self.low:.4g}..{self.high:.4g})"
         return f"{self.name} {self.value:.4g} {interval}, {samples}, features {self.features}, seed {self.seed}"
 
 
 def mean_interval(values: Tensor) -> Interval:
-    """The mean of independent values (N,), -+ 1.96 standard errors."""
-    mean, half = values.double().mean().item(), Z_QUANTILE * values.double().std().item() / math.sqrt(len(values))
+    """The mean of independent values (N,), -+ 1.96 standard errors; of a single value the ends are nan."""
+    error = values.double().std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    mean, half = values.double().mean().item(), Z_QUANTILE * error
     return mean, mean - half, mean + half
 
 
