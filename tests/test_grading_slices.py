@@ -35,7 +35,7 @@ def test_a_function_brings_what_it_refers_to_and_no_more():
     )
     assert found == [
         "import torch, math",
-        "a, b = (1, 2)",
+        ast.unparse(ast.parse("a, b = 1, 2")),  # with parentheses that each Python sets as it likes
         "def helper(x):",
         "def scale(x):",
         "def q_sample(x_0, t):",
