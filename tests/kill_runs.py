@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,11 +46,16 @@ class Process:
     def kill(self) -> None:
         os.kill(self.number, signal.SIGKILL)
 
-    def ended(self) -> int:
-        """Wait. Returns the exit status, or minus the signal."""
-        self.server.stdin.write(json.dumps({"wait": self.number}) + "\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
+    def ended(self, patience: float = 300) -> int:
+        """Wait. Returns the exit status, or minus the signal; what has not ended after so many seconds is killed."""
+        timer = threading.Timer(patience, self.kill)
+        timer.start()
+        try:
+            self.server.stdin.write(json.dumps({"wait": self.number}) + "\n")
+            self.server.stdin.flush()
+            return int(self.server.stdout.readline())
+        finally:
+            timer.cancel()
 
 
 @contextmanager

@@ -112,6 +112,12 @@ def test_ranks_share_the_batch_the_steps_and_the_noise_of_one_process(name, star
 # Runs by the command line.
 
 
+def test_what_does_not_end_fails_a_test_and_does_not_stop_them_all(start, tmp_path):
+    recipe = recipe_file(tmp_path, "hybrid", steps=10**6)
+    endless = start(["train", "--recipe", recipe, "--out", tmp_path / "run", *ARGUMENTS], tmp_path / "log")
+    assert endless.ended(patience=1) == -signal.SIGKILL
+
+
 def test_rank_0_alone_writes_and_prints(start, tmp_path):
     statuses, (first, second) = train(start, tmp_path / "two", recipe_file(tmp_path, "accumulate", dropout=0.2))
     assert statuses == [0, 0] and second == "" and first.count("Done: ") == 1
