@@ -1,35 +1,17 @@
-"""Draws the README's pictures with the package and its weights: python assets/make_pictures.py"""
+"""Draws the README's animation with the package and its weights: python assets/make_pictures.py"""
 
 from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import torch
 from einops import rearrange
 from PIL import Image
 from torch.nn.functional import pad
 
-from ddpm_lesson import GaussianDiffusion, Sampling, data, load_pretrained, plots, schedules
+from ddpm_lesson import Sampling, load_pretrained
 from ddpm_lesson.images import to_uint8
 
 FOLDER = Path(__file__).parent
-STEPS = (0, 60, 200, 400, 1000)
-ROWS, SCALE, GREYS = 2, 2, 8  # of the animation: digits below each other, pixels of a pixel, and fewer bytes
-
-
-def forward_and_reverse() -> None:
-    process = GaussianDiffusion(schedules.linear(1000))
-    generator = torch.Generator().manual_seed(0)
-    x, walk = data.digits()[:1][0], []
-    for step in range(1001):
-        if step in STEPS:
-            walk.append(x)
-        if step < 1000:
-            x = process.q_step(x, torch.tensor([step]), torch.randn(x.shape, generator=generator))
-    figure = plots.forward_and_reverse(torch.cat(walk), STEPS).figure
-    figure.savefig(FOLDER / "forward_and_reverse.png", dpi=120, facecolor="white")
+ROWS, SCALE, GREYS = 2, 2, 8  # digits below each other, pixels of a pixel, and fewer bytes
 
 
 def from_noise() -> None:
@@ -50,5 +32,4 @@ def frame(images: torch.Tensor) -> Image.Image:
 
 
 if __name__ == "__main__":
-    forward_and_reverse()
     from_noise()

@@ -11,6 +11,23 @@ Device = torch.device | str
 WITHOUT_NUMBERS = "build the process outside of torch.device('meta'), and its .to('meta') moves it there"
 
 
+def usable_gpu() -> str:
+    """The name of a GPU that computes on this machine: "cuda", else "mps", "" without one.
+
+    It is asked to compute something: PyTorch also names GPUs that are too old for its build, and those of virtual Macs,
+    which have no memory.
+    """
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    return next((name for name, is_available in there.items() if is_available() and _computes(name)), "")
+
+
+def _computes(device: Device) -> bool:
+    try:
+        return (torch.ones(1, device=device) + 1).item() == 2
+    except RuntimeError:
+        return False
+
+
 def randn_like(x: Tensor, generator: Generator | None = None) -> Tensor:
     """Standard normal noise in the shape, dtype and device of x, the same on every device.
 

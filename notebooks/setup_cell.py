@@ -28,8 +28,16 @@ if "ddpm_lesson" not in there:
         address = f"https://github.com/{REPOSITORY}/archive/refs/heads/main.zip"
         subprocess.run([*pip, "--no-deps", *(wheels[-1:] or [address])], check=True)
 if missing:
-    subprocess.run([*pip, *missing], check=missing != ["ipywidgets"])  # only 01 needs it
+    subprocess.run([*pip, *missing], check=True)
 importlib.invalidate_caches()
-on_gpu, on_mac = torch.cuda.is_available(), torch.backends.mps.is_available()
-device = torch.device("cuda" if on_gpu else "mps" if on_mac else "cpu")
+
+
+def computes(name):
+    try:
+        return torch.ones(1, device=name).item() == 1
+    except (AssertionError, RuntimeError):  # no such device, or one that this PyTorch cannot use
+        return False
+
+
+device = torch.device(next(filter(computes, ["cuda", "mps"]), "cpu"))
 plt.rcParams.update({"figure.dpi": 120, "figure.facecolor": "white"})  # opaque on a dark page

@@ -334,21 +334,26 @@ import json, subprocess, sys, types
 plt = types.SimpleNamespace(rcParams={})
 sys.modules["matplotlib"] = types.ModuleType("matplotlib")
 sys.modules["matplotlib"].pyplot = sys.modules["matplotlib.pyplot"] = plt
-absent = types.SimpleNamespace(is_available=lambda: False)
-backends = types.SimpleNamespace(mps=absent)
-sys.modules["torch"] = types.SimpleNamespace(cuda=absent, backends=backends, device=str)
+def ones(n, device):
+    if sys.argv[2] != device:
+        raise {"cuda": AssertionError, "mps": RuntimeError}[device]
+    return types.SimpleNamespace(item=lambda: n)
+sys.modules["torch"] = types.SimpleNamespace(ones=ones, device=str)
 calls = []
 subprocess.run = lambda command, check: calls.append(command[1:])
 before = list(sys.path)
 exec(open(sys.argv[1], encoding="utf-8").read())
-assert device == "cpu"
+assert device == sys.argv[2]
 print(json.dumps([calls, [entry for entry in sys.path if entry not in before]]))
 """
 
 
-def run_setup(cwd, *site, cell=FOLDER / "setup_cell.py"):
-    """Runs the set-up cell with `site` for site-packages; returns its pip commands and what it added to sys.path."""
-    command = [sys.executable, "-S", "-c", DRIVER, str(cell)]
+def run_setup(cwd, *site, cell=FOLDER / "setup_cell.py", device="cpu"):
+    """Runs the set-up cell with `site` for site-packages, where this device computes, which the cell must find.
+
+    Returns its pip commands and what it added to sys.path.
+    """
+    command = [sys.executable, "-S", "-c", DRIVER, str(cell), device]
     environment = {"PYTHONPATH": os.pathsep.join(map(str, site))}
     result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=True)
     return json.loads(result.stdout)  # so the cell itself printed nothing
@@ -394,7 +399,12 @@ def test_set_up_takes_the_checkout_around_it(tmp_path):
 
 def test_set_up_installs_only_the_small_packages_that_are_missing(tmp_path, lone):
     site = make_package(tmp_path / "site", "ddpm_lesson", "einops", "tqdm", "safetensors")
-    assert run_setup(lone, site) == [[[*PIP, "ipywidgets"]], []]  # which only notebook 01 needs
+    assert run_setup(lone, site) == [[[*PIP, "ipywidgets"]], []]
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_set_up_takes_a_gpu_that_computes(tmp_path, lone, device):
+    assert run_setup(lone, make_package(tmp_path / "site", "ddpm_lesson", *SMALL), device=device) == [[], []]
 
 
 def addressed(tmp_path):

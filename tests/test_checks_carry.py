@@ -238,7 +238,7 @@ def test_a_right_answer_is_run_on_the_accelerator_too(monkeypatch, capsys):
             raise RuntimeError("Expected all tensors to be on the same device")
         return a.sqrt() * x_0 + (1 - a).sqrt() * noise
 
-    monkeypatch.setattr(_accelerator, "available", lambda: "cuda")
+    monkeypatch.setattr(_accelerator, "usable_gpu", lambda: "cuda")
     monkeypatch.setattr(_accelerator, "moved", lambda value, kind: value)
     assert said(careless, capsys)[1].startswith("1.4 q_sample: yes")
     half = lambda value, kind: value.half() if torch.is_tensor(value) and value.dtype == torch.float32 else value  # noqa: E731
@@ -254,7 +254,7 @@ def test_an_answer_that_makes_a_tensor_on_the_cpu_breaks_on_a_gpu(gpu, monkeypat
         a = alphas_bar[t].view(-1, *[1] * (x_0.ndim - 1))
         return a.sqrt() * x_0 + (torch.ones(a.shape, dtype=a.dtype) - a).sqrt() * noise
 
-    monkeypatch.setattr(_accelerator, "available", lambda: gpu.type)
+    monkeypatch.setattr(_accelerator, "usable_gpu", lambda: gpu.type)
     text = said(careless, capsys)[1]
     assert f"no. It is right on the CPU, but not on {gpu.type}, for x_0 of shape (4, 1, 8, 8)" in text
     assert "Expected all tensors to be on the same device" in text
@@ -262,7 +262,7 @@ def test_an_answer_that_makes_a_tensor_on_the_cpu_breaks_on_a_gpu(gpu, monkeypat
 
 @every_check
 def test_finished_ones_are_right_on_the_gpu(check, gpu, monkeypatch):
-    monkeypatch.setattr(_accelerator, "available", lambda: gpu.type)
+    monkeypatch.setattr(_accelerator, "usable_gpu", lambda: gpu.type)
     assert check.diagnose(lambda *args: FINISHED[check.name](*args))[0] == "yes"
     networks = [arg for arg in check.cases[0].args if isinstance(arg, nn.Module)]
     assert all(x.device.type == "cpu" for each in networks for x in [*each.parameters(), *each.buffers()])

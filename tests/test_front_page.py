@@ -93,5 +93,8 @@ def test_citation_has_the_version_and_the_licences_of_the_package():
     project = text("pyproject.toml")
     cited = text("CITATION.cff")
     assert re.search(r"^version: (.*)$", cited, re.M)[1] == re.search(r'^version = "(.*)"$', project, re.M)[1]
-    licences = re.search(r'^license = "(.*)"', project, re.M)[1].split(" AND ")
-    assert re.findall(r"^  - ([A-Z][\w.-]+)$", cited.split("keywords:")[0], re.M) == licences
+    code, *others = re.search(r'^license = "(.*)"', project, re.M)[1].split(" AND ")
+    assert re.search(r"^license: (.*)$", cited, re.M)[1] == code  # a list would mean: any of them
+    abstract = re.search(r"^abstract: (.*)$", cited, re.M)[1]
+    named = {name.replace("CC-", "CC ").replace("-4", " 4").replace("-3", " 3") for name in others}
+    assert set(re.findall(r"CC [A-Z-]+ \d\.\d", abstract)) == named and f"the {code} licence" in abstract

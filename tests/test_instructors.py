@@ -1,10 +1,13 @@
-"""docs/instructors.md: its timetables hold every sitting once, with the minutes that the notebooks state."""
+"""docs/instructors.md: its tables hold every sitting and every exercise once; its command copies."""
 
 import re
 import runpy
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +46,40 @@ def test_a_timetable_holds_every_sitting_once_with_its_minutes(heading, weeks):
             seen.update(held)
             assert int(stated) == sum(minutes[word] for word in held) <= 90, words
     assert seen == dict.fromkeys(minutes, 1)
+    (length,) = re.findall(rf"^### {heading}.* of (\d+) minutes a week$", PAGE, re.M)
+    assert int(length) >= 10 + max(int(row[2]) for row in rows)  # ten for questions
+
+
+def exercises():
+    """The cells of the rubric's row of each notebook, from the text of the exercises."""
+    kinds = ["one star", "two stars", "on paper", "design", "capstone"]
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = build["read_notebook"](path).cells
+        found = {(kind, below): [] for below in (False, True) for kind in kinds}
+        for cell, below in zip(cells, build["form"].deeper(cells), strict=True):
+            for number, kind in re.findall(r"\*\*Exercise ([\d.]+) \(([a-z ]+), ", cell.source):
+                found[kind, below].append(number)
+        columns = [*((kind, False) for kind in kinds), ("one star", True), ("two stars", True)]
+        assert sum(map(len, found.values())) == sum(len(found[column]) for column in columns), path.name
+        yield [path.name[:2], *(", ".join(found[column]) for column in columns)]
+
+
+def test_the_rubric_names_every_exercise():
+    rows = re.findall(r"^\| (0\d) \|(.*)\|$", PAGE, re.M)
+    assert [[name, *map(str.strip, cells.split("|"))] for name, cells in rows] == list(exercises())
+
+
+def test_copies_without_outputs_are_copies(tmp_path, monkeypatch):
+    """nbconvert's --clear-output would have written over the notebooks."""
+    (command,) = re.findall(r"^\.venv/bin/python (-m nbconvert .*) notebooks/\*\.ipynb$", PAGE, re.M)
+    cell = nbformat.v4.new_code_cell("1", execution_count=1, outputs=[nbformat.v4.new_output("stream", text="1")])
+    (tmp_path / "notebooks").mkdir()
+    path = tmp_path / "notebooks" / "a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    before = path.read_bytes()
+    subprocess.run([sys.executable, *command.split(), path], cwd=tmp_path, check=True, capture_output=True)
+    (copied,) = nbformat.read(tmp_path / "handout" / "a.ipynb", 4).cells
+    assert path.read_bytes() == before and (copied.source, copied.outputs) == ("1", [])
 
 
 def test_links_lead_somewhere():

@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from ddpm_lesson._tensors import check_range, float32_at_least, frozen, home, randn_like, seed_of, seeded, table_dtype
+from ddpm_lesson._tensors import (
+    check_range,
+    float32_at_least,
+    frozen,
+    home,
+    randn_like,
+    seed_of,
+    seeded,
+    table_dtype,
+    usable_gpu,
+)
 
 # Noise.
 
@@ -69,6 +79,29 @@ def test_noise_ignores_the_default_device():
 def test_a_generator_draws_at_home(device):
     assert home(None) == torch.device("cpu")
     assert home(generator_of(device)).type == device.type
+
+
+def test_a_gpu_is_one_that_computes(monkeypatch):
+    there, works, ones = set(), set(), torch.ones
+
+    def ones_on(n, device):
+        assert device in there  # nothing else is touched
+        if device not in works:
+            raise RuntimeError("MPS backend out of memory")
+        return ones(n)
+
+    monkeypatch.setattr(torch, "ones", ones_on)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in there)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in there)
+    assert usable_gpu() == ""
+    there.update(["cuda", "mps"])
+    assert usable_gpu() == ""
+    works.add("mps")
+    assert usable_gpu() == "mps"
+    works.add("cuda")
+    assert usable_gpu() == "cuda"
+    there.remove("cuda")
+    assert usable_gpu() == "mps"
 
 
 # Dtypes and ranges.

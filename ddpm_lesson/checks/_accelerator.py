@@ -6,24 +6,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ddpm_lesson._tensors import usable_gpu
 from ddpm_lesson.checks._run import run
 from ddpm_lesson.checks._state import Modes
 
 
 def on_accelerator(check, function: Callable, modes: Modes) -> str:
     """What goes wrong there with the first input, for an answer that is right on the CPU; "" if nothing does."""
-    kind = available()
+    kind = usable_gpu()
     case = check.cases[0]
     if not kind or not any(isinstance(arg, Tensor) for arg in case.args):
         return ""
     got = run(check, function, tuple(moved(arg, kind) for arg in case.args), modes)
     problem = check.problem(got, check.right[0], False)
     return f"It is right on the CPU, but not on {kind}, for {case.words}: {problem}." if problem else ""
-
-
-def available() -> str:
-    """The accelerator's name, "" if there is none."""
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else ""
 
 
 def moved(value, kind: str):

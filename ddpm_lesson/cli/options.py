@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 
-from ddpm_lesson._tensors import out_of_memory
+from ddpm_lesson._tensors import out_of_memory, usable_gpu
 from ddpm_lesson.experiments import distributed, pretrained
 from ddpm_lesson.experiments.recipes import BUNDLED, Recipe
 from ddpm_lesson.experiments.sampling import SAMPLERS, Sampling, check_option, takers
@@ -178,7 +178,7 @@ def device_named(name: str | None) -> torch.device:
     """
     name = distributed.device_of(name)
     if name is None:
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = usable_gpu() or "cpu"
     try:
         device = torch.empty(0, device=name).device
         (torch.ones(2, device=device) + 1).sum().item()
