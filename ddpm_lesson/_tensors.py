@@ -17,8 +17,8 @@ def usable_gpu() -> str:
     It is asked to compute something: PyTorch also names GPUs that are too old for its build, and those of virtual Macs,
     which have no memory.
     """
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    return next((name for name, is_available in there.items() if is_available() and _computes(name)), "")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return next((name for name, is_there in there.items() if is_there and _computes(name)), "")
 
 
 def _computes(device: Device) -> bool:
@@ -69,7 +69,7 @@ def rand(n: int, generator: Generator | None = None) -> Tensor:
     """n uniform numbers in [0, 1) on the CPU, a number for each image; of a `Share` those of its rows."""
     if isinstance(generator, Share):
         return torch.rand(generator.n, generator=generator, device="cpu")[generator.rows]
-    return torch.rand(n, generator=generator, device="cpu")
+    return torch.rand(n, generator=generator, device=home(generator)).cpu()
 
 
 def home(generator: Generator | None) -> torch.device:

@@ -51,7 +51,12 @@ def combine(*terms: tuple[float | Tensor, Tensor]) -> Tensor:
     alike = dtype in _COMMON and not is_compiling()
     for c, x in terms:
         alike = alike and type(c) is float and type(x) is Tensor and x.dtype == dtype and x.shape == shape
-    return reduce(torch.add, [_numbers[c, dtype] * x for c, x in terms]) if alike else _combine(terms)
+    if alike:
+        try:
+            return reduce(torch.add, [_numbers[c, dtype] * x for c, x in terms])
+        except RuntimeError:  # to compare devices takes time, and where they differ the sum fails: `_combine` says it
+            pass
+    return _combine(terms)
 
 
 class _Numbers(dict[tuple[Any, torch.dtype], Tensor]):
@@ -126,6 +131,8 @@ class Rows:
         self._tables, self._t = tables, t
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # copy and pickle ask for such names before there are tables
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self._tables, name).gather(0, self._t.long().flatten()).view(self._t.shape)
 
 

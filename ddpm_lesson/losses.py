@@ -113,7 +113,9 @@ def simple_weight(snr: Tensor) -> Tensor:
 
 
 def min_snr(snr: Tensor, gamma: float = 5.0) -> Tensor:
-    """min(1, gamma / snr): the easy steps, where little noise is left, count less.  Hang et al. 2023, Section 3.4.
+    """min(1, gamma / snr): steps where little noise is left count less.  Hang et al. 2023, Section 3.4.
+
+    There even a large error in eps means little for x_0.
 
     The paper's min(snr, gamma) weighs the error in x_0; divided by snr it would be 0/0 where snr = 0.
     """
@@ -129,7 +131,8 @@ def vlb_weight(base: GaussianDiffusion, t: Tensor, var: Tensor) -> Tensor:
     """beta^2 / (2 var alpha (1 - alphas_bar)): what the KL of step t has and L_simple leaves out.  DDPM Eq. 12.
 
     t: (B,), from 1 on. var: (B,), the variance of p, for example base.betas[t]. Returns (B,): nats per squared error
-    in eps, of which the KL is the sum over D, plus a constant where var is not the posterior's.
+    in eps, of which the KL is the sum over D, plus a constant where var is not the posterior's. Infinite where beta is
+    1: there eps says nothing about x_0.
     """
     betas, alphas = extract(base.betas, t, t.shape), extract(base.alphas, t, t.shape)
     return betas**2 / (2 * var * alphas * extract(base.sqrt_one_minus_alphas_bar, t, t.shape) ** 2)

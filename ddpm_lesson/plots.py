@@ -63,18 +63,18 @@ def image_grid(
 
 
 def chain(
-    images: Tensor, timesteps: Iterable[int], *, names: Sequence[str] | None = None, ax: Axes | None = None
+    images: Tensor, timesteps: Iterable[int | str], *, names: Sequence[str] | None = None, ax: Axes | None = None
 ) -> Axes:
     """Chains of images over t: a row for each chain, a column for each t.
 
     images: (R, T, C, H, W), C = 1 or 3; floats, shown as `image_grid` shows them.
-    timesteps: T whole numbers, written above the columns.  names: R texts, written beside the rows.
+    timesteps: T whole numbers, written above the columns as $t = 7$, or T texts.  names: R texts, beside the rows.
     Raises ValueError for another shape, and if timesteps or names do not match it.
     Not (T, R, ...): a sampler's states stacked along dim 0 need `.transpose(0, 1)` first.
     """
     if images.ndim != 5:
         raise ValueError(f"images must be (R, T, C, H, W), got {tuple(images.shape)}")
-    columns = [f"$t = {int(t)}$" for t in timesteps]
+    columns = [t if isinstance(t, str) else f"$t = {int(t)}$" for t in timesteps]
     _check_count("timesteps", columns, images.shape[1], "column")
     _check_count("names", names, len(images), "row")
     ax = image_grid(images.flatten(0, 1), ncols=len(columns), ax=ax)

@@ -5,6 +5,7 @@ As in `plots`, each function draws its data on one Axes and returns that Axes.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -130,7 +131,7 @@ def fidelity_and_diversity(record: Mapping[str, Any], *, ax: Axes | None = None)
             recall, precision = zip(*map(at, line), strict=True)
             ax.plot(recall, precision, style, color=color, markersize=4, label=way)
         for row in line if way == "classifier-free" else line[-1:]:
-            away = (5, 4) if way == "classifier-free" else (-12, 4)
+            away = (-12, 4) if way == "classifier" else (5, -10) if row["scale"] == 0 else (5, 4)
             ax.annotate(f"{row['scale']:g}", at(row), away, textcoords="offset points", color=color, fontsize="small")
         for row in line if seeds and way == "classifier-free" else []:
             (x, y), (recalls, precisions) = at(row), of_seeds(row)
@@ -186,18 +187,21 @@ def trilemma(
     heights = [row["scores"][quality][0] for row in rows]
     heights = [math.log(value) for value in heights] if logarithmic else heights
     wide, high = math.log(times[rows[-1]["chain"]] / times[rows[0]["chain"]]) or 1, max(heights) - min(heights) or 1
-    sides: dict[tuple[float, float], int] = {}  # of each label: above its disc, or below if the nearest one is above
-    for row, height in zip(rows, heights, strict=True):
+    places = [(math.log(times[row["chain"]]) / wide, height / high) for row, height in zip(rows, heights, strict=True)]
+    for row, here in zip(rows, places, strict=True):
         scores, color, time = row["scores"], FAMILIES[families[row["chain"]]], times[row["chain"]]
         (value, low, top), covered = scores[quality], scores[coverage][0]
         ax.plot([time, time], [max(low, value / 10), top], color=color, linewidth=1.5)
         ax.scatter(time, value, s=20 + 280 * covered / most, color=color, alpha=0.6, edgecolors="0.2", zorder=3)
         text = f"{row['chain']}\n{word} {covered:.2f}"
-        here = math.log(time) / wide, height / high
-        side = -sides[min(sides, key=lambda there: math.dist(here, there))] if sides else 1
-        sides[here] = side
-        away = (0, 13 if side > 0 else -30)
-        ax.annotate(text, (time, value), away, textcoords="offset points", ha="center", fontsize=7)
+        nearest = min((there for there in places if there != here), key=partial(math.dist, here), default=here)
+        up = here[1] >= nearest[1]  # the label on the side where no other disc is near, beyond the bar or the disc
+        end = top if up else max(low, value / 10)
+        beyond = abs((math.log(end) if logarithmic else end) / high - here[1]) > 0.05
+        away = (0, (3 if beyond else 13) if up else (-20 if beyond else -30))
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
+        place = time, end if beyond else value
+        ax.annotate(text, place, away, textcoords="offset points", ha="center", fontsize=7, bbox=box)
     ax.axhline(record["real"]["scores"][quality][0], color="0.3", linestyle="--", label="real, held out")
     ax.set(xscale="log", yscale="log" if logarithmic else "linear", xlabel="milliseconds per image", ylabel=name)
     ax.margins(0.15)

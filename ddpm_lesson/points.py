@@ -5,14 +5,16 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from ddpm_lesson._tensors import home
+
 
 def eight_gaussians_mixture() -> tuple[Tensor, Tensor, Tensor]:
     """The density of `eight_gaussians`, for the exact oracle: (weights (8,), means (8, 2), stds (8,)), float64.
 
     Equal weights; means on a circle of radius sqrt(2 (1 - 0.1^2)), at 0, 45, ... 315 degrees; isotropic standard
-    deviation 0.1.  Each coordinate then has variance 1.  stds are standard deviations, not variances.
+    deviation 0.1.  Each coordinate then has variance 1.  stds are standard deviations, not variances.  On the CPU.
     """
-    angle = torch.arange(8, dtype=torch.float64) * math.pi / 4
+    angle = torch.arange(8, dtype=torch.float64, device="cpu") * math.pi / 4
     means = math.sqrt(2 * (1 - 0.1**2)) * torch.stack([angle.cos(), angle.sin()], dim=1)
     return torch.full_like(angle, 1 / 8), means, torch.full_like(angle, 0.1)
 
@@ -20,11 +22,12 @@ def eight_gaussians_mixture() -> tuple[Tensor, Tensor, Tensor]:
 def eight_gaussians(n: int, *, generator: Generator | None = None) -> Tensor:
     """n points from `eight_gaussians_mixture`.  After Grathwohl et al. 2018 (FFJORD), rescaled.
 
-    generator: on the CPU.  Returns (n, 2) float32, each coordinate of mean 0 and variance 1: those of the
-    distribution, not of the n points.  Raises ValueError if n is not a positive integer.
+    Returns (n, 2) float32, each coordinate of mean 0 and variance 1: those of the distribution, not of the n points.
+    They lie where the generator draws, which needs float64; without one on the CPU.
+    Raises ValueError if n is not a positive integer.
     """
     u, _, noise = _draw(n, generator)
-    _, means, stds = eight_gaussians_mixture()
+    _, means, stds = (part.to(u.device) for part in eight_gaussians_mixture())
     k = (8 * u).long()  # (n,)
     return (means[k] + stds[k, None] * noise).float()
 
@@ -72,5 +75,5 @@ def _draw(n: int, generator: Generator | None) -> tuple[Tensor, Tensor, Tensor]:
     """Two uniform numbers (n,) and a normal pair (n, 2) for each point."""
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n must be a positive integer, got {n!r}")
-    u, v = torch.rand(2, n, generator=generator, dtype=torch.float64)
-    return u, v, torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    u, v = torch.rand(2, n, generator=generator, dtype=torch.float64, device=home(generator))
+    return u, v, torch.randn(n, 2, generator=generator, dtype=torch.float64, device=home(generator))

@@ -68,7 +68,7 @@ class LossSecondMoment(nn.Module):
     T: number of steps. history: losses kept for each t; uniform until every t has that many. uniform_prob: the share
     that stays uniform, so that no t is forgotten. Weights are 1 / (T p_t).
     Raises ValueError unless T and history are positive and uniform_prob lies in (0, 1].
-    Made for the bound, whose terms differ by orders of magnitude; L_simple gains little.
+    Made for the bound, whose terms differ by orders of magnitude; with L_simple it can make the gradient noisier.
     """
 
     losses: Tensor  # (T, history) float64, the oldest is overwritten

@@ -3,7 +3,8 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
@@ -123,9 +124,9 @@ def train(
     state, give lr), or 2e-4 without one. In step k the learning rate is lr rate(k), times k / warmup up to k = warmup.
     clip_norm: the gradient's norm is cut to it; math.inf for none. accumulate: batches whose gradients are averaged in
     one step. ema: is updated after every step. timesteps: with the process's T; `Uniform` if not given.
-    mixed_precision: the network computes in bfloat16, its weights stay float32. compiled: the network is compiled.
-    generator: for t and noise, as in `Gaussian.sample`. With one here and one in `minibatches` a run can be
-    repeated bit by bit on a CPU; dropout alone still draws from PyTorch's own generator.
+    mixed_precision: the network computes in bfloat16, also when `conditions` ask it; its weights stay float32.
+    compiled: the network is compiled. generator: for t and noise, as in `Gaussian.sample`. With one here and one in
+    `minibatches` a run can be repeated bit by bit on a CPU; dropout alone still draws from PyTorch's own generator.
     Raises ValueError for bad arguments, for a respaced chain, for NaN or pixels in 0..255 in the first batch, or if the
     batches run out, TypeError if `batches` is one tensor, conditions have no names, or the model returns no tensor, and
     FloatingPointError if a loss or the gradient is not finite: the weights are then still those of the step before.
@@ -161,6 +162,9 @@ def train(
         optimizer = torch.optim.Adam(parameters, lr=2e-4)
     rates = [group["lr"] if lr is None else lr for group in optimizer.param_groups]
     forward = torch.compile(model) if compiled else model
+    precision: Callable[[], AbstractContextManager] = (
+        partial(torch.autocast, device.type, torch.bfloat16) if mixed_precision else nullcontext
+    )
     batches, first = _endless(batches), True
     model.train()
     for step in range(start + 1, steps + 1):
@@ -171,8 +175,10 @@ def train(
             first = False
             t, weights = timesteps.sample(len(x_0), generator=generator, device=device)
             noised = process.noised(x_0, t, noise(x_0, generator=generator))
-            given = given if conditions is None else conditions(noised, given)
-            with torch.autocast(device.type, torch.bfloat16) if mixed_precision else nullcontext():
+            if conditions is not None:
+                with precision():  # of its own: autocast would keep the weights that it rounds, without their gradients
+                    given = conditions(noised, given)
+            with precision():
                 output = answer(forward(noised.x_t, t, **given), module=True)
             losses = _per_image(loss(output, noised), t)
             part = (weights * losses).mean() / accumulate

@@ -330,7 +330,7 @@ def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):
     # Whoever may write into the folder knows the name that the next file will be written under first.
     monkeypatch.setattr(checkpoints.secrets, "token_hex", lambda n: "known")
     (tmp_path / "theirs").write_bytes(b"precious")
-    (tmp_path / f".x.{os.getpid()}-known.partial").symlink_to(tmp_path / "theirs")
+    (tmp_path / f".{os.getpid()}-known.partial").symlink_to(tmp_path / "theirs")
     with pytest.raises(FileExistsError):
         write_whole(tmp_path / "x", b"12345")
     assert (tmp_path / "theirs").read_bytes() == b"precious"
@@ -340,8 +340,14 @@ def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):
     assert (tmp_path / "theirs").read_bytes() == b"precious" and (tmp_path / "x").read_bytes() == b"12345"
 
 
+@pytest.mark.parametrize("length", [236, 255])  # 255 is the longest name that usual file systems have
+def test_the_longest_name_can_be_written(tmp_path, length):
+    write_whole(tmp_path / ("x" * length), b"12345")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x" * length, b"12345")]
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path):
-    for name in (".x.1-a.partial", ".y.partial", "z.partial", ".hidden"):
+    for name in (".1-a.partial", ".x.1-a.partial", ".y.partial", "z.partial", ".hidden"):
         (tmp_path / name).touch()
     remove_partials(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "z.partial"]

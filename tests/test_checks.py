@@ -965,6 +965,48 @@ def test_odd_tensors_break_nothing(odd, capsys):
     assert said(checks.q_sample, q_sample_then(odd), capsys).startswith("1.4 q_sample: ")
 
 
+class Right(torch.Tensor):
+    """Says of itself that it is equal to everything."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func in (torch.isclose, torch.allclose, torch.equal, torch.eq, torch.Tensor.eq, torch.Tensor.__eq__):
+            return torch.ones(args[0].shape, dtype=torch.bool)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+    def detach(self):
+        return self
+
+    cpu = to_dense = clone = double = clamp = lambda self, *args, **kwargs: self
+
+
+class Computes(torch.Tensor):
+    """The same below, where `torch.Tensor.detach` leads, too."""
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        with torch._C._DisableTorchDispatch():
+            found = func(*args, **(kwargs or {}))
+        return found.as_subclass(cls) if isinstance(found, torch.Tensor) and found.is_floating_point() else found
+
+
+def test_a_class_of_ones_own_decides_nothing(capsys):
+    wrong = q_sample_then(lambda x_t: (0 * x_t).as_subclass(Right))
+    assert said(checks.q_sample, wrong, capsys).startswith("1.4 q_sample: no. ")
+    right = q_sample_then(lambda x_t: x_t.as_subclass(Right))
+    assert said(checks.q_sample, right, capsys).startswith("1.4 q_sample: yes")
+    below = q_sample_then(lambda x_t: torch.Tensor._make_subclass(Computes, 0 * x_t))
+    assert "expected a plain tensor, got Computes" in said(checks.q_sample, below, capsys)
+    parameter = q_sample_then(nn.Parameter)
+    assert said(checks.q_sample, parameter, capsys).startswith("1.4 q_sample: yes")
+
+
+def test_a_number_of_ones_own_class_decides_nothing(capsys):
+    equal = type("int", (int,), {"__eq__": lambda self, other: True, "__ne__": lambda self, other: False})
+    text = said(checks.res_block_parameters, lambda in_ch, out_ch, tdim: equal(3), capsys)
+    assert "no. " in text and "expected an int, got int" in text
+
+
 @every_check
 @pytest.mark.parametrize("thing", [None, 3, "q_sample", torch.ones(2), ...], ids=range(5))
 def test_not_callable(check, thing, capsys):
@@ -1233,6 +1275,9 @@ def test_help_shows_the_exercise(check):
     assert "Returns" in text or "Yields" in text
 
 
+PROBE = ("_accelerator.py", "ddpm_lesson._tensors")  # which GPU computes on this machine
+
+
 def test_the_checks_import_torch_and_nothing_of_the_course():
     """But the finished implementations and what measures a whole generator, and these only when they are called."""
     for path in (ROOT / "ddpm_lesson" / "checks").glob("**/*.py"):
@@ -1241,5 +1286,5 @@ def test_the_checks_import_torch_and_nothing_of_the_course():
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module] if isinstance(node, ast.ImportFrom) else []
             for module in modules:
-                own = module.startswith("ddpm_lesson.checks")
+                own = module.startswith("ddpm_lesson.checks") or (path.name, module) == PROBE
                 assert own or module.split(".")[0] in {"torch", *sys.stdlib_module_names}, f"{path.name}: {module}"

@@ -4,6 +4,7 @@ import importlib.util
 import random
 import signal
 import threading
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -258,6 +259,77 @@ def test_an_answer_that_makes_a_tensor_on_the_cpu_breaks_on_a_gpu(gpu, monkeypat
     text = said(careless, capsys)[1]
     assert f"no. It is right on the CPU, but not on {gpu.type}, for x_0 of shape (4, 1, 8, 8)" in text
     assert "Expected all tensors to be on the same device" in text
+
+
+PRECISIONS = ["cudnn.allow_tf32", "cuda.matmul.allow_tf32", "cudnn.enabled", "cudnn.benchmark", "cudnn.deterministic"]
+OWNERS = ["", "cudnn.", "cudnn.conv.", "cudnn.rnn.", "cuda.matmul.", "mkldnn.matmul."]
+PRECISIONS += [f"{owner}fp32_precision" for owner in OWNERS]  # since PyTorch 2.9
+
+
+def said_of(name):
+    try:
+        return attrgetter(name)(torch.backends)
+    except (AttributeError, RuntimeError) as error:  # an older PyTorch, or two switches that contradict each other
+        return type(error).__name__
+
+
+def precisions():
+    try:
+        product = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        product = "RuntimeError"
+    return {name: said_of(name) for name in PRECISIONS} | {"products": product}
+
+
+def everywhere(precision):
+    if not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("this PyTorch has no torch.backends.fp32_precision")
+    torch.backends.fp32_precision = precision
+
+
+def old_switches():
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = True
+
+
+ALLOWED = {
+    "as it comes": lambda: None,
+    "old switches": old_switches,
+    "medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "everywhere": lambda: everywhere("tf32"),
+}
+
+
+@pytest.fixture
+def as_it_was():
+    """PyTorch's switches are put back after the test."""
+    yield
+    if hasattr(torch.backends, "fp32_precision"):
+        torch.backends.fp32_precision = "none"
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+@pytest.mark.parametrize("allow", ALLOWED.values(), ids=ALLOWED)
+def test_an_answer_runs_on_the_gpu_without_tf32(allow, breaks, gpu, as_it_was, monkeypatch, capsys):
+    found = []
+
+    def q_sample(x_0, t, noise, alphas_bar):
+        if x_0.device.type == gpu.type:
+            found.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+            found.extend({said_of(f"{owner}fp32_precision") for owner in OWNERS[:-1]} - {"AttributeError"})
+            if breaks:
+                raise ValueError("too small")
+        return solution("q_sample")(x_0, t, noise, alphas_bar)
+
+    monkeypatch.setattr(_accelerator, "usable_gpu", lambda: gpu.type)
+    allow()
+    before = precisions()
+    text = said(q_sample, capsys)[1]
+    assert precisions() == before
+    assert found == [(False, False), *["ieee"] * hasattr(torch.backends, "fp32_precision")]
+    assert ("not on" in text and "too small" in text) if breaks else text.startswith("1.4 q_sample: yes")
 
 
 @every_check

@@ -1,17 +1,21 @@
 """What the command line makes of errors, warnings and of a reader that has gone, whichever command it is."""
 
 import errno
+import io
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
 
 import pytest
 import torch
+from tqdm.auto import tqdm
 
 import ddpm_lesson
 from ddpm_lesson import cli
+from ddpm_lesson.cli import stopping
 
 WORDS = ["sample", "--device", "cpu"]
 
@@ -128,6 +132,55 @@ def test_a_reader_that_has_gone_is_no_error():
     for length in ("9", "99999"):
         done = subprocess.run([sys.executable, "-c", code, length], capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stderr) == (141, "")
+
+
+class Broken(io.StringIO):
+    """A stream whose texts do not arrive."""
+
+    number = errno.EPIPE
+
+    def write(self, text):
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("number, status", [(errno.EPIPE, 141), (errno.EINVAL, 141), (errno.EIO, 0)])
+def test_what_is_printed_while_a_run_can_be_stopped_is_no_error(monkeypatch, number, status):
+    # EINVAL is what Windows says of a pipe whose reader has gone, EIO what a terminal says that was closed.
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(Broken, "number", number)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, name, Broken())
+            with stopping.stopping() as stop:
+                print("a step", file=getattr(sys, name), flush=True)
+                assert (stop.status, stop.times) == (status, 0)
+                stop.ask(signal.SIGTERM, None)
+            assert (stop.status, stop.times) == (status or 143, 1)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("reentrant call"), BrokenPipeError(), ValueError("closed file")])
+def test_who_is_asked_to_stop_and_cannot_print_it_breaks_nothing_off(monkeypatch, error):
+    def refuse(*_, **__):
+        raise error
+
+    def gone(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(stopping, "print", refuse, raising=False)
+    monkeypatch.setattr(os, "write", gone)
+    stop = stopping.Stop()
+    stop.ask(signal.SIGINT, None)
+    assert (stop.status, stop.times) == (130, 1)
+
+
+def test_a_process_without_outputs_can_be_asked_to_stop(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    with stopping.stopping() as stop:
+        with tqdm(total=2) as bar:
+            bar.update()
+        stop.ask(signal.SIGINT, None)
+        print("stopped", flush=True)
+    assert stop.status == 130
 
 
 def test_what_the_outputs_encoding_lacks_is_escaped():

@@ -176,7 +176,7 @@ BEFORE = [
     (["--out", "full/a.txt/"], "expected the name of a folder to write, got the file full/a.txt"),
     (["--out", "full/a.txt/x/"], "cannot be written: full/a.txt is a file, expected a folder"),
     (["--out", f"{'x' * 300}.png"], "cannot be written (File name too long): name another place"),
-    (["--out", f"{'x' * 247}.png"], "cannot be written (File name too long): name another place"),
+    (["--out", f"{'x' * 252}.png"], "cannot be written (File name too long): name another place"),
     (["--out", "lost/x.png"], "cannot be written: lost is a link that leads nowhere"),
     (["--separate", "--out", "x.png"], "--separate writes PNGs into a folder: expected --out FOLDER, got x.png"),
     (["--animate", "--out", "x.npz"], "--animate writes an animation: expected --out FILE.png or FILE.gif, got x.npz"),
@@ -200,6 +200,13 @@ def test_what_can_be_known_is_told_before_a_network_is_read(sample, unloaded, tm
     assert result.status == 1 and result.out == ""
     assert result.err.startswith("ddpm_lesson: ") and result.err.count("\n") == 1 and message in result.err
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.txt", "full", "lost"]
+
+
+@pytest.mark.parametrize("length", [236, 255])  # 255 is the longest name that usual file systems have
+def test_the_longest_name_is_drawn_into(sample, length):
+    name = "x" * (length - 4) + ".png"
+    result = sample("--out", name)
+    assert result.status == 0 and os.listdir() == [name], result.err
 
 
 def test_a_folder_that_may_not_be_written_is_told_before(sample, unloaded, monkeypatch, tmp_path):

@@ -353,6 +353,15 @@ def test_images_must_lie_on_the_device_of_the_table(devices):
         combine(*((torch.ones(2), torch.zeros(2, 3, device=device)) for device in devices))
 
 
+@pytest.mark.parametrize("devices", [("meta", "cpu"), ("cpu", "meta")])
+@pytest.mark.parametrize("t", [1, torch.tensor([1, 0])], ids=["a number", "a tensor"])
+def test_images_must_lie_on_one_device(t, devices):
+    row = Coefficients(schedules.linear(5)).row(t)
+    x_0, noise = (torch.ones(2, 3, device=device) for device in devices)
+    with pytest.raises(ValueError, match=f"one device, got .*images on {' and '.join(devices)}"):
+        combine((row.sqrt_alphas_bar, x_0), (row.sqrt_one_minus_alphas_bar, noise))
+
+
 # What others trace: no tensor of theirs is kept for later, and what is kept does not disturb them.
 
 
@@ -432,6 +441,14 @@ def test_a_row_holds_every_table_at_its_steps():
     for name, table in coefficients.named_buffers():
         assert torch.equal(getattr(rows, name), table[t])
         assert [getattr(coefficients.row(i), name) for i in t.tolist()] == table[t].tolist()
+
+
+@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda rows: pickle.loads(pickle.dumps(rows))])
+def test_a_row_can_be_copied(clone):
+    rows = Coefficients(schedules.linear(50)).row(torch.tensor([7, 49]))
+    assert torch.equal(clone(rows).betas, rows.betas)
+    with pytest.raises(AttributeError, match="no attribute '_unknown'"):
+        _ = rows._unknown
 
 
 @pytest.mark.parametrize("t", [-1, 50])

@@ -6,6 +6,7 @@ from itertools import islice
 import accelerator
 import pytest
 import torch
+from conftest import usable
 from torch import nn
 
 from ddpm_lesson import (
@@ -18,15 +19,21 @@ from ddpm_lesson import (
     spacing,
 )
 from ddpm_lesson.denoisers import clipped, dynamic_threshold, make_denoiser, previous_x_0
+from ddpm_lesson.experiments import generators, metrics
+from ddpm_lesson.experiments.classifiers import shifted
+from ddpm_lesson.experiments.evaluation import some
+from ddpm_lesson.experiments.generator_recipes import GeneratorRecipe
 from ddpm_lesson.experiments.recipes import Recipe
 from ddpm_lesson.experiments.runs import Run
 from ddpm_lesson.experiments.sampling import SAMPLERS
+from ddpm_lesson.experiments.spaces import real_images
 from ddpm_lesson.interop import draw, to_diffusers, twin
 from ddpm_lesson.losses import hybrid_loss, simple_loss
 from ddpm_lesson.networks.classifier import Classifier
 from ddpm_lesson.networks.discriminator import Discriminator
 from ddpm_lesson.networks.mlp import MLP
 from ddpm_lesson.networks.unet import UNet
+from ddpm_lesson.points import checkerboard, eight_gaussians, swiss_roll, two_moons
 from ddpm_lesson.predictions import epsilon, fixedlarge, learned_range, velocity, xstart
 from ddpm_lesson.samplers import ancestral, ddim, last, reverse
 from ddpm_lesson.schedules import vp, zero_terminal_snr
@@ -35,6 +42,7 @@ from ddpm_lesson.training import EMA, minibatches, train
 from ddpm_lesson.variants import guidance
 from ddpm_lesson.variants.classifier_guidance import classifier_guided, mean_shifted
 from ddpm_lesson.variants.ddgan import train_ddgan
+from ddpm_lesson.variants.self_conditioning import own_estimate
 
 T = 12
 IMAGES = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -216,6 +224,82 @@ def test_diffusers_schedulers_draw_the_same_images(gpu):
     assert {p.device.type for p in unet2d.parameters()} == {gpu.type}
 
 
+# A GPU by default: what is drawn from a generator of the CPU is what it was.
+
+DIGITS = data.digits("train")
+LOSSES = {"ddgan": generators._denoised, "distilled": generators._distilled, "consistency": generators._consistency}
+
+
+def own_estimates():
+    told = own_estimate(net("cpu", 1, 2), process_on("cpu"), epsilon, generator=seeded())
+    noised = process_on("cpu").noised(IMAGES, Y, noise=IMAGES)
+    return lambda: torch.stack([told(noised, {})["cond"] for _ in range(6)])
+
+
+def gan():
+    process, G, D = process_on("cpu", 4), MLP(4, 2, 16, 1, latent=3), Discriminator(MLP(4, 4, 16, 1, out=1))
+    told = {"latent_size": 3, "optimizers": tuple(torch.optim.Adam(part.parameters()) for part in (G, D))}
+    batches = [torch.randn(8, 2, generator=seeded())] * 2
+    return lambda: list(train_ddgan(G, D, process, batches, steps=2, generator=seeded(), **told))
+
+
+def loss_of(kind):
+    """The loss of a generator that needs few steps."""
+    points = {"T": 10, "schedule": "cosine", "data": "eight_gaussians"}
+    changes = {"distilled": {"T": 1000, "schedule": "cosine", "teacher": "digits_ddpm"}, "consistency": points}
+    trained = next(generators.fit(GeneratorRecipe(kind, width=8, batch_size=4, **changes.get(kind, {}))))
+    loss, x_0 = LOSSES[kind](trained), torch.randn(4, 2, generator=seeded()) if kind == "consistency" else IMAGES
+    return lambda: loss(x_0, Y, seeded()).detach()
+
+
+def points_of(draw):
+    return lambda: partial(draw, 9, generator=seeded())
+
+
+DRAWN = {
+    "left_out": lambda: lambda: metrics.left_out(25, seeded()),
+    "left_out, without a generator": lambda: lambda: metrics.left_out(25),
+    "inception_score_interval": lambda: partial(metrics.inception_score_interval, IMAGES.view(64, 4), seeded()),
+    "some": lambda: lambda: some(DIGITS, 5, seed=0),
+    "real_images": lambda: lambda: real_images(DIGITS, None).held_out.data,
+    "shifted": lambda: lambda: shifted(IMAGES, 2, seeded()),
+    "own_estimate": own_estimates,
+    "train_ddgan": gan,
+}
+DRAWN |= {f"loss of {kind}": partial(loss_of, kind) for kind in LOSSES}
+DRAWN |= {each.__name__: points_of(each) for each in (eight_gaussians, two_moons, swiss_roll, checkerboard)}
+
+
+def test_a_generator_of_the_gpu_draws_there():
+    generator = torch.Generator(usable("cuda"))  # the stand-in has none
+    for draws in (eight_gaussians, two_moons, swiss_roll, checkerboard, metrics.left_out):
+        assert draws(20, generator=generator).device.type == "cuda"
+    assert shifted(IMAGES, 2, generator).device.type == "cpu"
+    told = own_estimate(net("cpu", 1, 2), process_on("cpu"), epsilon, generator=generator)
+    assert told(process_on("cpu").noised(IMAGES, Y), {})["cond"].device.type == "cpu"
+
+
+@pytest.fixture
+def switch_to():
+    yield torch.set_default_device
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.filterwarnings("ignore::ddpm_lesson.networks.unet.SingleChannelGroupWarning")
+def test_a_generator_of_the_cpu_draws_where_a_gpu_is_the_default(name, gpu, switch_to):
+    results = []
+    for device in ("cpu", gpu):
+        torch.manual_seed(1)
+        call = DRAWN[name]()
+        switch_to(device)
+        results.append(call())
+        switch_to("cpu")
+    expected, found = (each if isinstance(each, torch.Tensor) else torch.tensor(each) for each in results)
+    assert found.device.type == "cpu"
+    torch.testing.assert_close(found, expected)
+
+
 # Training.
 
 
@@ -265,12 +349,16 @@ def test_the_posts_doors_wait_at_the_first_images_alone(gpu):
     assert waits_of(gpu, lambda: sampler(x_0)) == []
 
 
-def test_a_step_of_both_networks_of_a_ddgan_waits_once(gpu):
+@pytest.mark.parametrize("draws_on", ["cpu", "gpu"])
+def test_a_step_of_both_networks_of_a_ddgan_waits_once(draws_on, gpu):
+    if draws_on == "gpu" and gpu.type == accelerator.NAME:
+        pytest.skip("the stand-in has no torch.Generator(device)")
+    generator = torch.Generator(gpu if draws_on == "gpu" else "cpu").manual_seed(0)
     process = GaussianDiffusion(vp(4)).to(gpu)
     G, D = MLP(4, 2, 16, 1, latent=3).to(gpu), Discriminator(MLP(4, 4, 16, 1, out=1)).to(gpu)
     optimizers = torch.optim.Adam(G.parameters()), torch.optim.Adam(D.parameters())
     batches = [torch.randn(8, 2, generator=seeded(), device="cpu").to(gpu) for _ in range(2)]
-    made = train_ddgan(G, D, process, batches, steps=3, latent_size=3, optimizers=optimizers, generator=seeded())
+    made = train_ddgan(G, D, process, batches, steps=3, latent_size=3, optimizers=optimizers, generator=generator)
     next(made)
     assert [len(waits_of(gpu, lambda: next(made))) for _ in range(2)] == [1, 1]
 

@@ -18,6 +18,7 @@ from ddpm_lesson.experiments import distributed
 from ddpm_lesson.experiments.checkpoints import load_tensors
 from ddpm_lesson.experiments.pretrained import BLOCK, part_of
 from ddpm_lesson.experiments.recipes import Recipe
+from ddpm_lesson.experiments.runs import Run
 
 pytestmark = [
     pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed"),
@@ -315,6 +316,28 @@ def on_two_ranks(monkeypatch, gpus):
     for key in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(key, "1" if key == "LOCAL_RANK" else "2")
     return seen
+
+
+def test_what_the_ranks_tell_each_other_of_a_step_lies_on_the_cpu(gpu, monkeypatch, tmp_path):
+    # Else it is unpickled on the GPU that it comes from, and each process takes memory on every GPU.
+    told = []
+    run = Run(recipe_of("hybrid"), tmp_path, images(), device=gpu)
+
+    def gather(found, mine, group):
+        told.append(mine)
+        found[:] = [mine] * 2
+
+    monkeypatch.setattr(distributed, "_soon", [None])
+    for name, number in (("rank", 0), ("ranks", 2)):
+        monkeypatch.setattr(distributed, name, lambda number=number: number)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    monkeypatch.setattr(distributed, "parallel", lambda model: model)
+    step = next(run.steps())
+    assert step.t.device.type == step.losses.device.type == "cpu" and len(step.t) == len(step.losses) == 4
+    held = [part for (result, _) in told for part in (result or ()) if isinstance(part, torch.Tensor)]
+    assert [tuple(part.shape) for part in held] == [(2,), (2,)]  # t and losses of this rank's half
+    assert {part.device.type for part in held} == {"cpu"}
+    run.close()
 
 
 # torchrun itself.

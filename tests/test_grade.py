@@ -1,9 +1,11 @@
 """Grading from the outside: what becomes of copies that are right, wrong, empty, or that misbehave."""
 
 import csv
+import io
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -15,7 +17,10 @@ from command_line import run
 from copies import NOTEBOOKS, answered, check_cell, original, save, solutions, solved
 
 from ddpm_lesson import checks
+from ddpm_lesson.cli import main
 from ddpm_lesson.grading.exercises import exercises
+from ddpm_lesson.grading.notebooks import read_copy
+from ddpm_lesson.grading.slices import Program
 
 FORKS = pytest.mark.skipif(sys.platform == "win32", reason="limits and signals of POSIX")
 ANSWERS = solutions(1)
@@ -209,6 +214,109 @@ def test_a_failure_of_the_grader_costs_one_exercise_and_is_no_students(tmp_path,
     found, _, _ = grade(tmp_path / "class")
     assert by(found["ann"]) == {"passed": [n for n in ALL_OF_1 if n != "walk"], "not graded": ["walk"]}
     assert "RecursionError: too deep" in found["ann"]["walk"]["trouble"]
+
+
+def passes(job, stop):
+    return {"status": "passed"}
+
+
+@pytest.mark.parametrize("terms", [1200, 10**4])
+def test_what_the_grader_cannot_build_costs_its_own_exercise_only(terms, tmp_path, monkeypatch):
+    answers = {"q_sample": f"q_sample = {'+'.join(['1'] * terms)}", "walk": ANSWERS["walk"]}
+    save(answered(1, answers), tmp_path / "class" / "deep.ipynb")
+    save(answered(1, {"q_sample": ANSWERS["q_sample"]}), tmp_path / "class" / "ann.ipynb")
+    monkeypatch.setattr("ddpm_lesson.grading.grades.judged", passes_what_can_be_sent)
+    found, _, _ = grade(tmp_path / "class")
+    assert by(found["ann"])["passed"] == ["q_sample"] and by(found["deep"])["passed"] == ["walk"]
+    deep = found["deep"]["q_sample"]
+    assert deep["status"] == "not graded" and "RecursionError" in deep["trouble"] or "recursion" in deep["words"]
+
+
+def passes_what_can_be_sent(job, stop):
+    pickle.dumps(job)
+    return {"status": "passed"}
+
+
+def test_a_failure_before_judging_costs_one_file(tmp_path, monkeypatch):
+    """While a copy is read, or its program is built."""
+
+    def read(path):
+        return 1 / 0 if path.stem == "bob" else read_copy(path)
+
+    def program(cells, asked):
+        if any("cy" in cell.source for cell in cells):
+            raise RuntimeError("too much")
+        return Program(cells, asked)
+
+    monkeypatch.setattr("ddpm_lesson.grading.grades.read_copy", read)
+    monkeypatch.setattr("ddpm_lesson.grading.grades.Program", program)
+    monkeypatch.setattr("ddpm_lesson.grading.grades.judged", passes)
+    for who in ("ann", "bob", "cy"):
+        save(answered(1, {"walk": f"# {who}\n{ANSWERS['walk']}"}), tmp_path / "class" / f"{who}.ipynb")
+    (tmp_path / "class" / "di.ipynb").write_text(
+        '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "worksheets": []}'
+    )
+    found, held, result = grade(tmp_path / "class")
+    assert by(found["ann"])["passed"] == ["walk"]
+    assert "bob.ipynb was not read: the grader failed to read it (ZeroDivisionError: division by zero)" in result.out
+    assert by(found["cy"]) == {"not graded": ALL_OF_1} and "too much" in found["cy"]["walk"]["trouble"]
+    assert "di.ipynb was not read: expected a list of cells, got worksheets" in result.out
+
+
+def test_the_folder_one_is_in_takes_the_grades(tmp_path, monkeypatch):
+    save(original(2), tmp_path / "class" / "ann.ipynb")
+    (tmp_path / "grades").mkdir()
+    monkeypatch.chdir(tmp_path / "grades")
+    for more in ([], ["--force"]):
+        result = run("grade", "../class", "--out", ".", *more)
+        assert result.status == 0, result.err
+        assert sorted(os.listdir(".")) == ["class.html", "feedback", "grades.csv", "grades.json"]
+    assert sorted(os.listdir(tmp_path)) == ["class", "grades"]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_graded(tmp_path, monkeypatch):
+    save(original(2), tmp_path / "class" / "ann.ipynb")
+    grade(tmp_path / "class")
+
+    def refused(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    monkeypatch.setattr("ddpm_lesson.grading.grades.graded", lambda *args: pytest.fail("it was graded"))
+    result = run("grade", tmp_path / "class", "--out", tmp_path / "grades", "--force")
+    words = f"{tmp_path / 'grades'} cannot be written (Permission denied): name another place"
+    assert result.status == 1 and words in result.err
+
+
+def test_the_table_is_seen_though_nothing_can_be_written(tmp_path, monkeypatch):
+    save(original(2), tmp_path / "class" / "ann.ipynb")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ddpm_lesson.grading.report.written", full)
+    result = run("grade", tmp_path / "class", "--out", tmp_path / "grades")
+    assert result.status == 1 and "No space left" in result.err and "\nann         ." in result.out
+
+
+def test_the_grades_are_written_though_no_one_reads_the_table(tmp_path, monkeypatch):
+    save(original(2), tmp_path / "class" / "李雷.ipynb")
+
+    class Closed(io.TextIOWrapper):
+        def flush(self):
+            raise BrokenPipeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", Closed(io.BytesIO(), "utf-8"))
+        patched.setattr("ddpm_lesson.cli._close_output", lambda: None)
+        assert main(["grade", str(tmp_path / "class"), "--out", str(tmp_path / "grades")]) == 141
+        patched.setattr(Closed, "flush", lambda self: None)
+    assert (tmp_path / "grades" / "grades.json").is_file()
+    narrow = io.TextIOWrapper(io.BytesIO(), "cp1252")
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", narrow)
+        assert main(["grade", str(tmp_path / "class"), "--out", str(tmp_path / "narrow")]) == 0
+    assert b"\n??       " in narrow.buffer.getvalue() and (tmp_path / "narrow" / "grades.json").is_file()
 
 
 def test_what_cannot_be_read_is_said_and_the_others_are_graded(tmp_path):

@@ -20,12 +20,15 @@ GRADED = [exercise for exercise in exercises() if exercise.chapter == 1]
 RIGHT = "import torch\ndef linear_betas(beta_1, beta_T, T):\n"
 RIGHT += "    return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)"
 
+Q_SAMPLE = "import torch\ndef q_sample(x_0, t, noise, alphas_bar):\n"
+Q_SAMPLE += "    a = alphas_bar[t].view(-1, *[1] * (x_0.ndim - 1))\n    return a.sqrt() * x_0 + (1 - a).sqrt() * noise"
+
 
 @pytest.fixture(autouse=True)
 def put_back(monkeypatch):
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     monkeypatch.setattr(_carry, "_given_back", {})
-    monkeypatch.setattr(_accelerator, "available", lambda: "")
+    monkeypatch.setattr(_accelerator, "usable_gpu", lambda: "")
 
 
 def judged(*sources, name="linear_betas", passed=()):
@@ -138,6 +141,98 @@ def test_a_change_of_the_checks_is_seen(patch, monkeypatch):
         if torch.Tensor.__dict__.get("__eq__") is not equal:
             torch.Tensor.__eq__ = equal
     assert said["status"] == "failed" and said["words"].startswith("This code changed the course's checks"), said
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import copy\n    copy.copy(x_0)",
+        "import io\n    file = io.BytesIO()\n    torch.save(x_0, file)\n    file.seek(0)\n    x_0 = torch.load(file)",
+        "import pickle\n    x_0 = pickle.loads(pickle.dumps(x_0))",
+    ],
+    ids=["copy", "save", "pickle"],
+)
+def test_copying_or_saving_a_tensor_is_no_change_of_torch(use):
+    import torch
+
+    if "__slotnames__" in vars(torch.Tensor):  # as in the process of an exercise, in which nothing was copied yet
+        del torch.Tensor.__slotnames__
+    said = judged(Q_SAMPLE.replace("noise, alphas_bar):\n", f"noise, alphas_bar):\n    {use}\n"), name="q_sample")
+    assert said["status"] == "passed", said
+    assert "__slotnames__" in vars(torch.Tensor)
+
+
+WITH_ONES = Q_SAMPLE.replace("return ", "return ONES * (") + ")"
+FORMS = {  # right answers, as the notebook takes them
+    "in an if": [Q_SAMPLE.replace("def", "if torch.__version__ >= '2':\n  def").replace("\n    ", "\n      ")],
+    "in a try": [
+        "import torch\ntry:\n  import einops\n"
+        + Q_SAMPLE.replace("import torch\n", "").replace("def", "  def").replace("\n    ", "\n      ")
+        + "\nexcept ImportError:\n  pass",
+    ],
+    "in a with": [Q_SAMPLE.replace("def", "with torch.enable_grad():\n  def").replace("\n    ", "\n      ")],
+    "in both branches": [
+        Q_SAMPLE.replace("def q_sample", "def mine"),
+        "if hasattr(torch, 'nothing'):\n    q_sample = None\nelse:\n    q_sample = mine",
+    ],
+    "a tuple": [Q_SAMPLE.replace("def q_sample", "def mine"), "q_sample, again = mine, mine"],
+    "two names": [Q_SAMPLE.replace("def q_sample", "def mine"), "again = q_sample = mine"],
+    "own helper": ["ones = []\ndef fill(x):\n    x.append(1)", "fill(ones)", WITH_ONES.replace("ONES", "ones[0]")],
+    "own helper, by keyword": [
+        "ones = []\ndef fill(n, x):\n    x += [1] * n",
+        "fill(1, x=ones)",
+        WITH_ONES.replace("ONES", "ones[0]"),
+    ],
+    "helper of a helper": [
+        "ones = {}\ndef fill(x):\n    put(x)\ndef put(y):\n    y[0] = 1",
+        "fill(ones)",
+        WITH_ONES.replace("ONES", "ones[0]"),
+    ],
+    "own helper, written twice": [
+        "ones = []\ndef fill(x):\n    pass",
+        "def fill(x):\n    x.append(1)",
+        "fill(ones)",
+        WITH_ONES.replace("ONES", "ones[0]"),
+    ],
+    "shuffled": [
+        "import random\nones = [0, 1]\nrandom.seed(1)",
+        "random.shuffle(ones)",
+        WITH_ONES.replace("ONES", "max(ones)"),
+    ],
+    "of a library": ["import heapq\nones = []", "heapq.heappush(ones, 1)", WITH_ONES.replace("ONES", "ones[0]")],
+    "of a class": ["ones = []", "list.append(ones, 1)", WITH_ONES.replace("ONES", "ones[0]")],
+    "torch's own": [
+        "from torch import nn\none = nn.Linear(1, 1).requires_grad_(False)",
+        "nn.init.ones_(one.weight)",
+        WITH_ONES.replace("ONES", "one.weight.item()"),
+    ],
+    "changes what is global": [
+        "known = {}\ndef build():\n    known['one'] = 1",
+        "build()",
+        WITH_ONES.replace("ONES", "known['one']"),
+    ],
+    "binds what is global": ["def setup():\n    global one\n    one = 1", "setup()", WITH_ONES.replace("ONES", "one")],
+    "in a condition": [
+        "def setup():\n    global one\n    one = 1",
+        "if True:\n    setup()",
+        WITH_ONES.replace("ONES", "one"),
+    ],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_right_answer_passes(form):
+    said = judged(*FORMS[form], name="q_sample")
+    assert said["status"] == "passed", said
+
+
+def test_a_check_beside_the_definition_is_not_run_with_it():
+    cell = "try:\n    {}\n    q_sample = checks.q_sample(q_sample)\nexcept ImportError:\n    pass"
+    wrong = Q_SAMPLE.replace("a.sqrt()", "a").replace("\n", "\n    ")
+    said = judged("from ddpm_lesson import checks\n" + cell.format(wrong), name="q_sample")
+    assert said["status"] == "failed" and said["mistakes"] and not said["output"]
+    right = cell.format(Q_SAMPLE.replace("\n", "\n    "))
+    assert judged("from ddpm_lesson import checks\n" + right, name="q_sample")["status"] == "passed"
 
 
 def test_what_is_printed_is_kept_up_to_its_beginning():

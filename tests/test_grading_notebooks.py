@@ -1,6 +1,7 @@
 """Reading students' copies: what is no notebook, what Python cannot read, which exercises are in it."""
 
 import json
+import time
 
 import pytest
 from copies import answered, of_cells, original, save, solutions
@@ -20,6 +21,7 @@ from ddpm_lesson.grading.notebooks import Unreadable, exercises_of, parsed, read
         (b'{"a": 1}', "with a list of cells, got other JSON"),
         (b'{"nbformat": 3, "worksheets": []}', "version 4, got version 3: open it in JupyterLab"),
         (b'{"nbformat": 4, "cells": {}}', "expected a list of cells, got dict"),
+        (b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "worksheets": []}', "a list of cells, got worksheets"),
         (b"[" * 10**5, "which is JSON"),
     ],
 )
@@ -93,3 +95,25 @@ def test_a_part_of_a_notebook_is_known_too(tmp_path):
 def test_exercises_on_paper_are_listed(tmp_path):
     copy = read_copy(save(answered(1, {}), tmp_path / "a.ipynb"))
     assert copy.by_hand == (("1.6", "design"), ("1.7", "on paper"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "\n" * 10**5 + "x = (",
+        " " * 10**5 + "x = (",
+        ("x = " + " " * 100 + "\n") * 10**3,
+        "b a" + " " * 10**5,
+        "a" * 10**5 + " b",
+    ],
+    ids=["lines", "spaces", "ends", "one line", "letters"],
+)
+def test_reading_takes_time_as_the_text_is_long(source):
+    begun = time.monotonic()
+    assert parsed(1, source).tree is None
+    assert time.monotonic() - begun < 5
+
+
+def test_blank_lines_above_a_magic_are_kept():
+    cell = parsed(1, "x = 1\n\n \n  \n%matplotlib inline\nif x:\n\n    !ls\ny =\\\n 2")
+    assert cell.source == "x = 1\n\n \n  \npass\nif x:\n\n    pass\ny =\\\n 2" and cell.tree

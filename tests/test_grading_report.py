@@ -1,8 +1,11 @@
 """What is written of verdicts: the table, JSON, the pages."""
 
 import csv
+import errno
 import json
+import os
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -124,6 +127,61 @@ def test_pages_are_whole_and_lead_to_each_other(tmp_path):
     assert len(list((out / "feedback").iterdir())) == 5
     with pytest.raises(FileExistsError, match="nothing is overwritten"):
         written(CLASS, Limits(), "x", out, replace=False)
+
+
+def test_a_folder_that_is_there_stays_and_gets_its_parts(tmp_path, monkeypatch):
+    """As a mount point does, or a folder whose parent cannot be written: it can be neither renamed nor removed."""
+    out = tmp_path / "given" / "grades"
+    out.mkdir(parents=True)
+    (out.parent).chmod(0o500)
+    place = os.stat(out).st_ino
+    move = os.replace
+
+    def within(source, target):
+        inner = {Path(source).resolve(), Path(target).resolve()}
+        assert all(out in path.parents for path in inner), "the folder itself was moved"
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", within)
+    monkeypatch.setattr(os, "rmdir", refused_for(out, os.rmdir))
+    try:
+        written(CLASS, Limits(), "x", out, replace=False)
+        assert sorted(os.listdir(out)) == ["class.html", "feedback", "grades.csv", "grades.json"]
+        written(CLASS[:1], Limits(), "x", out, replace=True)
+    finally:
+        out.parent.chmod(0o700)
+    assert os.stat(out).st_ino == place and os.listdir(out.parent) == ["grades"]
+    assert sorted(os.listdir(out)) == ["class.html", "feedback", "grades.csv", "grades.json"]
+    assert os.listdir(out / "feedback") == ["ann.html"]
+
+
+def refused_for(folder, function):
+    def refuse(path, *args, **kwargs):
+        if Path(os.fsdecode(path)) == folder:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return function(path, *args, **kwargs)
+
+    return refuse
+
+
+@pytest.mark.parametrize("broken", range(8))
+def test_earlier_grades_come_back_if_a_part_cannot_be_moved(broken, tmp_path, monkeypatch):
+    out = tmp_path / "grades"
+    written(CLASS, Limits(), "x", out, replace=False)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    move, calls = os.replace, []
+
+    def once(source, target):
+        calls.append(target)
+        if len(calls) == broken + 1:
+            raise OSError(errno.EIO, "Input/output error")
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", once)
+    with pytest.raises(OSError, match="Input/output error"):
+        written(CLASS[:1], Limits(), "x", out, replace=True)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert sorted(os.listdir(out)) == ["class.html", "feedback", "grades.csv", "grades.json"]
 
 
 @pytest.mark.parametrize("exercise", exercises(), ids=lambda exercise: exercise.name)

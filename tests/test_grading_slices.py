@@ -92,6 +92,20 @@ def test_switches_of_torch_hold_for_all():
         ([DEF, CHECK, "carried = [checks.carried(n) for n in names]", "q_sample, extract = carried"], 1),
         ([DEF, "from ddpm_lesson.checks import q_sample as judge", "q_sample = judge(q_sample)"], 1),
         ([DEF, "import ddpm_lesson", "q_sample = ddpm_lesson.checks.q_sample(q_sample)"], 1),
+        ([STUB, "if True:\n    def q_sample(x_0, t):\n        return x_0", CHECK], 2),
+        ([STUB, "try:\n    import a\nexcept ImportError:\n    class q_sample:\n        x = 1", CHECK], 2),
+        (
+            [STUB, "while True:\n    with a:\n        def q_sample(x_0, t):\n            return x_0\n    break", CHECK],
+            2,
+        ),
+        ([STUB, "match 1:\n    case 1:\n        q_sample = mine", CHECK], 2),
+        ([STUB, "q_sample, again = mine, mine", CHECK], 2),
+        ([STUB, "again = (q_sample, *rest) = mine, mine", CHECK], 2),
+        ([DEF, "if True:\n    def q_sample(x_0, t):\n        ...", CHECK], 1),
+        ([DEF, "q_sample, extract = None, ...", CHECK], 1),
+        ([DEF, "if 'q_sample' not in globals():\n    q_sample = checks.carried('q_sample')"], 1),
+        ([DEF, CHECK, "with torch.no_grad():\n    q_sample = drawn(5)"], 1),
+        ([DEF, CHECK, "def other():\n    q_sample = mine\n    def extract(v): return v"], 1),
         ([STUB, CHECK], None),
         ([STUB, "q_sample = lambda x_0, t: ...", "q_sample = None"], None),
         (["class q_sample:\n    def __init__(self): self.x = 1\n    def __call__(self, x): ...", CHECK], None),
@@ -126,3 +140,53 @@ def test_the_set_up_cell_installs_nothing():
         "missing = []",
         "def q_sample(x_0, t):",
     ]
+
+
+TRAIN = "def train(model, table):\n    for step in range(10**9):\n        model(table[step]).backward()"
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "train(network, table)",  # its body changes no table
+        "for epoch in range(10**9):\n    train(network, table=table)",
+        "ax.plot(table)\nax.set(ylim=(0, table[0]))",
+        "print(table)\ndisplay(table)\nplots.curve(table)\ntorch.cumprod(table, 0)\nlen(table)",
+        "from ddpm_lesson.training import train as fitted\nfitted(network, table)",
+        "posterior(table)\nForward(table)",  # of the course, or the student's: no exercise changes its inputs
+        "show(network(table))",
+        "other_one.copy_(table)",
+        "def local(x):\n    table = []\n    table.append(x)\n    def inner():\n        other.append(x)\nlocal(3)",
+        "checks.q_sample(q_sample)",
+        "for posterior in (slow(), slow()):\n    extract = posterior",
+    ],
+)
+def test_calls_that_change_nothing_are_left_out(cell):
+    function = "def q_sample(x_0, t):\n    return table[0] + len(posterior(extract(other)))"
+    found = needed(
+        "table = [1]\nother = []\nnetwork = load()", TRAIN, cell, function, CHECK, passed=["posterior", "extract"]
+    )
+    assert found == ["table = [1]", "other = []", "def q_sample(x_0, t):"]
+
+
+def test_a_call_that_changes_an_argument_comes_with_what_it_needs():
+    function = "def q_sample(x_0, t):\n    return table[0]"
+    found = needed(
+        "table = []\nfive = 5", "def put(x, y):\n    x.append(y + more)", "more = 1", "put(table, five)", function
+    )
+    assert found == [
+        "table = []",
+        "five = 5",
+        "def put(x, y):",
+        "more = 1",
+        "put(table, five)",
+        "def q_sample(x_0, t):",
+    ]
+    again = needed("def put(x):\n    put(x)\n    x.append(1)", "table = []", "put(table)", function)
+    assert again == ["def put(x):", "table = []", "put(table)", "def q_sample(x_0, t):"]
+
+
+def test_what_stands_in_a_loop_or_an_elif_is_found_at_any_depth():
+    many = "if a == 0:\n    pass\n" + "".join(f"elif a == {i}:\n    x.append({i})\n" for i in range(400))
+    found = program(many + "else:\n    for i in (1,):\n        def q_sample(x_0, t):\n            return x_0", CHECK)
+    assert found.chosen("q_sample").statement.cell.number == 1

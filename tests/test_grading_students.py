@@ -1,5 +1,8 @@
 """Whose copy lies where."""
 
+import os
+import sys
+
 import pytest
 
 from ddpm_lesson.grading.students import hand_ins
@@ -48,3 +51,22 @@ def test_several_places_make_one_class(tmp_path):
         "ann": ["ann_01_forward_process.ipynb", "ann_02_loss.ipynb"],
         "bob": ["bob_02_loss.ipynb"],
     }
+
+
+def test_two_students_of_one_name_stay_two(tmp_path):
+    names = [f"Alice Smith_{n}_assignsubmission_file/x.ipynb" for n in (111, 222)]
+    names += ["Alice Smith_111_assignsubmission_onlinetext/y.ipynb", "Bo Li_333_assignsubmission_file/x.ipynb"]
+    names += ["Cy Ng_444_assignsubmission_file/x.ipynb", "Cy Ng/x.ipynb"]
+    assert found(laid(tmp_path, *names)) == {
+        "Alice Smith 111": ["x.ipynb", "y.ipynb"],
+        "Alice Smith 222": ["x.ipynb"],
+        "Bo Li": ["x.ipynb"],
+        "Cy Ng": ["x.ipynb"],
+        "Cy Ng 444": ["x.ipynb"],
+    }
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names of files that are no UTF-8")
+def test_names_that_are_no_utf_8_stay_two(tmp_path):
+    laid(tmp_path, *(f"{os.fsdecode(name)}/x.ipynb" for name in (b"M\xe4ller", b"M\xfcller")))
+    assert len(found(tmp_path)) == 2 and all(name.encode() for name in found(tmp_path))

@@ -294,6 +294,8 @@ def test_conversion_keeps_mode_and_type_and_copies():
     "options, message",
     [
         ({"cond_ch": 1}, "cond_ch must be 0, got 1"),
+        ({"latent": 3}, "latent must be 0, got 3"),
+        ({"patch_size": 2}, "patch_size must be 1, got 2"),
         ({"ch_mult": [2, 2]}, r"ch_mult\[0\] must be 1, got \[2, 2\]"),
         ({"attn": [0], "num_heads": 2}, r"num_heads must be 1 unless .* = 2 for \[16, 32\] channels; num_head_ch"),
     ],

@@ -115,6 +115,21 @@ def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path, monkeypatc
     assert worker(tmp_path) is None
 
 
+def test_a_disk_that_is_full_leaves_no_lock_behind(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = dict(locks._held)
+    with monkeypatch.context() as patch:
+        patch.setattr(locks.Path, "write_text", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            Lock(tmp_path / "a" / "b")
+    assert locks._held == before and list(tmp_path.iterdir()) == []
+    lock = Lock(tmp_path / "a" / "b")  # as another process could: it is not held once more, but anew
+    assert locks._held[lock._key][1] == 1
+    lock.release()
+
+
 FORKED = """
 import os, runpy, sys, weakref
 from pathlib import Path

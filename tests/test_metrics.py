@@ -11,6 +11,7 @@ from torch import nn
 from ddpm_lesson.data import digits
 from ddpm_lesson.doors import ImageRangeWarning
 from ddpm_lesson.experiments import metrics
+from ddpm_lesson.experiments.features import load_moments
 from ddpm_lesson.experiments.metrics import (
     Moments,
     Score,
@@ -98,6 +99,15 @@ def test_samples_find_the_distance_of_their_gaussians():
     error = math.hypot(2 * 0.5 / math.sqrt(N), 2 * 0.5 * 1.5 / math.sqrt(2 * N))
     bias = 1.5 * 3 / N + 3 * 4 / (4 * N)
     assert abs(frechet_distance(x, known([0] * 3, torch.eye(3).tolist())) - true - bias) < 4 * error
+
+
+def test_features_on_a_gpu_meet_moments_that_ship(gpu):
+    real = load_moments("digits_classifier")
+    fake = normal(200, len(real.mean)).abs()
+    expected = frechet_distance(fake, real)
+    assert frechet_distance(fake.to(gpu), real) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(real, fake.to(gpu)) == pytest.approx(expected, rel=1e-9)
+    assert real.mean.device.type == real.root.device.type == "cpu"
 
 
 @pytest.mark.parametrize("N", [200, 400, 1600])

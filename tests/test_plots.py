@@ -139,6 +139,11 @@ def test_chain_has_a_row_for_each_chain_and_a_column_for_each_t():
         assert top < ax.texts[3 + i // 3].get_position()[1] < bottom
 
 
+def test_columns_of_a_chain_may_have_texts():
+    ax = plots.chain(IMAGES.reshape(2, 3, 1, 2, 4), ["9 left", "1 left", 0])
+    assert [text.get_text() for text in ax.texts] == ["9 left", "1 left", "$t = 0$"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

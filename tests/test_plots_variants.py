@@ -124,6 +124,16 @@ def test_the_trilemma_is_distance_over_time_with_discs_of_recall():
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
 
 
+def test_of_two_discs_that_touch_the_upper_one_has_its_name_above():
+    rows = [measured("DDIM-10", 2.0, 0.1, 0.9), measured("DDPM-9", 2.1, 0.09, 0.9), measured("VAE", 0.01, 4.0, 0.5)]
+    for row, half in zip(rows, (0.001, 0.001, 2), strict=True):  # two bars within their discs, and a long one
+        value = row["scores"]["frechet"][0]
+        row["scores"]["frechet"] = [value, value - half, value + half]
+    ax = plots_variants.trilemma({"rows": rows, "real": {"scores": {"frechet": [0.3, 0.2, 0.4]}}})
+    names = {text.get_text().split("\n")[0]: (text.xy[1], text.xyann[1]) for text in ax.texts}
+    assert names == {"VAE": (6.0, 3), "DDIM-10": (0.1, 13), "DDPM-9": (0.09, -30)}
+
+
 def test_the_trilemma_takes_another_quality_coverage_and_clock():
     rows = [measured("DDIM-10", 2.0, 0.1, 0.9), measured("GAN-1", 0.1, 1.5, 0.25), measured("VAE", 0.01, 4.0, 0.5)]
     for row, precision, rarest in zip(rows, (0.9, 0.2, 0.4), (0.1, 0.0, 0.05), strict=True):

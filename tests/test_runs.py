@@ -411,12 +411,114 @@ def test_asked_to_stop_it_saves_and_goes_on_later(long, launch, tmp_path):
     assert_same(folder, long)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def without_end(folder):
+    """The options of a run in a folder that makes a million steps unless it is stopped."""
+    (folder / "recipe.json").write_text(recipe("accumulate", steps=10**6, rate="constant").to_json())
+    return ["train", "--recipe", folder / "recipe.json", "--out", folder / "run", *OFTEN, "--save-every", 10**6]
+
+
+def paused(process):
+    """Let a process stand still, so that all that happens before `signal.SIGCONT` finds it at one moment."""
+    os.kill(process.number, signal.SIGSTOP)
+    return process
+
+
+def assert_all_is_saved(folder):
+    step = load_tensors(folder / "state.safetensors")[1]["step"]
+    assert step == len(log_of(folder)) > 0
+    assert load_tensors(folder / "weights.safetensors")[1]["step"] == step
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    """The name of a pipe, and the end that is read."""
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path / "pipe", os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+
+
+@FORK
+@pytest.mark.parametrize("options", [[], ["--quiet"]], ids=["bar", "quiet"])
+def test_ctrl_c_that_also_ends_who_reads_saves(launch, pipe, tmp_path, options):
+    # As in `train ... 2>&1 | tee log`, where tee ends by the same Ctrl-C.
+    name, reader = pipe
+    process = launch([*without_end(tmp_path), *options], name)
+    wait_for_rows(tmp_path / "run", 5)
+    paused(process)
+    os.close(reader)
+    for number in (signal.SIGINT, signal.SIGCONT):
+        os.kill(process.number, number)
+    assert process.ended(60) in ((130,) if options else (130, 141))  # 141: the bar had found it out before
+    assert_all_is_saved(tmp_path / "run")
+
+
+@FORK
+def test_a_bar_that_nobody_reads_any_more_stops_the_run_which_is_saved(launch, pipe, tmp_path):
+    name, reader = pipe
+    process = launch(without_end(tmp_path), name)
+    wait_for_rows(tmp_path / "run", 5)
+    os.close(reader)
+    assert process.ended(60) == 141
+    assert_all_is_saved(tmp_path / "run")
+
+
+@FORK
+@pytest.mark.parametrize("options", [[], ["--quiet"]], ids=["bar", "quiet"])
+def test_a_closed_terminal_stops_the_run_which_is_saved(launch, tmp_path, options):
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        pytest.skip("these tests were started by nohup, whose processes ignore SIGHUP")
+    terminal, other = os.openpty()
+    process = launch([*without_end(tmp_path), *options], os.ttyname(other))
+    wait_for_rows(tmp_path / "run", 5)
+    paused(process)
+    os.close(terminal)
+    os.close(other)
+    for number in (signal.SIGHUP, signal.SIGCONT):
+        os.kill(process.number, number)
+    assert process.ended(60) == 128 + signal.SIGHUP
+    assert_all_is_saved(tmp_path / "run")
+
+
+@FORK
+def test_without_sighup_a_run_outlives_its_terminal(launch, tmp_path):
+    # As after `disown`: the bar's errors are of no account, and the run goes on.
+    terminal, other = os.openpty()
+    (tmp_path / "recipe.json").write_text(recipe("accumulate", steps=100).to_json())
+    arguments = ["train", "--recipe", tmp_path / "recipe.json", "--out", tmp_path / "run", *OFTEN, "--save-every", 100]
+    process = launch(arguments, os.ttyname(other))
+    wait_for_rows(tmp_path / "run", 5)
+    os.close(terminal)
+    os.close(other)
+    process.ended(60)
+    assert len(log_of(tmp_path / "run")) == 100
+    assert_all_is_saved(tmp_path / "run")
+
+
+HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # Windows has none
+
+
+@pytest.fixture
+def hears(request):
+    """A function that sets what a signal does; afterwards it is as before."""
+
+    def let(number, handler):
+        before = signal.signal(number, handler)
+        request.addfinalizer(lambda: signal.signal(number, before))
+
+    return let
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, *HANGUP])
 @pytest.mark.parametrize("times", [1, 2, 3])
-def test_the_first_ctrl_c_saves_the_second_waits_the_third_stops(images, tmp_path, monkeypatch, capsys, number, times):
+def test_the_first_ctrl_c_saves_the_second_waits_the_third_stops(
+    images, tmp_path, monkeypatch, capsys, hears, number, times
+):
     # They come while the state of step 4 is written. The third leaves that one; else step 5 is made and saved.
+    # A terminal that is closed sends SIGHUP up to three times, which are one.
     monkeypatch.setattr(cli.train, "load_images", lambda recipe: images)
     (tmp_path / "recipe.json").write_text(recipe(steps=40).to_json())
+    counted = 1 if number in HANGUP else times
+    if number in HANGUP:
+        hears(number, signal.SIG_DFL)
     handler = signal.getsignal(number)
     save = Run.save
 
@@ -429,13 +531,24 @@ def test_the_first_ctrl_c_saves_the_second_waits_the_third_stops(images, tmp_pat
     monkeypatch.setattr(Run, "save", interrupted)
     arguments = ["train", "--recipe", tmp_path / "recipe.json", "--out", tmp_path / "run", "--save-every", 2]
     ended = cli.main([str(argument) for argument in arguments])
-    assert ended == (130 if times == 3 else 128 + number)
-    assert load_tensors(tmp_path / "run" / "state.safetensors")[1]["step"] == (4 if times == 3 else 5)
+    assert ended == (130 if counted == 3 else 128 + number)
+    assert load_tensors(tmp_path / "run" / "state.safetensors")[1]["step"] == (4 if counted == 3 else 5)
     told = capsys.readouterr().err
     assert told.count("this step is finished and saved first") == 1 and "Traceback" not in told
-    assert told.count("please wait") == min(times - 1, 1)
+    assert told.count("please wait") == min(counted - 1, 1)
     assert signal.getsignal(number) is handler
     assert not (tmp_path / "run" / ".process.json").exists()
+
+
+@pytest.mark.parametrize("number", HANGUP)
+def test_a_run_that_nohup_started_goes_on_without_its_terminal(images, tmp_path, monkeypatch, hears, number):
+    monkeypatch.setattr(cli.train, "load_images", lambda recipe: images)
+    hears(number, signal.SIG_IGN)
+    monkeypatch.setattr(Run, "save", lambda run, save=Run.save: (save(run), signal.raise_signal(number)))
+    (tmp_path / "recipe.json").write_text(recipe(steps=6).to_json())
+    arguments = ["train", "--recipe", tmp_path / "recipe.json", "--out", tmp_path / "run", *OFTEN]
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    assert len(log_of(tmp_path / "run")) == 6 and signal.getsignal(number) == signal.SIG_IGN
 
 
 # What does not belong.

@@ -1,6 +1,7 @@
 """The commands train and status: nothing is lost, nothing is begun anew by itself, and one sentence says what to do."""
 
 import contextlib
+import errno
 import io
 import json
 import shutil
@@ -103,6 +104,18 @@ def test_what_is_missing_of_a_finished_run_is_made_from_its_state(done, monkeypa
     assert status == 0 and out.startswith("Already finished: ")
     assert [line.partition(" was missing: ")[2] for line in err] == ["written anew from the state", "drawn anew"]
     assert contents(done) == before
+
+
+@pytest.mark.parametrize("breaks", ["draw_preview", "saved.mend_weights"])
+def test_mending_that_fails_gives_the_lock_back(done, monkeypatch, breaks):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (done / "previews" / "0000004.png").unlink()
+    monkeypatch.setattr(f"ddpm_lesson.cli.train.{breaks}", full)
+    status, _, err = run("train", "--out", done)
+    assert status == 1 and "the disk is full" in err[0]
+    assert not locks._held and not (done / ".process.json").exists()
 
 
 def test_a_state_that_is_missing_is_no_beginning(done):

@@ -24,6 +24,7 @@ from ddpm_lesson.samplers import ddim, last
 from ddpm_lesson.schedules import linear, linear_scaled
 from ddpm_lesson.timesteps import Antithetic, LossSecondMoment, Uniform
 from ddpm_lesson.training import EMA, TrainStep, constant, cosine, minibatches, train
+from ddpm_lesson.variants.self_conditioning import own_estimate
 
 T = 50
 PROCESS = GaussianDiffusion(linear_scaled(T))
@@ -576,6 +577,26 @@ def test_self_conditioning_keeps_its_gradients_in_mixed_precision():
         gradients.append(model.body.weight.grad.clone())
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0.05, atol=0.05)
     assert gradients[1].abs().max() > 0.1
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_every_question_of_a_step_is_asked_in_the_same_precision(mixed, device):
+    process = GaussianDiffusion(linear_scaled(T)).to(device)
+    torch.manual_seed(0)
+    model, asked = UNet(T, 8, [1], [], 1, 0.0, in_ch=1, cond_ch=1, num_groups=4).to(device), []
+
+    def listen(module, inputs, given, output):
+        told = given["cond"]
+        asked.append((torch.is_autocast_enabled(device.type), output.dtype, told.dtype, bool(told.any())))
+
+    model.register_forward_hook(listen, with_kwargs=True)
+    conditions = own_estimate(model, process, xstart, share=1.0, generator=seeded())
+    x_0 = torch.rand(4, 1, 4, 4, generator=seeded(1)) * 2 - 1
+    loss = partial(simple_loss, process, xstart)
+    run(model, steps=2, process=process, loss=loss, data=[x_0], conditions=conditions, mixed_precision=mixed)
+    precision = torch.bfloat16 if mixed else torch.float32
+    first, second = ((mixed, precision, torch.float32, told) for told in (False, True))
+    assert asked == [first, second] * 2
 
 
 def test_super_resolution_with_the_u_net():

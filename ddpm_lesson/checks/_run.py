@@ -98,23 +98,38 @@ def called(function: Callable, *args, outputs: tuple[str, ...] = ("out",), retur
         yield from ((name, read(part)) for name, part in zip(outputs, parts, strict=True))
         return
     numbers = tuple(returned) if returns is list else parts
-    if odd := sorted({type(value).__name__ for value in numbers} - {"int"}):
+    if odd := sorted({type(value).__name__ for value in numbers if type(value) is not int}):
         raise Misfit(f"expected {KINDS[returns]}, got {'one with ' if returns is list else ''}{' and '.join(odd)}")
     yield from ((f"out[{i}]" if returns is list else "out", number) for i, number in enumerate(numbers))
 
 
 def read(tensor: Tensor) -> Tensor:
     """A copy on the CPU without gradient; of what is too large, or has no numbers, shape and dtype alone (on meta)."""
+    got, tensor = type(tensor).__name__, plain(tensor)
+    if type(tensor) is not Tensor:  # one whose class computes, by __torch_dispatch__
+        raise Misfit(f"expected a plain tensor, got {got}, a class of tensors of your own")
     if tensor.device.type == "meta" or tensor.numel() > LARGEST:
         return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-    return tensor.detach().cpu().to_dense().clone()
+    return tensor.cpu().to_dense().clone()
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The tensor without gradient and without its class, which could answer for it; a `nn.Parameter` is one, too.
+
+    Of a class that has `__torch_dispatch__` the result is what that returns.
+    """
+    with torch._C.DisableTorchFunctionSubclass():
+        return Tensor.detach(tensor)
 
 
 def _same(a, b):
     if isinstance(b, torch.nn.Module):
         return isinstance(a, torch.nn.Module) and all(map(_same, a.parameters(), b.parameters()))
     if isinstance(b, Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
+        if not isinstance(a, Tensor):
+            return False
+        a, b = plain(a), plain(b)
+        return type(a) is type(b) and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
     if isinstance(b, list | tuple):
         return type(a) is type(b) and len(a) == len(b) and all(map(_same, a, b))
     return a == b if isinstance(b, int | float | str) else True

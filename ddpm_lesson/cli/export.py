@@ -132,8 +132,8 @@ def _state(unet: UNet) -> bytes:
         )
     state = {name: tensor.contiguous() for name, tensor in unet.state_dict().items()}
     side = unet.divisor
-    x = torch.randn(1, options["in_ch"], side, side, generator=torch.Generator().manual_seed(0))
-    t = torch.zeros(1, dtype=torch.int64)
+    x = torch.randn(1, options["in_ch"], side, side, generator=torch.Generator().manual_seed(0), device="cpu")
+    t = torch.zeros(1, dtype=torch.int64, device="cpu")
     if not torch.allclose(load_pytorch_ddpm(state)(x, t), unet(x, t), rtol=1e-3, atol=1e-6):  # rounding
         raise ValueError("the post's U-Net computes something else with these weights: export a folder for diffusers")
     return save(state)

@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ def add(commands: Any) -> None:
 
 
 def grade(options: argparse.Namespace) -> int:
-    """Grade, print the table, and write the folder whole."""
+    """Grade, print the table, and write the folder whole; neither is lost if the other fails."""
     from ddpm_lesson.grading.grades import Limits, graded  # here: other commands do without the checks
     from ddpm_lesson.grading.report import CLASS, FEEDBACK, printed, written
     from ddpm_lesson.grading.students import hand_ins
@@ -56,10 +57,18 @@ def grade(options: argparse.Namespace) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     _say_what_is_absent(students)
-    written(students, limits, f"ddpm_lesson {ddpm_lesson.__version__}", out, options.force)
-    print(printed(students))
-    print(f"{out / CLASS}: the class; {out / FEEDBACK}: a page for each student")
+    try:
+        _show(printed(students))
+    finally:
+        written(students, limits, f"ddpm_lesson {ddpm_lesson.__version__}", out, options.force)
+    _show(f"{out / CLASS}: the class; {out / FEEDBACK}: a page for each student")
     return 0
+
+
+def _show(text: str) -> None:
+    """Print it; letters that the terminal does not have, as those of a name, become "?"."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), flush=True)
 
 
 def _check_out(out: Path, force: bool) -> None:
@@ -73,6 +82,11 @@ def _check_out(out: Path, force: bool) -> None:
         raise FileExistsError(f"{out} holds other files {held}and is no folder of grades: name another one with --out")
     if not force:
         raise FileExistsError(f"{out} holds earlier grades: name another folder with --out, or replace it with --force")
+    try:
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise OSError(f"{out} cannot be written ({error.strerror}): name another place") from error
 
 
 def _say_what_is_absent(students: "list[Student]") -> None:

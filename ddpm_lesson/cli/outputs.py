@@ -3,12 +3,14 @@
 import tempfile
 from pathlib import Path
 
+from ddpm_lesson.experiments.checkpoints import partial_beside
+
 
 def check_file(path: Path) -> None:
     """Raise OSError of one sentence unless a file can be written there. Its folder may be missing."""
     if there(path) and path.is_dir():
         raise IsADirectoryError(f"expected the name of a file to write, got the folder {path}")
-    there(path.with_name(f".{path.name}.partial"))  # a name that is too long
+    there(partial_beside(path))  # which `write_whole` writes first
     _check_place(path.parent, path)
 
 

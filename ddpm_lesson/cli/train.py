@@ -21,7 +21,7 @@ from ddpm_lesson.cli.options import (
     positive,
 )
 from ddpm_lesson.cli.previews import draw_preview, picture_of, preview
-from ddpm_lesson.cli.stopping import stopping
+from ddpm_lesson.cli.stopping import Stop, stopping
 from ddpm_lesson.data import bundled
 from ddpm_lesson.experiments import distributed, pretrained, saved
 from ddpm_lesson.experiments.build import load_images
@@ -87,11 +87,13 @@ def _finished(before: saved.Saved, recipe: Recipe, options: argparse.Namespace) 
     notes = [*saved.log_note(out, before.step)]
     if not all(path.exists() for path in (out / saved.WEIGHTS, picture_of(out, before.step))):
         lock = Lock(out)
-        notes += saved.mend_weights(before, out)
-        if not picture_of(out, before.step).exists():
-            draw_preview(before.result(), load_images(recipe) if recipe.condition == "low_res" else None, out)
-            notes.append(f"{picture_of(out, before.step)} was missing: drawn anew")
-        lock.release()
+        try:
+            notes += saved.mend_weights(before, out)
+            if not picture_of(out, before.step).exists():
+                draw_preview(before.result(), load_images(recipe) if recipe.condition == "low_res" else None, out)
+                notes.append(f"{picture_of(out, before.step)} was missing: drawn anew")
+        finally:
+            lock.release()
     else:
         saved.mend_weights(before, out)  # it refuses those of another run
     _note(notes)
@@ -127,10 +129,22 @@ def _carry_out(recipe: Recipe, options: argparse.Namespace) -> int:
 
 def _steps(run: Run, options: argparse.Namespace, board: Any, quiet: bool) -> int:
     """Make the steps that are left. Returns the exit status."""
+    with stopping() as stop:
+        _make(run, options, board, quiet, stop)
+        if run.step < run.recipe.steps:
+            told = f"Stopped after step {run.step} of {run.recipe.steps}. The same command goes on from there."
+            print(told, flush=True)  # inside, where it is no error that nobody reads it
+            return stop.status
+    print(f"Done: {run.folder / saved.WEIGHTS} holds the averaged network after {run.step} steps.")
+    return 0
+
+
+def _make(run: Run, options: argparse.Namespace, board: Any, quiet: bool, stop: Stop) -> None:
+    """Make the steps that are left, or those until `stop` is asked for, and save them."""
     recipe, begun, per_step = run.recipe, run.step, run.recipe.batch_size * run.recipe.accumulate
     total = recipe.steps * per_step
     bar = tqdm(total=total, initial=begun * per_step, unit=" images", unit_scale=True, disable=quiet)
-    with stopping() as stop, bar, board or nullcontext():
+    with bar, board or nullcontext():
         lost = begun and begun % options.preview_every == 0 and not picture_of(run.folder, begun).exists()
         if distributed.first(lambda: lost):
             _preview(run, board)  # by a kill right after the save
@@ -140,7 +154,7 @@ def _steps(run: Run, options: argparse.Namespace, board: Any, quiet: bool) -> in
             if board:
                 board.add_scalar("loss", step.loss, step.step)
                 board.add_scalar("grad_norm", step.grad_norm, step.step)
-            if any(distributed.everyones(lambda: stop.times, soon=True)) or step.step == recipe.steps:
+            if any(distributed.everyones(lambda: stop.status, soon=True)) or step.step == recipe.steps:
                 break
             if step.step % options.save_every == 0:
                 run.save()
@@ -149,11 +163,6 @@ def _steps(run: Run, options: argparse.Namespace, board: Any, quiet: bool) -> in
         if run.step > begun:
             run.save()
             _preview(run, board)
-    if run.step < recipe.steps:
-        print(f"Stopped after step {run.step} of {recipe.steps}. The same command goes on from there.")
-        return stop.status
-    print(f"Done: {run.folder / saved.WEIGHTS} holds the averaged network after {run.step} steps.")
-    return 0
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:

@@ -31,11 +31,11 @@ class CheckpointError(ValueError):
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that whoever looks finds the old one or the new one, whole, also after a crash.
 
-    It is written beside its place first, as `.name.*.partial`, a name that no other writer has and that is made anew:
-    a link of that name is not followed. Windows replaces no file that another process has open: there it is tried for
-    about a second. Raises OSError; then nothing new is left.
+    It is written beside its place first, as `partial_beside`, which is made anew: a link of that name is not followed.
+    Windows replaces no file that another process has open: there it is tried for about a second. Raises OSError; then
+    nothing new is left.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    partial = partial_beside(path)
     try:
         with open(partial, "xb") as file:  # x: made anew, which follows no link
             file.write(data)
@@ -45,6 +45,14 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def partial_beside(path: Path) -> Path:
+    """Where a file is written before it is whole: `.*.partial` in the same folder, a name that no other writer has.
+
+    It does not hold the file's own name, which may be as long as the file system allows.
+    """
+    return path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}.partial")
 
 
 def _put(partial: Path, path: Path) -> None:

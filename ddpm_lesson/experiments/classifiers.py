@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from ddpm_lesson._tensors import Device, frozen, positive, seed_of, seeded
+from ddpm_lesson._tensors import Device, frozen, home, positive, seed_of, seeded
 from ddpm_lesson.batches import ordered
 from ddpm_lesson.data import Images
 from ddpm_lesson.experiments.build import make_process
@@ -38,7 +38,7 @@ def fit(recipe: ClassifierRecipe, images: Images, *, device: Device = "cpu") -> 
         x, y = shifted(x_0, recipe.shift, generator).to(device), y.to(device)
         t = None
         if process is not None:
-            t = torch.randint(process.T, y.shape, generator=generator).to(device)
+            t = torch.randint(process.T, y.shape, generator=generator, device=home(generator)).to(device)
             x = process.noised(x, t, generator=generator).x_t
         with seeded(seed_of(recipe.seed, 1, step), device):  # for dropout
             loss = cross_entropy(model(x, t), y)
@@ -53,9 +53,9 @@ def shifted(x_0: Tensor, by: int, generator: Generator | None = None) -> Tensor:
     """Each image (B, C, H, W) moved by up to `by` pixels each way; -1, black, comes in from the border."""
     B, C, H, W = x_0.shape
     padded = torch.nn.functional.pad(x_0, [by] * 4, value=-1.0)
-    down, right = torch.randint(2 * by + 1, (2, B, 1, 1), generator=generator)
-    rows, columns = torch.arange(H)[:, None] + down, torch.arange(W) + right  # (B, H, 1), (B, 1, W)
-    return padded[torch.arange(B)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
+    down, right = torch.randint(2 * by + 1, (2, B, 1, 1), generator=generator, device=home(generator)).to(x_0.device)
+    b, h, w = (torch.arange(size, device=x_0.device) for size in (B, H, W))
+    return padded[b[:, None, None], :, h[:, None] + down, w + right].permute(0, 3, 1, 2)
 
 
 def accuracy(

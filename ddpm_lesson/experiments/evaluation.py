@@ -237,4 +237,4 @@ def some(images: Images, n: int, seed: int) -> Tensor:
     """Indices of n images, drawn without repetition.  ValueError if there are fewer."""
     if not 1 <= n <= len(images):
         raise ValueError(f"there are {len(images)} images held out, expected 1..{len(images)}, got {n}")
-    return torch.randperm(len(images), generator=Generator().manual_seed(seed))[:n]
+    return torch.randperm(len(images), generator=Generator().manual_seed(seed), device="cpu")[:n]

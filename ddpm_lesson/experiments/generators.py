@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor, nn
 
-from ddpm_lesson._tensors import randn_like, seed_of, seeded
+from ddpm_lesson._tensors import home, randn_like, seed_of, seeded
 from ddpm_lesson.batches import ordered
 from ddpm_lesson.data import digits, mnist
 from ddpm_lesson.experiments.checkpoints import fill
@@ -128,7 +128,7 @@ def _denoised(trained: PretrainedGenerator) -> Loss:
     recipe, process = trained.recipe, trained.process
 
     def loss(x_0: Tensor, y: Tensor, generator: Generator) -> Tensor:
-        t = torch.randint(process.T, y.shape, generator=generator)
+        t = torch.randint(process.T, y.shape, generator=generator, device=home(generator))
         x_t = process.noised(x_0, t, generator=generator).x_t
         z = latent(recipe.latent, generator=generator)(x_t, t, None)
         answer = trained.model(x_t, t, *[y] * recipe.conditional, z=z)
@@ -154,7 +154,7 @@ def _distilled(trained: PretrainedGenerator) -> Loss:
         fill(model, teacher.model.state_dict(), recipe.teacher or "")
 
     def loss(x_0: Tensor, y: Tensor, generator: Generator) -> Tensor:
-        i = torch.randint(chain.T, y.shape, generator=generator)
+        i = torch.randint(chain.T, y.shape, generator=generator, device=home(generator))
         noised = chain.noised(x_0, i, generator=generator)
         target = two_ddim_steps(teacher.denoiser(y), longer, noised.x_t, i)
         t = chain.timestep_map[i]
@@ -170,7 +170,7 @@ def _consistency(trained: PretrainedGenerator) -> Loss:
 
     # What is learned at small t decides all the rest, and there f hardly depends on F: hence the weight 1 / c_out^2.
     def loss(x_0: Tensor, y: Tensor, generator: Generator) -> Tensor:
-        t = torch.randint(1, process.T, y.shape, generator=generator)
+        t = torch.randint(1, process.T, y.shape, generator=generator, device=home(generator))
         x_t, x_prev = on_a_trajectory(process, teacher, x_0, t, randn_like(x_0, generator))
         return consistency_loss(f, f, x_t, x_prev, t) / boundary(process, t)[1] ** 2
 

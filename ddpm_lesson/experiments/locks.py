@@ -86,7 +86,11 @@ class Lock:
             warnings.warn(f"{told}: take care that no second process works there", stacklevel=2)
         _held[self._key] = lock, 1
         me = Process(self.pid, platform.node(), time.strftime("%Y-%m-%d %H:%M:%S"))
-        (self.folder / PROCESS).write_text(json.dumps(me._asdict()), encoding="utf-8")
+        try:
+            (self.folder / PROCESS).write_text(json.dumps(me._asdict()), encoding="utf-8")
+        except BaseException:  # such as a full disk: who asked for the lock has none to give back
+            self.leave()
+            raise
 
     def release(self) -> None:
         """Give it back. A second call does nothing, nor does one in a fork, which never had it."""

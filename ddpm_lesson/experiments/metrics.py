@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from ddpm_lesson._tensors import home
 from ddpm_lesson.doors import check_images
 
 ROWS = 256  # of a matrix of distances, in memory at once
@@ -93,6 +94,7 @@ def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
     a, b: features (N, F), or their `moments`. It is the squared 2-Wasserstein distance of the Gaussians with these
     moments: symmetric, at least 0, and 0 only if they agree. Two sets of one origin have a distance above 0, by about
     c / N, where c grows with F: compare distances of one N only. Warns if N <= F: the covariance is then singular.
+    The two may lie on different devices: it is computed on that of a.
     Raises ValueError for features that are not finite, N < 2, or another F.
     Not "the FID": that has the features of `experiments.features.inception_features` and mostly N = 50,000.
     """
@@ -102,9 +104,10 @@ def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
     if min(a.count, b.count) <= len(a.mean):
         few = f"the covariance of {len(a.mean)} features needs more than {len(a.mean)} samples"
         warnings.warn(f"{few}: the distance is far too large, comparable only at the same count", stacklevel=2)
+    mean_b, covariance_b, root_b = (part.to(a.mean.device) for part in (b.mean, b.covariance, b.root))
     # C = R R^T for either; tr (C_a C_b)^(1/2) is the sum of the singular values of R_a^T R_b, singular C or not.
-    cross = torch.linalg.svdvals(a.root.T @ b.root).sum()
-    squared = (a.mean - b.mean).square().sum() + (a.covariance + b.covariance).trace() - 2 * cross
+    cross = torch.linalg.svdvals(a.root.T @ root_b).sum()
+    squared = (a.mean - mean_b).square().sum() + (a.covariance + covariance_b).trace() - 2 * cross
     return max(0.0, squared.item())
 
 
@@ -163,7 +166,7 @@ def inception_score_interval(logits: Tensor, generator: Generator | None = None)
     """
     if len(logits) < 2 * PARTS:
         raise ValueError(f"an Inception score needs at least {2 * PARTS} images, got {len(logits)}")
-    order = torch.randperm(len(logits), generator=generator).to(logits.device)
+    order = torch.randperm(len(logits), generator=generator, device=home(generator)).to(logits.device)
     parts = logits[order].tensor_split(PARTS)
     scores = torch.tensor([inception_score(part) for part in parts], dtype=torch.float64)
     mean, half = scores.mean().item(), T_QUANTILE_PARTS * scores.std().item() / math.sqrt(PARTS)
@@ -188,11 +191,14 @@ def conditional_accuracy(logits: Tensor, labels: Tensor) -> Interval:
 
 
 def left_out(n: int, generator: Generator | None = None) -> Tensor:
-    """(21, n) bool: nothing, then 20 random groups that make up n samples.  ValueError if n < 20."""
+    """(21, n) bool: nothing, then 20 random groups that make up n samples.  ValueError if n < 20.
+
+    It lies where the generator draws, without one on the CPU.
+    """
     if n < GROUPS:
         raise ValueError(f"an interval needs at least {GROUPS} samples, got {n}")
-    group = torch.randperm(n, generator=generator) % GROUPS
-    return group == torch.arange(-1, GROUPS)[:, None]
+    group = torch.randperm(n, generator=generator, device=home(generator)) % GROUPS
+    return group == torch.arange(-1, GROUPS, device=group.device)[:, None]
 
 
 def jackknife_interval(values: list[float], highest: float = math.inf) -> Interval:

@@ -114,7 +114,7 @@ class Run:
             while self.step < recipe.steps:
                 generator.manual_seed(seed_of(recipe.seed, 2, self.step))
                 with seeded(seed_of(recipe.seed, 1, self.step, *([rank] if rank else [])), device):  # for dropout
-                    parts = distributed.everyones(partial(next, made), FloatingPointError, soon=True)
+                    parts = distributed.everyones(partial(_next, made), FloatingPointError, soon=True)
                 made_step = distributed.joined(parts, recipe.accumulate)
                 self.timesteps.update(made_step.t, made_step.losses)
                 self.step, self.seconds = made_step.step, before + time.perf_counter()
@@ -231,6 +231,15 @@ class Run:
         checkpoints.fill_optimizer(self.optimizer, checkpoints.group(before.tensors, "optimizer"), before.path)
         self.step = self.saved = before.step
         self.ema.updates, self.origin = before.updates, before.origin
+
+
+def _next(made: Iterator[TrainStep]) -> TrainStep:
+    """The next step, as other ranks are told of it: t and losses on the CPU.
+
+    A tensor of a GPU would be made anew on that GPU by every rank, which takes memory there for each of them.
+    """
+    step = next(made)
+    return step if distributed.ranks() == 1 else step._replace(t=step.t.cpu(), losses=step.losses.cpu())
 
 
 def _begin_with(model: UNet, source: Path) -> str:

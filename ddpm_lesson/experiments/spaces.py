@@ -40,7 +40,7 @@ def real_images(images: Images, held_out: Images | None, *, progress: bool = Fal
     held_out: images that were held out; None keeps a seeded tenth of the images apart, at least 200 or half. The
     choice is always the same. Raises ValueError if fewer than 20 would be left on either side.
     """
-    order = torch.randperm(len(images), generator=Generator().manual_seed(0))
+    order = torch.randperm(len(images), generator=Generator().manual_seed(0), device="cpu")
     if held_out is None:
         apart = min(len(images) // 2, max(len(images) // 10, APART))
         if apart < GROUPS:

@@ -13,7 +13,7 @@ from ddpm_lesson.grading.harness import Job
 from ddpm_lesson.grading.judge import Interrupted, judged
 from ddpm_lesson.grading.notebooks import Copy, Unreadable, exercises_of, read_copy
 from ddpm_lesson.grading.slices import Program
-from ddpm_lesson.grading.students import HandIn
+from ddpm_lesson.grading.students import HandIn, plain
 
 STATUSES = ("passed", "failed", "stopped", "not attempted", "not graded")  # the better ones first
 
@@ -95,7 +95,10 @@ def _copy(path: Path) -> Copy | tuple[str, str]:
             raise Unreadable("expected a copy of a notebook of the course, found none of its exercises")
         return copy
     except (Unreadable, OSError) as error:
-        return path.name, getattr(error, "strerror", None) or str(error)
+        words = getattr(error, "strerror", None) or str(error)
+    except Exception as error:  # of one file, which is not to cost the others
+        words = f"the grader failed to read it ({' '.join(traceback.format_exception_only(error)).strip()[:300]})"
+    return plain(path.name), words
 
 
 def _student(name: str, copies: Sequence[Copy | tuple[str, str]], limits: Limits, stop: threading.Event) -> Student:
@@ -120,7 +123,10 @@ def _student(name: str, copies: Sequence[Copy | tuple[str, str]], limits: Limits
 def _verdicts(copy: Copy, limits: Limits, stop: threading.Event) -> list[Verdict]:
     """Of one copy, in the order of the exercises: a right answer is used by those after it, as in the notebook."""
     asked = exercises_of(copy)
-    program = Program(copy.cells, asked)
+    try:
+        program = Program(copy.cells, asked)
+    except Exception:
+        return [Verdict(each.number, each.name, notebook=copy.path.name, **_failure()) for each in asked]
     found: list[Verdict] = []
     for exercise in asked:
         if stop.is_set():
@@ -139,24 +145,28 @@ def _verdict(
     stop: threading.Event,
 ) -> Verdict:
     about: dict[str, Any] = {"number": exercise.number, "name": exercise.name, "notebook": copy.path.name}
-    if cell := program.unreadable(exercise.name):
-        words = f"Python cannot read code cell {cell.number}: {cell.trouble}."
-        return Verdict(status="failed", words=words, cell=cell.number, source=cell.source, **about)
-    chosen = program.chosen(exercise.name)
-    if chosen is None:
-        words = "" if program.definitions[exercise.name] else f"Nothing in this copy defines {exercise.name}."
-        return Verdict(status="not attempted", words=words, **about)
-    cell = chosen.statement.cell
-    about |= {"cell": cell.number, "source": cell.source}
     try:
+        if cell := program.unreadable(exercise.name):
+            words = f"Python cannot read code cell {cell.number}: {cell.trouble}."
+            return Verdict(status="failed", words=words, cell=cell.number, source=cell.source, **about)
+        chosen = program.chosen(exercise.name)
+        if chosen is None:
+            words = "" if program.definitions[exercise.name] else f"Nothing in this copy defines {exercise.name}."
+            return Verdict(status="not attempted", words=words, **about)
+        cell = chosen.statement.cell
+        about |= {"cell": cell.number, "source": cell.source}
         plan = program.plan(exercise.name, passed)
         job = Job(plan, exercise, tuple(program.graded), passed, limits.seconds, limits.megabytes)
         return Verdict(**about, **judged(job, stop))
     except (Interrupted, OSError):  # of all, not of this exercise
         raise
     except Exception:
-        words, trouble = "The grader itself failed.", traceback.format_exc()
-        return Verdict(status="not graded", words=words, trouble=trouble, **about)
+        return Verdict(**about, **_failure())
+
+
+def _failure() -> dict[str, Any]:
+    """What a verdict says where the grader itself has just failed."""
+    return {"status": "not graded", "words": "The grader itself failed.", "trouble": traceback.format_exc()}
 
 
 def mistakes_of(students: Sequence[Student]) -> dict[str, dict[str, list[str]]]:

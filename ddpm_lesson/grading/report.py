@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,30 +18,61 @@ from ddpm_lesson.grading.pages import class_page, student_page
 
 VERSION = 1  # of grades.json
 TABLE, EVERYTHING, CLASS, FEEDBACK = "grades.csv", "grades.json", "class.html", "feedback"
+PARTS = (FEEDBACK, CLASS, TABLE, EVERYTHING)  # the last one says that a folder holds grades
 MISSING = "not handed in"
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³")}  # Windows'
 MARKS = {"passed": "+", "failed": "-", "stopped": "!", "not attempted": ".", "not graded": "?", MISSING: " "}
 
 
 def written(students: Sequence[Student], limits: Limits, made_by: str, out: Path, replace: bool) -> None:
-    """Write the folder whole, or not at all.  replace: an earlier one of grades goes away for it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".partial-") as scratch:
-        made = Path(scratch) / "grades"
-        (made / FEEDBACK).mkdir(parents=True)
-        names = file_names(students)
-        files = {TABLE: table(students), EVERYTHING: everything(students, limits, made_by)}
-        files[CLASS] = class_page(students, {name: f"{FEEDBACK}/{file}" for name, file in names.items()})
-        files |= {f"{FEEDBACK}/{names[student.name]}": student_page(student) for student in students}
-        for name, text in files.items():
-            (made / name).write_bytes(text.encode("utf-8", "replace"))  # half of a surrogate pair becomes "?"
-        if out.exists() and any(out.iterdir()):
-            if not replace:
-                raise FileExistsError(f"{out} holds files, and nothing is overwritten")
-            os.replace(out, Path(scratch) / "before")
-        elif out.exists():
-            out.rmdir()
-        os.replace(made, out)
+    """Write the folder whole, or not at all.  replace: an earlier one of grades goes away for it.
+
+    A folder that is there stays, with its place and its permissions: the parts are made inside and moved up one by one.
+    """
+    out = out.resolve()  # "." has no parent of its own
+    there = out.exists()
+    if there and not replace and any(out.iterdir()):
+        raise FileExistsError(f"{out} holds files, and nothing is overwritten")
+    if not there:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=out if there else out.parent, prefix=".partial-"))
+    made, before, done = scratch / "grades", scratch / "before", False
+    before.mkdir()
+    try:
+        _write(students, limits, made_by, made)
+        if there:
+            _exchange(made, out, before)
+        else:
+            os.replace(made, out)
+        done = True
+    finally:
+        if done or not any(before.iterdir()):  # else the earlier grades are in there
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write(students: Sequence[Student], limits: Limits, made_by: str, made: Path) -> None:
+    """All files, into a folder that is made for them."""
+    (made / FEEDBACK).mkdir(parents=True)
+    names = file_names(students)
+    files = {TABLE: table(students), EVERYTHING: everything(students, limits, made_by)}
+    files[CLASS] = class_page(students, {name: f"{FEEDBACK}/{file}" for name, file in names.items()})
+    files |= {f"{FEEDBACK}/{names[student.name]}": student_page(student) for student in students}
+    for name, text in files.items():
+        (made / name).write_bytes(text.encode("utf-8", "replace"))  # half of a surrogate pair becomes "?"
+
+
+def _exchange(made: Path, out: Path, before: Path) -> None:
+    """Move the parts in `out` to `before` and those in `made` to `out`; if one cannot be moved, move all back."""
+    moves = [(out / part, before / part) for part in PARTS if os.path.lexists(out / part)]
+    moves += [(made / part, out / part) for part in PARTS]
+    try:
+        for source, target in moves:
+            os.replace(source, target)
+    except BaseException:  # Ctrl-C too
+        for source, target in reversed(moves):
+            if not os.path.lexists(source):
+                os.replace(target, source)
+        raise
 
 
 def file_names(students: Sequence[Student]) -> dict[str, str]:

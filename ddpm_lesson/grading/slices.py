@@ -6,14 +6,16 @@ them: what a student made of it does not matter.
 """
 
 import ast
+import copy
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ddpm_lesson.checks._stub import is_empty
 from ddpm_lesson.grading.exercises import Exercise
-from ddpm_lesson.grading.names import FUNCTION, changed, names_in
+from ddpm_lesson.grading.names import FUNCTION, HOLDING, Calls, changed, inside, names_in
 from ddpm_lesson.grading.notebooks import Cell
 
+COMPOUND = (ast.If, ast.Try, ast.With, ast.For, ast.While, ast.Match, getattr(ast, "TryStar", ast.Try))
 SWITCHES = ("set_default_dtype", "set_default_device", "set_grad_enabled", "set_default_tensor_type")
 
 
@@ -21,7 +23,7 @@ class Statement(NamedTuple):
     """One statement at the top of a cell.
 
     binds: global names that it makes or changes. needs: those that it refers to. later: those that functions in it
-    refer to when they are called.
+    refer to when they are called. changes: those that a call in it, which stands alone, may change.
     """
 
     at: int
@@ -30,6 +32,7 @@ class Statement(NamedTuple):
     binds: frozenset[str]
     needs: frozenset[str]
     later: frozenset[str]
+    changes: frozenset[str] = frozenset()
 
     def binds_anew(self, name: str) -> bool:
         """Whether nothing is left of what the name stood for: no loop or condition, and no change in place."""
@@ -70,7 +73,9 @@ class Program:
 
     def __init__(self, cells: Sequence[Cell], graded: Iterable[Exercise]):
         self.cells, self.graded = tuple(cells), {exercise.name: exercise for exercise in graded}
-        self.statements = list(_statements(self.cells))
+        found = list(_statements(self.cells, {exercise.check for exercise in self.graded.values()}))
+        calls = Calls([statement.node for statement in found], self.graded)
+        self.statements = [each._replace(changes=calls.change(each.node)) for each in found]
         self.definitions: dict[str, list[Definition]] = {name: [] for name in self.graded}
         self.asked: dict[str, list[int]] = {name: [] for name in self.graded}
         of_the_course = {"checks"}  # names that lead to a check, or to what one gave back
@@ -83,9 +88,10 @@ class Program:
             self.definitions[node.name].append(Definition(statement, _is_stub(node)))
         if isinstance(node, ast.ImportFrom) and "checks" in (node.module or "").split("."):
             of_the_course |= statement.binds - self.graded.keys()
+        if isinstance(node, COMPOUND):
+            self._find_inside(statement, of_the_course)
         if not isinstance(node, ast.Assign | ast.AnnAssign | ast.Expr):
             return
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         parts = list(ast.walk(node))
         for check, call in _calls(parts):
             for name in (name for name, exercise in self.graded.items() if exercise.check == check):
@@ -95,18 +101,34 @@ class Program:
                     self._define(name, statement, given)
         if not isinstance(node.value, ast.Lambda) and _leads_to(parts, of_the_course):
             of_the_course |= statement.binds - self.graded.keys()
-        elif len(targets) == 1 and isinstance(targets[0], ast.Name) and targets[0].id in self.graded and node.value:
-            self._define(targets[0].id, statement, node.value)
+            return
+        for name in _bound(node) & self.graded.keys():
+            self.definitions[name].append(Definition(statement, _is_nothing(node.value)))
+
+    def _find_inside(self, statement: Statement, of_the_course: set[str]) -> None:
+        """Definitions in an `if`, a `try`, a `with` or a loop: each time the whole statement is taken.
+
+        What is bound in a loop is taken for a variable of the loop; of other values names and lambdas can be functions.
+        """
+        stubs: dict[str, list[bool]] = {}
+        loops = isinstance(statement.node, ast.For | ast.While)
+        for node in inside(statement.node):
+            if isinstance(node, FUNCTION | ast.ClassDef):
+                stubs.setdefault(node.name, []).append(_is_stub(node))
+            elif isinstance(node, ast.Assign | ast.AnnAssign) and not loops and _may_be_function(node.value):
+                if not _leads_to(list(ast.walk(node)), of_the_course):
+                    for name in _bound(node):
+                        stubs.setdefault(name, []).append(_is_nothing(node.value))
+        for name in stubs.keys() & self.graded.keys():
+            self.definitions[name].append(Definition(statement, all(stubs[name])))
 
     def _define(self, name: str, statement: Statement, value: ast.expr) -> None:
-        """A value that is handed in under the exercise's name: an alias, a lambda, what a check was called with."""
-        made = ast.Assign([ast.Name(name, ast.Store())], value)
-        ast.fix_missing_locations(ast.copy_location(made, statement.node))
+        """What a check was called with is handed in under the exercise's name."""
+        target = ast.copy_location(ast.Name(name, ast.Store()), statement.node)
+        made = ast.copy_location(ast.Assign([target], value), statement.node)
         binds, needs, later = names_in(made)
-        empty = isinstance(value, ast.Lambda) and is_empty([ast.Return(value.body)])
-        empty = empty or (isinstance(value, ast.Constant) and value.value in (None, ...))
         self.definitions[name].append(
-            Definition(statement._replace(node=made, binds=binds, needs=needs, later=later), empty)
+            Definition(statement._replace(node=made, binds=binds, needs=needs, later=later), _is_nothing(value))
         )
 
     def chosen(self, name: str) -> Definition | None:
@@ -157,7 +179,7 @@ class Program:
     def _binding(self, name: str, time: int, own: set[str]) -> list[Statement]:
         """What makes a name what it is before the statement at `time`: the last that binds it, and changes since."""
         if name not in self.graded:
-            before = [s for s in self.statements[:time] if name in s.binds]
+            before = [s for s in self.statements[:time] if name in s.binds | s.changes]
             last = max((i for i, s in enumerate(before) if s.binds_anew(name)), default=0)
             return before[last:]
         if name not in own or not (chosen := self.chosen(name)):
@@ -173,20 +195,36 @@ class Program:
         own = {definition.statement.node for definition in self.definitions[name]}
         steps = tuple(Step(s.cell.number, s.node, s.binds, s.node in own) for s in statements)
         needs = frozenset().union(*(s.needs | s.later for s in statements))
-        first = {each for s in self.statements[: self.end(name) + 1] for each in s.binds}
+        first = {each for s in self.statements[: self.end(name) + 1] for each in s.binds | s.changes}
         after = self.statements[self.end(name) + 1 :]
         below = {each: s.cell.number for s in reversed(after) for each in (needs - first) & s.binds}
         return Plan(steps, {s.cell.number: s.cell.source for s in statements}, needs, below)
 
 
-def _statements(cells: Sequence[Cell]) -> Iterator[Statement]:
+def _statements(cells: Sequence[Cell], checks: set[str]) -> Iterator[Statement]:
     at = 0
     for cell in cells:
         for node in cell.tree.body if cell.tree else ():
             if "setup" in cell.tags and isinstance(node, ast.If | ast.Expr):
                 continue  # the course's set-up cell: it may install something
+            if isinstance(node, COMPOUND) and any(check in checks for check, _ in _calls(ast.walk(node))):
+                node = _unchecked(node, checks)
             yield Statement(at, cell, node, *names_in(node))
             at += 1
+
+
+def _unchecked(node: Any, checks: set[str]) -> Any:
+    """The statement without the calls of these checks that it holds, as `try` around a whole cell does."""
+    simple = isinstance(node, ast.Assign | ast.AnnAssign | ast.Expr)
+    if simple and any(check in checks for check, _ in _calls(ast.walk(node))):
+        return ast.copy_location(ast.Pass(), node)
+    if isinstance(node, FUNCTION | ast.ClassDef) or not isinstance(node, HOLDING):
+        return node
+    made = copy.copy(node)
+    for name, value in ast.iter_fields(node):
+        if isinstance(value, list):
+            setattr(made, name, [_unchecked(each, checks) for each in value])
+    return made
 
 
 def _is_for_all(node: ast.stmt) -> bool:
@@ -197,7 +235,7 @@ def _is_for_all(node: ast.stmt) -> bool:
     return isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in SWITCHES
 
 
-def _calls(parts: list[ast.AST]) -> Iterator[tuple[str, ast.Call]]:
+def _calls(parts: Iterable[ast.AST]) -> Iterator[tuple[str, ast.Call]]:
     """The calls of checks among the parts of a statement, checks.q_sample(...), with the check's name."""
     for part in parts:
         if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute):
@@ -212,6 +250,28 @@ def _leads_to(parts: list[ast.AST], names: set[str]) -> bool:
         or (isinstance(part, ast.Attribute) and part.attr == "checks")
         for part in parts
     )
+
+
+def _bound(node: ast.Assign | ast.AnnAssign | ast.Expr) -> set[str]:
+    """The names that an assignment binds: a = b = 1, a, b = 1, 2."""
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    parts = [part for target in targets for part in ast.walk(target)]
+    return {part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+
+
+def _may_be_function(value: ast.expr | None) -> bool:
+    if isinstance(value, ast.Tuple):
+        return all(map(_may_be_function, value.elts))
+    return isinstance(value, ast.Name | ast.Attribute | ast.Lambda)
+
+
+def _is_nothing(value: ast.expr | None) -> bool:
+    """Whether nothing was written: None, ..., a lambda of these, several of them, an annotation without a value."""
+    if isinstance(value, ast.Tuple):
+        return all(map(_is_nothing, value.elts))
+    if isinstance(value, ast.Lambda):
+        return is_empty([ast.Return(value.body)])
+    return value is None or (isinstance(value, ast.Constant) and value.value in (None, ...))
 
 
 def _is_stub(node: ast.stmt) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 OF_COURSE = re.compile(r"(?:0?1_forward_process|0?2_loss|0?3_unet|0?4_sampling|0?5_variants)", re.I)
-OF_MOODLE = re.compile(r"^(.*?)_\d+_assignsubmission_\w+$")  # a folder: Alice Smith_12345_assignsubmission_file
+OF_MOODLE = re.compile(r"^(.*?)_(\d+)_assignsubmission_\w+$")  # a folder: Alice Smith_12345_assignsubmission_file
 OF_CANVAS = re.compile(r"^([^\W\d_]+)_(?:LATE_)?(\d+)_\d+_(?=\D*)")  # a file: smithalice_678_91011_02_loss.ipynb
 OF_SYSTEM = re.compile(r"(?:[-_ ]?Copy\d*|\s*\(\d+\))$")  # a file's second copy: 02_loss-Copy1, 02_loss (1)
 SUFFIX = ".ipynb"
@@ -45,16 +45,23 @@ def _of_file(path: Path) -> tuple[str, Path]:
 
 
 def _in_folder(folder: Path) -> list[tuple[str, Path]]:
-    found = []
-    for path in _notebooks(folder):
-        inside = path.relative_to(folder).parts
-        if len(inside) == 1:
-            found.append((student_of(path), path))
-        else:
-            found.append((_plain(OF_MOODLE.sub(r"\1", inside[0])), path))
+    inside = [(path, path.relative_to(folder).parts) for path in _notebooks(folder)]
+    students = _of_folders({parts[0] for _, parts in inside if len(parts) > 1})
+    found = [(student_of(path) if len(parts) == 1 else students[parts[0]], path) for path, parts in inside]
     if not found:
         raise ValueError(f"expected notebooks, *{SUFFIX}, in the folder {folder} or its sub-folders, found none")
     return found
+
+
+def _of_folders(folders: set[str]) -> dict[str, str]:
+    """The student of each sub-folder.  Of two with one name in Moodle each keeps its number: Alice Smith 12345."""
+    found = {folder: OF_MOODLE.match(folder) for folder in folders}
+    people = {folder: (match[1], match[2]) if match else (folder, "") for folder, match in found.items()}
+    names = [name for name, _ in set(people.values())]
+    return {
+        folder: plain(f"{name} {number}" if number and names.count(name) > 1 else name)
+        for folder, (name, number) in people.items()
+    }
 
 
 def _notebooks(folder: Path) -> list[Path]:
@@ -71,9 +78,9 @@ def student_of(path: Path) -> str:
     stem = OF_SYSTEM.sub("", path.stem)
     if canvas := OF_CANVAS.match(stem):
         return f"{canvas[1]}_{canvas[2]}"
-    return _plain(OF_COURSE.sub("", stem).strip(" _-.()") or path.resolve().parent.name or stem)
+    return plain(OF_COURSE.sub("", stem).strip(" _-.()") or path.resolve().parent.name or stem)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name that can be written everywhere, whatever bytes the file system holds."""
-    return name.encode("utf-8", "replace").decode()
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -74,6 +74,8 @@ def config_of(options: dict) -> dict:
     widths = _attention_widths(channels, attn)
     if options["cond_ch"]:
         raise ValueError(f"diffusers' UNet2DModel takes no image cond: cond_ch must be 0, got {options['cond_ch']}")
+    if options["latent"]:
+        raise ValueError(f"diffusers' UNet2DModel takes no latent z: latent must be 0, got {options['latent']}")
     if options["patch_size"] > 1:
         raise ValueError(f"diffusers' UNet2DModel has no patches: patch_size must be 1, got {options['patch_size']}")
     if channels[0] != options["ch"]:
@@ -130,6 +132,7 @@ def options_of(config: dict, *, null_class: bool) -> dict:
         "attn": attn,
         "out_ch": config["out_channels"],
         "cond_ch": 0,
+        "latent": 0,
         "patch_size": 1,
         "num_classes": None if classes is None else classes - null_class,
         "null_class": null_class or classes is None,

@@ -57,7 +57,9 @@ def dpmpp_3m(process: GaussianDiffusion, denoise: Denoiser, x_T: Tensor) -> Iter
     """DPM-Solver++(3M): a parabola in log-SNR through the last three x_0.  Lu et al. 2022, arXiv 2211.01095.
 
     The first two steps are those of `dpmpp_2m`, and so are the last two. x_T: (B, *D), not changed. Yields T + 1
-    states, x_T first. Third order; the authors' code and diffusers take half of the parabola's bend: second order.
+    states, x_T first. Third order on a chain that begins in noise, where x_0 hardly changes in the first step, which is
+    DDIM's; begun in the middle, second order. The authors' code and diffusers take half of the parabola's bend: second
+    order everywhere.
     """
     level = levels(process)
     x_t, prediction, seen = x_T, None, deque[Prediction](maxlen=3)

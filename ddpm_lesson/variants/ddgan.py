@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import mse_loss, softplus
 from torch.optim import Optimizer
 
-from ddpm_lesson._tensors import moved, randn_like
+from ddpm_lesson._tensors import home, moved, randn_like
 from ddpm_lesson.doors import check_images
 from ddpm_lesson.predictions import Prediction
 from ddpm_lesson.process import GaussianDiffusion
@@ -106,7 +106,7 @@ def train_ddgan(
 
     def draw(x_0: Tensor, y: Tensor | None = None) -> _Drawn:
         told = _labels(y)
-        t = moved(torch.randint(process.T, (len(x_0),), generator=generator), x_0.device)
+        t = moved(torch.randint(process.T, x_0.shape[:1], generator=generator, device=home(generator)), x_0.device)
         x_prev, x_t = process.q_sample_pair(x_0, t, generator=generator)
         guess = G(x_t, t, *told, z=_latents(x_t, latent_size, generator))
         return _Drawn(x_prev, (x_t, t, *told), guess, process.q_posterior(guess, x_t, t).sample(generator=generator))

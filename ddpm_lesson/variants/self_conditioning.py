@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 
-from ddpm_lesson._tensors import float32_at_least
+from ddpm_lesson._tensors import float32_at_least, home
 from ddpm_lesson.denoisers import Conditions
 from ddpm_lesson.predictions import MeanType, decode
 from ddpm_lesson.process import GaussianDiffusion, Noised
@@ -28,14 +28,14 @@ def own_estimate(
     of that answer, through which no gradient flows. The others train the first question. In sampling it costs nothing:
     the estimate of the step before is at hand. It is not clipped here, as in lucidrains' code; a chain that clips hands
     on clipped estimates. model: takes cond (B, *D) in x_t's dtype, a UNet with cond_ch = in_ch.
-    generator: on the CPU, decides which. Raises ValueError if share leaves 0..1.
+    generator: decides which; one on a GPU is waited for. Raises ValueError if share leaves 0..1.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in 0..1, got {share}")
 
     def conditions(noised: Noised, given: Conditions) -> Conditions:
         zeros = torch.zeros_like(noised.x_t)
-        if torch.rand((), generator=generator) >= share:
+        if torch.rand((), generator=generator, device=home(generator)) >= share:
             return {**given, "cond": zeros}
         with torch.no_grad():
             output: Tensor = model(noised.x_t, noised.t, **given, cond=zeros)

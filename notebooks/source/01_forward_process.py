@@ -59,10 +59,18 @@ if "ddpm_lesson" not in there:
         address = f"https://github.com/{REPOSITORY}/archive/refs/heads/main.zip"
         subprocess.run([*pip, "--no-deps", *(wheels[-1:] or [address])], check=True)
 if missing:
-    subprocess.run([*pip, *missing], check=missing != ["ipywidgets"])  # only 01 needs it
+    subprocess.run([*pip, *missing], check=True)
 importlib.invalidate_caches()
-on_gpu, on_mac = torch.cuda.is_available(), torch.backends.mps.is_available()
-device = torch.device("cuda" if on_gpu else "mps" if on_mac else "cpu")
+
+
+def computes(name):
+    try:
+        return torch.ones(1, device=name).item() == 1
+    except (AssertionError, RuntimeError):  # no such device, or one that this PyTorch cannot use
+        return False
+
+
+device = torch.device(next(filter(computes, ["cuda", "mps"]), "cpu"))
 plt.rcParams.update({"figure.dpi": 120, "figure.facecolor": "white"})  # opaque on a dark page
 
 # %% [markdown] tags=["sitting"]
@@ -85,10 +93,10 @@ network = load_pretrained("digits_ddpm", device=device)
 states = list(network.states(5, Sampling(steps="trailing50", seed=2), y=network.labels(5)))
 shown = [state for state in states if state.i % 10 == 0]
 rows = torch.stack([state.x_t for state in shown], 1)
-_ = plots.chain(rows, [20 * state.i for state in shown])
+_ = plots.chain(rows, [f"{20 * state.i} left" for state in shown])
 
 # %% [markdown]
-# *Figure 1.1.* Read it from left to right: five images of pure noise become five digits that nobody wrote. The number above a column says how many steps of noise are left in it. A network of this course made them, told which digits to draw, in 50 large steps (how, in section 4.2 and in section 4.12 of notebook 4). At the end of this notebook it will draw digits with *your* functions. <!-- alt: Five rows of six small images. Each row starts as random grey pixels on the left and ends on the right as a digit: 0, 1, 2, 3 and 4. -->
+# *Figure 1.1.* Read it from left to right: five images of pure noise become five digits that nobody wrote. Above a column stands how many steps of noise are left in it. A network of this course made them, told which digits to draw, in 50 large steps (sections 4.2 and 4.12 say how). At the end of this notebook it will draw digits with *your* functions. <!-- alt: Five rows of six small images. Each row starts as random grey pixels on the left and ends on the right as a digit: 0, 1, 2, 3 and 4. -->
 #
 # How do you draw from a distribution that nobody can write down? Destroying an image is easy: add noise, a little at a time, until nothing else is left. Nobody has to learn that, and drawing pure noise is easy. Then learn the way back, one small step at a time. That is a *denoising diffusion probabilistic model*, DDPM. It has two processes:
 #
@@ -446,7 +454,7 @@ digits, labels = data.digits()[:]
 #
 # - starts high: the first step back, from $x_1$ to $x_0$, should have little to do;
 # - ends near 0: the chain must end in noise (section 1.6);
-# - **spends many steps where image and noise are comparable**. Above this band almost every digit can still be read; far below it nothing is left of the image. We count the steps with $|\log\operatorname{SNR}| < 2$ (natural logarithm: a ratio between 1/7.4 and 7.4). The limit 2 is a convention: 64 pixels together still tell something at −4.
+# - **spends many steps where image and noise are comparable**. Above this band almost every digit can still be read; far below it nothing is left of the image. We count the steps with $|\log\operatorname{SNR}| < 2$ (natural logarithm: a ratio between 1/7.4 and 7.4). The limit 2 is a convention: at $\log\operatorname{SNR} = -4$ the 64 pixels together still tell something about the digit.
 #
 # All three are needed. A chain could jump to the middle in its first step, or into noise in its last, and still spend nearly all other steps in the middle.
 #
@@ -483,7 +491,7 @@ for ax in axes:  # sigmoid: wide, behind the cosine
     _ = ax.legend()
 
 # %% [markdown]
-# *Figure 1.7.* Left: the share of the image's variance that is left. Right: log SNR; in the grey band image and noise are comparable. The constant schedule falls through it at once. Linear and quadratic leave it earlier than cosine and sigmoid. Cosine and sigmoid (the wide line behind it) nearly coincide and stay in it for more than half of the steps. <!-- alt: Two line plots over t of five schedules. The constant one falls first, then linear and quadratic, and cosine and sigmoid fall evenly over all steps. A grey band marks log SNR between -2 and 2. -->
+# *Figure 1.7.* Left: the share of the image's variance that is left. Right: log SNR; in the grey band image and noise are comparable. The constant schedule is through it after little more than a tenth of the steps. Linear and quadratic leave it earlier than cosine and sigmoid. Cosine and sigmoid (the wide line behind it) nearly coincide and stay in it for more than half of the steps. <!-- alt: Two line plots over t of five schedules. The constant one falls first, then linear and quadratic, and cosine and sigmoid fall evenly over all steps. A grey band marks log SNR between -2 and 2. -->
 
 # %%
 def comparable(betas):
@@ -573,7 +581,7 @@ for t in (69, 199, 399):
 # **Three more schedules of DDPM's code.** `warmup10` and `warmup50` rise linearly from 0.0001 to 0.02 in the first 10 % or 50 % of the steps and then stay at 0.02. `jsd` takes $\beta_t = 1/(T-t+1)$: the share of the image's variance that is left falls by $1/T$ at every step, and the last β is exactly 1. (`schedules.warmup10`, `schedules.warmup50`, `schedules.jsd`.) And one that you will meet with a mistake: published code for *quadratic* squares twice. Its last β is 0.0004 instead of 0.02, and 92 % of the variance is left at the end.
 
 # %% [markdown]
-# **What goes wrong: "later papers let β grow exponentially".** The post says so; none of the repositories that it links to does. What later work lets grow by a constant factor is σ (k-diffusion) or $1-\bar\alpha$ (an option in the code of denoising diffusion GANs, section 5.22), not β. The best-known later schedule is the cosine. Taken literally (`schedules.geometric`: the same factor from each β to the next), the chain does not end in noise:
+# **What goes wrong: "later papers let β grow exponentially".** The post says so; none of the repositories that it links to does. What later work lets grow by a constant factor is σ (k-diffusion) or $1-\bar\alpha$ (an option in the code of denoising diffusion GANs; section 5.22 shows their usual schedule), not β. The best-known later schedule is the cosine. Taken literally (`schedules.geometric`: the same factor from each β to the next), the chain does not end in noise:
 
 # %%
 geometric = GaussianDiffusion(schedules.geometric(1000))
@@ -607,7 +615,7 @@ _ = ax.set(xlabel="mean of the 64 pixels of $x_T$", ylabel="density"), ax.legend
 # %% [markdown]
 # *Figure 1.10.* The mean brightness of $x_T$ for all 1797 digits. With 1000 steps it lies around 0, as that of noise does. With 100 steps it stays dark: a sampler would start at images that are too bright, which the network never saw. <!-- alt: Two histograms. That of T = 1000 is centred at 0, that of T = 100 lies clearly to the left of it. -->
 #
-# We measure how far $x_T$, given $x_0$, is from noise in bits per pixel: the Kullback-Leibler divergence from $\mathcal N(0, 1)$. It is 0 only if the two distributions are equal. For $x_0 = \pm1$ it is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2: put the mean $\sqrt{\bar\alpha_T}\,x_0$ and the variance $1-\bar\alpha_T$ into (2.11); the rest cancels). A chain *ends in noise* if it ends below 0.01 bits.
+# We measure, in bits per pixel, how far $x_T$ given $x_0$ is from pure noise: the Kullback-Leibler divergence from $\mathcal N(0, 1)$. It is 0 only if the two distributions are equal. For $x_0 = \pm1$ it is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2: put the mean $\sqrt{\bar\alpha_T}\,x_0$ and the variance $1-\bar\alpha_T$ into (2.11); the rest cancels). A chain *ends in noise* if it ends below 0.01 bits.
 #
 # **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas whose first is below 0.01, that end in noise *and* have as many steps as possible at which image and noise are comparable (the 1000 linear steps have 35 %). Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down which of them end in noise, and guess their order by the share of steps with $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
 # <details><summary>Hint</summary>For small betas $\bar\alpha_T \approx e^{-(\beta_1+\dots+\beta_T)}$ (section 1.3): the sum decides where a chain ends. Below 0.01 bits means $\bar\alpha_T < 0.014$: which sum is that?</details>
@@ -641,7 +649,7 @@ for name, chain in (three | {"cosine": checks.carried("cosine_betas")(100)}).ite
 # | published code | T | betas | where it ends |
 # |---|---|---|---|
 # | DDPM, and the repository behind the post | 1000 | 0.0001 … 0.02 | in noise |
-# | improved-diffusion, lucidrains ("linear") | any | the same, times 1000/T | in noise, if T is well above 20 |
+# | improved-diffusion, lucidrains ("linear") | any | the same, times 1000/T | in noise, for every T above 20 |
 # | tutorials with T = 200 | 200 | 0.0001 … 0.02 | 36 % of the amplitude left |
 # | tutorials with T = 300 | 300 | 0.0001 … 0.02 | 22 % left |
 #
@@ -793,7 +801,7 @@ for t in (1, 10, 300, 999):
     print(f"t = {t:3}: {means}; beta / var {betas[t] / var:.3f}")
 
 # %% [markdown]
-# Bayes' rule on a grid, without algebra, agrees. The last column compares variances: the posterior is narrower than the step only at small t.
+# Bayes' rule on a grid, without algebra, agrees. The last column compares variances: the posterior is narrower than the step, noticeably so only at small t.
 #
 # > **Predict.** At `t = 500` of 1000, which has nearly all of the weight in the mean: $x_0$ or $x_t$?
 # > <details><summary>Then look</summary>x_t, with more than 99 %. One step of a thousand moves the image very little.</details>

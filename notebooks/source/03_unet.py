@@ -60,10 +60,18 @@ if "ddpm_lesson" not in there:
         address = f"https://github.com/{REPOSITORY}/archive/refs/heads/main.zip"
         subprocess.run([*pip, "--no-deps", *(wheels[-1:] or [address])], check=True)
 if missing:
-    subprocess.run([*pip, *missing], check=missing != ["ipywidgets"])  # only 01 needs it
+    subprocess.run([*pip, *missing], check=True)
 importlib.invalidate_caches()
-on_gpu, on_mac = torch.cuda.is_available(), torch.backends.mps.is_available()
-device = torch.device("cuda" if on_gpu else "mps" if on_mac else "cpu")
+
+
+def computes(name):
+    try:
+        return torch.ones(1, device=name).item() == 1
+    except (AssertionError, RuntimeError):  # no such device, or one that this PyTorch cannot use
+        return False
+
+
+device = torch.device(next(filter(computes, ["cuda", "mps"]), "cpu"))
 plt.rcParams.update({"figure.dpi": 120, "figure.facecolor": "white"})  # opaque on a dark page
 
 # %% tags=["start"]
@@ -1020,9 +1028,9 @@ for name in ("no time", "no skips"):
 # ("Nearest digit": root mean square distance of a sample from the training digit most like it, mean of 192 samples; noise makes it large. "Fréchet": distance between mean and covariance of a classifier's features, of samples and of training digits, as in FID, section 2.8.) Four lessons:
 #
 # - **A network that is not told t pays a price**, as (3.1) says: +16 % after 800 steps. This compares two trainings, not the smallest losses; for a single number the smallest loss rises by 67 %.
-# - **The length matters.** After 60 steps the numbers say how fast a network learns: without skips +62 %, without the start at 0 +16 %, without time +9 %. After 200 steps they are +22 %, +11 % and +15 %. After 800 steps they are +19 %, +5 % and +16 %. "No skips" and "no time" come closer. After 2000 steps (two seeds, the last lines above) "no time" is at +13 % and +16 %, "no skips" at +10 % and +19 %: both stay behind, and two seeds do not say which is worse.
+# - **The length matters.** After 60 steps the numbers say how fast a network learns: "no skips" is far behind all others. After 800 steps the start at 0 matters less, and "no skips" and "no time" have come close. After 2000 steps (two seeds, the last lines above) both are still behind, and two seeds do not say which is worse.
 # - **The measure matters.** After 800 steps, by the nearest-digit distance, which is sensitive to noise, "no time" is worst (0.46; "no skips" has 0.41). By the Fréchet distance of features the two are equal (6.4 and 6.3; full 3.2).
-# - **No difference is a result, too**, for this network and these images: without attention the loss does not change by more than 1 %. A likely reason: on 8x8 pixels the convolutions see the whole image anyway.
+# - **No difference is a result, too**, for this network and these images: without attention the loss does not change by more than 1 % in the mean over the seeds. A likely reason: on 8x8 pixels the convolutions see the whole image anyway.
 #
 # **Exercise 3.9 (design, 7 minutes).** You may spend 60,000 parameters, a third of the 176,849 of section 3.7's network. Choose `ch`, `ch_mult`, `attn` and `num_res_blocks` (the controls in section 3.6 count for you). Write down your prediction first: by how many per cent is its held-out loss larger after 300 steps? Then measure, here with one seed.
 # <details><summary>Then look</summary>Held-out loss above that of the larger network, mean of three seeds (<code>data/records/unet_ablations_ends.py</code>): ch=16, ch_mult=[1], attn=[], num_res_blocks=2 (55,505 parameters) 1 %; ch=8, ch_mult=[1, 2], attn=[], num_res_blocks=2 (58,593 parameters) 10 %; the design in the next cell (44,969 parameters) 14 %. Of these, one wide level does better than two narrow ones. (Parameters are not time: on the full size of the image a wide level computes more.)</details>
@@ -1581,7 +1589,7 @@ for name, (std, residual), gain in both:
     print(f"{name}: size of the last weights {std:.1e}, {of_residual}")
 
 # %% [markdown]
-# (3.8) with $n = 128$ on both sides gives $\sqrt{2/256} = 1/\sqrt{128} = 0.088$, times $10^{-5}$ or not. Why is the residual at gain 1 not as large as the input, which has size 1? It is an average over 256 pixels. With scores $f$ of variance 1 the weights are $e^f/\sum e^f$, and their squares add up to about $\mathbb E[e^{2f}]/(256\,\mathbb E[e^f]^2) = e/256$: an average of unrelated values keeps $\sqrt{e/256}$ of their size. The values are not quite unrelated, for key and value of a pixel come from the same features $h_j$ of size 1. The weights favour pixels with large $q_i\cdot k_j/\sqrt{128}$; to first order in the scores the average gains the mean of $v_j\,(q_i\cdot k_j)/\sqrt{128}$ over $j$, which is $W_vW_k^\top q_i/\sqrt{128}$: a vector of size $1/\sqrt{128}$ to each channel. Both together:
+# (3.8) with $n = 128$ on both sides gives $\sqrt{2/256} = 1/\sqrt{128} = 0.088$, times $10^{-5}$ or not. Why is the residual at gain 1 not as large as the input, which has size 1? It is an average over 256 pixels. With scores $f$ of variance 1 the weights are $e^f/\sum e^f$, and their squares add up to about $\mathbb E[e^{2f}]/(256\,\mathbb E[e^f]^2) = e/256$: an average of unrelated values keeps $\sqrt{e/256}$ of their size. The values are not quite unrelated, for key and value of a pixel come from the same features $h_j$ of size 1. The weights favour pixels with large $q_i\cdot k_j/\sqrt{128}$; to first order in the scores the average gains the mean of $v_j\,(q_i\cdot k_j)/\sqrt{128}$ over $j$, which is $W_vW_k^\top q_i/\sqrt{128}$: a vector whose entries have size $1/\sqrt{128}$. Both together:
 
 # %%
 one, other = math.e / 256, 1 / 128  # variances
@@ -1652,9 +1660,9 @@ for name, found in short_record["change"].items():
           f"± {error:.1%}, worse in {found['seeds_worse']:2} of {found['seeds']} seeds")
 
 # %% [markdown]
-# After ± comes the standard error of the mean of 20 seeds. Clear effects: no skips +49.6 ± 1.3 % (worse in 20 of 20), no start at 0 +16.5 ± 1.0 % (worse in 20 of 20), no time +9.8 ± 0.6 % (worse in 20 of 20), attention overwritten +3.2 ± 0.4 % (worse in 18 of 20). Why the skips? Not because there is no room: the 4x4 level has 32 channels, 512 numbers for 64 pixels. But without skips $x_t$ has to be coded into it and decoded again, and we think that this takes long to learn: after 800 steps the difference is still 19 %, after 2000 steps 10 % and 19 % (section 3.8).
+# After ± comes the standard error of the mean of 20 seeds. Clear effects: no skips, no start at 0, no time, attention overwritten. Why the skips? Not because there is no room: the 4x4 level has 32 channels, 512 numbers for 64 pixels. But without skips $x_t$ has to be coded into it and decoded again, and we think that this takes long to learn: after 800 steps the difference is still 19 %, after 2000 steps 10 % and 19 % (section 3.8).
 #
-# Two are of another kind (AdaGN: section 3.14): no attention -0.7 ± 0.5 % (worse in 8 of 20) is hardly more than one standard error, *no measurable difference*; AdaGN -1.8 ± 0.7 % (worse in 7 of 20) is two and a half, and its sign differs between seeds. That does not say that attention is useless. Before this network attends, it reaches 8 pixels to every side, all of an 8x8 image:
+# Two are of another kind (AdaGN: section 3.14): no attention is hardly more than one standard error from 0, *no measurable difference*; AdaGN is two and a half, and its sign differs between seeds. No measurable difference does not mean that attention is useless. Before this network attends, it reaches 8 pixels to every side, all of an 8x8 image:
 #
 # | part | step in pixels of the image | adds to every side | reaches |
 # |---|---|---|---|

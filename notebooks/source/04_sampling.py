@@ -14,13 +14,13 @@
 # *The course:* 1 forward process → 2 loss → 3 U-Net → **4 sampling** → 5 variants
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 87 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
+# **The core path takes 88 minutes, in 3 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
 # | 1 | 4.1 What you will have at the end … 4.3 Whose error is it? | 30 |
 # | 2 | 4.4 DDIM: other chains with the same marginals … 4.6 Interpolating between latents | 23 |
-# | 3 | 4.7 A differential equation behind the steps … 4.10 What you now have | 34 |
+# | 3 | 4.7 A differential equation behind the steps … 4.10 What you now have | 35 |
 # | capstone | 4.11 Capstone: fill in what is missing | 34 |
 #
 # Sections called *Going deeper* are collapsed (39 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
@@ -59,10 +59,18 @@ if "ddpm_lesson" not in there:
         address = f"https://github.com/{REPOSITORY}/archive/refs/heads/main.zip"
         subprocess.run([*pip, "--no-deps", *(wheels[-1:] or [address])], check=True)
 if missing:
-    subprocess.run([*pip, *missing], check=missing != ["ipywidgets"])  # only 01 needs it
+    subprocess.run([*pip, *missing], check=True)
 importlib.invalidate_caches()
-on_gpu, on_mac = torch.cuda.is_available(), torch.backends.mps.is_available()
-device = torch.device("cuda" if on_gpu else "mps" if on_mac else "cpu")
+
+
+def computes(name):
+    try:
+        return torch.ones(1, device=name).item() == 1
+    except (AssertionError, RuntimeError):  # no such device, or one that this PyTorch cannot use
+        return False
+
+
+device = torch.device(next(filter(computes, ["cuda", "mps"]), "cpu"))
 plt.rcParams.update({"figure.dpi": 120, "figure.facecolor": "white"})  # opaque on a dark page
 
 # %% [markdown] tags=["sitting"]
@@ -243,7 +251,7 @@ for name, e in (("kept", eps), ("derived again", again)):
 #
 # *Question.* A drawn image looks wrong. Does the error come from the sampler or from the network?
 #
-# With a trained network nobody can say. So take data for which the best possible answer is known: one pixel whose values form two clusters: 30 % around −1.4 and 70 % around 0.6, each with standard deviation 0.2. `oracle.Mixture` computes the exact $\mathbb E[\epsilon\mid x_t]$ by Bayes' rule: it is the *exact denoiser*. Whatever is wrong *now* is the sampler's.
+# With a trained network nobody can say. So take data for which the best possible answer is known. One pixel has values in two clusters: 30 % around −1.4 and 70 % around 0.6, each with standard deviation 0.2. `oracle.Mixture` computes the exact $\mathbb E[\epsilon\mid x_t]$ by Bayes' rule: it is the *exact denoiser*. Whatever is wrong *now* is the sampler's.
 
 # %%
 parts = [torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.7], [[-1.4], [0.6]], [0.2, 0.2])]
@@ -476,7 +484,7 @@ print("16 other pairs: middle images of the straight line vary below 85% as much
 # %% [markdown] tags=["sitting"]
 # ## 4.7 A differential equation behind the steps
 #
-# *Sitting 3 of 3, 34 minutes.*
+# *Sitting 3 of 3, 35 minutes.*
 
 # %% tags=["start"]
 import math
@@ -638,7 +646,7 @@ ax = plots_sampling.error_against_cost(table)
 _ = ax.set(ylabel="mean distance from the exact end"), ax.legend(fontsize="small", ncols=2)
 
 # %% [markdown]
-# *Figure 4.12.* Every sampler with the exact denoiser, from the same start. The slope is the order: DDIM falls with the first power of the evaluations, 2M, Heun, 2S and PLMS with the second, 3M with the third. Heun asks twice in each step; 2S makes one step of every two levels. So for the same cost their steps are twice as long. The two samplers that add noise (dashed) stop falling at a few hundredths: that is the random error of 400 points. <!-- alt: A plot with logarithmic axes. Two dashed curves flatten between 0.02 and 0.1; DDIM falls slowly; four curves fall twice as steeply, PLMS lowest, Heun highest; 3M falls most steeply. -->
+# *Figure 4.12.* Every sampler with the exact denoiser, from the same start. The slope is the order: DDIM falls with the first power of the evaluations, 2M, Heun, 2S and PLMS with the second, 3M with the third. (3M's first step is DDIM's. That costs nothing in this figure, because so close to pure noise the estimate hardly changes; begun in the middle of a chain, 3M is of second order.) Heun asks twice in each step; 2S makes one step of every two levels. So for the same cost their steps are twice as long. The two samplers that add noise (dashed) stop falling at a few hundredths: that is the random error of 400 points. <!-- alt: A plot with logarithmic axes. Two dashed curves flatten between 0.02 and 0.1; DDIM falls slowly; four curves fall twice as steeply, PLMS lowest, Heun highest; 3M falls most steeply. -->
 
 # %%
 for name in ("DDIM", "2M, yours", "Heun", "2S", "PLMS", "3M"):
@@ -692,7 +700,7 @@ for ax, (name, (sampler, S)) in zip(axes, shown.items()):
 # - `"heun"` needs 2S − 1, `"plms"` S + 1: use `steps="leading5"` and `"leading9"`. Both step with ε and make no digits from the last step of this cosine schedule ($\bar\alpha_T = 2\cdot10^{-9}$), so they have to start lower;
 # - `steps=`: `"leading10"` takes every 100th step from 0 and starts sampling at index 900; `"trailing10"` starts at 999; `"log_snr10"` is even in log SNR; `"karras10"` (Karras and others 2022) puts more steps where there is little noise (nearly equal steps may be merged).
 #
-# The measure is the Fréchet distance of section 3.8: how far mean and covariance of 100 drawn MNIST digits are from those of the 60,000 real ones, in the features of a small classifier. Small is good. With so few images the distance is biased upwards and varies strongly between seeds, for some samplers by a factor of two. Repeat with another seed before you conclude: differences below a factor of two mean nothing. Do not wonder that 100 real digits score 0.76 in the course's record: they were taken at random, so their classes are unequal (the drawn ones are even), and the interval is 0 to 1.55. Compare the bars with each other only.
+# The measure is the Fréchet distance of section 3.8: how far mean and covariance of 100 drawn MNIST digits are from those of the 60,000 real ones, in the features of a small classifier. Small is good. With so few images the distance is biased upwards and varies strongly between seeds, for some samplers by a factor of two. Repeat with another seed before you conclude: differences below a factor of two mean nothing. Do not be surprised that 100 *real* digits score 0.76 in the course's record, with a 95 % interval from 0 to 1.55: they were taken at random, so their classes are unequal, while the drawn ones are even. Compare the bars with each other only.
 
 # %%
 chosen = Sampling("ddim", steps="leading10", seed=1)  # your choice
@@ -728,7 +736,7 @@ _ = ax.invert_yaxis(), ax.set(xlabel="Fréchet distance of 100 digits")
 # ## 4.10 What you now have
 #
 # 1. Algorithm 2 is the posterior (1.6) with the estimate instead of $x_0$, plus noise; clip the estimate *before* it is used.
-# 2. With the exact denoiser, every error comes from the sampler: fixedlarge is exact for $\mathcal N(0, I)$, fixedsmall for a point, and with many steps both are nearly right.
+# 2. With the exact denoiser, every error comes from the sampler: fixedlarge is exact for $\mathcal N(0, I)$, fixedsmall for a point, and with many steps the error of either is too small to see.
 # 3. The network knows marginals only. So a whole family of chains (4.3) can use it, from fresh noise at every step to none.
 # 4. Without noise the latent decides the image, fewer steps compute the same image less accurately, and latents on a sphere can be mixed.
 # 5. Behind DDIM stands an ODE, $du/dr = \hat x_0$. A better guess of $\hat x_0$ for the middle of a step gives second order without a further evaluation.
@@ -1069,7 +1077,7 @@ assert torch.allclose(x, by_algorithm_2, rtol=1e-9, atol=1e-9)
 print("DDIM's sigma-hat and Algorithm 2 with fixedlarge: equal to 1e-9")
 
 # %% [markdown]
-# **What goes wrong: "DDIM's generation is non-Markovian".** The post says so. Only the *forward* process is non-Markovian (DDIM Eq. 8): solve (4.3) for $x_t$, and it contains $x_0$ beside $x_{t-1}$. The way back looks at $x_t$ alone (DDIM Eq. 10), as in DDPM. With $\sigma = 0$, from the same $x_{t-1} = 0.3$, for two different $x_0$:
+# **What goes wrong: "DDIM's generation is non-Markovian".** The post says so. Only the *forward* process is non-Markovian, and only for $\eta<1$ (DDIM Eq. 8): solve (4.3) for $x_t$, and it contains $x_0$ beside $x_{t-1}$. The way back looks at $x_t$ alone (DDIM Eq. 10), as in DDPM. With $\sigma = 0$, from the same $x_{t-1} = 0.3$, for two different $x_0$:
 
 # %%
 a, a_prev, x_prev = 0.3, 0.6, 0.3
@@ -1325,7 +1333,7 @@ for ax, ticks in ((left, (10, 20, 50, 100)), (right, (5, 10, 20, 50, 100))):
 # %% [markdown]
 # *Figure 4.21.* Fréchet distance against steps; small is good. Left, the paper: with few steps no noise is best, and $\hat\sigma$ is useless. Right, ours: the value for ancestral sampling is lower at every number of steps. The intervals overlap, so only the agreement of all five comparisons suggests a difference. The numbers of the two panels cannot be compared: other data, other features, other numbers of images. <!-- alt: Two panels. Left, three falling lines on logarithmic axes, eta 0 lowest. Right, two lines with error bars: DDIM falls; ancestral falls to 10 steps and is then flat, below DDIM everywhere. -->
 #
-# An honest comparison: *the pattern of the table does not repeat here.* There the value without noise is the lowest; here the one with noise is, though the intervals overlap. The learned variance of our ancestral sampler is not the reason: on ten steps fixedsmall does as well.
+# An honest comparison: *the pattern of the table does not repeat here.* There the value without noise is the lowest; here the one with noise is, though the intervals overlap. The learned variance of our ancestral sampler is not the reason: on ten steps fixedsmall does about as well.
 
 # %%
 chain, y = mnist.process.respaced(spacing.trailing(1000, 10)), mnist.labels(100)
@@ -1342,7 +1350,7 @@ print("100 digits, ten steps: fixedsmall is at most 30% above the learned varian
 print("and fixedlarge at least 30% above fixedsmall, from the same noise")
 
 # %% [markdown]
-# (Fixedlarge is worse with few steps, as $\hat\sigma$ is in the paper.) A likely reason is the network. It is small (it trained for about an hour on one thread): its errors at high noise are large, and DDIM keeps them (section 4.17). *See* it in the brightness of the estimate, along the chain, with $\eta = 0$ and $\eta = 1$:
+# (One seed and 100 digits: by the rule of section 4.9 only a hint. Fixedlarge being worse with few steps agrees with the paper.) A likely reason is the network. It is small (it trained for about an hour on one thread): its errors at high noise are large, and DDIM keeps them (section 4.17). *See* it in the brightness of the estimate, along the chain, with $\eta = 0$ and $\eta = 1$:
 
 # %%
 chain, y = mnist.process.respaced(spacing.trailing(1000, 20)), mnist.labels(30)
@@ -1384,6 +1392,8 @@ fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
 for ax, (name, measure) in zip(axes, measures.items()):
     _ = plots_sampling.quality_against_cost(curves(name, measure), long_chain(name), ax=ax)
     _ = ax.set(title=name)
+    for line in ax.lines:
+        line.set_color({"Heun": "black", "PLMS": "0.5"}.get(line.get_label(), line.get_color()))
 _ = axes[1].set(ylabel="")
 _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
 

@@ -27,7 +27,7 @@
 # | 4 | 5.25 Digits in four evaluations · 5.26 The trilemma, measured | 9 |
 # | capstone | 5.27 Capstone of the course: meet the requirements | 17 |
 #
-# Sections called *Going deeper* are collapsed (67 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (69 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it.
@@ -63,10 +63,18 @@ if "ddpm_lesson" not in there:
         address = f"https://github.com/{REPOSITORY}/archive/refs/heads/main.zip"
         subprocess.run([*pip, "--no-deps", *(wheels[-1:] or [address])], check=True)
 if missing:
-    subprocess.run([*pip, *missing], check=missing != ["ipywidgets"])  # only 01 needs it
+    subprocess.run([*pip, *missing], check=True)
 importlib.invalidate_caches()
-on_gpu, on_mac = torch.cuda.is_available(), torch.backends.mps.is_available()
-device = torch.device("cuda" if on_gpu else "mps" if on_mac else "cpu")
+
+
+def computes(name):
+    try:
+        return torch.ones(1, device=name).item() == 1
+    except (AssertionError, RuntimeError):  # no such device, or one that this PyTorch cannot use
+        return False
+
+
+device = torch.device(next(filter(computes, ["cuda", "mps"]), "cpu"))
 plt.rcParams.update({"figure.dpi": 120, "figure.facecolor": "white"})  # opaque on a dark page
 
 # %% [markdown] tags=["sitting"]
@@ -401,7 +409,7 @@ _ = right.set_xticks(counts, counts), right.set_xticks([], minor=True)
 _ = left.legend(fontsize="small"), right.legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.5.* Left: the share of the exact shift that the mean form makes. Right: samples in a wrong cluster, with exact denoiser and classifier. The noise form puts nearly every sample into the right clusters from five steps on. With fixedlarge the mean form needs 20 steps. With fixedsmall it needs about a hundred, and its error is largest at 10, not at 5. At small $i$ its shift is much smaller than that of fixedlarge (left). <!-- alt: Left, four curves between 0 and 1: the two of 10 steps lie between 0.2 and 0.9, those of 100 steps near 1, except at the far left for fixedsmall. Right, the share in a wrong cluster reaches 4 percent for the mean form with fixedsmall, 1 percent with fixedlarge, and is 0 throughout for the noise form. -->
+# *Figure 5.5.* Left: the share of the exact shift that the mean form makes. Right: samples in a wrong cluster, with exact denoiser and classifier. The noise form puts nearly every sample into the right clusters from five steps on. With fixedlarge the mean form needs 20 steps. With fixedsmall it needs about a hundred: at small $i$ its shift is much smaller than that of fixedlarge (left). (Why 5 steps beat 10 we leave open.) <!-- alt: Left, four curves between 0 and 1: the two of 10 steps lie between 0.2 and 0.9, those of 100 steps near 1, except at the far left for fixedsmall. Right, the share in a wrong cluster reaches 4 percent for the mean form with fixedsmall, 1 percent with fixedlarge, and is 0 throughout for the noise form. -->
 
 # %% tags=["folded"]
 assert max(shares["noise, fixedsmall"]) < 0.005 < 0.015 < min(shares["mean, fixedsmall"][1:4])
@@ -491,14 +499,14 @@ fig, axes = plt.subplots(1, 2, figsize=(8.2, 2.9), sharey=True, layout="constrai
 for ax, s in zip(axes, (1, 4)):
     product = (log_p + s * log_class).softmax(0) / 0.01
     _ = ax.fill_between(grid[:, 0], log_p.exp(), color="0.85", label="$p(x)$, both classes")
-    _ = ax.plot(grid, product, "--", color=plots.VERMILION, label=r"$p(x)\,p(y|x)^s$")
+    _ = ax.plot(grid, product, color=plots.VERMILION, lw=5, alpha=0.4, label=r"$p(x)\,p(y|x)^s$")
     x = walked(three.conditional(1), three, s)
     _ = plots_variants.pushed_density(start, x, ax=ax, label="the guided chain")
     _ = ax.set(xlabel="$x_0$", title=f"s = {s}", xlim=(-2.5, 3))
 _ = axes[0].set(ylabel="density"), axes[0].legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.6.* Class $y$ has the two clusters at 0 and 1.2; the other class lies at −1. Left, $s = 1$: the blue curve lies on the dashed one. Right, $s = 4$: the product still has both clusters. The guided chain has *lost* the one next to the other class, and what remains has moved away from that class. <!-- alt: Two panels. Left, the blue curve lies on the dashed one, with two peaks. Right, the dashed curve has two peaks at 0.1 and 1.2, the blue one a single high peak near 1.4. -->
+# *Figure 5.6.* Class $y$ has the two clusters at 0 and 1.2; the other class lies at −1. Left, $s = 1$: the blue curve lies on the wide one. Right, $s = 4$: the product still has both clusters. The guided chain has *lost* the one next to the other class, and what remains has moved away from that class. <!-- alt: Two panels. Left, the blue curve lies on the wide one, with two peaks. Right, the wide curve has two peaks at 0.1 and 1.2, the blue one a single high peak near 1.4. -->
 #
 # This is the exact version of figure 5.1: a larger scale gives more typical samples, of less variety. No theory says which scale is right: measure it.
 
@@ -566,7 +574,7 @@ for ax, (name, of_network) in zip(axes, record.items()):
 _ = axes[0].legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.7.* One point for each scale, up and to the right is good (DDIM, 20 steps; 500 and 300 digits a point). The blue line: means of five seeds; bars: lowest to highest. The cross: real digits, held out (on the left by other writers). Other markers: repairs (section 5.15). On the left precision is low at $s = 0$: this network draws badly without a label. The high recall there is misleading: scattered samples have large neighbourhoods, which cover everything. From 0.5 to 1.5 or 2 precision rises. From 1 to 5 recall falls; beyond 2 precision hardly rises, and at 8 it falls. Orange-red: guidance by the trained classifier of noisy images. <!-- alt: Two panels, precision over recall, with a cross for real digits. A blue line runs from the lower right at scale 0 up to scale 1.5 or 2 and then to the left, down again at 8. In both an orange-red line stays at the lower right. -->
+# *Figure 5.7.* One point for each scale, up and to the right is good (DDIM, 20 steps; 500 and 300 digits a point). The blue line: means of five seeds; bars: lowest to highest. The cross: real digits, held out (on the left by other writers). Other markers: repairs (section 5.15). On the left precision is low at $s = 0$: this network draws badly without a label. The high recall there misleads: the balls of scattered samples are large and cover everything. From 0.5 to 1.5 or 2 precision rises. From 1 to 5 recall falls; beyond 2 precision hardly rises, and at 8 it falls. Orange-red: guidance by a trained classifier does not help (collapsed, below). <!-- alt: Two panels, precision over recall, with a cross for real digits. A blue line runs from the lower right at scale 0 up to scale 1.5 or 2 and then to the left, down again at 8. In both an orange-red line stays at the lower right. -->
 
 # %% tags=["folded"]
 def over_seeds(values):
@@ -580,6 +588,23 @@ for name, of_network in record.items():
             print(f"{name:13} s = {row['scale']:.0f} {'':16} {precision:21} {recall}")
     real = (of_network["real"]["scores"][of][0] for of in ("Precision", "Recall"))
     print(f"{name:13} real, held out {'':7} {next(real):<21.2f} {next(real):.2f}")
+
+# %% [markdown] tags=["deeper"]
+# ### Going deeper: a classifier that does not help
+
+# %% [markdown]
+# Section 5.4 proved that the gradient of an exact classifier turns an exact network without labels into one with labels. Figure 5.7 shows the only use of it with trained ones, and at no scale does its orange-red line rise clearly above where it began. *Measure* what it does (conditional accuracy: the share of the drawn digits that another classifier, of clean images, takes for the wanted class):
+
+# %%
+for name, of_network in record.items():
+    for row in of_network["rows"]:
+        if row["way"] == "classifier" and row["scale"] in (0, 1, 8):
+            scores = {of: row["scores"][of][0] for of in ("Conditional accuracy", "Precision")}
+            told = ", ".join(f"{of} {score:.2f}" for of, score in scores.items())
+            print(f"{name:11} s = {row['scale']:.0f}: {told}")
+
+# %% [markdown]
+# It pulls in the direction of (5.3): more and more digits are of the wanted class. With exact networks $s = 1$ would be enough; here not even half of the digits are of it at $s = 1$. And they do not become better digits. Precision first falls, and at the largest scale it is about where it began, or lower. Two things differ from section 5.4 (we did not measure which of them counts). The chain starts from the network without a label, which draws badly, above all on the left of the figure. And this small classifier is not exact: where its gradient is wrong, a large scale makes the error large. Guidance without a classifier uses the difference of two outputs of the network itself, which was trained on the label.
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: rescaling
@@ -637,7 +662,7 @@ print("before the clip, at t = 850: s = 8 more than twice s = 1, rescaled below 
 # 1. Images need a variance between $\tilde\beta_t$ and $\beta_t$. A network learns where, between their logarithms. On trailing chains of 10, 25 and 50 steps this saves at least 0.08 bits/dim over either fixed choice.
 # 2. In $L_\text{hybrid}$, $L_\text{simple}$ mainly trains the mean, and the bound the variance: stop the mean's gradient, and do not forget the factor $T$.
 # 3. Bayes' rule for scores adds the gradient of a classifier; in the noise it is exact at $s = 1$, in the mean only for small steps.
-# 4. The difference of two exact scores is such a gradient; a trained network's takes its place. So one network that was sometimes not told the label guides itself, with $s = 1+w$.
+# 4. The difference of two exact scores is such a gradient. In practice two *trained* scores are subtracted. So one network that was sometimes not told the label guides itself, with $s = 1+w$.
 # 5. Unless $s$ is 0 or 1 the chain does not draw from $p(x)\,p(y\mid x)^s$, and in general from no density with a simple formula. Up to a point fidelity rises and diversity falls; then fidelity falls, too. The scale has to be measured.
 
 # %% [markdown] tags=["sitting", "capstone"]
@@ -994,7 +1019,7 @@ assert drawn["s = 8, projected"].std((1, 2, 3)).mean() > drawn["s = 8"].std((1, 
 print("CFG++ and the interval stay nearer to the row s = 1 than s = 8 does; projection goes further")
 
 # %% [markdown]
-# *Measure.* The record at scale 5 (in figure 5.7; both rules act on $\epsilon$ there, the interval is 167 to 785):
+# *Measure.* The record at scale 5 (in figure 5.7; there rescaling and projection act on $\epsilon$, and the interval is 167 to 785):
 
 # %%
 for network, of_network in record.items():
@@ -1150,7 +1175,7 @@ print("distance from the digit: mnist_upscale below 0.6 of interpolation")
 # | guidance | none: nothing to subtract | any scale |
 # | average of the weights | begins after some steps | from the first, with a decay that grows |
 #
-# **L1** fits the *median* of the noise, not its mean (section 2.4 has the proof and a measurement for $x_0$). How much does it cost? The two clusters of section 4.3, 30 % at −1.4 and 70 % at 0.6. At $x_t$ near the middle the posterior of $x_0$ has both:
+# **L1** fits the *median* of the noise, not its mean (section 2.4 has the proof and a measurement for $x_0$). How much does it cost? Two points, 30 % at −1.4 and 70 % at 0.6 (the centres of section 4.3), at $t = 500$. Where $x_t$ lies between them, $x_0$ may be either:
 
 # %%
 places, share = torch.tensor([-1.4, 0.6]).double(), torch.tensor([0.3, 0.7]).double()
@@ -1162,7 +1187,7 @@ for x in (-0.5, -0.2, 0.1):
     print(f"x_t = {x:4}: L2 learns x_0 = {(weight * places).sum():.2f}, L1 learns {median:.2f}")
 
 # %% [markdown]
-# L1 chooses one cluster; L2 averages, and (4.1) needs the average: only the average gives $x_{t-1}$ the right mean. On images one expects a small difference at low noise, where the posterior is narrow and symmetric, and the largest where several images are still possible (we did not measure it).
+# L1 chooses one point; L2 averages, and (4.1) needs the average: only the average gives $x_{t-1}$ the right mean. On images one expects a small difference at low noise, where the posterior is narrow and symmetric, and the largest where several images are still possible (we did not measure it).
 
 # %% [markdown] tags=["deeper"]
 # ## 5.19 Going deeper: what goes wrong
@@ -1446,7 +1471,7 @@ for name, betas in (("code", schedules.vp(4)), ("paper", schedules.vp_paper(4)))
     print(f"{name:5}: betas", *[f"{b:.4f}" for b in betas], f" alphas_bar_T {(1 - betas).prod():.2e}")
 
 # %% [markdown]
-# ## 5.23 The game
+# ## 5.23 A game of two networks
 #
 # *Question.* Nobody gives us $q(x_0\mid x_t)$ of images. Least squares would teach the generator its mean again. Which loss teaches a *distribution*?
 #
@@ -1508,7 +1533,7 @@ r1_penalty = checks.r1_penalty(r1_penalty)
 # %% [markdown]
 # ## 5.24 Train it
 #
-# Both players are multilayer perceptrons. Such networks learn coarse shapes first; `gain` makes their first weights larger, so that they see narrow clusters sooner. One draw serves both:
+# $G$ and $D$ are multilayer perceptrons. Such networks learn coarse shapes first; `gain` makes their first weights larger, so that they see narrow clusters sooner. One draw serves both:
 
 # %%
 def draw(G, chain, generator, B=256):
@@ -1611,7 +1636,7 @@ ddgan_step = checks.carried("ddgan_step")
 digits, gan = (load_pretrained(name, device=device) for name in ("digits_ddpm", "digits_ddgan"))
 
 # %% [markdown]
-# The network `digits_ddgan` was trained as you trained the points; its recipe lies beside its weights. Both players are multilayer perceptrons on the 64 pixels: on images as small as these they learn faster than convolutions (`docs/ddgan_trials.md`). Its betas are the cosine schedule's, so that each of the four steps has something to do. Your step draws:
+# The network `digits_ddgan` was trained as you trained the points; its recipe lies beside its weights. Both are multilayer perceptrons on the 64 pixels: on images as small as these they learn faster than convolutions (`docs/ddgan_trials.md`). Its betas are the cosine schedule's, so that each of the four steps has something to do. Your step draws:
 
 # %%
 def ask(x_t, t, z):
@@ -1662,7 +1687,7 @@ record = json.loads(data.bundled("records/trilemma.json").read_text("utf-8"))
 _ = plots_variants.trilemma(record)
 
 # %% [markdown]
-# *Figure 5.24.* Fréchet distance over the time for an image; a larger disc has a larger recall. Low, left and large are good. Bars: 95 % intervals over five seeds. Dashed: real digits that no generator has seen. Chains and students lie below: except in *2M-10 by chance* their classes are even by construction, and the held-out digits are fewer, from other paper forms. Both axes are logarithmic. <!-- alt: Discs with names in a plane of milliseconds and Fréchet distance. Below the dashed line the chains, on the right, and the students, in the middle. Just above it DDGAN-4, further to the left; the one-step GAN and the VAE at the top left. -->
+# *Figure 5.24.* Fréchet distance over the time for an image; larger discs mean larger recall (the number). Low, left and large are good. Bars: 95 % intervals over five seeds. Dashed: real digits that no generator has seen. Chains and students lie below: except in *2M-10 by chance* their classes are even by construction, and the held-out digits are fewer, from other paper forms. Both axes are logarithmic. <!-- alt: Discs with names in a plane of milliseconds and Fréchet distance. Below the dashed line the chains, on the right, and the students, in the middle. Just above it DDGAN-4, further to the left; the one-step GAN and the VAE at the top left. -->
 
 # %% tags=["folded"]
 keys = "frechet", "precision", "recall", "rarest", "ms"
@@ -1949,10 +1974,10 @@ for t in (1, 2, 3):
     print(f"from code index {t}: correlation of x_prev and x_t given x_0: {right:.2f}")
 
 # %% [markdown]
-# Given $G$'s $x_0$, the fakes have this correlation, because the posterior gives it; the discriminator could learn to recognise the mistake instead of the images.
+# Given $G$'s $x_0$, the fakes of a good $G$ have this correlation, because the posterior gives it; the discriminator could learn to recognise the mistake instead of the images.
 
 # %% [markdown]
-# **A part without its control.** On MNIST five kinds of generators, none of them told the label, had failed (`docs/ddgan_trials.md`). `mnist_ddgan` draws it in four evaluations. Both players are told the label, and the generator first learned alone: it answered with the mean of $x_0$ at its four steps, by least squares. Only then the discriminator came.
+# **A part that is praised without a control.** On MNIST five kinds of generators, none of them told the label, had failed (`docs/ddgan_trials.md`). `mnist_ddgan` draws its digits in four evaluations. Both players are told the label, and the generator first learned alone: it answered with the mean of $x_0$ at its four steps, by least squares. Only then the discriminator came.
 
 # %%
 mnist = load_pretrained("mnist_ddgan", device=device)
