@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ddpm_lesson.checks._run import plain
+
 N = 500  # images that are scored
 FEW = 20  # images that are drawn more than once
 PIXEL = 1e-4  # what rounding may add to [-1, 1]
@@ -63,7 +65,8 @@ def drawn(generate: Callable, digits, n: int, seed: int, most: float) -> tuple[A
     asked = Asked(n, most)
     hook = digits.model.register_forward_pre_hook(asked.watch, with_kwargs=True)
     try:
-        return generate(digits, n, seed), asked
+        images = generate(digits, n, seed)
+        return plain(images) if isinstance(images, Tensor) else images, asked
     finally:
         hook.remove()
 
