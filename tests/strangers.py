@@ -77,7 +77,7 @@ def execute(path: Path, python: Path, scratch: Path) -> list[str]:
     client = NotebookClient(
         notebook,
         kernel_name="stranger",
-        timeout=3600,
+        timeout=600,  # of a cell; the slowest takes half a minute, and old kernels have been seen to lose a message
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
