@@ -26,12 +26,12 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import form  # noqa: E402
+from client import client  # noqa: E402
 
 ADDRESS = r"[\w.-]+/[\w.-]+"
 IN_BADGE = re.compile(rf"(colab\.research\.google\.com/github/){ADDRESS}(/blob/main/notebooks/)(\w+)")
@@ -188,7 +188,7 @@ def execute(source: NotebookNode, name: str, folder: Path) -> list[NotebookNode]
     settings = {"kernel_name": "python3", "timeout": 600, "coalesce_streams": True}
     settings |= {"resources": {"metadata": {"path": str(folder)}}, "extra_arguments": ["--log-level=ERROR"]}
     try:
-        NotebookClient(notebook, **settings).execute()
+        client(notebook, **settings).execute()
     except CellExecutionError as error:
         raise Refused(f"{name}: " + re.sub(r"\x1b\[[\d;]*m", "", str(error))) from None
     return code_of(notebook)

@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import re
+import runpy
 import shutil
 import socket
 import subprocess
@@ -27,10 +28,10 @@ import time
 from pathlib import Path
 
 import nbformat
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from wheels import ROOT, built
 
+CLIENT = runpy.run_path(str(ROOT / "notebooks" / "client.py"))["client"]
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 COLAB = ["ipython==7.34.0", "ipykernel==6.17.1", "ipywidgets==7.7.1"]  # of Colab's list, which has an old IPython
 LACKS = ["*ddpm_lesson*", "einops*", "jupyterlab", "jupyterlab-*"]
@@ -74,10 +75,10 @@ def execute(path: Path, python: Path, scratch: Path) -> list[str]:
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
     stored = nbformat.read(path, 4)
     notebook = nbformat.v4.new_notebook(cells=nbformat.read(path, 4).cells)
-    client = NotebookClient(
+    client = CLIENT(
         notebook,
         kernel_name="stranger",
-        timeout=600,  # of a cell; the slowest takes half a minute, and old kernels have been seen to lose a message
+        timeout=600,  # of a cell; the slowest takes half a minute
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )

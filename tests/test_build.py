@@ -444,3 +444,13 @@ def test_set_up_refuses_the_placeholder_of_an_address(tmp_path, lone):
         run_setup(lone, cell=cell)
     last = error.value.stderr.splitlines()[-1]
     assert "OWNER" in last and "wheel" in last and "make address REPO=" in last and error.value.stdout == ""
+
+
+def test_what_a_widget_shows_is_not_told_to_the_kernel():
+    """On the channel on which the reply is awaited: nbclient then sometimes waits forever."""
+    shown = "import ipywidgets\nout = ipywidgets.Output()\nwith out:\n    print('seen')"
+    cells = [new_code_cell(shown), new_code_cell("print(out.outputs)")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    build.client(notebook, kernel_name="python3", timeout=120).execute()
+    assert [cell.outputs for cell in notebook.cells][0] == []
+    assert notebook.cells[1].outputs[0].text == "()\n"

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
-from nbclient.exceptions import CellTimeoutError
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 build = runpy.run_path(str(FOLDER / "build.py"))
@@ -45,18 +43,11 @@ def test_sitting_starts_alone(name, n, installed, tmp_path):
     for i in range(sitting.first, sitting.last + 1):
         if cells[i].cell_type == "code" and not hidden[i] and "setup" not in form.tags(cells[i]):
             chosen.append(cells[i])
-    try:
-        execute(chosen, installed, tmp_path)
-    except CellTimeoutError:  # a kernel on a busy machine was seen to lose a message, and then to wait for ever
-        execute(chosen, installed, tmp_path)
-
-
-def execute(cells, installed, folder):
-    client = NotebookClient(
-        nbformat.v4.new_notebook(cells=deepcopy(cells)),
+    client = build["client"](
+        nbformat.v4.new_notebook(cells=deepcopy(chosen)),
         kernel_name="python3",
         timeout=240,
-        resources={"metadata": {"path": str(folder)}},
+        resources={"metadata": {"path": str(tmp_path)}},
         extra_arguments=["--log-level=ERROR"],
     )
     client.execute(env=os.environ | {"PYTHONPATH": str(installed)})
