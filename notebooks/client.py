@@ -1,4 +1,4 @@
-"""nbclient, which executes the notebooks for `make notebooks` and `make strangers`, without a way to wait forever."""
+"""nbclient, which executes the notebooks for `make notebooks` and `make strangers`, and does not wait forever."""
 
 from typing import Any
 
@@ -12,7 +12,8 @@ OF_WIDGETS = "@jupyter-widgets/output"
 class QuietOutput(OutputWidget):
     """Where a widget's callback prints and draws; what it shows is not stored, and the kernel is not told of it.
 
-    nbclient tells it on the channel on which it awaits the cell's reply, and pyzmq then sometimes misses the reply.
+    nbclient tells it on the channel on which it awaits the cell's reply. There kernels were seen that had done their
+    work while nbclient waited on, as where pyzmq misses an event.
     """
 
     def send(self, *args: Any, **kwargs: Any) -> None:

@@ -447,7 +447,7 @@ def test_set_up_refuses_the_placeholder_of_an_address(tmp_path, lone):
 
 
 def test_what_a_widget_shows_is_not_told_to_the_kernel():
-    """On the channel on which the reply is awaited: nbclient then sometimes waits forever."""
+    """It would be on the channel on which the reply is awaited, and then the reply was seen to be missed."""
     shown = "import ipywidgets\nout = ipywidgets.Output()\nwith out:\n    print('seen')"
     cells = [new_code_cell(shown), new_code_cell("print(out.outputs)")]
     notebook = nbformat.v4.new_notebook(cells=cells)
