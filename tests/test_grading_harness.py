@@ -194,10 +194,10 @@ FORMS = {  # right answers, as the notebook takes them
         "fill(ones)",
         WITH_ONES.replace("ONES", "ones[0]"),
     ],
-    "shuffled": [
-        "import random\nones = [0, 1]\nrandom.seed(1)",
-        "random.shuffle(ones)",
-        WITH_ONES.replace("ONES", "max(ones)"),
+    "numpy's own": [
+        "import numpy as np\nones = np.zeros(1)",
+        "np.copyto(ones, 1)",
+        WITH_ONES.replace("ONES", "float(ones[0])"),
     ],
     "of a library": ["import heapq\nones = []", "heapq.heappush(ones, 1)", WITH_ONES.replace("ONES", "ones[0]")],
     "of a class": ["ones = []", "list.append(ones, 1)", WITH_ONES.replace("ONES", "ones[0]")],
