@@ -1028,7 +1028,7 @@ for name in ("no time", "no skips"):
 # ("Nearest digit": root mean square distance of a sample from the training digit most like it, mean of 192 samples; noise makes it large. "Fréchet": distance between mean and covariance of a classifier's features, of samples and of training digits, as in FID, section 2.8.) Four lessons:
 #
 # - **A network that is not told t pays a price**, as (3.1) says: +16 % after 800 steps. This compares two trainings, not the smallest losses; for a single number the smallest loss rises by 67 %.
-# - **The length matters.** After 60 steps the numbers say how fast a network learns: "no skips" is far behind all others. After 800 steps the start at 0 matters less, and "no skips" and "no time" have come close. After 2000 steps (two seeds, the last lines above) both are still behind, and two seeds do not say which is worse.
+# - **The length matters.** After 60 steps the numbers say how fast a network learns: "no skips" is far behind all others. After 800 steps the start at 0 matters less, and "no skips" is hardly worse than "no time". After 2000 steps (two seeds, the last lines above) both are still behind, and two seeds do not say which is worse.
 # - **The measure matters.** After 800 steps, by the nearest-digit distance, which is sensitive to noise, "no time" is worst (0.46; "no skips" has 0.41). By the Fréchet distance of features the two are equal (6.4 and 6.3; full 3.2).
 # - **No difference is a result, too**, for this network and these images: without attention the loss does not change by more than 1 % in the mean over the seeds. A likely reason: on 8x8 pixels the convolutions see the whole image anyway.
 #

@@ -409,7 +409,7 @@ _ = right.set_xticks(counts, counts), right.set_xticks([], minor=True)
 _ = left.legend(fontsize="small"), right.legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.5.* Left: the share of the exact shift that the mean form makes. Right: samples in a wrong cluster, with exact denoiser and classifier. The noise form puts nearly every sample into the right clusters from five steps on. With fixedlarge the mean form needs 20 steps. With fixedsmall it needs about a hundred: at small $i$ its shift is much smaller than that of fixedlarge (left). (Why 5 steps beat 10 we leave open.) <!-- alt: Left, four curves between 0 and 1: the two of 10 steps lie between 0.2 and 0.9, those of 100 steps near 1, except at the far left for fixedsmall. Right, the share in a wrong cluster reaches 4 percent for the mean form with fixedsmall, 1 percent with fixedlarge, and is 0 throughout for the noise form. -->
+# *Figure 5.5.* Left: the share of the exact shift that the mean form makes. Right: samples in a wrong cluster, with exact denoiser and classifier. The noise form puts nearly every sample into the right clusters from five steps on. With fixedlarge the mean form needs 20 steps. With fixedsmall it needs about a hundred: at small $i$ its shift is much smaller than that of fixedlarge (left). (Why 5 steps beat 10 stays open.) <!-- alt: Left, four curves between 0 and 1: the two of 10 steps lie between 0.2 and 0.9, those of 100 steps near 1, except at the far left for fixedsmall. Right, the share in a wrong cluster reaches 4 percent for the mean form with fixedsmall, 1 percent with fixedlarge, and is 0 throughout for the noise form. -->
 
 # %% tags=["folded"]
 assert max(shares["noise, fixedsmall"]) < 0.005 < 0.015 < min(shares["mean, fixedsmall"][1:4])
@@ -506,7 +506,7 @@ for ax, s in zip(axes, (1, 4)):
 _ = axes[0].set(ylabel="density"), axes[0].legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.6.* Class $y$ has the two clusters at 0 and 1.2; the other class lies at −1. Left, $s = 1$: the blue curve lies on the wide one. Right, $s = 4$: the product still has both clusters. The guided chain has *lost* the one next to the other class, and what remains has moved away from that class. <!-- alt: Two panels. Left, the blue curve lies on the wide one, with two peaks. Right, the wide curve has two peaks at 0.1 and 1.2, the blue one a single high peak near 1.4. -->
+# *Figure 5.6.* Class $y$ has the two clusters at 0 and 1.2; the other class lies at −1. Left, $s = 1$: the blue curve lies on the thick one. Right, $s = 4$: the product still has both clusters. The guided chain has *lost* the one next to the other class, and what remains has moved away from that class. <!-- alt: Two panels. Left, the blue curve lies on the thick one, with two peaks. Right, the thick curve has two peaks at 0.1 and 1.2, the blue one a single high peak near 1.4. -->
 #
 # This is the exact version of figure 5.1: a larger scale gives more typical samples, of less variety. No theory says which scale is right: measure it.
 
@@ -574,7 +574,7 @@ for ax, (name, of_network) in zip(axes, record.items()):
 _ = axes[0].legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.7.* One point for each scale, up and to the right is good (DDIM, 20 steps; 500 and 300 digits a point). The blue line: means of five seeds; bars: lowest to highest. The cross: real digits, held out (on the left by other writers). Other markers: repairs (section 5.15). On the left precision is low at $s = 0$: this network draws badly without a label. The high recall there misleads: the balls of scattered samples are large and cover everything. From 0.5 to 1.5 or 2 precision rises. From 1 to 5 recall falls; beyond 2 precision hardly rises, and at 8 it falls. Orange-red: guidance by a trained classifier does not help (collapsed, below). <!-- alt: Two panels, precision over recall, with a cross for real digits. A blue line runs from the lower right at scale 0 up to scale 1.5 or 2 and then to the left, down again at 8. In both an orange-red line stays at the lower right. -->
+# *Figure 5.7.* One point for each scale, up and to the right is good (DDIM, 20 steps; 500 and 300 digits a point). The blue line: means of five seeds; bars: lowest to highest. The cross: real digits, held out (on the left by other writers). Other markers: repairs (section 5.15). On the left precision is low at $s = 0$: this network draws badly without a label. The high recall there misleads: the balls of scattered samples are large and cover everything. From 0.5 to 1.5 or 2 precision rises. From 1 to 5 recall falls; beyond 2 precision hardly rises, and at 8 it falls. Orange-red: guidance by a trained classifier does not raise precision (collapsed, below). <!-- alt: Two panels, precision over recall, with a cross for real digits. A blue line runs from the lower right at scale 0 up to scale 1.5 or 2 and then to the left, down again at 8. In both an orange-red line stays at the lower right. -->
 
 # %% tags=["folded"]
 def over_seeds(values):
@@ -590,10 +590,10 @@ for name, of_network in record.items():
     print(f"{name:13} real, held out {'':7} {next(real):<21.2f} {next(real):.2f}")
 
 # %% [markdown] tags=["deeper"]
-# ### Going deeper: a classifier that does not help
+# ### Going deeper: a classifier that gives the label, not the quality
 
 # %% [markdown]
-# Section 5.4 proved that the gradient of an exact classifier turns an exact network without labels into one with labels. Figure 5.7 shows the only use of it with trained ones, and at no scale does its orange-red line rise clearly above where it began. *Measure* what it does (conditional accuracy: the share of the drawn digits that another classifier, of clean images, takes for the wanted class):
+# Section 5.4 proved that the gradient of an exact classifier turns an exact network without labels into one with labels. In figure 5.7 network and classifier are both trained, and at no scale does the orange-red line rise clearly above its start at $s = 0$. *Measure* what it does (conditional accuracy: the share of the drawn digits that another classifier, of clean images, takes for the wanted class):
 
 # %%
 for name, of_network in record.items():
