@@ -97,6 +97,7 @@ bench: $(STAMP) ## time training, sampling and imports beside diffusers and deno
 	$(BIN)/python benchmarks/samplers.py --write
 	$(BIN)/python benchmarks/imports.py --write
 	$(BIN)/python benchmarks/attempts.py --write
+	$(BIN)/python benchmarks/shares.py --write
 	$(BIN)/python benchmarks/scale.py --write
 
 book: $(STAMP) ## build the course as a site in build/book, from the stored outputs (BOOK=folder: another place)

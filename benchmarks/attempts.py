@@ -18,6 +18,7 @@ import torch
 from _measured import machine, take_turns, write
 from peers import twins
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from unet import SMALL, forward_pass, mixed, output, training_step
 
 from ddpm_lesson.networks._norm import GroupNorm
@@ -70,6 +71,29 @@ def two_products(self: AttnBlock, x: Tensor) -> Tensor:
     return x + self.proj(h.transpose(2, 3).reshape(x.shape))
 
 
+class Winograd(nn.Conv2d):
+    """A 3x3 convolution by Winograd's F(2x2, 3x3): 16 products for four pixels, not 36, as matrices in PyTorch."""
+
+    INPUT = torch.tensor([[1.0, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
+    KERNEL = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    OUTPUT = torch.tensor([[1.0, 1, 1, 0], [0, 1, -1, -1]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[2:]
+        tiles = pad(x, (1, 1 + W % 2, 1, 1 + H % 2)).unfold(2, 4, 2).unfold(3, 4, 2)
+        inputs = torch.einsum("ai, bj, nchwij -> abnhwc", self.INPUT, self.INPUT, tiles)
+        kernels = torch.einsum("ai, bj, ocij -> abco", self.KERNEL, self.KERNEL, self.weight)
+        products = (inputs.flatten(2, 4) @ kernels).unflatten(2, inputs.shape[2:5])
+        pixels = torch.einsum("pa, qb, abnhwo -> nohpwq", self.OUTPUT, self.OUTPUT, products)
+        return pixels.flatten(4).flatten(2, 3)[:, :, :H, :W] + self.bias[:, None, None]
+
+
+def winograd_like(child: nn.Conv2d) -> nn.Module:
+    if (child.kernel_size, child.stride, child.padding) != ((3, 3), (1, 1), (1, 1)):
+        return deepcopy(child)
+    return Winograd(child.in_channels, child.out_channels, 3, padding=1)
+
+
 def with_modules(net: nn.Module, old: type, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
     """A copy in which every module of a type is made anew, with its weights."""
     net = deepcopy(net)
@@ -100,6 +124,7 @@ plain_norm = partial(with_modules, old=GroupNorm, make=partial(norm_like, nn.Gro
 coarse_dropout = partial(with_modules, old=nn.Dropout, make=lambda child: CoarseDropout(child.p))
 added_in_place = partial(with_forward, of=ResBlock, forward=in_place)
 attention = partial(with_forward, of=AttnBlock, forward=two_products)
+by_winograd = partial(with_modules, old=nn.Conv2d, make=winograd_like)
 
 
 def swish_in_place(net: nn.Module) -> nn.Module:
@@ -108,6 +133,12 @@ def swish_in_place(net: nn.Module) -> nn.Module:
     for block in net.modules():
         if isinstance(block, ResBlock):
             block.block1[1] = block.block2[1] = nn.SiLU(inplace=True)
+    return net
+
+
+def compiled(net: nn.Module) -> nn.Module:
+    net = deepcopy(net)
+    net.compile()
     return net
 
 
@@ -159,6 +190,8 @@ ATTEMPTS = {
     "residuals and time added in place": Attempt("no: harder to read", added_in_place),
     "attention by two batched products and softmax": Attempt("no", attention),
     "Swish in place": Attempt("no: the backward pass needs its input", swish_in_place, works=(forward_pass,)),
+    "3x3 convolutions by Winograd's F(2x2, 3x3), in PyTorch": Attempt("no", by_winograd),
+    "`torch.compile`": Attempt("there already: `compiled` of a recipe", compiled),
     "denormal numbers flushed to zero": Attempt("no", step=flushed),
     "norm of sums, masks, fused Adam, in place, attention together": Attempt(
         "no", together, adam={"fused": True}, close=1e-3

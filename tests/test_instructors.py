@@ -59,7 +59,7 @@ def exercises():
         for cell, below in zip(cells, build["form"].deeper(cells), strict=True):
             for number, kind in re.findall(r"\*\*Exercise ([\d.]+) \(([a-z ]+), ", cell.source):
                 found[kind, below].append(number)
-        columns = [*((kind, False) for kind in kinds), ("one star", True), ("two stars", True)]
+        columns = [*((kind, False) for kind in kinds), ("one star", True), ("two stars", True), ("on paper", True)]
         assert sum(map(len, found.values())) == sum(len(found[column]) for column in columns), path.name
         yield [path.name[:2], *(", ".join(found[column]) for column in columns)]
 

@@ -615,11 +615,11 @@ _ = ax.set(xlabel="mean of the 64 pixels of $x_T$", ylabel="density"), ax.legend
 # %% [markdown]
 # *Figure 1.10.* The mean brightness of $x_T$ for all 1797 digits. With 1000 steps it lies around 0, as that of noise does. With 100 steps it stays dark: a sampler would start at images that are too bright, which the network never saw. <!-- alt: Two histograms. That of T = 1000 is centred at 0, that of T = 100 lies clearly to the left of it. -->
 #
-# We measure, in bits per pixel, how far $x_T$ given $x_0$ is from pure noise: the Kullback-Leibler divergence from $\mathcal N(0, 1)$. It is 0 only if the two distributions are equal. For $x_0 = \pm1$ it is $-\tfrac12\log_2(1-\bar\alpha_T)$ (notebook 2: put the mean $\sqrt{\bar\alpha_T}\,x_0$ and the variance $1-\bar\alpha_T$ into (2.11); the rest cancels). A chain *ends in noise* if it ends below 0.01 bits.
+# We measure, in bits per pixel, how far $x_T$ given $x_0$ is from pure noise: the Kullback-Leibler divergence from $\mathcal N(0, 1)$. It is 0 only if the two distributions are equal. For $x_0 = \pm1$ it is $-\tfrac12\log_2(1-\bar\alpha_T)$ (from $\mathcal N(m, v)$ to $\mathcal N(0, 1)$ it is $\tfrac12(m^2+v-1-\ln v)$ in nats, which notebook 2 derives; here $m^2+v=1$, and only the logarithm remains). A chain *ends in noise* if it ends below 0.01 bits.
 #
 # **Exercise 1.6 (design, 7 minutes).** You can afford only $T = 100$ steps. Choose betas whose first is below 0.01, that end in noise *and* have as many steps as possible at which image and noise are comparable (the 1000 linear steps have 35 %). Candidates: the line from 0.0001 to 0.02; a line with other ends; your cosine; a curve of your own. First write down which of them end in noise, and guess their order by the share of steps with $|\log\operatorname{SNR}| < 2$. Then change the line below and measure.
 # <details><summary>Hint</summary>For small betas $\bar\alpha_T \approx e^{-(\beta_1+\dots+\beta_T)}$ (section 1.3): the sum decides where a chain ends. Below 0.01 bits means $\bar\alpha_T < 0.014$: which sum is that?</details>
-# <details><summary>One answer</summary>Of the untouched line, the line times 10 and the cosine, the untouched line has the largest share, because it stops in the middle: the share alone is not enough. The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise and has 34 %, nearly the 35 % of the 1000 linear steps. It goes further than it must: a sum of 4.3 is enough. The cosine ends in noise too and has 56 %. (Run the folded cell below figure 1.11.) (A large <em>last</em> beta alone ends any chain in noise, and meets the conditions. But then the last step does nearly all the work; section 1.9 shows why a large step is bad.)</details>
+# <details><summary>One answer</summary>Of the untouched line, the line times 10 and the cosine, the untouched line has the largest share, because it stops in the middle: the share alone is not enough. The line from 0.001 to 0.2 (both ends times 1000/T) ends in noise and has 34 %, nearly the 35 % of the 1000 linear steps. It goes further than it must: a sum of 4.3 is enough. The cosine ends in noise too and has 56 %. A curve of your own can do better: where log SNR falls evenly from 2 to -2 and the other 16 steps lie outside, it is 84 %, with betas of at most 0.21. (Run the folded cell below figure 1.11. Whether such a chain also draws better images is another question.) (A large <em>last</em> beta alone ends any chain in noise, and meets the conditions. But then the last step does nearly all the work; section 1.9 shows why a large step is bad.)</details>
 
 # %%
 chosen = linear_betas(1e-4, 0.02, 100)  # your choice
@@ -636,11 +636,15 @@ _ = ax.axhspan(-2, 2, color="0.9", zorder=0)
 # *Figure 1.11.* Your chain beside the linear one of 1000 steps. The untouched choice enters the grey band and never leaves it: it stops in the middle. <!-- alt: Two falling curves of log SNR over the share of the chain. The untouched choice ends inside the grey band, the linear chain of 1000 steps far below it. -->
 
 # %% tags=["folded"]
-three = {"line": linear_betas(1e-4, 0.02, 100), "line, times 10": linear_betas(1e-3, 0.2, 100)}
-for name, chain in (three | {"cosine": checks.carried("cosine_betas")(100)}).items():
+levels = [torch.linspace(4.7, 2.1, 6), torch.linspace(1.99, -1.99, 84), torch.linspace(-2.2, -4.4, 10)]
+even = torch.cat(levels).double().sigmoid()  # alphas_bar, from log SNR
+even_betas = 1 - even / torch.cat([torch.ones(1), even[:-1]])
+choices = {"line": linear_betas(1e-4, 0.02, 100), "line, times 10": linear_betas(1e-3, 0.2, 100)}
+choices |= {"cosine": checks.carried("cosine_betas")(100), "even in the band": even_betas}
+for name, chain in choices.items():
     bits = -0.5 * math.log2(1 - torch.prod(1 - chain).item())
     where = f"{comparable(chain):.0%} comparable, ends {bits:.4f} bits from noise"
-    print(f"{name:14}: first beta {chain[0]:.4f}, {where}")
+    print(f"{name:16}: betas {chain[0]:.4f} to {chain.max():.2f}, {where}")
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: where published chains end, and a repair with a limit

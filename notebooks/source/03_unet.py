@@ -14,15 +14,15 @@
 # *The course:* 1 forward process → 2 loss → **3 U-Net** → 4 sampling → 5 variants. *The post* is the blog post that the course grew out of (section 1.1); where its text is wrong, you will measure why.
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 89 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
+# **The core path takes 85 minutes, in 2 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
-# | 1 | 3.1 One network for all noise levels … 3.4 The residual block, and where time enters | 44 |
-# | 2 | 3.5 Attention: every pixel asks all others … 3.8 What is each piece worth? | 45 |
+# | 1 | 3.1 One network for all noise levels … 3.4 The residual block, and where time enters | 42 |
+# | 2 | 3.5 Attention: every pixel asks all others … 3.8 What is each piece worth? | 43 |
 # | capstone | 3.9 Capstone: your own U-Net · 3.17 What you now have | 34 |
 #
-# Sections called *Going deeper* are collapsed (75 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
+# Sections called *Going deeper* are collapsed (81 minutes in all); the path does not need them, and they need the cells above them. If JupyterLab shows them open, click once into the page: that collapses them. (The rule: 200 words a minute, a minute for each displayed formula, 20 lines of code a minute, and the minutes stated at each exercise.)
 
 # %% [markdown]
 # The next cell finds the course's package `ddpm_lesson`. In Colab it installs it. You do not have to read it. Sitting 1 starts with the cell after it.
@@ -104,7 +104,7 @@ _ = plots.image_grid(images, ncols=20, ax=axes[0])
 _ = plots.unet_map(small, 8, ax=axes[1]).set_ylim(top=0.5)
 
 # %% [markdown]
-# *Figure 3.1.* Above: digits that a trained U-Net of the course draws from noise. Below: the map of a small U-Net for images of 8x8 pixels. It runs from left to right: a noisy image goes in, the estimated noise comes out. Each box is a block of layers with the number of channels that it returns; each row is a resolution, and the middle works at 4x4. Blue and pink boxes are told t. Lines hand features over from the way down to the way up; the number on a line says how many channels. You will write the blue box in section 3.4, the pink one in 3.5, and the whole in 3.9.
+# *Figure 3.1.* Above: digits that a trained U-Net of the course draws from noise. Below: the map of a small U-Net for images of 8x8 pixels. It runs from left to right: a noisy image goes in, the estimated noise comes out. Each box is a block of layers with the number of channels that it returns; each row is a resolution, and the middle works at 4x4. Blue and pink boxes are told t. Lines hand features over from the way down to the way up; the number on a line says how many channels. You will write the blue box in section 3.4, and three of them alone will draw digits; the pink one follows in 3.5, and the whole in 3.9.
 # <!-- alt: A row of twenty small digits, zero to nine twice; most are easy to read. Below it the blocks of a small U-Net: two on the row 8x8, two on the row 4x4, two in the middle, then up again; four lines connect the way down with the way up. -->
 
 # %% [markdown] tags=["deeper"]
@@ -134,7 +134,7 @@ _ = plots.unet_map(small, 8, ax=axes[1]).set_ylim(top=0.5)
 # %% [markdown] tags=["sitting"]
 # ## 3.1 One network for all noise levels
 #
-# *Sitting 1 of 2, 44 minutes.*
+# *Sitting 1 of 2, 42 minutes.*
 #
 # *Question.* Notebook 2 asks for the average noise behind $x_t$ at a thousand noise levels, $t$ known: a thousand functions. A thousand networks would need a thousand trainings, and neighbouring levels need nearly the same answer. So one network serves all. Must it be told which level it sees?
 #
@@ -508,12 +508,55 @@ class ResBlock(nn.Module):
 ResBlock = checks.ResBlock(ResBlock)
 
 # %% [markdown]
-# **Exercise 3.5 (on paper, 4 minutes).** How many trained numbers does a block from 16 to 32 channels have, with tdim = 64? A norm has two for each channel, and every layer has biases.
-# <details><summary>Solution</summary>Norm of 16 channels: 32. Convolution 16 → 32: $9\cdot16\cdot32+32 = 4640$. Time: $64\cdot32+32 = 2080$. Norm of 32 channels: 64. Convolution 32 → 32: $9\cdot32\cdot32+32 = 9248$. Shortcut: $16\cdot32+32 = 544$. Together 16,608: the two convolutions hold five sixths of it.</details>
+# **Your first network.** Your block is enough for one: a convolution from 1 to 32 channels, three of your blocks one after the other, each told the time, and a convolution back to 1 channel. The course's `TimeEmbedding` looks your table up and sends the row through two linear layers. Train it with your loss of notebook 2, and draw with your mean, (2.2).
 
-# %% tags=["folded"]
-block = ResBlock(16, 32, 64, 0.0, num_groups=4)
-assert sum(p.numel() for p in block.parameters()) == 16_608
+# %%
+class Stack(nn.Module):
+    def __init__(self, ch=32, num_groups=4):
+        super().__init__()
+        self.time = blocks.TimeEmbedding(1000, 16, 64)
+        self.first = nn.Conv2d(1, ch, 3, padding=1)
+        self.blocks = nn.ModuleList(ResBlock(ch, ch, 64, 0.0, num_groups) for _ in range(3))
+        self.last = nn.Conv2d(ch, 1, 3, padding=1)
+
+    def forward(self, x, t):
+        temb, h = self.time(t), self.first(x)
+        for block in self.blocks:
+            h = block(h, temb)
+        return self.last(h)
+
+# %%
+simple_loss, mean_from_eps = checks.carried("simple_loss"), checks.carried("mean_from_eps")
+betas, alphas_bar = process.betas.float().to(device), process.alphas_bar.float().to(device)
+
+# %%
+torch.manual_seed(0)
+net = Stack().to(device)
+optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
+
+# %%
+for _ in range(600):
+    x_0 = x_train[torch.randint(len(x_train), (64,))]
+    t, noise = torch.randint(1000, (64,)), torch.randn(x_0.shape)
+    loss = simple_loss(net, x_0.to(device), t.to(device), noise.to(device), alphas_bar).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+# %%
+generator = torch.Generator().manual_seed(3)
+x = torch.randn(16, 1, 8, 8, generator=generator).to(device)
+for t in reversed(range(1000)):
+    step, z = torch.full((16,), t, device=device), torch.randn(x.shape, generator=generator).to(device)
+    with torch.no_grad():
+        x = mean_from_eps(x, step, net(x, step), betas) + process.posterior_var[t].sqrt().item() * z
+
+# %%
+ax = plots.image_grid(x.cpu(), ncols=16)
+
+# %% [markdown]
+# *Figure 3.8.* Digits from noise, by three of your blocks, your loss and your mean, after some seconds of training. More than half can be read. Eight convolutions of 3x3, one after the other, make an answer depend on a square of 17x17 pixels, more than the image has. On large images such a stack would see little and cost much: sections 3.5 and 3.6.
+# <!-- alt: Sixteen small grey images; more than half show a readable digit, the others are unclear. -->
 
 # %% [markdown]
 # **What goes wrong: a norm that removes the time.** The time is *added* to a channel as a whole, and then comes a norm, which *subtracts* a mean. If a group of the norm is a single channel, they cancel. The post has 32 groups everywhere, so this happens in every block of 32 channels.
@@ -538,13 +581,21 @@ _ = ax.set_xticks(range(6), groups)
 assert changes[-1] < 1e-5 < 0.01 < changes[3]
 
 # %% [markdown]
-# *Figure 3.8.* How much (root mean square) the output of your block changes between t = 0 and t = 900. With one channel to a group (32 groups) the norm removes the time completely. No error is raised, and the loss of such a network falls all the same. **Repair**: fewer groups, 8 for example. The package's `UNet` warns.
+# *Figure 3.9.* How much (root mean square) the output of your block changes between t = 0 and t = 900. With one channel to a group (32 groups) the norm removes the time completely. No error is raised, and the loss of such a network falls all the same. **Repair**: fewer groups, 8 for example. The package's `UNet` warns. (Try `Stack(num_groups=32)` above: it trains, and over some of its digits lies a grey veil.)
 # <!-- alt: Six bars. With 1 to 16 groups the output changes visibly; with 32 groups the bar has no height. -->
 #
 # *You can stop here*: the next sitting starts alone.
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: the block by hand, and a whole network that ignores t
+
+# %% [markdown]
+# **Exercise 3.5 (on paper, 4 minutes).** How many trained numbers does a block from 16 to 32 channels have, with tdim = 64? A norm has two for each channel, and every layer has biases.
+# <details><summary>Solution</summary>Norm of 16 channels: 32. Convolution 16 → 32: $9\cdot16\cdot32+32 = 4640$. Time: $64\cdot32+32 = 2080$. Norm of 32 channels: 64. Convolution 32 → 32: $9\cdot32\cdot32+32 = 9248$. Shortcut: $16\cdot32+32 = 544$. Together 16,608: the two convolutions hold five sixths of it.</details>
+
+# %% tags=["folded"]
+block = ResBlock(16, 32, 64, 0.0, num_groups=4)
+assert sum(p.numel() for p in block.parameters()) == 16_608
 
 # %% [markdown]
 # *Verify* all of (3.5) against the package's `ResBlock`, line by line as it stands above:
@@ -592,7 +643,7 @@ for warning in caught:
 # %% [markdown] tags=["sitting"]
 # ## 3.5 Attention: every pixel asks all others
 #
-# *Sitting 2 of 2, 45 minutes.*
+# *Sitting 2 of 2, 43 minutes.*
 #
 # *Question.* A 3x3 convolution sees neighbours. The upper stroke of an 8 and the lower one are far apart, and yet each says something about the other. How can a pixel ask *all* pixels?
 #
@@ -622,7 +673,7 @@ small = unet.UNet(1000, 16, [1, 2], attn=[1], num_res_blocks=1, dropout=0.0, in_
 ax = plots.unet_map(small, 8, highlight=["residual block with attention"])
 
 # %% [markdown]
-# *Figure 3.9.* The blocks of the small U-Net in which every pixel can ask all others: those at 4x4, and the first of the middle.
+# *Figure 3.10.* The blocks of the small U-Net in which every pixel can ask all others: those at 4x4, and the first of the middle.
 # <!-- alt: The map of the U-Net with four blocks highlighted: one on the way down at 4x4, one in the middle, two on the way up at 4x4. -->
 #
 # *Derive.* Every pixel $i$ holds three vectors of $C$ numbers: a query $q_i$ (what do I look for?), a key $k_i$ (what do I have?), a value $v_i$ (what do I say?). The *score* of pixel $j$ for pixel $i$ is the inner product $q_i\cdot k_j$. (Not the score of notebook 2; and $q$ is no density here.) A softmax turns the scores into positive weights with sum 1, and the values are averaged:
@@ -641,11 +692,9 @@ def attention(q, k, v):
 attention = checks.attention(attention)
 
 # %% [markdown]
-# *See it denoise, with nothing learned.* Give every pixel as query and key the 3x3 patch $p$ around it, and as value its own grey level. One more channel, 1 in the query and $-\|p_j\|^2/2$ in the key, makes the score
-# $$p_i\cdot p_j-\tfrac12\|p_j\|^2 = -\tfrac12\|p_i-p_j\|^2+\tfrac12\|p_i\|^2,$$
-# and the last term, equal for all $j$, cancels in the softmax. Divide this score by the square of a *width*, here three times the noise's size. Then large weights go to pixels whose surroundings look like pixel $i$'s, wherever they are (non-local means, Buades and others 2005).
+# *See it denoise, with nothing learned.* Give every pixel as query and key the 3x3 patch around it, so that the weights are large where the patches are alike, and as value its own grey level (non-local means, Buades and others 2005). The next cell holds the details; the collapsed section below derives them.
 
-# %%
+# %% tags=["folded"]
 t = torch.full((20,), 90)
 noise = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 clean, noisy = process.q_sample(x_train[:20], t, 0 * noise), process.q_sample(x_train[:20], t, noise)
@@ -656,7 +705,7 @@ query = root * torch.cat([p, torch.ones(20, 1, 8, 8)], 1) / width**2
 key = torch.cat([p, -0.5 * p.square().sum(1, keepdim=True)], 1)
 average = attention(query, key, noisy.expand(-1, 10, -1, -1))[:, :1]
 
-# %%
+# %% tags=["folded"]
 pixel, scores = 28, query[0].flatten(1).T @ key[0].flatten(1) / root  # row 3, column 4
 shown = (clean[0, 0], noisy[0, 0], scores.softmax(1)[pixel].view(8, 8), average[0, 0])
 fig, axes = plt.subplots(1, 4, figsize=(8.3, 2.3), layout="constrained")
@@ -671,20 +720,11 @@ for ax in axes[1:3]:
     ax.plot(pixel % 8, pixel // 8, "s", ms=12, mfc="none", mec=plots.VERMILION, mew=2)
 
 # %% [markdown]
-# *Figure 3.10.* Your attention at work. The marked pixel lies in the hole of the 0. It looks at itself, at pixels below it in the hole, and at pixels left of the 0: they have background around them and a stroke on their right.
+# *Figure 3.11.* Your attention at work. The marked pixel lies in the hole of the 0. It looks at itself, at pixels below it in the hole, and at pixels left of the 0: they have background around them and a stroke on their right.
 # <!-- alt: A clean zero, the same with noise and one marked pixel, the weights of this pixel, which are high inside the hole and at the left border, and the averaged image, smoother than the noisy one. -->
 
-# %%
-low = clean[0].min()  # background
-clipped_only = noisy.clamp(low, -low)
-ways = {"noisy": noisy, "only clipped to the range of the data": clipped_only, "averages": average}
-for name, image in ways.items():
-    error = (image - clean).square()
-    on, off = error[clean == low].mean(), error[clean > low].mean()
-    print(f"squared error, {name + ':':39} {on:.3f} on background, {off:.3f} on strokes")
-
 # %% [markdown]
-# Read these numbers with care: nearly all of the gain is on the background, where clipping alone does much of the work. On strokes the averages (0.086) are worse than clipping alone (0.074): averaging blurs. Patches make poor queries and keys. In the network they are learned: three 1x1 convolutions of the normalised features, and a fourth, $W_o$, after the average:
+# The background gets cleaner, strokes get blurred: patches make poor queries and keys. In the network they are learned: three 1x1 convolutions of the normalised features, and a fourth, $W_o$, after the average:
 # $$\operatorname{AttnBlock}(h) = h + W_o\operatorname{attention}\big(W_q\hat h,\ W_k\hat h,\ W_v\hat h\big),\qquad \hat h = \operatorname{norm}(h)$$
 #
 # **Exercise 3.7 (one star, 5 minutes).** Write the attention block, using your `attention`. Names: `group_norm`, `proj_q`, `proj_k`, `proj_v` and `proj` (all with biases). Weight and bias of `proj` start at 0.
@@ -706,7 +746,7 @@ AttnBlock = checks.AttnBlock(AttnBlock)
 # The price: $(HW)^2$ weights. At 32x32 that is a million for each image, at 16x16 sixty-five thousand. DDPM attends at 16x16 only, and in the middle.
 
 # %% [markdown] tags=["deeper"]
-# ### Going deeper: the scale, four ways to write it, widths, and positions
+# ### Going deeper: the scale, four ways to write it, patches and positions
 
 # %% [markdown]
 # > **Predict.** 64 pixels, 128 channels, random queries and keys. How much of the weight does the best of the 64 pixels get, with the division by $\sqrt C$ and without? An equal share would be 1/64 = 0.016.
@@ -745,6 +785,22 @@ for result in (with_einops, with_bmm, fused):
     assert torch.allclose(rearrange(result, "b (h w) c -> b c h w", h=4, w=6), slow, atol=1e-10)
 
 # %% [markdown]
+# *The score of patches (figure 3.11).* With $p_i$ the patch around pixel $i$, one more channel, 1 in the query and $-\|p_j\|^2/2$ in the key, makes the score
+# $$p_i\cdot p_j-\tfrac12\|p_j\|^2 = -\tfrac12\|p_i-p_j\|^2+\tfrac12\|p_i\|^2,$$
+# and the last term, equal for all $j$, cancels in the softmax. This score is divided by the square of a *width*, in the figure three times the noise's size. Does it help?
+
+# %%
+low = clean[0].min()  # background
+clipped_only = noisy.clamp(low, -low)
+ways = {"noisy": noisy, "only clipped to the range of the data": clipped_only, "averages": average}
+for name, image in ways.items():
+    error = (image - clean).square()
+    on, off = error[clean == low].mean(), error[clean > low].mean()
+    print(f"squared error, {name + ':':39} {on:.3f} on background, {off:.3f} on strokes")
+
+# %% [markdown]
+# Read these numbers with care: nearly all of the gain is on the background, where clipping alone does much of the work. On strokes the averages (0.086) are worse than clipping alone (0.074): averaging blurs.
+#
 # *The width.* Noise alone puts two equal patches of 9 pixels about $\sqrt{2\cdot 9} = 4.2$ standard deviations of it apart. Is that the best width?
 
 # %%
@@ -809,7 +865,7 @@ _ = plots.unet_map(cifar, 32, ax=ax)
 print(f"{sum(p.numel() for p in cifar.parameters() if p.requires_grad):,} trained parameters")
 
 # %% [markdown]
-# *Figure 3.11.* DDPM's U-Net, drawn from its modules; it runs from left to right. The number on a line is the number of channels that the skip carries; what is put on the stack last is taken off first. The paper says 35.7 million parameters.
+# *Figure 3.12.* DDPM's U-Net, drawn from its modules; it runs from left to right. The number on a line is the number of channels that the skip carries; what is put on the stack last is taken off first. The paper says 35.7 million parameters.
 # <!-- alt: Four rows of boxes, from 32x32 with 128 channels down to 4x4 with 256, two boxes in the middle, and up again. Pink boxes with attention only at 16x16 and first in the middle. Twelve skips connect the two sides. -->
 #
 # *The rules of the stack*:
@@ -850,7 +906,7 @@ def skip_channels(ch, ch_mult, num_res_blocks):
 skip_channels = checks.skip_channels(skip_channels)
 
 # %%
-print("channels into the blocks on the way up:", skip_channels(128, [1, 2, 2, 2], 2))
+print("into the blocks on the way up of the small network:", skip_channels(16, [1, 2], 1))
 
 # %% [markdown] tags=["deeper"]
 # ### Going deeper: a list of all shapes
@@ -902,7 +958,7 @@ assert stack == [] and out.shape == image.shape
 # %% [markdown]
 # ## 3.7 Train it: digits from your blocks
 #
-# Put your blocks into the course's small U-Net of figure 3.1, and train it on 1415 digits as notebook 2 did: draw t and noise, estimate the noise, minimise the squared error. The average of the weights over the last steps draws better than the last weights, so it is kept, too (EMA, *exponential moving average*: after each step it moves a small part of the way to the new weights). `draw` is Algorithm 2 of notebook 2, also called *ancestral sampling*, in 100 of the 1000 steps; notebook 4 explains its parts.
+# Put your blocks into the course's small U-Net of figure 3.1, and train it on 1415 digits as you trained your first network, now with the package's own loop. The average of the weights over the last steps draws better than the last weights, so it is kept, too (EMA, *exponential moving average*: after each step it moves a small part of the way to the new weights). `draw` is Algorithm 2 of notebook 2, also called *ancestral sampling*, in 100 of the 1000 steps; notebook 4 explains its parts.
 
 # %%
 def with_your_blocks(net):
@@ -924,16 +980,17 @@ def draw(net, n, seed=0):
     """n digits from noise, (n, 1, 8, 8), by ancestral sampling, as in notebook 2; see notebook 4."""
     generator = torch.Generator().manual_seed(seed)
     x_T = torch.randn(n, 1, 8, 8, generator=generator).to(device)
-    p = samplers.reverse(short, clipped(make_denoiser(net, chain, epsilon), chain), fixedsmall)
+    x_0_hat = clipped(make_denoiser(net, chain, epsilon), chain)  # from the noise (1.7), cut to [-1, 1]
+    p = samplers.reverse(short, x_0_hat, fixedsmall)  # it goes into the posterior (1.6)
     return samplers.last(samplers.ancestral(short, p, x_T, generator=generator)).cpu()
 
 # %%
 def fit(net, steps, show=()):
-    """Trains net; returns the averaged network, each step's loss, digits drawn after `show` steps."""
+    """As your first network; returns the averaged network, losses, digits drawn after `show` steps."""
     generator, history, drawn = torch.Generator().manual_seed(0), [], []
     batches = training.minibatches(x_train, batch_size=64, generator=generator)
     ema = training.EMA(net, 0.99)
-    loss = partial(losses.simple_loss, chain, epsilon)
+    loss = partial(losses.simple_loss, chain, epsilon)  # your exercise 2.1
     options = {"lr": 4e-3, "warmup": 20, "ema": ema, "generator": generator}
     for step in training.train(net, chain, batches, loss, steps=steps, **options):
         history.append(step.loss)
@@ -955,7 +1012,7 @@ for i, steps in enumerate((30, 100, 300)):
     axes[1].text(-0.3, 1.06 * i + 0.5, f"{steps} steps", ha="right", va="center", fontsize="small")
 
 # %% [markdown]
-# *Figure 3.12.* Above: the loss. Below: the same noise, turned into digits after 30, 100 and 300 steps of training. The loss falls fastest in the first 50 steps; digits become readable later. A flat loss does not mean that nothing is learned any more.
+# *Figure 3.13.* Above: the loss. Below: the same noise, turned into digits after 30, 100 and 300 steps of training. The loss falls fastest in the first 50 steps; digits become readable later. A flat loss does not mean that nothing is learned any more.
 # <!-- alt: A loss curve that falls steeply from 1 and then slowly. Three rows of sixteen small images: after 30 steps blurred spots, after 100 steps digits with noise, after 300 steps mostly readable digits. -->
 
 # %% [markdown]
@@ -967,7 +1024,7 @@ for i, steps in enumerate((30, 100, 300)):
 # - No attention: nowhere, not in the middle either. No start at 0: the last layer of each branch, and of the network, starts at ordinary size.
 #
 # > **Predict.** Which network has the largest loss after 800 steps, and which draws the worst digits?
-# > <details><summary>Then look</summary>Without skips the loss is the largest, without time it is nearly as large. Both draw badly, in two ways. Without time some images stay covered with noise: the network cannot tell how much is left. Without skips the background looks clean, but strokes are uneven or broken. A classifier's features are equally far from those of real digits in both cases. Without attention nothing changes.</details>
+# > <details><summary>Then look</summary>Without skips the loss is the largest, without time it is nearly as large. Both draw badly, in two ways. Without time some images stay covered with noise: the network cannot tell how much is left. Without skips the background looks clean, but strokes are uneven or broken. The Fréchet distance (section 2.8) is equally large in both cases. Without attention nothing changes.</details>
 #
 # The trainings, three seeds each, take a quarter of an hour: `data/records/unet_ablations_long.py` has made them.
 
@@ -997,7 +1054,7 @@ for i, name in enumerate(names):
     axes[1].text(-0.15, 1.06 * i + 0.5, name, ha="right", va="center", fontsize="small")
 
 # %% [markdown]
-# *Figure 3.13.* Five networks. Left: the loss on held-out digits after 60, 200 and 800 steps; bars are means of three seeds, lines the seeds. Right: what the first seed's networks draw after 800 steps. Without time some images stay covered with noise; without skips the background is clean, but strokes are uneven or broken.
+# *Figure 3.14.* Five networks. Left: the loss on held-out digits after 60, 200 and 800 steps; bars are means of three seeds, lines the seeds. Right: what the first seed's networks draw after 800 steps. Without time some images stay covered with noise; without skips the background is clean, but strokes are uneven or broken.
 # <!-- alt: Bars of five networks, three for each: no skips is far the worst after 60 steps and only a little worse than no time after 800. Five rows of eight drawn digits: in the row without time one image is pure noise and others have spots. -->
 
 # %% tags=["folded"]
@@ -1062,7 +1119,7 @@ _ = axes[0].set(xlabel="held-out loss"), axes[0].invert_yaxis()
 _ = plots.image_grid(drawn, ncols=8, ax=axes[1])
 
 # %% [markdown]
-# *Figure 3.14.* Your choice beside the network of section 3.7, both after 300 steps, and digits that your choice draws. Try a second one: is it better to have wide or deep networks, one level or two?
+# *Figure 3.15.* Your choice beside the network of section 3.7, both after 300 steps, and digits that your choice draws. Try a second one: is it better to have wide or deep networks, one level or two?
 # <!-- alt: Two bars, the held-out losses of the larger and of the chosen network, and sixteen digits that the chosen one drew. -->
 #
 # *You can stop here*: section 3.17 sums up. The capstone starts alone.
@@ -1156,7 +1213,8 @@ def draw(net, n, seed=0):
     """n digits from noise, (n, 1, 8, 8), by ancestral sampling, as in notebook 2; see notebook 4."""
     generator = torch.Generator().manual_seed(seed)
     x_T = torch.randn(n, 1, 8, 8, generator=generator).to(device)
-    p = samplers.reverse(short, clipped(make_denoiser(net, chain, epsilon), chain), fixedsmall)
+    x_0_hat = clipped(make_denoiser(net, chain, epsilon), chain)  # from the noise (1.7), cut to [-1, 1]
+    p = samplers.reverse(short, x_0_hat, fixedsmall)  # it goes into the posterior (1.6)
     return samplers.last(samplers.ancestral(short, p, x_T, generator=generator)).cpu()
 
 # %% tags=["folded"]
@@ -1165,7 +1223,7 @@ def fit_longer(net, steps):
     generator, history = torch.Generator().manual_seed(0), []
     batches = training.minibatches(x_train, batch_size=64, generator=generator)
     ema = training.EMA(net, 0.99)
-    loss = partial(losses.simple_loss, chain, epsilon)
+    loss = partial(losses.simple_loss, chain, epsilon)  # your exercise 2.1
     options = {"lr": 4e-3, "warmup": 20, "ema": ema, "generator": generator}
     for step in training.train(net, chain, batches, loss, steps=steps, **options):
         history.append(step.loss)
@@ -1178,7 +1236,7 @@ fig, ax = plt.subplots(figsize=(8.3, 1.8), layout="constrained")
 _ = plots.image_grid(draw(net, 48), ncols=16, ax=ax)
 
 # %% [markdown]
-# *Figure 3.15.* Forty-eight digits, drawn from noise by a U-Net that you wrote. (Until your class is right, the course's own draws them.) Some are unclear, as are some in the data; longer training helps: write 1500 instead of 700. (The returned network is the average of the weights, EMA, and is frozen: it cannot be trained further.)
+# *Figure 3.16.* Forty-eight digits, drawn from noise by a U-Net that you wrote. (Until your class is right, the course's own draws them.) Some are unclear, as are some in the data; longer training helps: write 1500 instead of 700. (The returned network is the average of the weights, EMA, and is frozen: it cannot be trained further.)
 # <!-- alt: Three rows of sixteen small digits, most of them readable. -->
 
 # %% [markdown] tags=["deeper"]
@@ -1246,7 +1304,7 @@ for ax, (name, image) in zip(axes, ways.items(), strict=True):
 _ = fig.colorbar(picture, ax=axes)
 
 # %% [markdown]
-# *Figure 3.16.* A constant image, enlarged with constant weights. Left: a chequerboard. Weights can learn to compensate, but every training starts from it, and traces of it are found in published images (Odena and others 2016). Right: constant, except for the border, where the padding's zeros come in.
+# *Figure 3.17.* A constant image, enlarged with constant weights. Left: a chequerboard. Weights can learn to compensate, but every training starts from it, and traces of it are found in published images (Odena and others 2016). Right: constant, except for the border, where the padding's zeros come in.
 # <!-- alt: Left a chequerboard of bright and dark pixels, right one even colour with a darker border. -->
 #
 # **Down.** A 3x3 convolution with stride 2. The side is even, a 3x3 window is odd, so it cannot be centred on a pair of pixels.
@@ -1448,7 +1506,7 @@ for i, (share, name) in enumerate(zip(shares, ("parameters", "operations"), stri
 _ = ax.set(xticks=range(4), xticklabels=[f"{s}x{s}" for s in sides], ylabel="share"), ax.legend()
 
 # %% [markdown]
-# *Figure 3.17.* Where the weights are and where the work is, by the resolution of what a layer returns: all convolutions, with the blocks' norms and linear layers among the parameters, and with attention among the operations; the time embedding is left out. Low resolutions are cheap places for many weights: the second reason for the U.
+# *Figure 3.18.* Where the weights are and where the work is, by the resolution of what a layer returns: all convolutions, with the blocks' norms and linear layers among the parameters, and with attention among the operations; the time embedding is left out. Low resolutions are cheap places for many weights: the second reason for the U.
 # <!-- alt: Bars for four resolutions. 32x32 and 16x16 have most of the operations, 16x16 and below nearly all parameters. -->
 
 # %% [markdown] tags=["deeper"]
@@ -1546,7 +1604,7 @@ _ = ax.set(xlabel="block, from first to last", ylabel="root mean square", ylim=(
 _ = ax.legend(loc="upper left", bbox_to_anchor=(0.05, 0.85))
 
 # %% [markdown]
-# *Figure 3.18.* How large features are on their way through an untrained network. The last point is the answer. At gain 1 everywhere they grow from 0.24 to 2.01 (the first convolution has 9 inputs and 288 outputs, so it multiplies the size by $\sqrt{9\cdot 2/(9+288)} = 0.246$), with a dip at every `DownSample` and `UpSample`, and fall a little in the last blocks, where the small features of the finest level come off the stack. With last layers at 0 (here with the post's gain of $10^{-5}$) they stay between 0.15 and 0.31, and the answer is nearly 0. In numbers:
+# *Figure 3.19.* How large features are on their way through an untrained network. The last point is the answer. At gain 1 everywhere they grow from 0.24 to 2.01 (the first convolution has 9 inputs and 288 outputs, so it multiplies the size by $\sqrt{9\cdot 2/(9+288)} = 0.246$), with a dip at every `DownSample` and `UpSample`, and fall a little in the last blocks, where the small features of the finest level come off the stack. With last layers at 0 (here with the post's gain of $10^{-5}$) they stay between 0.15 and 0.31, and the answer is nearly 0. In numbers:
 # <!-- alt: Two curves of the size of features by block. The one with gain 1 rises to 2, the other stays near 0.2 and ends near 0. -->
 
 # %%
@@ -1641,7 +1699,7 @@ _ = ax.set(xlabel="training step", ylabel="loss, overwritten minus intended")
 assert (curves["attention overwritten"][:, 5:20].mean(1) > curves["as intended"][:, 5:20].mean(1)).all()
 
 # %% [markdown]
-# *Figure 3.19.* By how much the loss of the network with the overwritten initialisation is larger, in the first 100 steps: mean and range of three seeds, same batches, mean of 5 steps. It falls behind in the first 20 steps, for every seed, and then catches up for the most part. (A step is small at first: the learning rate rises over the first ten.)
+# *Figure 3.20.* By how much the loss of the network with the overwritten initialisation is larger, in the first 100 steps: mean and range of three seeds, same batches, mean of 5 steps. It falls behind in the first 20 steps, for every seed, and then catches up for the most part. (A step is small at first: the learning rate rises over the first ten.)
 # <!-- alt: A curve that rises high above zero in the first twenty steps and then falls to a little above zero. -->
 #
 # So this mistake costs a slower start, and a little of it remains after 100 steps (the next section has the numbers). Longer trainings were not measured. It is worth repairing in any case: code should do what it says.
@@ -1725,7 +1783,7 @@ for i, (name, mark) in enumerate(marks.items()):
 _ = ax.set(xlabel="t", ylabel="held-out loss"), ax.legend()
 
 # %% [markdown]
-# *Figure 3.20.* Held-out loss for each t after 60 steps, mean and range of three seeds. Without the time the loss grows by the largest factor where t is large: there the image hardly tells its level (figure 3.4), and the network has to compromise between levels that need different answers. Without skips it is larger at every t, and above all where the right answer is nearly $x_t$ itself, which a skip hands through.
+# *Figure 3.21.* Held-out loss for each t after 60 steps, mean and range of three seeds. Without the time the loss grows by the largest factor where t is large: there the image hardly tells its level (figure 3.4), and the network has to compromise between levels that need different answers. Without skips it is larger at every t, and above all where the right answer is nearly $x_t$ itself, which a skip hands through.
 # <!-- alt: Three curves that fall with t. No time lies above full at large t, no skips lies above both at every t. -->
 
 # %%
@@ -1753,7 +1811,7 @@ assert (share > 0.5).all() and abs(near_0 - 1) < 0.1
 #
 # (Tables 1 and 3, all after 700 000 steps. Rows 1 to 4: 160 channels, AdaGN already in. Last row: 128 channels with attention at three levels, 64 channels per head and BigGAN blocks; another base, so its numbers do not go on from the row above. Also tried, and not kept: more depth, −0.21 but slow; residuals times $1/\sqrt2$, +0.16.) How many channels should a head have? Table 2: 14.08 with one head, 13.05 with 64 channels a head, 12.72 with 32. They kept 64, which trains faster. guided-diffusion also predicts the variance (notebook 5).
 #
-# **AdaGN** is the one to understand. Addition (3.5) puts the time *before* a norm, which takes a part of it away again (figure 3.8); AdaGN puts it *after* the norm:
+# **AdaGN** is the one to understand. Addition (3.5) puts the time *before* a norm, which takes a part of it away again (figure 3.9); AdaGN puts it *after* the norm:
 # $$\begin{aligned} \operatorname{AdaGN}(h, \tau) &= (1+\tau_s)\,\operatorname{norm}_2(h)+\tau_b, \\ [\tau_s,\ \tau_b] &= W\operatorname{swish}(\tau)+b . \end{aligned} \tag{3.9: ADM Section 3.1}$$
 # (The "1 +" and the Swish are in the code, not in the paper's formula: with the 1 the block starts near a plain norm.) Nothing is subtracted any more, so the trap of section 3.4 is gone. The same measurement, with 32 groups of one channel:
 
@@ -1925,7 +1983,7 @@ except ValueError as error:
 # %% [markdown]
 # ## 3.17 What you now have
 #
-# One network serves all noise levels, because it is told the level; sines and cosines make of t a vector that is similar for neighbours. A residual block learns a change and lets the rest pass; the time is added to its channels. Attention lets every pixel ask all others; down, up and skips combine a wide view with fine detail. You assembled these into DDPM's U-Net and drew digits with it. And you saw that an ablation depends on how long one trains, and on what one looks at.
+# One network serves all noise levels, because it is told the level; sines and cosines make of t a vector that is similar for neighbours. A residual block learns a change and lets the rest pass; the time is added to its channels. Attention lets every pixel ask all others; down, up and skips combine a wide view with fine detail. A plain stack of your blocks drew digits, and so did the U-Net with your blocks in it; in the capstone you assemble the whole. And you saw that an ablation depends on how long one trains, and on what one looks at.
 #
 # **Next**: notebook 4 takes a trained network and walks the chain backwards: samplers, and how few steps they need.
 
