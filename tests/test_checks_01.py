@@ -163,3 +163,33 @@ def test_one_tensor_that_is_changed_in_place_is_told():
         return torch.stack(states)
 
     assert "All of your states are the last one" in verdict("walk", walk)
+
+
+@pytest.mark.parametrize(
+    ("angle", "words"),
+    [
+        (lambda u, s: u + s / (1 + s) * math.pi / 2, "only s is divided and multiplied. Put brackets around u + s."),
+        (
+            lambda u, s: (s / (1 + s)) * (math.pi / 2) + u,
+            "only s is divided and multiplied. Put brackets around u + s.",
+        ),
+        (lambda u, s: u + s / 1 + s * math.pi / 2, "Put brackets around u + s and around 1 + s."),
+        (lambda u, s: (u + s) / 1 + s * math.pi / 2, "Put brackets around u + s and around 1 + s."),
+        (lambda u, s: (u + s / (1 + s)) * math.pi / 2, "You divided only s by 1 + s."),
+    ],
+)
+def test_a_bracket_that_is_missing_in_the_angle(angle, words):
+    def cosine_betas(T, s=0.008, max_beta=0.999):
+        f = torch.cos(angle(torch.arange(T + 1).double() / T, s)) ** 2
+        return (1 - f[1:] / f[:-1]).clamp(max=max_beta)
+
+    assert words in verdict("cosine_betas", cosine_betas)
+
+
+def test_the_bracket_multiplied_out_is_right():
+    def cosine_betas(T, s=0.008, max_beta=0.999):
+        u = torch.arange(T + 1).double() / T
+        f = torch.cos(u / (1 + s) * math.pi / 2 + s / (1 + s) * math.pi / 2) ** 2
+        return (1 - f[1:] / f[:-1]).clamp(max=max_beta)
+
+    assert verdict("cosine_betas", cosine_betas).startswith("yes")

@@ -327,3 +327,32 @@ class WithoutSuperOrLayers(WithoutSuper):
 @pytest.mark.parametrize("answer", [WithoutSuper, WithoutSuperOrLayers])
 def test_a_module_without_super_is_told(name, answer):
     assert "your class does not call super().__init__(): write it first" in checks.registry[name].diagnose(answer)[1]
+
+
+def of_x(*raw):
+    """An attention block of which some projections, by their letters, get x as it came."""
+
+    class Block(solution.AttnBlock):
+        def forward(self, x):
+            h = self.group_norm(x)
+            q, k, v = (getattr(self, f"proj_{letter}")(x if letter in raw else h) for letter in "qkv")
+            return x + self.proj(solution.attention(q, k, v))
+
+    return Block
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ("q", "Your queries come from x as it is."),
+        ("k", "Your keys come from x as it is."),
+        ("v", "Your values come from x as it is. Queries, keys and values all come from the normalised x."),
+        ("qk", "Your queries and keys come from x as it is."),
+        ("qv", "Your queries and values come from x as it is."),
+        ("kv", "Your keys and values come from x as it is."),
+        ("qkv", "Queries, keys and values come from x as it is."),
+    ],
+)
+def test_projections_of_x_are_told_apart(raw, words):
+    assert checks.AttnBlock.diagnose(of_x(*raw))[1].startswith(f". {words}")
+    assert checks.AttnBlock.diagnose(of_x())[0] == "yes"
