@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from diagnosed import look_up
 
 from ddpm_lesson import checks
 
@@ -193,3 +194,68 @@ def test_the_bracket_multiplied_out_is_right():
         return (1 - f[1:] / f[:-1]).clamp(max=max_beta)
 
     assert verdict("cosine_betas", cosine_betas).startswith("yes")
+
+
+def whole(x_0, table, noise):
+    """The jump with the whole table."""
+    return table.sqrt() * x_0 + (1 - table).sqrt() * noise
+
+
+def whole_by_numpy(x_0, t, noise, table):
+    """NumPy has words of its own for it."""
+    signal, spread = np.sqrt(table.numpy()), np.sqrt(1 - table.numpy())
+    return torch.from_numpy(signal * x_0.numpy() + spread * noise.numpy())
+
+
+def whole_posterior(x_0, x_t, t, betas):
+    bar = torch.cumprod(1 - betas, 0)
+    prev = torch.cat([torch.ones_like(bar[:1]), bar[:-1]])
+    mean = prev.sqrt() * betas * x_0 + (1 - betas).sqrt() * (1 - prev) * x_t
+    return mean / (1 - bar), betas * (1 - prev) / (1 - bar)
+
+
+class ForwardOfWholeTables(ForwardByTables):
+    def q_sample(self, x_0, t, noise):
+        return whole(x_0, self.alphas_bar, noise)
+
+
+class BackByWholeTables(ForwardByTables):
+    def back(self, x_0, x_T, noise):
+        return torch.stack([x_T, whole(x_0, self.betas, noise[0])])
+
+
+WHOLE_TABLES = {
+    "q_sample": [
+        lambda x_0, t, noise, table: whole(x_0, table, noise),
+        lambda x_0, t, noise, table: x_0 * table.sqrt() + noise * (1 - table).sqrt(),
+        whole_by_numpy,
+        lambda x_0, t, noise, table: look_up(table.sqrt(), t, x_0) * x_0 + (1 - table).sqrt().expand_as(x_0) * noise,
+    ],
+    "posterior": [whole_posterior],
+    "x_0_from_eps": [lambda x_t, t, eps, table: (x_t - (1 - table).sqrt() * eps) / table.sqrt()],
+    "Forward": [ForwardOfWholeTables, BackByWholeTables],
+    "simple_loss": [lambda model, x_0, t, noise, table: (noise - model(whole(x_0, table, noise), t)) ** 2],
+    "mean_from_eps": [
+        lambda x_t, t, eps, betas: (x_t - betas / (1 - (1 - betas).cumprod(0)).sqrt() * eps) / (1 - betas).sqrt()
+    ],
+    "ddim_step": [lambda x_t, eps, t, t_prev, table, eta, noise: whole(x_t, table, eps)],
+    "learned_log_var": [lambda v, t, betas, table: (v + 1) / 2 * betas.log()],
+    "guided_eps": [lambda eps, x_t, t, y, classifier, scale, table: eps - scale * (1 - table).sqrt() * x_t],
+    "v_target": [lambda x_0, noise, t, table: table.sqrt() * noise - (1 - table).sqrt() * x_0],
+    "x_0_from_v": [lambda x_t, v, t, table: table.sqrt() * x_t - (1 - table).sqrt() * v],
+}
+
+
+@pytest.mark.parametrize(("name", "i"), [(name, i) for name, row in WHOLE_TABLES.items() for i in range(len(row))])
+def test_a_table_that_is_not_looked_up_is_told(name, i):
+    text = verdict(name, WHOLE_TABLES[name][i])
+    T = 8 if name == "Forward" else 10
+    assert f"your coefficients have shape ({T},), one entry for each step, and meet the images as they are." in text
+    assert "an image needs one number, the entry at its t" in text and "must match" not in text
+
+
+def test_sizes_that_differ_for_another_reason_are_told_as_they_are():
+    text = verdict("q_sample", lambda x_0, t, noise, table: x_0 + torch.ones(7) * noise)
+    assert "must match" in text and "coefficients" not in text
+    text = verdict("time_table", lambda T, d_model: torch.arange(T) * torch.arange(d_model + 1))
+    assert "must match" in text and "coefficients" not in text
