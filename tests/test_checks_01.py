@@ -187,10 +187,16 @@ def test_a_bracket_that_is_missing_in_the_angle(angle, words):
     assert words in verdict("cosine_betas", cosine_betas)
 
 
-def test_the_bracket_multiplied_out_is_right():
+@pytest.mark.parametrize(
+    "angle",
+    [
+        lambda u, s: u / (1 + s) * math.pi / 2 + s / (1 + s) * math.pi / 2,
+        lambda u, s: math.pi / 2 * (1 - (1 - u) / (1 + s)),
+    ],
+)
+def test_the_angle_in_other_words_is_right(angle):
     def cosine_betas(T, s=0.008, max_beta=0.999):
-        u = torch.arange(T + 1).double() / T
-        f = torch.cos(u / (1 + s) * math.pi / 2 + s / (1 + s) * math.pi / 2) ** 2
+        f = torch.cos(angle(torch.arange(T + 1).double() / T, s)) ** 2
         return (1 - f[1:] / f[:-1]).clamp(max=max_beta)
 
     assert verdict("cosine_betas", cosine_betas).startswith("yes")

@@ -76,6 +76,29 @@ class ResBlockThatPads(solution.ResBlock):
         return self.attn(h + (self.shortcut(x) if self.shortcut else x))
 
 
+class ResBlockOfLists(solution.ResBlock):
+    """Lists of layers that forward takes the numbers from, and an empty Sequential where the channels stay."""
+
+    def __init__(self, in_ch, out_ch, tdim, dropout, num_groups=32):
+        super().__init__(in_ch, out_ch, tdim, dropout, num_groups)
+        last = nn.Conv2d(out_ch, out_ch, 3)
+        last.load_state_dict(self.block2[3].state_dict())
+        self.block1 = nn.ModuleList([self.block1[0], OwnSwish(), nn.Conv2d(in_ch, out_ch, 3)])
+        self.block2 = nn.ModuleList([self.block2[0], OwnSwish(), nn.Dropout2d(dropout), last])
+        if in_ch == out_ch:
+            self.shortcut = nn.Sequential()
+
+    def forward(self, x, temb):
+        h = x
+        for part in (self.block1, self.block2):
+            for layer in part[:-1]:
+                h = layer(h)
+            h = F.conv2d(h, part[-1].weight, part[-1].bias, padding=1)
+            if part is self.block1:
+                h = h + self.temb_proj(temb).unflatten(1, (-1, 1, 1))
+        return self.attn(self.shortcut(x) + h)
+
+
 class OwnSwish(nn.Module):
     def forward(self, x):
         return x * torch.sigmoid(x)
@@ -96,6 +119,16 @@ class AttnBlockOfThePost(solution.AttnBlock):
         w = torch.bmm(q.permute(0, 2, 3, 1).view(B, H * W, C), k.view(B, C, H * W)) * C**-0.5
         h = torch.bmm(F.softmax(w, dim=-1), v.permute(0, 2, 3, 1).view(B, H * W, C))
         return x + self.proj(h.view(B, H, W, C).permute(0, 3, 1, 2))
+
+
+class AttnBlockOfOneLayer(solution.AttnBlock):
+    """The three projections as one convolution."""
+
+    def forward(self, x):
+        layers = (self.proj_q, self.proj_k, self.proj_v)
+        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        q, k, v = F.conv2d(self.group_norm(x), weight, bias).chunk(3, 1)
+        return self.proj(solution.attention(q, k, v)) + x
 
 
 class AttnBlockByPixels(solution.AttnBlock):
@@ -139,8 +172,8 @@ class UNetInOrder(solution.UNet):
 
 
 VARIANTS = {
-    "ResBlock": [ResBlockByParts, ResBlockWithGain, ResBlockOfDictionaries, ResBlockThatPads],
-    "AttnBlock": [AttnBlockByTorch, AttnBlockOfThePost, AttnBlockByPixels],
+    "ResBlock": [ResBlockByParts, ResBlockWithGain, ResBlockOfDictionaries, ResBlockThatPads, ResBlockOfLists],
+    "AttnBlock": [AttnBlockByTorch, AttnBlockOfThePost, AttnBlockByPixels, AttnBlockOfOneLayer],
     "UNet": [UNetWithQueue, UNetOfThePackage, UNetInOrder],
 }
 
