@@ -195,8 +195,8 @@ def posterior_by_loop(x_0, x_t, t, betas):
     return [torch.stack(means), torch.stack(variances)]
 
 
-def posterior_in_float32(x_0, x_t, t, betas):
-    return tuple(part.float() for part in SOLUTIONS["posterior"](x_0, x_t, t, betas.float()))
+def posterior_in_the_images_dtype(x_0, x_t, t, betas):
+    return SOLUTIONS["posterior"](x_0, x_t, t, betas.to(x_0.dtype))
 
 
 def respaced_by_loop(alphas_bar, timesteps):
@@ -554,7 +554,7 @@ VARIANTS = (
             lambda v, t, x_shape: v.view(-1, *[1] * (len(x_shape) - 1))[t],
         ],
         "cosine_betas": [cosine_by_loop, cosine_by_logarithms, cosine_by_numpy],
-        "posterior": [posterior_by_bayes, posterior_by_loop, posterior_in_float32],
+        "posterior": [posterior_by_bayes, posterior_by_loop, posterior_in_the_images_dtype],
         "respaced_betas": [respaced_by_loop, respaced_from_products, respaced_by_logarithms],
         "x_0_from_eps": [x_0_by_loop, x_0_by_einops, x_0_in_float32],
         "gaussian_kl": [kl_by_logarithms, kl_of_torch, kl_by_loop],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diagnosed import look_up, said
 
 from ddpm_lesson import GaussianDiffusion, checks, data, losses, schedules, training
 from ddpm_lesson.checks._finished import FINISHED
@@ -138,3 +139,107 @@ def test_losses_are_those_of_the_packages_loop(name, solution):
     for weight, other in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.allclose(weight, other, atol=1e-5)
     assert any(not torch.equal(a, b) for a, b in zip(average.parameters(), model.parameters(), strict=True))
+
+
+def mean_by(formula):
+    """An answer to exercise 2.3: a formula of x_t, eps, beta, alpha and alpha_bar at t."""
+
+    def mean_from_eps(x_t, t, eps, betas):
+        tables = (betas, 1 - betas, torch.cumprod(1 - betas, 0))
+        return formula(x_t, eps, *(look_up(table, t, x_t) for table in tables))
+
+    return mean_from_eps
+
+
+ONE_STEP = "You undid one forward step as if eps were that step's own noise"
+
+
+@pytest.mark.parametrize(
+    ("formula", "words"),
+    [
+        (lambda x, e, beta, alpha, bar: (x - beta.sqrt() * e) / alpha.sqrt(), (f"{ONE_STEP}: your factor",)),
+        (lambda x, e, beta, alpha, bar: alpha.rsqrt() * (x - beta * (1 - alpha).rsqrt() * e), (f"{ONE_STEP}: your",)),
+        (lambda x, e, beta, alpha, bar: (x - beta.sqrt() * e) / alpha, (f"{ONE_STEP}. The", "You divided by alpha.")),
+        (lambda x, e, beta, alpha, bar: (x - (1 - bar).sqrt() * e) / alpha.sqrt(), ("You subtracted all the noise.",)),
+        (
+            lambda x, e, beta, alpha, bar: (x - beta / (1 - bar.sqrt()) * e) / alpha.sqrt(),
+            ("You wrote 1 - sqrt(alpha_bar) for sqrt(1 - alpha_bar).",),
+        ),
+        (
+            lambda x, e, beta, alpha, bar: (x - beta / (1 - bar.sqrt()) * e) / bar.sqrt(),
+            ("You wrote 1 - sqrt(alpha_bar) for sqrt(1 - alpha_bar).", "You divided by sqrt(alpha_bar)."),
+        ),
+        (
+            lambda x, e, beta, alpha, bar: (x - (1 - bar.sqrt()) * e) / alpha.sqrt(),
+            ("You subtracted eps times 1 - sqrt(alpha_bar).", "beta / sqrt(1 - alpha_bar)"),
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_factor_of_eps_is_led_to_the_right_one(formula, words):
+    text = said("mean_from_eps", mean_by(formula))
+    assert all(word in text for word in words) and "Under the root" not in text
+
+
+def log(a, b):
+    return a.log() - b.log()
+
+
+HALF = "The 1/2 stands before the whole bracket, and yours halves "
+
+
+@pytest.mark.parametrize(
+    ("kl", "words"),
+    [
+        (lambda m, v, n, w: 0.5 * v / w - 1 - log(v, w) + (m - n) ** 2 / w, f"{HALF}var_1 / var_2 only: put all"),
+        (lambda m, v, n, w: 0.5 * (v + (m - n) ** 2) / w - 1 - log(v, w), f"{HALF}var_1 / var_2 and the squared d"),
+        (lambda m, v, n, w: 0.5 * log(w, v) + (v + (m - n) ** 2) / w - 1, f"{HALF}the logarithm only"),
+        (lambda m, v, n, w: (m - n) ** 2 / (2 * w) + v / w + log(w, v) - 1, f"{HALF}the squared distance only"),
+        (
+            lambda m, v, n, w: 0.5 * (log(w, v) + (v + (m - n) ** 2) / w) - 1,
+            f"{HALF}the logarithm, var_1 / var_2 and the squared distance only",
+        ),
+        (lambda m, v, n, w: 0.5 * (v / w - 1 - log(v, w)) + (m - n) ** 2 / w, f"{HALF}the logarithm, var_1 / var_2 an"),
+        (lambda m, v, n, w: log(w, v) + (v + (m - n) ** 2) / (2 * w) - 0.5, "Your logarithm counts twice."),
+        (
+            lambda m, v, n, w: log(w, v) / 2 + (v**2 + (m - n) ** 2) / (2 * w**2) - 0.5,
+            "You put var where the textbook has sigma, and halved its logarithm only: the squares have to go, too.",
+        ),
+        (lambda m, v, n, w: log(w, v) + (v**2 + (m - n) ** 2) / (2 * w**2) - 0.5, "You squared the variances"),
+        (lambda m, v, n, w: log(w, v) / 2 + (v**2 + (m - n) ** 2) / (2 * w) - 0.5, "You squared var_1."),
+        (lambda m, v, n, w: log(w, v) / 2 + (v + (m - n) ** 2) / (2 * w**2) - 0.5, "the square of var_2, twice."),
+        (lambda m, v, n, w: 0.5 * (log(w, v) + (v / w) ** 2 + (m - n) ** 2 / w - 1), "You squared the ratio of the"),
+    ],
+)  # fmt: skip
+def test_a_bracket_or_a_textbooks_sigma_in_the_divergence(kl, words):
+    assert words in said("gaussian_kl", kl)
+
+
+def test_a_bracket_beside_a_second_mistake():
+    """Of the divergence in the other direction."""
+    text = said("gaussian_kl", lambda n, w, m, v: 0.5 * v / w - 1 - log(v, w) + (m - n) ** 2 / w)
+    assert "Your arguments are reversed" in text and "two mistakes at once" in text
+    assert "The 1/2 stands before the whole bracket: put all four terms into the bracket." in text
+
+
+def kl_by_the_textbook(mean_1, var_1, mean_2, var_2):
+    sigma_1, sigma_2 = var_1.double().sqrt(), var_2.double().sqrt()
+    return torch.log(sigma_2 / sigma_1) + (sigma_1**2 + (mean_1 - mean_2) ** 2) / (2 * sigma_2**2) - 1 / 2
+
+
+def kl_term_by_term(mean_1, var_1, mean_2, var_2):
+    return 0.5 * (var_2.log() - var_1.log()) + 0.5 * var_1 / var_2 + 0.5 * (mean_1 - mean_2).pow(2) / var_2 - 0.5
+
+
+@pytest.mark.parametrize("kl", [kl_by_the_textbook, kl_term_by_term])
+def test_the_divergence_without_a_common_bracket_is_right(kl):
+    assert checks.gaussian_kl.diagnose(kl)[0] == "yes"
+
+
+def mean_by_precomputed_tables(x_t, t, eps, betas):
+    alphas = 1 - betas
+    share, scale = betas / (1 - alphas.cumprod(0)).sqrt(), 1 / alphas.sqrt()
+    return look_up(scale, t, x_t) * x_t - look_up(scale * share, t, x_t) * eps
+
+
+def test_the_mean_by_two_tables_is_right():
+    assert checks.mean_from_eps.diagnose(mean_by_precomputed_tables)[0] == "yes"

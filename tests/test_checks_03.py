@@ -60,6 +60,50 @@ class ResBlockOfDictionaries(solution.ResBlock):
         return self.attn(self.block2(h + self.temb_proj(temb)[..., None, None]) + self.shortcut(x))
 
 
+class ResBlockThatPads(solution.ResBlock):
+    """Pads in forward, with a Swish of its own, a function for the dropout and no layer where the channels stay."""
+
+    def __init__(self, in_ch, out_ch, tdim, dropout, num_groups=32):
+        super().__init__(in_ch, out_ch, tdim, dropout, num_groups)
+        self.block1[1], self.block1[2] = OwnSwish(), nn.Conv2d(in_ch, out_ch, 3)
+        self.block2[2], self.rate = nn.Identity(), dropout
+        self.shortcut = None if in_ch == out_ch else self.shortcut
+
+    def forward(self, x, temb):
+        h = self.block1[2](F.pad(self.block1[1](self.block1[0](x)), (1, 1, 1, 1)))
+        h = self.block2[:2](h + self.temb_proj(temb)[..., None, None])
+        h = self.block2[3](F.dropout(h, self.rate, self.training))
+        return self.attn(h + (self.shortcut(x) if self.shortcut else x))
+
+
+class ResBlockOfLists(solution.ResBlock):
+    """Lists of layers that forward takes the numbers from, and an empty Sequential where the channels stay."""
+
+    def __init__(self, in_ch, out_ch, tdim, dropout, num_groups=32):
+        super().__init__(in_ch, out_ch, tdim, dropout, num_groups)
+        last = nn.Conv2d(out_ch, out_ch, 3)
+        last.load_state_dict(self.block2[3].state_dict())
+        self.block1 = nn.ModuleList([self.block1[0], OwnSwish(), nn.Conv2d(in_ch, out_ch, 3)])
+        self.block2 = nn.ModuleList([self.block2[0], OwnSwish(), nn.Dropout2d(dropout), last])
+        if in_ch == out_ch:
+            self.shortcut = nn.Sequential()
+
+    def forward(self, x, temb):
+        h = x
+        for part in (self.block1, self.block2):
+            for layer in part[:-1]:
+                h = layer(h)
+            h = F.conv2d(h, part[-1].weight, part[-1].bias, padding=1)
+            if part is self.block1:
+                h = h + self.temb_proj(temb).unflatten(1, (-1, 1, 1))
+        return self.attn(self.shortcut(x) + h)
+
+
+class OwnSwish(nn.Module):
+    def forward(self, x):
+        return x * torch.sigmoid(x)
+
+
 class AttnBlockByTorch(solution.AttnBlock):
     def forward(self, x):
         h = self.group_norm(x)
@@ -75,6 +119,16 @@ class AttnBlockOfThePost(solution.AttnBlock):
         w = torch.bmm(q.permute(0, 2, 3, 1).view(B, H * W, C), k.view(B, C, H * W)) * C**-0.5
         h = torch.bmm(F.softmax(w, dim=-1), v.permute(0, 2, 3, 1).view(B, H * W, C))
         return x + self.proj(h.view(B, H, W, C).permute(0, 3, 1, 2))
+
+
+class AttnBlockOfOneLayer(solution.AttnBlock):
+    """The three projections as one convolution."""
+
+    def forward(self, x):
+        layers = (self.proj_q, self.proj_k, self.proj_v)
+        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        q, k, v = F.conv2d(self.group_norm(x), weight, bias).chunk(3, 1)
+        return self.proj(solution.attention(q, k, v)) + x
 
 
 class AttnBlockByPixels(solution.AttnBlock):
@@ -118,8 +172,8 @@ class UNetInOrder(solution.UNet):
 
 
 VARIANTS = {
-    "ResBlock": [ResBlockByParts, ResBlockWithGain, ResBlockOfDictionaries],
-    "AttnBlock": [AttnBlockByTorch, AttnBlockOfThePost, AttnBlockByPixels],
+    "ResBlock": [ResBlockByParts, ResBlockWithGain, ResBlockOfDictionaries, ResBlockThatPads, ResBlockOfLists],
+    "AttnBlock": [AttnBlockByTorch, AttnBlockOfThePost, AttnBlockByPixels, AttnBlockOfOneLayer],
     "UNet": [UNetWithQueue, UNetOfThePackage, UNetInOrder],
 }
 
@@ -193,3 +247,145 @@ class InPlace(solution.AttnBlock):
 def test_wrong_modules_are_told_what_is_wrong(name, answer, words):
     verdict, detail = checks.registry[name].diagnose(answer)
     assert verdict == "no" and words in detail
+
+
+def with_layers(**parts):
+    """A residual block with other layers in these parts: functions of in_ch, out_ch and the number of groups."""
+
+    class Block(solution.ResBlock):
+        def __init__(self, in_ch, out_ch, tdim, dropout, num_groups=32):
+            super().__init__(in_ch, out_ch, tdim, dropout, num_groups)
+            for name, build in parts.items():
+                delattr(self, name)
+                setattr(self, name, build(in_ch, out_ch, num_groups))
+
+    return Block
+
+
+def conv(in_ch, out_ch, size=3, padding=1):
+    return nn.Conv2d(in_ch, out_ch, size, padding=padding)
+
+
+def first(*layers):
+    """block1: what builds each layer of in_ch, out_ch and the number of groups."""
+    return with_layers(block1=lambda *sizes: nn.Sequential(*(layer(*sizes) for layer in layers)))
+
+
+def second(drop, padding):
+    def block2(i, o, g):
+        last = conv(o, o, padding=padding)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        return nn.Sequential(nn.GroupNorm(g, o), nn.SiLU(), *drop, last)
+
+    return block2
+
+
+NORM, SWISH, CONV = (lambda i, o, g: nn.GroupNorm(g, i)), (lambda *_: nn.SiLU()), (lambda i, o, g: conv(i, o))
+BARE = lambda i, o, g: conv(i, o, padding=0)  # noqa: E731
+ORDER = "block1 is norm, Swish, convolution, in this order; yours is "
+
+
+class PadsTheTimeAlongTheWidth(ResBlockThatPads):
+    def forward(self, x, temb):
+        h = self.block1[2](F.pad(self.block1[1](self.block1[0](x)), (1, 1, 1, 1)))
+        h = self.block2[:2](h + self.temb_proj(temb)[:, None, None, :])
+        h = self.block2[3](F.dropout(h, self.rate, self.training))
+        return self.attn(h + (self.shortcut(x) if self.shortcut else x))
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (first(CONV, lambda i, o, g: nn.GroupNorm(g, o), SWISH), f"{ORDER}convolution, norm, Swish."),
+        (first(NORM, CONV, SWISH), f"{ORDER}norm, convolution, Swish."),
+        (first(NORM, CONV), f"{ORDER}norm, convolution: the Swish is missing."),
+        (first(lambda i, o, g: nn.BatchNorm2d(i), SWISH, CONV), f"{ORDER}BatchNorm2d, Swish, convolution."),
+        (with_layers(block1=lambda i, o, g: [NORM(i, o, g), nn.SiLU(), conv(i, o)]), "make it an nn.Sequential."),
+        (with_layers(block2=second([], 1)), "yours is norm, Swish, convolution: the dropout is missing."),
+        (
+            with_layers(temb_proj=lambda i, o, g: nn.Linear(6, o)),
+            "temb_proj is Swish, linear layer, in this order; yours is linear layer: the Swish is missing.",
+        ),
+        (first(NORM, SWISH, BARE), "the convolution of your block1 has no padding, so the images lose a border"),
+        (
+            with_layers(block2=second([nn.Dropout(0.0)], 0)),
+            "the convolution of your block2 has no padding, so the images lose a border",
+        ),
+        (
+            with_layers(
+                block1=lambda *sizes: nn.Sequential(NORM(*sizes), nn.SiLU(), BARE(*sizes)),
+                block2=second([nn.Dropout(0.0)], 0),
+            ),
+            "the convolutions of your block1 and block2 have no padding",
+        ),
+        (
+            with_layers(shortcut=lambda *_: nn.Identity()),
+            "your shortcut has no convolution although the channels change, from 4 to 32, and x cannot",
+        ),
+        (with_layers(shortcut=lambda i, o, g: conv(i, o, 1, 0)), "although the channels do not change: where in_ch ="),
+        (
+            with_layers(shortcut=lambda i, o, g: nn.Identity() if i == o else conv(i, o, 1)),
+            "the 1x1 convolution of your shortcut has padding",
+        ),
+        (with_layers(shortcut=lambda i, o, g: nn.Identity() if i == o else conv(i, o)), "your shortcut is not 1x1"),
+        (
+            with_layers(block2=second([], 1), shortcut=lambda i, o, g: conv(i, o, 1, 0)),
+            "the dropout is missing. And your shortcut has a layer to train",
+        ),
+        (first(lambda i, o, g: nn.GroupNorm(g, o), lambda *_: OwnSwish(), CONV), "block1.0.weight of shape (4,), got"),
+        (first(NORM, lambda *_: nn.ReLU(), CONV), ". You took ReLU in block1."),
+        (PadsTheTimeAlongTheWidth, ". You added the time along the width"),
+    ],
+)  # fmt: skip
+def test_the_layers_of_a_residual_block_are_looked_at(answer, words):
+    verdict, detail = checks.ResBlock.diagnose(answer)
+    assert verdict == "no" and words in detail
+
+
+class WithoutSuper(nn.Module):
+    def __init__(self, *options):
+        self.attn = nn.Identity()
+
+    def forward(self, *inputs):
+        return inputs[0]
+
+
+class WithoutSuperOrLayers(WithoutSuper):
+    def __init__(self, *options):
+        self.options = options
+
+
+@pytest.mark.parametrize("name", ["ResBlock", "AttnBlock", "UNet"])
+@pytest.mark.parametrize("answer", [WithoutSuper, WithoutSuperOrLayers])
+def test_a_module_without_super_is_told(name, answer):
+    assert "your class does not call super().__init__(): write it first" in checks.registry[name].diagnose(answer)[1]
+
+
+def of_x(*raw):
+    """An attention block of which some projections, by their letters, get x as it came."""
+
+    class Block(solution.AttnBlock):
+        def forward(self, x):
+            h = self.group_norm(x)
+            q, k, v = (getattr(self, f"proj_{letter}")(x if letter in raw else h) for letter in "qkv")
+            return x + self.proj(solution.attention(q, k, v))
+
+    return Block
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ("q", "Your queries come from x as it is."),
+        ("k", "Your keys come from x as it is."),
+        ("v", "Your values come from x as it is. Queries, keys and values all come from the normalised x."),
+        ("qk", "Your queries and keys come from x as it is."),
+        ("qv", "Your queries and values come from x as it is."),
+        ("kv", "Your keys and values come from x as it is."),
+        ("qkv", "Queries, keys and values come from x as it is."),
+    ],
+)
+def test_projections_of_x_are_told_apart(raw, words):
+    assert checks.AttnBlock.diagnose(of_x(*raw))[1].startswith(f". {words}")
+    assert checks.AttnBlock.diagnose(of_x())[0] == "yes"

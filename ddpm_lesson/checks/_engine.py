@@ -16,9 +16,11 @@ from torch import Tensor
 from ddpm_lesson.checks._accelerator import on_accelerator
 from ddpm_lesson.checks._alike import one_like
 from ddpm_lesson.checks._carry import Verdict, give_back, verdict_of
+from ddpm_lesson.checks._elsewhere import made_elsewhere
 from ddpm_lesson.checks._explain import explain
 from ddpm_lesson.checks._gradients import cut_off, needs_grad_mode, of_arguments
 from ddpm_lesson.checks._misconceptions import Misconception, Wrong, implemented, pairs
+from ddpm_lesson.checks._precision import loses_digits
 from ddpm_lesson.checks._run import YIELDED, Case, Outcome, called, run
 from ddpm_lesson.checks._state import Modes, kept, plain
 from ddpm_lesson.checks._stub import is_stub
@@ -47,6 +49,8 @@ class Check:
     cuts: a table like that of the misconceptions, of what cuts a gradient and leaves every value right.
     grad_mode: the sentence for an answer that is right only where gradients are on, if it has to be right under
     torch.no_grad(), too; "" asks for nothing.
+    float64: what to do, if float64 arguments must give float64; "" asks for nothing. beside: the argument where new
+    tensors are to be made, if a GPU may hold it.
     images: the arguments of which the result is a sum of one factor for each image; batch: those with one entry for
     each image. random: the argument that holds the noise.
     tables, terms, places, clues: what the second stage knows of the exercise, see `_explain`.
@@ -75,6 +79,8 @@ class Check:
     trained: Callable = of_arguments
     cuts: dict[str, dict[str, Any]] = field(default_factory=dict)
     grad_mode: str = ""
+    float64: str = ""
+    beside: str = ""
     images: tuple[str, ...] = ()
     batch: tuple[str, ...] = ()
     random: str = ""
@@ -154,6 +160,7 @@ class Check:
         if changed:
             mistake = self._in_place(mistake, " and ".join(changed), bool(one_like(self, outcomes)))
         mistake = mistake or cut_off(self, function, modes) or needs_grad_mode(self, function, modes)
+        mistake = mistake or loses_digits(self, function, modes) or made_elsewhere(self, function, modes)
         mistake = mistake or on_accelerator(self, function, modes)
         if mistake:
             return "no", f". {mistake}"

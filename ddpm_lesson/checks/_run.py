@@ -71,6 +71,8 @@ def run(check, function: Callable, args: tuple, modes: Modes, most: int | None =
         if isinstance(error.__cause__, StopIteration):  # which a generator, as the script is, turns into another
             error = error.__cause__
         trouble, line = f"your function raised {_words(error)}", _line(error) + _advice(error)
+        if words := whole_table(error, _steps_of(check, args)):
+            trouble, line = words, _line(error)
     finally:
         switched = modes.restore()
         engine.restore()
@@ -149,6 +151,27 @@ def _advice(error):
     if re.search("expected scalar type|(to have the|must have) same dtype|have the same dtype", _words(error)):
         return ". Two dtypes meet in it: cast the coefficient to the image's dtype first, coefficient.to(image.dtype)"
     return ""
+
+
+def whole_table(error: BaseException, T: int | None) -> str:
+    """What to do where a table of T entries met the images, which have no axis of that length; "" if none did."""
+    words = _words(error)
+    sizes = re.search(r"size of (the )?tensor.* \(\d+\) must match .* \(\d+\)|broadcast together.*", words)
+    if T is None or sizes is None or str(T) not in re.findall(r"\d+", sizes[0].split(" at ")[0]):
+        return ""
+    return (
+        f"your coefficients have shape ({T},), one entry for each step, and meet the images as they are. Look them up "
+        "first: an image needs one number, the entry at its t"
+    )
+
+
+def _steps_of(check, args):
+    """The length of the tables that a function with t is given; None if another argument has an axis of that length."""
+    named = dict(zip(check.parameters, args, strict=False))
+    tensors = [arg for arg in named.values() if isinstance(arg, Tensor)] if "t" in named else []
+    tables = [arg for arg in tensors if arg.ndim == 1 and arg.is_floating_point()]
+    others = {size for arg in tensors if all(arg is not table for table in tables) for size in arg.shape}
+    return len(tables[0]) if tables and len(tables[0]) not in others else None
 
 
 def _line(error):

@@ -204,7 +204,7 @@ W(
     mean_from_eps,
     "1 - alpha below the noise and not 1 - alphas_bar: the product over the steps is missing",
     "table",
-    "Under the root you have 1 - alpha, the noise of one step. x_t",
+    "You undid one forward step as if eps were that step's own noise",
 )
 
 

@@ -148,6 +148,10 @@ cosine_betas = Check(
         "Python divides before it adds: u + s / 1 + s is u + 2 s. Put brackets around u + s and around 1 + s.": dict(
             angle=lambda u, s: (u + s / 1 + s) * math.pi / 2
         ),
+        "Python multiplies before it adds: in u + s / (1 + s) * pi / 2 only s is divided and multiplied. Put brackets "
+        "around u + s.": dict(angle=lambda u, s: u + s / (1 + s) * math.pi / 2),
+        "Python divides and multiplies before it adds: u + s / 1 + s * pi / 2 is u + s + (s * pi / 2). Put brackets "
+        "around u + s and around 1 + s.": dict(angle=lambda u, s: u + s / 1 + s * math.pi / 2),
         "You left out pi / 2<. The angle then ends at 1 instead of a right angle, and nearly a third of alpha_bar is "
         "left at the end>.": dict(angle=lambda u, s: (u + s) / (1 + s)),
         "Your angle runs to pi and not to pi / 2<. The squared cosine is back at 1 there: "

@@ -110,6 +110,8 @@ posterior = Check(
     tables=tables_of_betas,
     clues=(_summed,),
     exact_zeros=("var",),
+    float64="No .float(), and new tensors with dtype=betas.dtype.",
+    beside="betas",
     cases=tuple(
         Case(
             f"x_0 of shape {shape}, t = {t}{remark}",

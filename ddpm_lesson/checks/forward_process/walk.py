@@ -49,6 +49,8 @@ walk = Check(
     specification=_walk,
     form=_step_by_step,
     random="the argument noise",
+    float64="Collect the states in a list and stack them, or give the buffer dtype=x_0.dtype: torch.zeros alone makes "
+    "float32.",
     cases=tuple(
         Case(
             f"x_0 of shape {shape} and {len(betas)} step{'s' * (len(betas) > 1)}",

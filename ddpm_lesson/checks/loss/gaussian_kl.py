@@ -1,5 +1,6 @@
 """Exercise 2.4: the KL divergence of two Gaussians."""
 
+import itertools
 import math
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import double, fractions
+from ddpm_lesson.checks._rows import Rows
 from ddpm_lesson.checks.loss._words import reduced
 
 
@@ -35,10 +37,12 @@ def _half_sum(
     distance=lambda d, v_1, v_2: d**2 / v_2,
     constant=-1.0,
     factor=0.5,
+    bare=(),  # the terms that stand outside of the bracket, by their places
 ) -> Tensor:
     (mean_1, var_1), (mean_2, var_2) = order((mean_1, var_1), (mean_2, var_2))
     v_1, v_2 = as_var(var_1), as_var(var_2)
-    return factor * (logarithm(v_1, v_2) + ratio(v_1, v_2) + distance(mean_1 - mean_2, v_1, v_2) + constant)
+    terms = (logarithm(v_1, v_2), ratio(v_1, v_2), distance(mean_1 - mean_2, v_1, v_2), constant)
+    return sum((term if place in bare else factor * term) for place, term in enumerate(terms))
 
 
 def _terms(mean_1, var_1, mean_2, var_2):
@@ -63,6 +67,22 @@ def _terms(mean_1, var_1, mean_2, var_2):
         "sqrt(var_1 / var_2)": (var_1 / var_2).sqrt(),
         "(var_1 / var_2)^2": (var_1 / var_2) ** 2,
     }
+
+
+def _brackets() -> Rows:
+    """Rows of the table: a bracket that ends too early, or is missing, and what is halved then.
+
+    Not all but the logarithm, which textbooks halve in another way, and not the constant alone.
+    """
+    words, places = ("the logarithm", "var_1 / var_2", "the squared distance", "the 1"), range(4)
+    rows: Rows = {}
+    for halved in (some for many in (1, 2, 3) for some in itertools.combinations(places, many)):
+        if halved not in ((1, 2, 3), (3,)):
+            *most, last = (words[place] for place in halved)
+            found = f"{', '.join(most)} and {last}" if most else last
+            sentence = f"The 1/2 stands before the whole bracket<, and yours halves {found} only>: put all four terms "
+            rows[f"{sentence}into the bracket."] = dict(factor=0.5, bare=tuple({*places} - {*halved}))
+    return rows
 
 
 def _powers(*shape: int, start: int = 0) -> Tensor:
@@ -94,6 +114,7 @@ gaussian_kl = Check(
         "Your arguments are reversed: that is KL(second || first). In the bound q comes first, because the expectation "
         "is taken over q; p comes second.": dict(order=lambda first, second: (second, first)),
         "You forgot the factor 1/2<. Without it the bound comes out twice too large>.": dict(factor=1.0),
+        **_brackets(),
         "You forgot the - 1<. Two equal Gaussians are then half a nat apart, and must be 0 apart>.": dict(constant=0.0),
         "You squared the variances, as if they were standard deviations. var is sigma^2 already.": dict(
             as_var=torch.square
@@ -123,6 +144,17 @@ gaussian_kl = Check(
         "second's width: var_2.": dict(distance=lambda d, v_1, v_2: d**2),
         "You divided the squared distance by the square of var_2. var is sigma^2 already.": dict(
             distance=lambda d, v_1, v_2: d**2 / v_2**2
+        ),
+        "You put var where the textbook has sigma, and halved its logarithm only: the squares have to go, too. var is "
+        "sigma^2 already: (var_1 + (mean_1 - mean_2)^2) / var_2.": dict(
+            ratio=lambda v_1, v_2: (v_1 / v_2) ** 2, distance=lambda d, v_1, v_2: d**2 / v_2**2
+        ),
+        "You squared the ratio of the variances. var is sigma^2 already.": dict(
+            ratio=lambda v_1, v_2: (v_1 / v_2) ** 2
+        ),
+        "You squared var_1. var is sigma^2 already.": dict(ratio=lambda v_1, v_2: v_1**2 / v_2),
+        "You divided by the square of var_2, twice. var is sigma^2 already.": dict(
+            ratio=lambda v_1, v_2: v_1 / v_2**2, distance=lambda d, v_1, v_2: d**2 / v_2**2
         ),
         "You divided by log 2: those are bits. Nats are asked for; convert once, where bits are shown.": dict(
             factor=0.5 / math.log(2)

@@ -106,13 +106,19 @@ mean_from_eps = Check(
         "You wrote alpha where beta belongs. What a step added is taken off again, and that is beta.": dict(
             above=lambda c: c.alpha
         ),
-        "Under the root you have 1 - alpha, the noise of one step. x_t holds that of all so far: 1 - alpha_bar.": dict(
-            below=lambda c: (1 - c.alpha).sqrt()
-        ),
+        "You undid one forward step as if eps were that step's own noise<: your factor of eps is sqrt(beta), which is "
+        "also beta / sqrt(1 - alpha)>. The network's eps is the noise of all steps so far; by (2.2) its factor is "
+        "beta / sqrt(1 - alpha_bar).": dict(below=lambda c: (1 - c.alpha).sqrt()),
         "You took alpha_bar_prev. eps is the noise in x_t, so alpha_bar at t itself<; yours "
         "divides by 0 at t = 0>.": dict(below=lambda c: (1 - c.a_bar_prev).sqrt()),
         "You subtracted all the noise. One step back takes a share of it only, beta / sqrt(1 - alpha_bar) * eps.": dict(
             above=lambda c: (1 - c.a_bar).sqrt(), below=lambda c: torch.ones_like(c.beta)
+        ),
+        "You subtracted eps times 1 - sqrt(alpha_bar). By (2.2) its factor is beta / sqrt(1 - alpha_bar).": dict(
+            above=lambda c: 1 - c.a_bar.sqrt(), below=lambda c: torch.ones_like(c.beta)
+        ),
+        "You wrote 1 - sqrt(alpha_bar) for sqrt(1 - alpha_bar). The root is taken of the whole difference.": dict(
+            below=lambda c: 1 - c.a_bar.sqrt()
         ),
         "You divided by sqrt(alpha_bar)<, which undoes the fading of all steps>. One step "
         "is undone: sqrt(alpha).": dict(divisor=lambda c: c.a_bar.sqrt()),

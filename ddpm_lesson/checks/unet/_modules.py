@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -22,23 +22,40 @@ class Wanted(NamedTuple):
 
 
 _known: dict[tuple, Wanted] = {}
+FIRST = "your class does not call super().__init__(): write it first in __init__, before any layer"
 
 
-def script(specification: Callable, starts_as: str, change: Callable, further: dict[str, Callable]) -> Callable:
+def _silent(module: nn.Module, known: tuple) -> str:
+    return ""
+
+
+def script(
+    specification: Callable,
+    starts_as: str,
+    change: Callable,
+    further: dict[str, Callable],
+    layers: Callable[[nn.Module, tuple], str] = _silent,
+    sizes: Callable[[nn.Module, tuple], str] = _silent,
+) -> Callable:
     """The script of a class: the parameters, the module as built, with numbers in it, and then after each change.
 
     The case's arguments are (options, inputs): the constructor's, and forward's, with x first; without inputs the
     parameters are only counted. starts_as, change: what the module as built is, and change(module, *inputs), near 0 if
-    it is that. further: changes of the module in place, by the words for the result after them.
+    it is that. further: changes of the module in place, by the words for the result after them. layers(module,
+    options), sizes(module, inputs): why its parameters are not those, and why it breaks, in words, or "".
     """
 
     def used(cls: Callable, options: tuple, inputs: tuple) -> Iterator[tuple[str, Tensor]]:
         wanted = _wanted(specification, options, bool(inputs))
         with nullcontext() if inputs else Unfilled():
             module = _built(cls, options)
-        yield "the number of parameters", _parameters_of(module, wanted)
-        if not inputs:
-            return
+        with _explained(Misfit, layers, module, options):
+            yield "the number of parameters", _parameters_of(module, wanted)
+        if inputs:
+            with _explained(RuntimeError, sizes, module, inputs):
+                yield from _results(module, wanted, inputs)
+
+    def _results(module: nn.Module, wanted: Wanted, inputs: tuple) -> Iterator[tuple[str, Tensor]]:
         module = module.to(inputs[0]).eval()
         yield f"whether it starts as {starts_as}", (change(module, *inputs).abs().max() < 1e-3).long()
         _load(module, wanted, inputs[0])
@@ -51,6 +68,18 @@ def script(specification: Callable, starts_as: str, change: Callable, further: d
         yield "x after the call", read(inputs[0])
 
     return used
+
+
+@contextmanager
+def _explained(kind, reason, module, known):
+    """What stopped a module, where its layers say why: that is told, and not what was raised."""
+    try:
+        yield
+    except kind as error:
+        words = reason(module, known) if isinstance(module, nn.Module) else ""
+        if not words:
+            raise
+        raise Misfit(words) from error
 
 
 def trained(specification: Callable) -> Callable:
@@ -72,8 +101,16 @@ def trained(specification: Callable) -> Callable:
 
 def _built(cls, options):
     """The module as its class builds it. What it draws at random is not taken from the learner's generator."""
-    with torch.random.fork_rng(devices=[]):
-        return cls(*options)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            module = cls(*options)
+    except AttributeError as error:
+        if "before Module.__init__() call" in str(error):
+            raise Misfit(FIRST) from error
+        raise
+    if isinstance(module, nn.Module) and not hasattr(module, "_parameters"):
+        raise Misfit(FIRST)
+    return module
 
 
 def _wanted(specification, options, filled):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import fractions
+from ddpm_lesson.checks._rows import Rows
 from ddpm_lesson.checks.unet._modules import script, trained
 
 ROLES = ("proj_q", "proj_k", "proj_v")
@@ -52,6 +53,7 @@ class _Built(_AttnBlock):
         start=nn.init.zeros_,
         norm=lambda block, x: block.group_norm(x),
         roles=ROLES,
+        raw=(),  # the projections of x as it came
         scale=math.sqrt,
         axis=-1,
         weights=torch.softmax,
@@ -61,16 +63,27 @@ class _Built(_AttnBlock):
         super().__init__(in_ch, num_groups)
         start(self.proj.weight)
         self.group_norm = nn.GroupNorm(groups(num_groups), in_ch)
-        self.norm, self.roles, self.scale, self.axis = norm, roles, scale, axis
+        self.norm, self.roles, self.raw, self.scale, self.axis = norm, roles, raw, scale, axis
         self.weights, self.project, self.join = weights, project, join
 
     def forward(self, x: Tensor) -> Tensor:
         normed = self.norm(self, x)
         plain = {"x": x, "normed": normed}
-        parts = [plain[role] if role in plain else getattr(self, role)(normed) for role in self.roles]
+        parts = [
+            plain[role] if role in plain else getattr(self, role)(x if role in self.raw else normed)
+            for role in self.roles
+        ]
         q, k, v = (part.flatten(2).mT for part in parts)
         out = self.weights(q @ k.mT / self.scale(x.shape[1]), self.axis) @ v
         return self.join(x, normed, self.project(self, out.mT.reshape(x.shape)))
+
+
+def _of_x() -> Rows:
+    """Rows of the table: some of the three come from x, the others from the normalised x."""
+    some = [(role,) for role in ROLES] + [tuple(other for other in ROLES if other != role) for role in ROLES]
+    words = {"proj_q": "queries", "proj_k": "keys", "proj_v": "values"}
+    end = "come from x as it is. Queries, keys and values all come from the normalised x."
+    return {f"Your {' and '.join(words[role] for role in raw)} {end}": dict(raw=raw) for raw in some}
 
 
 def _case(in_ch: int, num_groups: int, *size: int) -> Case:
@@ -108,8 +121,9 @@ AttnBlock = Check(
         "Your block does not start as x: set weight and bias of proj to 0 where you build "
         "it, nn.init.zeros_(...).": dict(start=nn.init.ones_),
         "Queries, keys and values come from x as it is. They come from the normalised x.": dict(
-            norm=lambda block, x: x
+            norm=lambda block, x: x, raw=()
         ),
+        **_of_x(),
         "You return the average without x. The block adds to what it got.": dict(join=lambda x, normed, out: out),
         "You add the average to the normalised x. It is added to x as it came.": dict(
             join=lambda x, normed, out: normed + out

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import fractions
 from ddpm_lesson.checks.unet._modules import script, trained
+from ddpm_lesson.checks.unet._res_block_parts import other_layers, other_sizes
 from ddpm_lesson.checks.unet._rows import placed
 
 
@@ -134,7 +135,12 @@ ResBlock = Check(
     specification=_ResBlock,
     form=_Built,
     script=script(
-        _ResBlock, "its shortcut", _beyond_the_shortcut, {"with an attention": _attends, "in training": nn.Module.train}
+        _ResBlock,
+        "its shortcut",
+        _beyond_the_shortcut,
+        {"with an attention": _attends, "in training": nn.Module.train},
+        other_layers,
+        other_sizes,
     ),
     steps=True,
     gradients=("x", "temb"),
