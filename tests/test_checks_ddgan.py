@@ -130,6 +130,19 @@ def r1_by_loop(D, x_prev, x_t, t, gamma, interval):
     return torch.stack(out)
 
 
+def r1_by_jacobian(D, x_prev, x_t, t, gamma, interval):
+    """All gradients of all logits, of which the diagonal is taken."""
+    rows = torch.func.jacrev(lambda x: D(x, x_t, t))(x_prev.double()).flatten(2)  # (B, B, pixels)
+    return gamma / 2 * interval * (rows.diagonal() ** 2).sum(0)
+
+
+def r1_of_points(D, x_prev, x_t, t, gamma, interval):
+    """With the images made vectors; a dot product of each gradient with itself."""
+    x = x_prev.flatten(1).detach().requires_grad_()
+    (grad,) = torch.autograd.grad(D(x.view_as(x_prev), x_t, t).unbind(), [x], create_graph=True)
+    return torch.linalg.vecdot(grad, grad) * (0.5 * gamma * interval)
+
+
 VARIANTS = {
     "ddgan_step": [
         step_of_the_original,
@@ -140,7 +153,7 @@ VARIANTS = {
     ],
     "discriminator_loss": [d_by_cross_entropy, d_by_logsigmoid, d_by_maximum],
     "generator_loss": [g_by_logsigmoid, g_by_cross_entropy, g_by_two_classes],
-    "r1_penalty": [r1_by_einsum, r1_by_vmap, r1_by_loop],
+    "r1_penalty": [r1_by_einsum, r1_by_vmap, r1_by_loop, r1_by_jacobian, r1_of_points],
 }
 
 
@@ -255,6 +268,29 @@ def r1_on_the_callers(D, x_prev, x_t, t, gamma, interval):
 def test_natural_mistakes_are_told_their_cause(name, answer, words):
     text = verdict(name, answer)
     assert text.startswith("no. ") and all(word in text for word in words), text
+
+
+@pytest.mark.parametrize("name", ["ddgan_step", "discriminator_loss", "generator_loss", "r1_penalty"])
+def test_d_is_the_discriminator_and_not_the_shape_of_the_data(name):
+    check = checks.registry[name]
+    for text in (check.specification.__doc__, *(mistake.sentence for mistake in check.mistakes)):
+        assert "D's axes" not in text and not ("*D)" in text and "D:" in text), text
+
+
+@pytest.mark.parametrize(
+    ("reduced", "words"),
+    [
+        (lambda squares: squares.flatten(1).mean(1), "You took the mean over the pixels. The squared norm is a sum"),
+        (lambda squares: squares, "You return a number for each pixel. Sum the squares over the pixels"),
+    ],
+)
+def test_the_axes_of_the_penalty_are_called_pixels(reduced, words):
+    def r1_penalty(D, x_prev, x_t, t, gamma, interval):
+        x = x_prev.detach().requires_grad_()
+        (grad,) = torch.autograd.grad(D(x, x_t, t).sum(), x, create_graph=True)
+        return gamma / 2 * interval * reduced(grad.square())
+
+    assert verdict("r1_penalty", r1_penalty).startswith(f"no. {words}")
 
 
 def coef1(bar, prev, beta):
