@@ -108,6 +108,23 @@ def slerp_by_einops(a, b, share):
     return einsum(weights, torch.stack([a, b]), "k b, k b ... -> b ...")
 
 
+def slerp_by_cosine_similarity(a, b, share):
+    """Of images made vectors, where axis 1 holds all of an image."""
+    angle = torch.acos(torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1)))
+    first, second = (torch.sin(part * angle) / torch.sin(angle) for part in (1 - share, share))
+    return torch.einsum("b,b...->b...", first, a) + torch.einsum("b,b...->b...", second, b)
+
+
+def slerp_by_turning(a, b, share):
+    """From a's direction towards what of b is at right angles to it, as far as b's own length allows; by atan2."""
+    x, y = a.double().flatten(1), b.double().flatten(1)
+    along = (x * y).sum(1, keepdim=True) / x.norm(dim=1, keepdim=True)
+    across = y - along * x / x.norm(dim=1, keepdim=True)
+    angle = torch.atan2(across.norm(dim=1, keepdim=True), along)
+    ends = torch.stack([torch.sin(angle - share * angle), torch.sin(share * angle)]) / torch.sin(angle)
+    return (ends[0] * x + ends[1] * y).reshape(a.shape)
+
+
 def slerp_by_numpy(a, b, share):
     x, y = a.double().numpy().reshape(len(a), -1), b.double().numpy().reshape(len(b), -1)
     cos = np.sum(x / np.linalg.norm(x, axis=1)[:, None] * (y / np.linalg.norm(y, axis=1)[:, None]), 1)
@@ -234,7 +251,7 @@ def paint_from_one_x_t_at_0(p_step, known, mask, betas, x_T, repeats, draw):
 VARIANTS = {
     "ancestral_chain": [chain_by_numpy, chain_by_recursion, chain_by_ddim, chain_from_the_last_noise],
     "ddim_step": [ddim_by_posterior, ddim_by_extract, ddim_by_signal_to_noise],
-    "slerp": [slerp_by_loop, slerp_by_einops, slerp_by_numpy],
+    "slerp": [slerp_by_loop, slerp_by_einops, slerp_by_numpy, slerp_by_cosine_similarity, slerp_by_turning],
     "dpmpp_2m_step": [two_m_by_sigmas, two_m_by_ddim, two_m_in_float32],
     "inpaint": [
         paint_by_functions,
@@ -669,6 +686,49 @@ def test_natural_mistakes_are_told_their_cause(name, answer, words, monkeypatch)
     monkeypatch.setattr(_explain, "STRICT", True)
     text = verdict(name, answer)
     assert words in text and text.startswith("no" if words else "yes"), text
+
+
+def slerp_by_channels(lay, clamp=False, axis=1):
+    """cosine_similarity as it comes: of (B, C, H, W) it makes (B, H, W), of (B, D) it makes (B,)."""
+
+    def slerp(a, b, share):
+        cos = torch.nn.functional.cosine_similarity(a, b, axis)
+        angle = lay(torch.acos(cos.clamp(-1, 1) if clamp else cos), a)
+        return torch.sin((1 - share) * angle) / torch.sin(angle) * a + torch.sin(share * angle) / torch.sin(angle) * b
+
+    return slerp
+
+
+OVER_CHANNELS = (
+    "You took an angle for each pixel, over the channels only (axis 1, which cosine_similarity takes by itself)"
+)
+
+
+@pytest.mark.parametrize("clamp", [False, True])
+@pytest.mark.parametrize(
+    ("lay", "words"),
+    [
+        (lambda angle, a: angle.unsqueeze(1), ". An image is one vector: flatten(1) first, or sum over all axes but"),
+        (lambda angle, a: angle.view(-1, *[1] * (a.ndim - 1)), ", and put these angles into the batch axis. An image"),
+        (lambda angle, a: angle[..., None], ", and gave these angles their missing axis at the end. An image is one"),
+        (lambda angle, a: angle, ", and these angles lack an axis. An image is one vector: flatten(1) first"),
+    ],
+)
+def test_cosine_similarity_over_the_channels_is_named(lay, words, clamp):
+    """Of one channel the numbers are chance, nan or not: they decide nothing."""
+    text = verdict("slerp", slerp_by_channels(lay, clamp))
+    assert text.startswith(f"no. {OVER_CHANNELS}{words}"), text
+
+
+def test_cosine_similarity_over_the_last_axis_is_another_mistake():
+    text = verdict("slerp", slerp_by_channels(lambda angle, a: angle[..., None], axis=-1))
+    assert text.startswith("no. You took an angle for each row, over the last axis only."), text
+
+
+def test_wide_angles_are_wide():
+    for case in checks.slerp.cases:
+        a, b, _ = case.args
+        assert ("wide angles" not in case.words) or ((a * b).flatten(1).sum(1) < 0).any()
 
 
 def drawn_by(pick):
