@@ -54,6 +54,16 @@ def chain_by_ddim(model, betas, x_T, noise):
         yield x_T
 
 
+def chain_from_the_last_noise(model, betas, x_T, noise):
+    """The noises in the order in which they are used."""
+    bar, noises = torch.cumprod(1 - betas, 0), iter(noise.flip(0))
+    for t in range(len(betas) - 1, -1, -1):
+        eps, z = model(x_T, torch.tensor(t).repeat(len(x_T))), next(noises)
+        mean = (x_T - betas[t] * torch.rsqrt(1 - bar[t]) * eps) / torch.sqrt(1 - betas[t])
+        x_T = torch.where(torch.tensor(t > 0), mean + betas[t].sqrt() * z, mean)
+        yield x_T
+
+
 def ddim_by_posterior(x_t, eps, t, t_prev, alphas_bar, eta, noise):
     """Eq. 7: the mean from x_0 and x_t."""
     a, p = alphas_bar[t], alphas_bar[t_prev] if t_prev > -1 else torch.tensor(1.0).double()
@@ -96,6 +106,23 @@ def slerp_by_einops(a, b, share):
     angle, at = torch.acos(cos), torch.tensor([1 - share, share])
     weights = torch.sin(torch.outer(at, angle)) / torch.sin(angle)
     return einsum(weights, torch.stack([a, b]), "k b, k b ... -> b ...")
+
+
+def slerp_by_cosine_similarity(a, b, share):
+    """Of images made vectors, where axis 1 holds all of an image."""
+    angle = torch.acos(torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1)))
+    first, second = (torch.sin(part * angle) / torch.sin(angle) for part in (1 - share, share))
+    return torch.einsum("b,b...->b...", first, a) + torch.einsum("b,b...->b...", second, b)
+
+
+def slerp_by_turning(a, b, share):
+    """From a's direction towards what of b is at right angles to it, as far as b's own length allows; by atan2."""
+    x, y = a.double().flatten(1), b.double().flatten(1)
+    along = (x * y).sum(1, keepdim=True) / x.norm(dim=1, keepdim=True)
+    across = y - along * x / x.norm(dim=1, keepdim=True)
+    angle = torch.atan2(across.norm(dim=1, keepdim=True), along)
+    ends = torch.stack([torch.sin(angle - share * angle), torch.sin(share * angle)]) / torch.sin(angle)
+    return (ends[0] * x + ends[1] * y).reshape(a.shape)
 
 
 def slerp_by_numpy(a, b, share):
@@ -193,12 +220,46 @@ def paint_by_schedule(p_step, known, mask, betas, x_T, repeats, draw):
             x = (1 - mask) * p_step(x, t) + mask * noisy
 
 
+def paint_by_recursion(p_step, known, mask, betas, x_T, repeats, draw, left=None):
+    """One repeat, then what is left; the known part comes before the unknown."""
+    t, left = len(betas) - 1, repeats if left is None else left
+    bar = torch.prod(1 - betas[:t])  # 1 at t = 0
+    noisy = bar.sqrt() * known + (1 - bar).sqrt() * draw() if len(betas) > 1 else known
+    below = torch.lerp(p_step(x_T, t).double(), noisy.double(), mask.double())
+    if left > 1 and t > 0:
+        x_T = torch.sqrt(1 - betas[t]) * below + torch.sqrt(betas[t]) * draw()
+        yield from paint_by_recursion(p_step, known, mask, betas, x_T, repeats, draw, left - 1)
+        return
+    yield below
+    if t > 0:
+        yield from paint_by_recursion(p_step, known, mask, betas[:-1], below, repeats, draw)
+
+
+def paint_from_one_x_t_at_0(p_step, known, mask, betas, x_T, repeats, draw):
+    """At t = 0 as many passes as elsewhere, but all from the same x_t."""
+    bar = torch.cat([torch.ones(1).double(), torch.cumprod(1 - betas, 0)])
+    for t in reversed(range(len(betas))):
+        for k in range(repeats):
+            noise = draw() if t else torch.zeros(())
+            below = mask * (bar[t].sqrt() * known + (1 - bar[t]).sqrt() * noise) + (1 - mask) * p_step(x_T, t)
+            if t and k + 1 < repeats:
+                x_T = (1 - betas[t]).sqrt() * below + betas[t].sqrt() * draw()
+        yield below
+        x_T = below
+
+
 VARIANTS = {
-    "ancestral_chain": [chain_by_numpy, chain_by_recursion, chain_by_ddim],
+    "ancestral_chain": [chain_by_numpy, chain_by_recursion, chain_by_ddim, chain_from_the_last_noise],
     "ddim_step": [ddim_by_posterior, ddim_by_extract, ddim_by_signal_to_noise],
-    "slerp": [slerp_by_loop, slerp_by_einops, slerp_by_numpy],
+    "slerp": [slerp_by_loop, slerp_by_einops, slerp_by_numpy, slerp_by_cosine_similarity, slerp_by_turning],
     "dpmpp_2m_step": [two_m_by_sigmas, two_m_by_ddim, two_m_in_float32],
-    "inpaint": [paint_by_functions, paint_in_place, paint_by_schedule],
+    "inpaint": [
+        paint_by_functions,
+        paint_in_place,
+        paint_by_schedule,
+        paint_by_recursion,
+        paint_from_one_x_t_at_0,
+    ],
 }
 
 
@@ -625,3 +686,169 @@ def test_natural_mistakes_are_told_their_cause(name, answer, words, monkeypatch)
     monkeypatch.setattr(_explain, "STRICT", True)
     text = verdict(name, answer)
     assert words in text and text.startswith("no" if words else "yes"), text
+
+
+def slerp_by_channels(lay, clamp=False, axis=1):
+    """cosine_similarity as it comes: of (B, C, H, W) it makes (B, H, W), of (B, D) it makes (B,)."""
+
+    def slerp(a, b, share):
+        cos = torch.nn.functional.cosine_similarity(a, b, axis)
+        angle = lay(torch.acos(cos.clamp(-1, 1) if clamp else cos), a)
+        return torch.sin((1 - share) * angle) / torch.sin(angle) * a + torch.sin(share * angle) / torch.sin(angle) * b
+
+    return slerp
+
+
+OVER_CHANNELS = (
+    "You took an angle for each pixel, over the channels only (axis 1, which cosine_similarity takes by itself)"
+)
+
+
+@pytest.mark.parametrize("clamp", [False, True])
+@pytest.mark.parametrize(
+    ("lay", "words"),
+    [
+        (lambda angle, a: angle.unsqueeze(1), ". An image is one vector: flatten(1) first, or sum over all axes but"),
+        (lambda angle, a: angle.view(-1, *[1] * (a.ndim - 1)), ", and put these angles into the batch axis. An image"),
+        (lambda angle, a: angle[..., None], ", and gave these angles their missing axis at the end. An image is one"),
+        (lambda angle, a: angle, ", and these angles lack an axis. An image is one vector: flatten(1) first"),
+    ],
+)
+def test_cosine_similarity_over_the_channels_is_named(lay, words, clamp):
+    """Of one channel the numbers are chance, nan or not: they decide nothing."""
+    text = verdict("slerp", slerp_by_channels(lay, clamp))
+    assert text.startswith(f"no. {OVER_CHANNELS}{words}"), text
+
+
+def test_cosine_similarity_over_the_last_axis_is_another_mistake():
+    text = verdict("slerp", slerp_by_channels(lambda angle, a: angle[..., None], axis=-1))
+    assert text.startswith("no. You took an angle for each row, over the last axis only."), text
+
+
+def test_wide_angles_are_wide():
+    for case in checks.slerp.cases:
+        a, b, _ = case.args
+        assert ("wide angles" not in case.words) or ((a * b).flatten(1).sum(1) < 0).any()
+
+
+def drawn_by(pick):
+    """Exercise 4.2 with the noise that pick takes: of noise, its iterator, the steps made so far, and t."""
+
+    def ancestral_chain(model, betas, x_T, noise):
+        bar, noises = torch.cumprod(1 - betas, 0), iter(noise)
+        for made, t in enumerate(reversed(range(len(betas)))):
+            eps = model(x_T, torch.full((len(x_T),), t))
+            x_T = (x_T - betas[t] / (1 - bar[t]).sqrt() * eps) / (1 - betas[t]).sqrt()
+            x_T = x_T + betas[t].sqrt() * pick(noise, noises, made, t) if t > 0 else x_T
+            yield x_T
+
+    return ancestral_chain
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda noise, noises, made, t: noise[made],
+        lambda noise, noises, made, t: next(noises),
+        lambda noise, noises, made, t: noise[len(noise) - 1 - t],
+    ],
+)
+def test_noise_from_its_start_is_told_as_what_was_done(pick):
+    text = verdict("ancestral_chain", drawn_by(pick))
+    assert text.startswith(
+        "no. The first step that you make takes noise[0], the next one noise[1]. Step t has noise[t]"
+    )
+    assert text.endswith("the first step takes noise[T-1].") and "end" not in text
+    assert verdict("ancestral_chain", drawn_by(lambda noise, noises, made, t: noise[-1 - made])).startswith("yes")
+
+
+def paint(bar_of=lambda bar, t: bar[t - 1], quiet_at_0=False, forward=True, passes_at_0="one", each=None):
+    """Exercise 4.7 with natural mistakes. bar_of: alpha_bar of the known part, also at t = 0; None is the clean one.
+
+    passes_at_0: "one", or all: "same" from one x_t, "next" each from what the last has made. each: what every repeat
+    yields, "mixed" or "state".
+    """
+
+    def inpaint(p_step, known, mask, betas, x_T, repeats, draw):
+        bar, x = torch.cumprod(1 - betas, 0), x_T
+        for t in reversed(range(len(betas))):
+            passes = repeats if t > 0 or passes_at_0 != "one" else 1
+            for k in range(passes):
+                a, unknown = bar_of(bar, t), p_step(x, t)
+                noisy = known
+                if a is not None:
+                    noisy = a.sqrt() * known + (1 - a).sqrt() * (0 if quiet_at_0 and t == 0 else draw())
+                below = mask * noisy + (1 - mask) * unknown
+                if k < passes - 1 and t > 0 and forward:
+                    x = (1 - betas[t]).sqrt() * below + betas[t].sqrt() * draw()
+                elif k == passes - 1 or t > 0 or passes_at_0 == "next":
+                    x = below
+                if each:
+                    yield below if each == "mixed" else x
+            if not each:
+                yield below
+
+    return inpaint
+
+
+def clean_at_0(bar, t):
+    return bar[t - 1] if t > 0 else None
+
+
+WRAPS = (
+    "At t = 0 you read alphas_bar[-1], which wraps around to the noisiest step. There the known part is known itself."
+)
+STAYS_NOISY = "At t = 0 your known part has still one step of noise, of alphas_bar[0]. There it is known itself."
+ONE_PASS = " And at t = 0 one pass is made, whatever repeats is."
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (paint(clean_at_0, forward=False), "You never go forward: the repeats give x_{t-1} to p_step, with t. Make it"),
+        (paint(), WRAPS),
+        (paint(passes_at_0="same"), WRAPS + ONE_PASS),
+        (
+            paint(quiet_at_0=True),
+            "At t = 0 you add no noise, but scale known by the root of alphas_bar[-1], which wraps",
+        ),
+        (paint(lambda bar, t: bar[max(t - 1, 0)]), STAYS_NOISY),
+        (paint(lambda bar, t: bar[max(t - 1, 0)], passes_at_0="same"), STAYS_NOISY + ONE_PASS),
+        (
+            paint(lambda bar, t: bar[max(t - 1, 0)], quiet_at_0=True),
+            "At t = 0 you add no noise, but scale known by the root of alphas_bar[0]. There the known part is known",
+        ),
+        (paint(clean_at_0, each="mixed"), "You yield after every repeat. One state for each t is asked for"),
+        (paint(clean_at_0, each="state"), "You yield in every repeat, after the step forward. One state for each t"),
+        (paint(lambda bar, t: bar[t]), "Your known part is noised to t. p_step's result is x_{t-1}"),
+    ],
+)
+def test_a_mistake_of_inpainting_is_named_with_one_pass_at_0(answer, sentence):
+    text = verdict("inpaint", answer)
+    assert text.startswith("no. " + sentence) and "two mistakes" not in text, text
+    assert text.endswith(ONE_PASS) == sentence.endswith(ONE_PASS)
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentences"),
+    [
+        (paint(passes_at_0="next"), (WRAPS, "At t = 0 your repeats give x_0 to p_step again.")),
+        (
+            paint(clean_at_0, forward=False, passes_at_0="next"),
+            ("You never go forward", "At t = 0 your repeats give x_0 to p_step again."),
+        ),
+        (paint(forward=False), ("You never go forward", WRAPS)),
+        (
+            paint(lambda bar, t: bar[max(t - 1, 0)], each="mixed"),
+            ("You yield after every repeat.", STAYS_NOISY),
+        ),
+    ],
+)
+def test_two_mistakes_of_inpainting_are_named_both(answer, sentences):
+    text = verdict("inpaint", answer)
+    assert "two mistakes at once" in text and all(sentence in text for sentence in sentences), text
+
+
+def test_no_mistake_of_inpainting_is_seen_in_a_right_one():
+    for passes in ("one", "same"):
+        assert verdict("inpaint", paint(clean_at_0, passes_at_0=passes)).startswith("yes")

@@ -56,6 +56,21 @@ def log_var_by_numpy(v, t, betas, alphas_bar):
     return torch.from_numpy(0.5 * ((1 + v.numpy()) * high + (1 - v.numpy()) * low))
 
 
+def log_var_by_lerp(v, t, betas, alphas_bar):
+    """From the middle between the two ends."""
+    var = betas[1:] * (1 - alphas_bar[:-1]) / (1 - alphas_bar[1:])
+    low, high = (per_image(table.log()[t], v) for table in (torch.cat([var[:1], var]), betas))
+    return torch.lerp(low, high, torch.as_tensor(0.5).double()) + v * (high - low) / 2
+
+
+def log_var_by_differences(v, t, betas, alphas_bar):
+    """By log(1 - ...) and in place on a table of its own."""
+    small = betas.log() + torch.log1p(-F.pad(alphas_bar, (1, -1), value=1)) - torch.log1p(-alphas_bar)
+    small[0] = small[1]
+    gap = betas.log() - small
+    return per_image(small[t], v) + torch.add(v, 1).mul(0.5) * per_image(gap[t], v)
+
+
 def hybrid_by_torch(noise, eps, true_mean, true_log_var, mean, log_var, T, lam):
     kl = kl_divergence(Normal(true_mean, (0.5 * true_log_var).exp()), Normal(mean.detach(), (0.5 * log_var).exp()))
     return reduce(F.mse_loss(eps, noise, reduction="none") + lam * T * kl / math.log(2), "b ... -> b", "mean")
@@ -139,6 +154,17 @@ def cfg_by_loop(eps_cond, eps_uncond, strength, convention):
     return torch.tensor([c + (s - 1) * (c - u) for c, u in pairs]).reshape(eps_cond.shape)
 
 
+def cfg_by_w(eps_cond, eps_uncond, strength, convention):
+    """The paper's formula for both."""
+    w = strength - 1 if convention == "s" else strength
+    return (1 + w) * eps_cond - w * eps_uncond
+
+
+def cfg_by_differences(eps_cond, eps_uncond, strength, convention):
+    start = eps_uncond if convention == "s" else eps_cond
+    return torch.add(start, eps_cond - eps_uncond, alpha=strength)
+
+
 def chain_by_numpy(model, x_T, y, scale, timesteps, alphas_bar):
     bar, x = np.append(alphas_bar.numpy(), 1.0), x_T.double().numpy()
     for t, s in zip(reversed(timesteps), [*reversed(timesteps[:-1]), -1], strict=True):
@@ -174,6 +200,31 @@ def chain_in_columns(model, x_T, y, scale, timesteps, alphas_bar):
         x_0 = torch.minimum(torch.maximum(x_0, -torch.ones(())), torch.ones(()))
         x = b**0.5 * x_0 + (1 - b) ** 0.5 * (x - a**0.5 * x_0) / (1 - a) ** 0.5
         yield x
+
+
+def chain_by_recursion(model, x_T, y, scale, timesteps, alphas_bar):
+    """One step, then the shorter list."""
+    *rest, t = timesteps
+    bar = alphas_bar[t], alphas_bar[rest[-1]] if rest else torch.ones(()).double()
+    at = torch.full((len(x_T),), t)
+    guided = torch.lerp(model(x_T, at, None), model(x_T, at, y), float(scale))
+    x_0 = (x_T / bar[0].sqrt() - (1 / bar[0] - 1).sqrt() * guided).clip(-1, 1)
+    ratio = ((1 - bar[1]) / (1 - bar[0])).sqrt()
+    x = ratio * x_T + (bar[1].sqrt() - ratio * bar[0].sqrt()) * x_0
+    yield x
+    if rest:
+        yield from chain_by_recursion(model, x, y, scale, rest, alphas_bar)
+
+
+def chain_to_t_minus_1_of_a_short_table(model, x_T, y, scale, timesteps, alphas_bar):
+    """On the chain of the visited steps alone the next one is t - 1."""
+    bar = torch.cat([torch.ones(1).double(), alphas_bar[timesteps]])
+    for i in range(len(timesteps), 0, -1):
+        at = torch.full((len(x_T),), timesteps[i - 1])
+        uncond, cond = model(x_T, at, None), model(x_T, at, y)
+        x_0 = ((x_T - (1 - bar[i]).sqrt() * (uncond + scale * (cond - uncond))) / bar[i].sqrt()).clamp(-1, 1)
+        x_T = bar[i - 1].sqrt() * x_0 + (1 - bar[i - 1]).sqrt() * (x_T - bar[i].sqrt() * x_0) / (1 - bar[i]).sqrt()
+        yield x_T
 
 
 def v_by_angle(x_0, noise, t, alphas_bar):
@@ -245,12 +296,24 @@ def rescaled_by_loop(eps_cond, eps_guided, phi):
 
 
 VARIANTS = {
-    "learned_log_var": [log_var_by_powers, log_var_by_loop, log_var_by_numpy],
+    "learned_log_var": [
+        log_var_by_powers,
+        log_var_by_loop,
+        log_var_by_numpy,
+        log_var_by_lerp,
+        log_var_by_differences,
+    ],
     "hybrid_loss": [hybrid_by_torch, hybrid_by_cross_entropy, hybrid_by_loop],
     "guided_mean": [mean_by_jacobian, mean_by_backward, mean_by_func],
     "guided_eps": [eps_by_loop, eps_by_einsum, eps_by_mean_times_batch],
-    "cfg_eps": [cfg_by_lerp, cfg_by_einops, cfg_by_loop],
-    "guided_chain": [chain_by_numpy, chain_by_steps, chain_in_columns],
+    "cfg_eps": [cfg_by_lerp, cfg_by_einops, cfg_by_loop, cfg_by_w, cfg_by_differences],
+    "guided_chain": [
+        chain_by_numpy,
+        chain_by_steps,
+        chain_in_columns,
+        chain_by_recursion,
+        chain_to_t_minus_1_of_a_short_table,
+    ],
     "v_target": [v_by_angle, v_by_x_t, v_by_loop],
     "x_0_from_v": [back_by_angle, back_by_einops, back_by_loop],
     "zero_terminal_snr": [zero_by_diffusers, zero_by_numpy, zero_by_loop],
@@ -457,6 +520,93 @@ def test_what_is_left_on_the_callers_x_t_is_told_beside_another_mistake(name):
 def test_natural_mistakes_are_told_their_cause(name, answer, words):
     text = verdict(name, answer)
     assert text.startswith("no. ") and words in text, text
+
+
+def log_var(of_v=lambda v: v, of_share=lambda share: share, of_out=lambda out, low, high: out, end=lambda t: t):
+    def learned_log_var(v, t, betas, alphas_bar):
+        i = t.clamp(min=1)
+        low = per_image((betas[i] * (1 - alphas_bar[i - 1]) / (1 - alphas_bar[i])).log(), v)
+        high, share = per_image(betas[end(t)].log(), v), of_share((of_v(v) + 1) / 2)
+        return of_out(share * high + (1 - share) * low, low, high)
+
+    return learned_log_var
+
+
+CLAMPS = {
+    "v": log_var(of_v=lambda v: v.clamp(-1, 1)),
+    "frac": log_var(of_share=lambda share: share.clamp(0, 1)),
+    "result": log_var(of_out=lambda out, low, high: torch.maximum(torch.minimum(out, high), low)),
+}
+
+
+@pytest.mark.parametrize("where", CLAMPS)
+def test_a_clamp_of_the_learned_variance_is_named(where):
+    text = verdict("learned_log_var", CLAMPS[where])
+    assert text.startswith("no. You kept v in [-1, 1], or frac or the result between its ends, with a clamp."), text
+    assert verdict("learned_log_var", log_var()).startswith("yes")
+
+
+def test_a_clamp_of_the_learned_variance_is_named_beside_another_mistake():
+    for other, words in (
+        (dict(of_share=lambda share: 1 - share), "The two ends are exchanged"),
+        (dict(of_out=lambda out, low, high: out / 2), "You return the log of a standard deviation"),
+    ):
+        assert verdict("learned_log_var", log_var(**other)).startswith(f"no. {words}")
+        text = verdict("learned_log_var", log_var(of_v=lambda v: v.clamp(-1, 1), **other))
+        assert "two mistakes at once" in text and words in text and "You kept v in [-1, 1]" in text, text
+
+
+def test_a_squeezed_v_is_no_clamp():
+    assert verdict("learned_log_var", log_var(of_v=torch.tanh)).startswith("no. You squeezed v through tanh.")
+    text = verdict("learned_log_var", log_var(of_share=lambda share: share.clamp(min=0)))
+    assert "v of shape (3, 1, 4, 6) from -2 to 2" in text and "You kept" not in text, text
+
+
+@pytest.mark.parametrize(
+    ("s", "w", "words"),
+    [
+        (lambda s: (1 + s + 1, s + 1), None, "With s you wrote w = s + 1. It is w = s - 1: at s = 1 the result is"),
+        (None, lambda w: (1 + w + 1, w + 1), "With w you wrote (2 + w) eps_cond - (1 + w) eps_uncond. The 1 + is in"),
+        (None, lambda w: (w - 1, w - 2), "With w you wrote s = w - 1. It is s = 1 + w"),
+        (lambda s: (1 + s, s), lambda w: (2 + w, 1 + w), "You start from eps_cond in both conventions."),
+    ],
+)
+def test_conversions_of_the_strength_are_named(s, w, words):
+    """s and w: the factors of eps_cond and -eps_uncond; None is right."""
+    right = {"s": lambda s: (s, s - 1), "w": lambda w: (1 + w, w)}
+
+    def cfg_eps(eps_cond, eps_uncond, strength, convention):
+        cond, uncond = ({"s": s, "w": w}[convention] or right[convention])(strength)
+        return cond * eps_cond - uncond * eps_uncond
+
+    assert verdict("cfg_eps", cfg_eps).startswith(f"no. {words}")
+
+
+@pytest.mark.parametrize(
+    ("to", "words"),
+    [
+        (lambda t, first: t - 1 if t != first else None, "You step to t - 1, and from the first entry of timesteps to"),
+        (lambda t, first: t - 1 if t > 0 else None, "You step to t - 1, and at t = 0 to the clean image. The chain"),
+        (lambda t, first: t - 1, "You step to t - 1, and at t = 0 index -1 wraps around to the noisiest step."),
+    ],
+)
+@pytest.mark.parametrize("strange", [False, True])
+def test_a_guided_chain_that_steps_to_t_minus_1_is_named(to, words, strange):
+    """strange: beside another mistake."""
+
+    def guided_chain(model, x, y, scale, timesteps, alphas_bar):
+        for t in reversed(timesteps):
+            at, below = torch.full((len(x),), t), to(t, timesteps[0])
+            a, b = alphas_bar[t], torch.ones(()).double() if below is None else alphas_bar[below]
+            cond, uncond = model(x, at, y), model(x, at, None)
+            eps = solution.cfg_eps(cond, uncond, scale, "w" if strange else "s")
+            x_0 = ((x - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-1, 1)
+            x = b.sqrt() * x_0 + (1 - b).sqrt() * (x - a.sqrt() * x_0) / (1 - a).sqrt()
+            yield x
+
+    text = verdict("guided_chain", guided_chain)
+    assert words in text and ("You took scale for the paper's w" in text) == strange, text
+    assert text.startswith(f"no. {words}") or strange and "two mistakes at once" in text
 
 
 # The specifications against other sources.

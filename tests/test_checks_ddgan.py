@@ -1,6 +1,7 @@
 """The exercises of notebook 05 on denoising diffusion GANs: right answers in other words, and other sources."""
 
 import importlib.util
+import itertools
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +58,27 @@ def step_by_bayes(G, x_t, z, t, betas, noise):
     return torch.add(mean, noise * (prior_var * (1 - gain * (1 - betas[t]).sqrt())).clamp(min=0) ** 0.5)
 
 
+def step_by_precisions(G, x_t, z, t, betas, noise):
+    """Two Gaussians of x_{t-1}, multiplied; early at t = 0, so that alphas_bar[-1] is never read."""
+    steps = torch.zeros(len(x_t), dtype=torch.int64) + t
+    guess = G(x_t, steps, z)
+    if t == 0:
+        return guess
+    bar, beta = torch.cumprod(1 - betas, 0)[t - 1], betas[t]
+    tight, loose = 1 / (1 - bar), (1 - beta) / beta
+    mean = (tight * bar.sqrt() * guess + loose * x_t / (1 - beta).sqrt()) / (tight + loose)
+    return mean + noise / torch.sqrt(tight + loose)
+
+
+def step_by_ddim(G, x_t, z, t, betas, noise):
+    """DDIM's step with eta = 1, which is the same Gaussian, with the eps that belongs to G's x_0."""
+    bar = torch.cat([torch.ones(1).double(), torch.cumprod(1 - betas, 0)])
+    guess = G(x_t, torch.tensor([t for _ in x_t]), z)
+    eps = (x_t - bar[t + 1].sqrt() * guess) / (1 - bar[t + 1]).sqrt()
+    var = (1 - bar[t]) / (1 - bar[t + 1]) * betas[t]
+    return bar[t].sqrt() * guess + (1 - bar[t] - var).clamp(min=0).sqrt() * eps + var**0.5 * noise
+
+
 def d_by_cross_entropy(real_logits, fake_logits):
     bce = nn.BCEWithLogitsLoss(reduction="none")
     return bce(real_logits, torch.ones_like(real_logits)) + bce(fake_logits, torch.zeros_like(fake_logits))
@@ -108,11 +130,30 @@ def r1_by_loop(D, x_prev, x_t, t, gamma, interval):
     return torch.stack(out)
 
 
+def r1_by_jacobian(D, x_prev, x_t, t, gamma, interval):
+    """All gradients of all logits, of which the diagonal is taken."""
+    rows = torch.func.jacrev(lambda x: D(x, x_t, t))(x_prev.double()).flatten(2)  # (B, B, pixels)
+    return gamma / 2 * interval * (rows.diagonal() ** 2).sum(0)
+
+
+def r1_of_points(D, x_prev, x_t, t, gamma, interval):
+    """With the images made vectors; a dot product of each gradient with itself."""
+    x = x_prev.flatten(1).detach().requires_grad_()
+    (grad,) = torch.autograd.grad(D(x.view_as(x_prev), x_t, t).unbind(), [x], create_graph=True)
+    return torch.linalg.vecdot(grad, grad) * (0.5 * gamma * interval)
+
+
 VARIANTS = {
-    "ddgan_step": [step_of_the_original, step_by_the_answer_of_notebook_1, step_by_bayes],
+    "ddgan_step": [
+        step_of_the_original,
+        step_by_the_answer_of_notebook_1,
+        step_by_bayes,
+        step_by_precisions,
+        step_by_ddim,
+    ],
     "discriminator_loss": [d_by_cross_entropy, d_by_logsigmoid, d_by_maximum],
     "generator_loss": [g_by_logsigmoid, g_by_cross_entropy, g_by_two_classes],
-    "r1_penalty": [r1_by_einsum, r1_by_vmap, r1_by_loop],
+    "r1_penalty": [r1_by_einsum, r1_by_vmap, r1_by_loop, r1_by_jacobian, r1_of_points],
 }
 
 
@@ -227,6 +268,102 @@ def r1_on_the_callers(D, x_prev, x_t, t, gamma, interval):
 def test_natural_mistakes_are_told_their_cause(name, answer, words):
     text = verdict(name, answer)
     assert text.startswith("no. ") and all(word in text for word in words), text
+
+
+@pytest.mark.parametrize("name", ["ddgan_step", "discriminator_loss", "generator_loss", "r1_penalty"])
+def test_d_is_the_discriminator_and_not_the_shape_of_the_data(name):
+    check = checks.registry[name]
+    for text in (check.specification.__doc__, *(mistake.sentence for mistake in check.mistakes)):
+        assert "D's axes" not in text and not ("*D)" in text and "D:" in text), text
+
+
+@pytest.mark.parametrize(
+    ("reduced", "words"),
+    [
+        (lambda squares: squares.flatten(1).mean(1), "You took the mean over the pixels. The squared norm is a sum"),
+        (lambda squares: squares, "You return a number for each pixel. Sum the squares over the pixels"),
+    ],
+)
+def test_the_axes_of_the_penalty_are_called_pixels(reduced, words):
+    def r1_penalty(D, x_prev, x_t, t, gamma, interval):
+        x = x_prev.detach().requires_grad_()
+        (grad,) = torch.autograd.grad(D(x, x_t, t).sum(), x, create_graph=True)
+        return gamma / 2 * interval * reduced(grad.square())
+
+    assert verdict("r1_penalty", r1_penalty).startswith(f"no. {words}")
+
+
+def coef1(bar, prev, beta):
+    return prev.sqrt() * beta / (1 - bar)
+
+
+def coef2(bar, prev, beta):
+    return (1 - beta).sqrt() * (1 - prev) / (1 - bar)
+
+
+def posterior_var(bar, prev, beta):
+    return beta * (1 - prev) / (1 - bar)
+
+
+def as_eps(out, x_t, bar):
+    return (x_t - (1 - bar).sqrt() * out) / bar.sqrt()
+
+
+def step(first=coef1, second=coef2, var=posterior_var, taken=lambda out, x_t, bar: out, early=True):
+    """Exercise 5.12 by the hints, with natural mistakes. early: at t = 0 G's answer is returned before all else."""
+
+    def ddgan_step(G, x_t, z, t, betas, noise):
+        alphas_bar = torch.cumprod(1 - betas, 0)
+        out = G(x_t, torch.full((len(x_t),), t), z)
+        if early and t == 0:
+            return out
+        bar, prev, beta = alphas_bar[t], alphas_bar[t - 1] if t > 0 else torch.ones_like(betas[0]), betas[t]
+        mean = first(bar, prev, beta) * taken(out, x_t, bar) + second(bar, prev, beta) * x_t
+        return mean + var(bar, prev, beta).sqrt() * noise
+
+    return ddgan_step
+
+
+MISTAKES = {
+    "The two coefficients of the mean are exchanged": dict(first=coef2, second=coef1),
+    "The coefficient of x_0 has sqrt(alpha_bar)": dict(first=lambda bar, prev, beta: bar.sqrt() * beta / (1 - bar)),
+    "The coefficient of x_t has sqrt(alpha_bar), where sqrt(alpha) belongs": dict(
+        second=lambda bar, prev, beta: bar.sqrt() * (1 - prev) / (1 - bar)
+    ),
+    "The coefficient of x_t has sqrt(alpha_bar_prev), which belongs to that of x_0": dict(
+        second=lambda bar, prev, beta: prev.sqrt() * (1 - prev) / (1 - bar)
+    ),
+    "The coefficient of x_t has 1 - alpha_bar on top too": dict(second=lambda bar, prev, beta: (1 - beta).sqrt()),
+    "The fraction in your variance is upside down": dict(var=lambda bar, prev, beta: beta * (1 - bar) / (1 - prev)),
+    "Your variance is beta": dict(var=lambda bar, prev, beta: beta),
+    "You took what G returns for the noise eps": dict(taken=as_eps),
+}
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_mistake_of_ddgan_step_is_named_however_t_0_is_treated(words, early):
+    text = verdict("ddgan_step", step(**MISTAKES[words], early=early))
+    assert text.startswith(f"no. {words}") and "two mistakes" not in text, text
+    assert verdict("ddgan_step", step(early=early)).startswith("yes")
+
+
+PAIRS = [(a, b) for a, b in itertools.combinations(MISTAKES, 2) if not set(MISTAKES[a]) & set(MISTAKES[b])]
+BOTH_LATE = ("The coefficient of x_0 has sqrt(alpha_bar)", "The coefficient of x_t has 1 - alpha_bar on top too")
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair != BOTH_LATE])
+def test_two_mistakes_of_ddgan_step_are_named_both(pair, early):
+    """At t = 0 some of these hide whether the other one is made there, too: it is named all the same."""
+    text = verdict("ddgan_step", step(**MISTAKES[pair[0]], **MISTAKES[pair[1]], early=early))
+    assert "two mistakes at once" in text and all(words in text for words in pair), text
+
+
+def test_alpha_bar_in_both_coefficients_is_one_mistake():
+    late = MISTAKES[BOTH_LATE[0]] | MISTAKES[BOTH_LATE[1]]
+    assert verdict("ddgan_step", step(**late)).startswith("no. In your mean, except at t = 0, alpha_bar stands where")
+    assert verdict("ddgan_step", step(**late, early=False)).startswith("no. In your mean alpha_bar stands where")
 
 
 # The specifications against other sources.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddpm_lesson import Sampling, checks, data, load_pretrained
+from ddpm_lesson import Sampling, checks, data, load_pretrained, samplers, spacing
 from ddpm_lesson.checks import _carry
 from ddpm_lesson.checks._finished import FINISHED
 from ddpm_lesson.checks.variants import _measured
@@ -149,6 +149,12 @@ class Tame(torch.Tensor):
         return torch.zeros(())
 
 
+def by_heun(digits, n, seed, end=lambda x: x):
+    """Three steps of Heun's method, every estimate clipped: the last step rounds to 1.0001."""
+    chain, x_T = digits.process.respaced(spacing.trailing(1000, 3)), torch.randn(n, 1, 8, 8, generator=_seeded(seed))
+    return end(samplers.last(samplers.heun(chain, digits.denoiser(digits.labels(n)), x_T)))
+
+
 def raises(digits, n, seed):
     return digits.sampel(n)
 
@@ -157,6 +163,9 @@ def raises(digits, n, seed):
     ("generate", "words"),
     [
         (design("ddim", "trailing12", clip=False), "For n = 20: expected pixels in [-1, 1], got some of size 5"),
+        (by_heun, "got some of size 1.0001. That can happen where the estimated x_0 is clipped at every step"),
+        (by_heun, "may still leave the range by a little. Clamp what you return: x.clamp(-1, 1).\n"),
+        (lambda *given: 1.3 * solution.generate(*given), "some of size 1.3. Was the estimated x_0 clipped at every"),
         (lambda *given: (5 * solution.generate(*given)).as_subclass(Tame), "expected pixels in [-1, 1], got some of"),
         (lambda digits, n, seed: torch.zeros(n, 1, 8, 8), "did not ask the network that it was given"),
         (lambda digits, n, seed: data.digits().x_0[:n], "did not ask the network that it was given"),
@@ -173,6 +182,22 @@ def test_what_is_no_batch_of_digits_is_told(generate, words, capsys):
     given, text = said(generate, capsys)
     assert text.startswith("5.17 generate: no. ") and words in text and text.count("\n") == 1, text
     assert repr(given) == "<the course's own generate>"
+
+
+@pytest.mark.parametrize(
+    ("end", "fine"),
+    [(lambda x: x, False), (lambda x: x.clamp(-1, 1), True), (lambda x: x / x.abs().max(), True), (torch.tanh, True)],
+)
+def test_a_last_step_that_leaves_the_range_by_a_little_is_repaired_at_the_end(end, fine):
+    words = misfit(by_heun(load_pretrained("digits_ddpm"), 20, 1, end), 20)
+    assert (words == "") == fine
+
+
+def test_the_size_that_is_told_is_above_1():
+    for size, told in ((1.00012, "1.0001"), (1.00018, "1.0002"), (1.04, "1.04"), (1.3, "1.3"), (5086.2, "5086")):
+        words = misfit(torch.full((1, 1, 8, 8), size), 1)
+        assert f"got some of size {told}. " in words and ("x.clamp(-1, 1)" in words) == (size < 1.05), words
+    assert misfit(torch.full((1, 1, 8, 8), 1.00005), 1) == ""
 
 
 def test_a_stub_is_not_attempted(capsys):

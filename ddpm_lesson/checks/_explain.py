@@ -68,10 +68,11 @@ def _second_stage(check, function, modes, outcomes):
 
 
 def _two(found):
-    """Two listed mistakes at once. Of several pairs only what they share is certain."""
+    """Two listed mistakes at once. Of several pairs only what is said of each is certain."""
     if not found:
         return ""
-    shared = [a for a in found[0].made if all(a in other.made for other in found)]
+    said = [[a.brief for a in wrong.made] for wrong in found]
+    shared = [a for a in found[0].made if all(a.brief in briefs for briefs in said)]
     if len(shared) == 2:
         return f"Your numbers are those of two mistakes at once. {shared[0].brief} And: {shared[1].brief}"
     return f"Your numbers are those of two mistakes at once. One of them: {shared[0].brief}" if shared else ""

@@ -434,7 +434,7 @@ def r1_penalty(D, x_prev, x_t, t, gamma, interval):
     return gamma / 2 * interval * reduce(gradient(D, x_prev, x_t, t) ** 2, "b ... -> b", "mean")
 
 
-W(r1_penalty, "the mean over pixels", "layout", "You took the mean over D's axes.")
+W(r1_penalty, "the mean over pixels", "layout", "You took the mean over the pixels.")
 
 
 def r1_penalty(D, x_prev, x_t, t, gamma, interval):
@@ -512,7 +512,7 @@ def r1_penalty(D, x_prev, x_t, t, gamma, interval):
     return gamma * interval * gradient(D, x_prev, x_t, t).pow(2).flatten(1).mean(1)
 
 
-W(r1_penalty, "no 1/2, and the mean", "two", "The factor 1/2 is missing", "You took the mean over D's axes.")
+W(r1_penalty, "no 1/2, and the mean", "two", "The factor 1/2 is missing", "You took the mean over the pixels.")
 
 
 def r1_penalty(D, x_prev, x_t, t, gamma, interval):

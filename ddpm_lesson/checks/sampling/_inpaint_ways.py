@@ -39,6 +39,7 @@ def painted(
     steps=lambda T: reversed(range(T)),
     bar=lambda betas: torch.cumprod(1 - betas, 0),
     to=before_step,  # alpha_bar of the known part; where it is 1 no noise is drawn
+    noisy=lambda t: True,  # elsewhere
     signal=torch.sqrt,
     spread=lambda a_bar: (1 - a_bar).sqrt(),
     draws=lambda draw: (draw, draw),  # for the known part, and for the step forward
@@ -47,12 +48,13 @@ def painted(
     given=lambda x, known_part, mask: x,
     mix=mixed_by,
     times=lambda repeats: repeats,
+    times_at_0=lambda times: 1,
     goes_back=lambda t, left: left > 0 and t > 0,
     source=lambda mixed, unknown: mixed,
     beta=lambda betas, alphas_bar, t: betas[t],
     back=forward_step,
     unused=lambda draw: None,
-    waits=lambda x, mixed: x,  # where no step forward is made before the next repeat
+    waits=lambda x, mixed, t: mixed,  # where no step forward is made before the next repeat
     shown=lambda mixed, state: mixed,
     keep=last_repeats,
 ):
@@ -65,16 +67,18 @@ def painted(
         for t in steps(len(betas)):
             for_known = at_each_t(for_all)
             row: list[Tensor] = []
-            for left in reversed(range(times(repeats))):
+            for left in reversed(range(times(repeats) if t > 0 else times_at_0(times(repeats)))):
                 a_bar = to(alphas_bar, t)
-                known_part = known if a_bar == 1 else signal(a_bar) * known + spread(a_bar) * for_known()
+                known_part = known if a_bar == 1 else signal(a_bar) * known
+                if a_bar != 1 and noisy(t):
+                    known_part = known_part + spread(a_bar) * for_known()
                 unknown = p_step(given(x, known_part, mask), told(t))
                 state = mixed = mix(mask, known_part, unknown, t)
                 if goes_back(t, left):
                     state = x = back(source(mixed, unknown), beta(betas, alphas_bar, t), for_back())
                 else:
                     unused(draw)
-                    x = waits(x, mixed) if left else mixed
+                    x = waits(x, mixed, t) if left else mixed
                 row.append(shown(mixed, state))
             yield row
 

@@ -86,9 +86,8 @@ ancestral_chain = Check(
         "Your noise has the variance 1 - alpha_bar, the noise of all steps up to t. One step takes beta_t.": dict(
             var=lambda betas, alphas_bar: 1 - alphas_bar
         ),
-        "You take the noise from its end: step t has noise[t], so the first step that is made takes noise[T-1].": dict(
-            drawn=lambda noise, t: noise[len(noise) - 1 - t]
-        ),
+        "The first step that you make takes noise[0], the next one noise[1]. Step t has noise[t], and t runs "
+        "downwards: the first step takes noise[T-1].": dict(drawn=lambda noise, t: noise[len(noise) - 1 - t]),
         "You use the same noise, noise[0], at every step. Step t has noise[t].": dict(drawn=lambda noise, t: noise[0]),
         "Your step t takes noise[t - 1]. It takes noise[t]; step 0 has none, and noise[0] is not used.": dict(
             drawn=lambda noise, t: noise[t - 1]

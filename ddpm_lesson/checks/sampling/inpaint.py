@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import BETAS, double, fractions, products
+from ddpm_lesson.checks._rows import Rows
 from ddpm_lesson.checks.sampling._chains import named_states
 from ddpm_lesson.checks.sampling._inpaint_ways import every_repeat, mixed_by, once, painted, shared, with_x_T
 
@@ -62,6 +63,32 @@ def _bent(x_t: Tensor, t: int) -> Tensor:
     return 0.75 * x_t - x_t**2 / 8 + x_t.roll(1, -1) / 4 + (operator.index(t) + 1) / 16
 
 
+# What shows how many passes are made at t = 0, because each draws a noise or yields a state.
+AT_0: Rows = {
+    "You mix before the step<, and p_step changes the known pixels again>. Mix its result, with the known part "
+    "noised to t - 1.": dict(
+        to=lambda bar, t: bar[t],
+        given=lambda x, known_part, mask: mixed_by(mask, known_part, x, 0),
+        mix=lambda mask, known_part, unknown, t: unknown,
+    ),
+    "Your known part is noised to t. p_step's result is x_{t-1}: both parts need the noise of t - 1.": dict(
+        to=lambda bar, t: bar[t]
+    ),
+    "At t = 0 you read alphas_bar[-1], which wraps around to the noisiest step. There the known part is known "
+    "itself.": dict(to=lambda bar, t: bar[t - 1]),
+    "At t = 0 your known part has still one step of noise, of alphas_bar[0]. There it is known itself.": dict(
+        to=lambda bar, t: bar[max(t - 1, 0)]
+    ),
+    "You yield after every repeat. One state for each t is asked for: the yield belongs behind the repeats.": dict(
+        keep=every_repeat
+    ),
+    "You yield in every repeat, after the step forward. One state for each t is asked for, x_{t-1} of the last "
+    "repeat.": dict(keep=every_repeat, shown=lambda mixed, state: state),
+}
+# More passes than one, each from the same x_t, change nothing by themselves.
+MORE_PASSES = dict(times_at_0=lambda times: times, waits=lambda x, mixed, t: x if t == 0 else mixed)
+
+
 inpaint = Check(
     number="4.7",
     name="inpaint",
@@ -107,24 +134,14 @@ inpaint = Check(
             to=lambda bar, t: torch.ones_like(bar[0]),
             mix=lambda mask, known_part, unknown, t: unknown if t > 0 else mixed_by(mask, known_part, unknown, t),
         ),
-        "You mix before the step<, and p_step changes the known pixels again>. Mix its result, with the known part "
-        "noised to t - 1.": dict(
-            to=lambda bar, t: bar[t],
-            given=lambda x, known_part, mask: mixed_by(mask, known_part, x, 0),
-            mix=lambda mask, known_part, unknown, t: unknown,
-        ),
-        "Your known part is noised to t. p_step's result is x_{t-1}: both parts need the noise of t - 1.": dict(
-            to=lambda bar, t: bar[t]
-        ),
         "Your known part is noised to t, and clean at t = 0 only. p_step's result is x_{t-1}: both parts need the "
         "noise of t - 1, at every t.": dict(to=lambda bar, t: bar[t] if t > 0 else torch.ones_like(bar[0])),
         "Your known part has no noise. Beside the noisy rest the network has never seen such an image: noise it to t "
         "- 1.": dict(to=lambda bar, t: torch.ones_like(bar[0])),
-        "At t = 0 you read alphas_bar[-1], which wraps around to the noisiest step. There the known part is known "
-        "itself.": dict(to=lambda bar, t: bar[t - 1]),
-        "At t = 0 your known part has still one step of noise, of alphas_bar[0]. There it is known itself.": dict(
-            to=lambda bar, t: bar[max(t - 1, 0)]
-        ),
+        "At t = 0 you add no noise, but scale known by the root of alphas_bar[-1], which wraps around to the noisiest "
+        "step. There the known part is known itself.": dict(to=lambda bar, t: bar[t - 1], noisy=lambda t: t > 0),
+        "At t = 0 you add no noise, but scale known by the root of alphas_bar[0]. There the known part is known "
+        "itself.": dict(to=lambda bar, t: bar[max(t - 1, 0)], noisy=lambda t: t > 0),
         "At t = 1 your known part has no noise yet. In code t = 1 leads to the papers' x_1, which has one step of "
         "noise, alphas_bar[0]; only at t = 0 the known part is clean.": dict(
             to=lambda bar, t: bar[t - 1] if t > 1 else torch.ones_like(bar[0])
@@ -175,22 +192,30 @@ inpaint = Check(
             goes_back=lambda t, left: t > 0, shown=lambda mixed, state: state
         ),
         "You go forward at t = 0, too<: the finished image gets noise again>. There one pass is enough.": dict(
-            goes_back=lambda t, left: left > 0
+            goes_back=lambda t, left: left > 0, times_at_0=lambda times: times
         ),
-        "At t = 1 you do not go forward. In code t = 0 is the papers' t = 1: only there no step forward is made.": dict(
-            goes_back=lambda t, left: left > 0 and t > 1
+        "At t = 1 you do not go forward, and the next repeat gets x_t again. In code t = 0 is the papers' t = 1: only "
+        "there no step forward is made.": dict(
+            goes_back=lambda t, left: left > 0 and t > 1, waits=lambda x, mixed, t: x
         ),
+        "At t = 1 you do not go forward, and the next repeat gets x_{t-1}. In code t = 0 is the papers' t = 1: only "
+        "there no step forward is made.": dict(goes_back=lambda t, left: left > 0 and t > 1),
         "You never go forward: the repeats give x_{t-1} to p_step, with t. Make it x_t again, one step forward.": dict(
-            goes_back=lambda t, left: False, waits=lambda x, mixed: mixed
+            goes_back=lambda t, left: False
         ),
         "At t = 0 your repeats give x_0 to p_step again. It takes x_t: there one pass is made, whatever repeats "
-        "is.": dict(waits=lambda x, mixed: mixed),
+        "is.": dict(times_at_0=lambda times: times),
         "Every repeat starts from the same x_t: nothing of the last one stays. It starts from x_{t-1}, after one step"
-        " forward.": dict(goes_back=lambda t, left: False),
+        " forward.": dict(goes_back=lambda t, left: False, waits=lambda x, mixed, t: x),
         "You do not repeat: each step is made once, whatever repeats is.": dict(times=lambda repeats: 1),
         "You make one repeat too many. repeats counts all steps at one t, the first one too.": dict(
             times=lambda repeats: repeats + 1
         ),
+        **AT_0,
+        **{
+            f"{sentence} And at t = 0 one pass is made, whatever repeats is.": edits | MORE_PASSES
+            for sentence, edits in AT_0.items()
+        },
         "You draw a noise after the last repeat and do not use it. draw() hands out one noise after another: call it "
         "only where one is used.": dict(unused=lambda draw: draw()),
         "Your steps run from t = 0 upwards. x_T is the noisiest state: begin with t = T - 1 and end with t = 0.": dict(
@@ -198,11 +223,6 @@ inpaint = Check(
         ),
         "You tell p_step t + 1. In code t runs from 0 to T - 1.": dict(told=lambda t: t + 1),
         "You tell p_step t - 1, where it leads. It takes the t of x_t.": dict(told=lambda t: t - 1),
-        "You yield after every repeat. One state for each t is asked for: the yield belongs behind the repeats.": dict(
-            keep=every_repeat
-        ),
-        "You yield in every repeat, after the step forward. One state for each t is asked for, x_{t-1} of the last "
-        "repeat.": dict(keep=every_repeat, shown=lambda mixed, state: state),
         "You yield x_T too. T states are asked for, the first after step T - 1.": dict(keep=with_x_T),
         "You yield the last state only. One for each t is asked for: the yield belongs into the loop.": dict(
             keep=lambda rows, x_T, T: (row[-1] for row in list(rows)[-1:])

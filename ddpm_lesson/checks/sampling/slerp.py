@@ -106,6 +106,10 @@ def _correlation(a, b, share):
     return first * a + second * b
 
 
+OVER_CHANNELS = (
+    "You took an angle for each pixel, over the channels only (axis 1, which cosine_similarity takes by itself)"
+)
+
 slerp = Check(
     number="4.4",
     name="slerp",
@@ -115,17 +119,18 @@ slerp = Check(
     cases=tuple(
         Case(
             f"a of shape {shape}, share = {share}{', wide angles' * (sign < 0)}",
-            (fractions(*shape), double(sign) * fractions(*shape, start=11) + fractions(*shape) / 3, share),
+            (fractions(*shape), double(sign) * (fractions(*shape, start=11) + fractions(*shape) / 3), share),
+            coarse=shape[1] == 1,  # angles over one channel are 0 or pi, and what is divided by their sine is chance
         )
         for shape, share, sign in [
             ((4, 1, 8, 8), 0.25, 1),
             ((4, 3, 4, 4), 0.5, 1),
             ((3, 2), 0.75, -1),
-            ((2, 3, 2, 4, 4), 0.4, -2),
-            ((1, 1, 8, 8), 0.9, 2),
+            ((2, 3, 2, 4, 4), 0.4, 2),
+            ((1, 4, 4, 4), 0.9, 2),
             ((4, 4), 0.3, 1),
-            ((3, 1, 4, 4), 0.0, 1),
-            ((3, 1, 4, 4), 1.0, -1),
+            ((3, 2, 4, 4), 0.0, 1),
+            ((3, 2, 4, 4), 1.0, -1),
         ]
     ),
     among="points, wide angles, share = 0 and share = 1",
@@ -152,8 +157,16 @@ slerp = Check(
         ),
         "You took an angle for each row, over the last axis only. An image is one vector: sum over all axes but the "
         "batch's.": dict(axes=lambda x: (-1,)),
-        "You took an angle for each pixel, over the channels only (axis 1, which cosine_similarity takes by itself). "
-        "An image is one vector: sum over all axes but the batch's.": dict(axes=lambda x: (1,)),
+        f"{OVER_CHANNELS}. An image is one vector: flatten(1) first, or sum over all axes but the batch's.": dict(
+            axes=lambda x: (1,)
+        ),
+        f"{OVER_CHANNELS}, and put these angles into the batch axis. An image is one vector: flatten(1) first.": dict(
+            axes=lambda x: (1,), laid=lambda angle: angle.reshape(-1, *[1] * (angle.ndim - 1))
+        ),
+        f"{OVER_CHANNELS}, and gave these angles their missing axis at the end. An image is one vector: flatten(1) "
+        "first.": dict(axes=lambda x: (1,), laid=lambda angle: angle.squeeze(1).unsqueeze(-1)),
+        f"{OVER_CHANNELS}, and these angles lack an axis. An image is one vector: flatten(1) first, and give its angle "
+        "the axes (B, 1, ..., 1).": dict(axes=lambda x: (1,), laid=lambda angle: angle.squeeze(1)),
         "You took an angle for each channel, over its pixels. An image is one vector: sum over all axes but the "
         "batch's.": dict(axes=lambda x: tuple(range(2, x.ndim)) or (1,)),
         "Your angles are between the images of one batch: the sum runs over the batch axis. It runs over all axes but"

@@ -11,6 +11,7 @@ from ddpm_lesson.checks._run import plain
 N = 500  # images that are scored
 FEW = 20  # images that are drawn more than once
 PIXEL = 1e-4  # what rounding may add to [-1, 1]
+LITTLE = 0.05  # what a sampler's last step may add where every estimate was clipped
 
 
 class TooMany(Exception):
@@ -83,9 +84,18 @@ def misfit(images: Any, n: int) -> str:
     if not images.is_floating_point() or not images.isfinite().all():
         return "expected finite numbers" if images.is_floating_point() else f"expected floats, got {images.dtype}"
     if (largest := images.abs().max().item()) > 1 + PIXEL:
-        clip = "Was the estimated x_0 clipped at every step, as digits.denoiser does"
-        return f"expected pixels in [-1, 1], got some of size {largest:.2g}. {clip}?"
+        start = f"expected pixels in [-1, 1], got some of size {_above_1(largest)}. "
+        if largest > 1 + LITTLE:
+            return start + "Was the estimated x_0 clipped at every step, as digits.denoiser does?"
+        start += "That can happen where the estimated x_0 is clipped at every step: the sampler's last step, or its "
+        return start + "rounding, may still leave the range by a little. Clamp what you return: x.clamp(-1, 1)"
     return ""
+
+
+def _above_1(size: float) -> str:
+    """With as many digits as tell it from 1, two at least."""
+    digits = next((n for n in range(2, 9) if float(f"{size:.{n}g}") > 1), 9)
+    return f"{size:.0f}" if size >= 100 else f"{size:.{digits}g}"
 
 
 @lru_cache(maxsize=1)

@@ -88,6 +88,8 @@ cfg_eps = Check(
         "With w you wrote s = w - 1. It is s = 1 + w: at w = 0 the result is eps_cond.": dict(
             w=lambda cond, uncond, w: _by_s(cond, uncond, w - 1)
         ),
+        "With w you wrote (2 + w) eps_cond - (1 + w) eps_uncond. The 1 + is in this formula already; s = 1 + w belongs "
+        "to the other one.": dict(w=lambda cond, uncond, w: _by_w(cond, uncond, 1 + w)),
         "With w you forgot the 1 +: w (eps_cond - eps_uncond) is added to eps_cond.": dict(
             w=lambda cond, uncond, w: w * (cond - uncond)
         ),
@@ -105,6 +107,9 @@ cfg_eps = Check(
         ),
         "You start from eps_cond in both conventions. With s the line starts at eps_uncond.": dict(
             s=_by_w, w=lambda cond, uncond, w: _by_w(cond, uncond, 1 + w)
+        ),
+        "With s you wrote w = s + 1. It is w = s - 1: at s = 1 the result is eps_cond.": dict(
+            s=lambda cond, uncond, s: _by_w(cond, uncond, s + 1)
         ),
         "With s you forgot to start from eps_uncond: s times the difference is added to it.": dict(
             s=lambda cond, uncond, s: s * (cond - uncond)

@@ -8,6 +8,18 @@ from torch import Tensor
 
 from ddpm_lesson.checks._engine import Case, Check
 from ddpm_lesson.checks._inputs import BETAS, LONG, Step, before, double, fractions, products, widest
+from ddpm_lesson.checks.variants._ddgan_ways import (
+    above_0,
+    as_eps,
+    as_eps_above_0,
+    by_tables,
+    late,
+    of_x_0,
+    of_x_t,
+    told,
+    upside_down,
+    variance,
+)
 
 LARGE = [0.475, 0.85, 0.955, 0.9875]  # near the four steps of Xiao et al.
 LATENT = 6
@@ -50,67 +62,13 @@ def generator(x_t: Tensor, t: Tensor, z: Tensor) -> Tensor:
     return 0.75 * x + push.reshape(-1, *[1] * (x_t.ndim - 1)) * (1 + pattern)
 
 
-def _told(t: int, x_t: Tensor) -> Tensor:
-    return torch.full((len(x_t),), t, device=x_t.device)
-
-
-def _at_0(c: Step) -> Tensor:
-    return c.a_bar_prev.sqrt() * c.beta / (1 - c.a_bar)
-
-
-def _at_t(c: Step) -> Tensor:
-    return c.alpha.sqrt() * (1 - c.a_bar_prev) / (1 - c.a_bar)
-
-
-def _var(c: Step) -> Tensor:
-    return c.beta * (1 - c.a_bar_prev) / (1 - c.a_bar)
-
-
-def _late(coefficient):
-    """The coefficient with alpha_bar instead of alpha_bar_prev."""
-    return lambda c: coefficient(c._replace(a_bar_prev=c.a_bar))
-
-
-def _by_tables(
-    G,
-    x_t: Tensor,
-    z: Tensor,
-    t: int,
-    betas: Tensor,
-    noise: Tensor,
-    *,
-    told=_told,
-    latent=lambda z: z,
-    clip=lambda x_0: x_0,
-    bar=lambda betas: torch.cumprod(1 - betas, 0),
-    prev=before,
-    at_0=_at_0,
-    at_t=_at_t,
-    var=_var,
-    var_of=lambda t, T: t,
-    spread=torch.sqrt,
-    at_once=False,  # at t = 0 the x_0 is returned before anything is computed
-    out=lambda c, x_0, mean, std, noise: mean + std * noise,
-) -> Tensor:
-    a_bar = bar(betas)
-
-    def at(i: int) -> Step:
-        return Step(*(table[i] for table in (betas, 1 - betas, a_bar, prev(a_bar))))
-
-    x_0 = clip(G(x_t, told(t, x_t), latent(z)))
-    if at_once and t == 0:
-        return x_0
-    mean = at_0(at(t)) * x_0 + at_t(at(t)) * x_t
-    return out(at(t), x_0, mean, spread(var(at(var_of(t, len(betas))))), noise)
-
-
 def _terms(G, x_t, z, t, betas, noise):
     a_bar = torch.cumprod(1 - betas, 0)
     c = Step(*(table[t] for table in (betas, 1 - betas, a_bar, before(a_bar))))
     return {
-        "coef1 * x_0": _at_0(c) * G(x_t, _told(t, x_t), z),
-        "coef2 * x_t": _at_t(c) * x_t,
-        "std * noise": _var(c).sqrt() * noise,
+        "coef1 * x_0": of_x_0(c) * G(x_t, told(t, x_t), z),
+        "coef2 * x_t": of_x_t(c) * x_t,
+        "std * noise": variance(c).sqrt() * noise,
     }
 
 
@@ -124,7 +82,7 @@ ddgan_step = Check(
     number="5.12",
     name="ddgan_step",
     specification=_ddgan_step,
-    form=_by_tables,
+    form=by_tables,
     batch=("x_t", "z", "noise"),
     random="the arguments z and noise",
     gradients=("z",),
@@ -162,13 +120,13 @@ ddgan_step = Check(
             spread=lambda var: var
         ),
         "Your variance is beta, and without noise at t = 0. x_0 is given by G: the posterior is narrower than beta, "
-        "by (1 - alpha_bar_prev) / (1 - alpha_bar).": dict(var=lambda c: c.beta, at_once=True),
+        "by (1 - alpha_bar_prev) / (1 - alpha_bar).": dict(var=above_0(lambda c: c.beta, variance)),
         "Your variance is beta<, with noise at t = 0>, or it has alpha_bar for alpha_bar_prev, which comes to the "
         "same. The posterior's is beta (1 - alpha_bar_prev) / (1 - alpha_bar), and 0 at t = 0.": dict(
             var=lambda c: c.beta
         ),
         "At t = 0 you add noise, of variance beta. The last step gives the x_0 of G itself.": dict(
-            var=lambda c: torch.where(c.a_bar_prev == 1, c.beta, _var(c))
+            var=lambda c: torch.where(c.a_bar_prev == 1, c.beta, variance(c))
         ),
         "At t = 0 you add noise, with the variance of t = 1: the one whose logarithm was clipped. The last step gives "
         "x_0 itself.": dict(var_of=lambda t, T: max(t, min(1, T - 1))),
@@ -176,18 +134,49 @@ ddgan_step = Check(
         "alpha_bar_prev) / (1 - alpha_bar).": dict(var=lambda c: 1 - c.a_bar_prev),
         "At t = 0 your alpha_bar_prev is alphas_bar[-1], the noisiest: index -1 wraps around. Before the first step it "
         "is 1.": dict(prev=lambda a_bar: a_bar.roll(1)),
+        "At t = 0 your alpha_bar_prev is alphas_bar[0], the value after the first step. Before that step there is no "
+        "noise: it is 1.": dict(prev=lambda a_bar: torch.cat([a_bar[:1], a_bar[:-1]])),
         "You took alpha_bar for alpha_bar_prev, in mean and variance. The posterior is one of x_{t-1}: the entry at "
-        "t - 1, and 1 at t = 0.": dict(at_0=_late(_at_0), at_t=_late(_at_t), var=_late(_var)),
+        "t - 1, and 1 at t = 0.": dict(at_0=late(of_x_0), at_t=late(of_x_t), var=late(variance)),
         "You took alpha_bar for alpha_bar_prev, in mean and variance, but not at t = 0. The posterior is one of "
-        "x_{t-1}: the entry at t - 1.": dict(at_0=_late(_at_0), at_t=_late(_at_t), var=_late(_var), at_once=True),
+        "x_{t-1}: the entry at t - 1.": dict(
+            at_0=above_0(late(of_x_0), of_x_0),
+            at_t=above_0(late(of_x_t), of_x_t),
+            var=above_0(late(variance), variance),
+        ),
         "In your mean alpha_bar stands where alpha_bar_prev belongs: the entry at t - 1, and 1 at t = 0.": dict(
-            at_0=_late(_at_0), at_t=_late(_at_t)
+            at_0=late(of_x_0), at_t=late(of_x_t)
         ),
         "In your mean, except at t = 0, alpha_bar stands where alpha_bar_prev belongs: the entry at t - 1.": dict(
-            at_0=_late(_at_0), at_t=_late(_at_t), at_once=True
+            at_0=above_0(late(of_x_0), of_x_0), at_t=above_0(late(of_x_t), of_x_t)
         ),
         "The two coefficients of the mean are exchanged<: at t = 0 yours is x_t>. The one with sqrt(alpha_bar_prev) "
-        "beta belongs to x_0.": dict(at_0=_at_t, at_t=_at_0),
+        "beta belongs to x_0.": dict(at_0=of_x_t, at_t=of_x_0),
+        "The two coefficients of the mean are exchanged<, but not at t = 0>. The one with sqrt(alpha_bar_prev) beta "
+        "belongs to x_0.": dict(at_0=above_0(of_x_t, of_x_0), at_t=above_0(of_x_0, of_x_t)),
+        "The coefficient of x_0 has sqrt(alpha_bar)<, at t = 0 too>, where sqrt(alpha_bar_prev) belongs. It comes from "
+        "the jump q(x_{t-1} | x_0), which ends one step before t.": dict(at_0=late(of_x_0)),
+        "The coefficient of x_0 has sqrt(alpha_bar), where sqrt(alpha_bar_prev) belongs. It comes from the jump "
+        "q(x_{t-1} | x_0), which ends one step before t.": dict(at_0=above_0(late(of_x_0), of_x_0)),
+        "The coefficient of x_t has sqrt(alpha_bar), where sqrt(alpha) belongs. It comes from a single step, from "
+        "x_{t-1} to x_t, and not from the jump.": dict(
+            at_t=lambda c: c.a_bar.sqrt() * (1 - c.a_bar_prev) / (1 - c.a_bar)
+        ),
+        "The coefficient of x_t has sqrt(alpha_bar_prev), which belongs to that of x_0. Here it is sqrt(alpha): x_t is "
+        "one step away from x_{t-1}.": dict(at_t=lambda c: c.a_bar_prev.sqrt() * (1 - c.a_bar_prev) / (1 - c.a_bar)),
+        "The coefficient of x_t has 1 - alpha_bar on top too<, at t = 0 as well, so that it cancels>. On top belongs 1 "
+        "- alpha_bar_prev, the variance of x_{t-1} given x_0.": dict(at_t=late(of_x_t)),
+        "The coefficient of x_t has 1 - alpha_bar on top too<, so that it cancels>. On top belongs 1 - alpha_bar_prev, "
+        "the variance of x_{t-1} given x_0.": dict(at_t=above_0(late(of_x_t), of_x_t)),
+        "The fraction in your variance is upside down<: infinite at t = 0, and above 1 later>. Knowing x_0 as well can "
+        "only narrow beta: the smaller number, 1 - alpha_bar_prev, goes on top.": dict(var=upside_down),
+        "The fraction in your variance is upside down<: it is above 1>. Knowing x_0 as well can only narrow beta: the "
+        "smaller number, 1 - alpha_bar_prev, goes on top.": dict(var=above_0(upside_down, variance)),
+        "You took what G returns for the noise eps<, at t = 0 too>. G returns its x_0: put it into the posterior as it "
+        "is.": dict(taken=as_eps),
+        "You took what G returns for the noise eps. G returns its x_0: put it into the posterior as it is.": dict(
+            taken=as_eps_above_0
+        ),
         "In the coefficient of x_0 the root over alpha_bar_prev is missing.": dict(
             at_0=lambda c: c.a_bar_prev * c.beta / (1 - c.a_bar)
         ),
@@ -203,9 +192,9 @@ ddgan_step = Check(
         "G gets the first image's z for the whole batch. Every image has its own.": dict(
             latent=lambda z: z[:1].expand_as(z)
         ),
-        "You told G t + 1. In code t counts from 0: pass t as it is.": dict(told=lambda t, x_t: _told(t + 1, x_t)),
-        "You told G t - 1. It is asked about x_t: pass t.": dict(told=lambda t, x_t: _told(t - 1, x_t)),
-        "You told G t = 0 at every step. It has to know how noisy x_t is.": dict(told=lambda t, x_t: _told(0, x_t)),
+        "You told G t + 1. In code t counts from 0: pass t as it is.": dict(told=lambda t, x_t: told(t + 1, x_t)),
+        "You told G t - 1. It is asked about x_t: pass t.": dict(told=lambda t, x_t: told(t - 1, x_t)),
+        "You told G t = 0 at every step. It has to know how noisy x_t is.": dict(told=lambda t, x_t: told(0, x_t)),
         "You return G's x_0. The step ends at x_{t-1}: draw it from the posterior with this x_0.": dict(
             out=lambda c, x_0, mean, std, noise: x_0
         ),

@@ -148,6 +148,8 @@ guided_chain = Check(
         ),
         "You step to t - 1, and at t = 0 to the clean image. The chain steps to the next lower entry of "
         "timesteps.": dict(to=lambda bar, steps, k: bar[steps[k] - 1] if steps[k] > 0 else torch.ones_like(bar[0])),
+        "You step to t - 1, and from the first entry of timesteps to the clean image. Step to the next lower entry of "
+        "timesteps.": dict(to=lambda bar, steps, k: bar[steps[k] - 1] if k > 0 else torch.ones_like(bar[0])),
         "You step to t - 1, and at t = 0 index -1 wraps around to the noisiest step. Step to the next lower entry of "
         "timesteps, and from the first to the clean image.": dict(to=lambda bar, steps, k: bar[steps[k] - 1]),
         "Your last step wraps around: timesteps[-1] is the noisiest step. From the first entry it leads to the clean "

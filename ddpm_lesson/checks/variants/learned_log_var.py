@@ -14,9 +14,10 @@ from ddpm_lesson.checks._rows import COLUMNS, FIRST_T
 def _learned_log_var(v, t, betas, alphas_bar):
     """Exercise 5.2: log variance between log posterior_var and log beta.  Nichol & Dhariwal 2021, Eq. 15.
 
-    v: (B, *D) in [-1, 1]: -1 is the posterior variance, 1 is beta.  t: (B,) int64 in 0..T-1.  betas, alphas_bar: (T,)
-    float64, T >= 2.  Returns (B, *D), the log variance: frac log beta + (1 - frac) log posterior_var with
-    frac = (v + 1) / 2.  At t = 0, where the posterior variance is 0, posterior_var[1] stands instead of it.
+    v: (B, *D): -1 is the posterior variance, 1 is beta, and nothing forces v to stay between them.  t: (B,) int64 in
+    0..T-1.  betas, alphas_bar: (T,) float64, T >= 2.  Returns (B, *D), the log variance: frac log beta + (1 - frac) log
+    posterior_var with frac = (v + 1) / 2.  At t = 0, where the posterior variance is 0, posterior_var[1] stands instead
+    of it.
     Not a variance: it is the logarithms that are mixed.
     """
     images = []
@@ -47,6 +48,7 @@ def _between(
     betas: Tensor,
     alphas_bar: Tensor,
     *,
+    bounded=lambda v: v,
     prev: Callable = before,
     var=_posterior_var,
     first=_second_twice,  # of the small variances and betas
@@ -59,7 +61,7 @@ def _between(
 ):
     small = first(var(betas, alphas_bar, prev(alphas_bar)), betas)
     ends = (look_up(logarithm(table), steps(t), v) for table in (large(betas, small), small))
-    return mix(share(v.double()), *ends)
+    return mix(share(bounded(v.double())), *ends)
 
 
 def _terms(v: Tensor, t: Tensor, betas: Tensor, alphas_bar: Tensor) -> dict[str, Tensor]:
@@ -78,18 +80,19 @@ learned_log_var = Check(
     terms=_terms,
     cases=tuple(
         Case(
-            f"v of shape {shape}, t = {t}, T = {len(betas)}",
-            (fractions(*shape), torch.tensor(t), double(betas), double(products(betas))),
+            f"v of shape {shape}{remark}, t = {t}, T = {len(betas)}",
+            (size * fractions(*shape), torch.tensor(t), double(betas), double(products(betas))),
         )
-        for shape, t, betas in [
-            *((shape, t, BETAS) for shape, t in IMAGES),
-            ((3, 5), [1, 0, 0], BETAS[:2]),
-            ((3, 2), [999, 300, 500], LONG),
+        for size, remark, shape, t, betas in [
+            *((1, "", shape, t, BETAS) for shape, t in IMAGES),
+            (1, "", (3, 5), [1, 0, 0], BETAS[:2]),
+            (1, "", (3, 2), [999, 300, 500], LONG),
+            (2, " from -2 to 2", (3, 1, 4, 6), [5, 0, 8], BETAS),
         ]
     ),
-    among="t = 0, mixed t, T = 2 and T = 1000",
+    among="t = 0, mixed t, T = 2, T = 1000 and v outside of [-1, 1]",
     misconceptions={
-        "You took v itself for the share of log beta. v lies in [-1, 1], a share in 0..1: frac = (v + 1) / 2.": dict(
+        "You took v itself for the share of log beta. v = -1 is a share of 0, v = 1 of 1: frac = (v + 1) / 2.": dict(
             share=lambda v: v
         ),
         "Your share is v + 1, from 0 to 2. Halve it: frac = (v + 1) / 2.": dict(share=lambda v: v + 1),
@@ -99,9 +102,12 @@ learned_log_var = Check(
         "The two ends are exchanged: v = 1 is log beta, v = -1 is log posterior_var. frac belongs to log beta.": dict(
             share=lambda v: (1 - v) / 2
         ),
-        "You squeezed v through a sigmoid. v is the network's own number in [-1, 1]: frac = (v + 1) / 2.": dict(
+        "You squeezed v through a sigmoid. v is the network's own number: frac = (v + 1) / 2.": dict(
             share=torch.sigmoid
         ),
+        "You squeezed v through tanh. v is the network's own number: frac = (v + 1) / 2.": dict(bounded=torch.tanh),
+        "You kept v in [-1, 1], or frac or the result between its ends, with a clamp. Nothing forces v to stay there: "
+        "beyond the ends the formula goes on.": dict(bounded=lambda v: v.clamp(-1, 1)),
         "You forgot the 1 - at the small end: its share is 1 - frac.": dict(
             mix=lambda share, large, small: share * large + share * small
         ),

@@ -13,9 +13,10 @@ from ddpm_lesson.checks._run import called
 def _r1_penalty(D, x_prev, x_t, t, gamma, interval):
     """Exercise 5.15: R1, the squared gradient of D on real images.  Mescheder et al. 2018, Eq. 9; Karras et al. 2020.
 
-    D: a network, called as D(x_prev, x_t, t), returns logits (B,).  x_prev: real x_{t-1}, (B, *D).  x_t: (B, *D).
-    t: (B,) int64.  gamma: float.  interval: int; the penalty is taken at every so many steps, and so weighs as much
-    more.  Returns (B,): gamma / 2 * interval * |gradient of D in x_prev|^2, the square summed over D's axes.
+    D: a network, called as D(x_prev, x_t, t), returns logits (B,).  x_prev: real x_{t-1}, B images or points.  x_t: of
+    the same shape.  t: (B,) int64.  gamma: float.  interval: int; the penalty is taken at every so many steps, and so
+    weighs as much more.  Returns (B,): gamma / 2 * interval * |gradient of D in x_prev|^2, the square summed over the
+    pixels of an image.
     Gradients flow on to D's weights.  x_prev, x_t and the weights' .grad stay as they are.
     Not the gradient of D's mean over the batch: that is divided by B.
     """
@@ -166,7 +167,7 @@ r1_penalty = Check(
         "You took the gradient of D's mean<: it is divided by B, and the penalty by B^2>. Sum the logits: each image "
         "then has its own gradient.": dict(total=torch.mean),
         "You took the norm of the gradient. Its square is asked for.": dict(size=_norm),
-        "You took the mean over D's axes. The squared norm is a sum<: yours is smaller by the number of pixels>.": dict(
+        "You took the mean over the pixels. The squared norm is a sum<: yours is smaller by their number>.": dict(
             size=lambda grad: grad.square().flatten(1).mean(1)
         ),
         "You took the sum of absolute values. The squares are summed.": dict(
@@ -178,7 +179,7 @@ r1_penalty = Check(
         "You squared the norm twice. Its square is the sum of squares.": dict(
             size=lambda grad: _sum_of_squares(grad) ** 2
         ),
-        "You return a number for each coordinate. Sum the squares over D's axes: one penalty for each image.": dict(
+        "You return a number for each pixel. Sum the squares over the pixels: one penalty for each image.": dict(
             size=torch.square
         ),
         "You summed over the batch as well, into one number. A penalty for each image is asked for.": dict(
