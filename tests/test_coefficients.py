@@ -227,6 +227,7 @@ def test_betas_are_neither_changed_nor_given_a_graph():
         ([0.1, math.nan], r"lie in \(0, 1\], got nan at t = 1"),
         ([0.1, math.inf], r"lie in \(0, 1\], got inf at t = 1"),
         ([0.1, 1.0, 0.2, 1.0], "allowed at the last step only, got it at t = 1"),
+        ([0.1, 1.0, 1.0, 0.2], "allowed at the last step only, got it at t = 1"),
         ([0.1, 0.2, 1.0, 0.3], "allowed at the last step only, got it at t = 2"),
     ],
 )
@@ -426,6 +427,8 @@ def test_numbers_are_kept_for_the_next_call_and_not_without_end():
     assert numbers[0.1, torch.float64].item() == 0.1 != numbers[0.1, torch.float32].item()
     with torch.inference_mode():
         assert not numbers[0.2, torch.float32].is_inference()
+    kept = [numbers[float(i), torch.float32] for i in range(6000)]  # six of a chain of 1000 steps
+    assert all(numbers[float(i), torch.float32] is number for i, number in enumerate(kept))
     for i in range(2**16 + 1):
         numbers[float(i), torch.float32]
     assert len(numbers) < 2**16
