@@ -508,7 +508,7 @@ class ResBlock(nn.Module):
 ResBlock = checks.ResBlock(ResBlock)
 
 # %% [markdown]
-# **Your first network.** Your block is enough for one: a convolution from 1 to 32 channels, three of your blocks one after the other, each told the time, and a convolution back to 1 channel. The course's `TimeEmbedding` looks your table up and sends the row through two linear layers. Train it with your loss of notebook 2, and draw with your mean, (2.2).
+# **Your first network.** Your block is enough for one: a convolution from 1 to 32 channels, three of your blocks one after the other, each told the time, and a convolution back to 1 channel. The course's `TimeEmbedding` looks up the row of t in a table like yours, and sends it through two linear layers. Train it with your loss of notebook 2, and draw with your mean, (2.2).
 
 # %%
 class Stack(nn.Module):
@@ -583,6 +583,8 @@ assert changes[-1] < 1e-5 < 0.01 < changes[3]
 # %% [markdown]
 # *Figure 3.9.* How much (root mean square) the output of your block changes between t = 0 and t = 900. With one channel to a group (32 groups) the norm removes the time completely. No error is raised, and the loss of such a network falls all the same. **Repair**: fewer groups, 8 for example. The package's `UNet` warns. (Try `Stack(num_groups=32)` above: it trains, and over some of its digits lies a grey veil.)
 # <!-- alt: Six bars. With 1 to 16 groups the output changes visibly; with 32 groups the bar has no height. -->
+#
+# Exercise 3.5, which counts the block's numbers, is in the next, collapsed section; it is optional.
 #
 # *You can stop here*: the next sitting starts alone.
 
