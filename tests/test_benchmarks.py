@@ -18,7 +18,7 @@ def benchmark(monkeypatch):
     """A script of benchmarks/ by its name."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("_measured", "peers", "unet", "samplers", "imports", "attempts"):
+    for name in ("_measured", "peers", "unet", "samplers", "imports", "attempts", "shares"):
         sys.modules.pop(name, None)
 
 
@@ -144,3 +144,21 @@ def test_attempts_give_the_same_answers_and_masks_that_are_as_thin(benchmark, mo
     dropped = attempts.CoarseDropout(0.1).train()(x)
     assert 0.895 < (dropped != 0).float().mean() < 0.905  # 131072 pixels: six standard deviations are 0.005
     torch.testing.assert_close(dropped.max(), torch.tensor(1 / 0.9))
+
+
+@pytest.mark.parametrize("side", [7, 8, 11])
+def test_winograd_is_the_convolution(benchmark, side):
+    attempts = benchmark("attempts")
+    conv = torch.nn.Conv2d(5, 6, 3, padding=1)
+    other = attempts.winograd_like(conv)
+    other.load_state_dict(conv.state_dict())
+    x = torch.randn(2, 5, side, side, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(other(x), conv(x), rtol=0, atol=1e-5)
+    strided = torch.nn.Conv2d(5, 6, 3, stride=2, padding=1)
+    assert type(attempts.winograd_like(strided)) is torch.nn.Conv2d
+
+
+def test_the_shares_of_a_step(benchmark):
+    shares = benchmark("shares").shares(1)
+    assert abs(shares.total() - 1) < 1e-9 and set(shares) == {*benchmark("shares").KINDS.values(), "all the rest"}
+    assert shares.most_common(1)[0][0] == "convolutions" and shares["all the rest"] < 0.2
