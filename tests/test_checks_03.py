@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddpm_lesson import checks
-from ddpm_lesson.networks import unet
+from ddpm_lesson.networks import blocks, unet
 
 ROOT = Path(__file__).parent.parent
 SPEC = importlib.util.spec_from_file_location("solution_03", ROOT / "notebooks" / "solutions" / "03_unet.py")
@@ -389,3 +389,18 @@ def of_x(*raw):
 def test_projections_of_x_are_told_apart(raw, words):
     assert checks.AttnBlock.diagnose(of_x(*raw))[1].startswith(f". {words}")
     assert checks.AttnBlock.diagnose(of_x())[0] == "yes"
+
+
+def test_a_change_in_place_names_the_argument_of_forward(capsys):
+    """Not one of the constructor's, in whose place it stands."""
+
+    class Changed(blocks.ResBlock):
+        def __init__(self, in_ch, out_ch, tdim, dropout, num_groups=32):
+            super().__init__(in_ch, out_ch, tdim, dropout, num_groups=num_groups)
+
+        def forward(self, x, temb):
+            temb += 1e-9
+            return super().forward(x, temb)
+
+    checks.ResBlock(Changed)
+    assert "changes temb in place" in capsys.readouterr().out

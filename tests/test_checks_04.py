@@ -852,3 +852,30 @@ def test_two_mistakes_of_inpainting_are_named_both(answer, sentences):
 def test_no_mistake_of_inpainting_is_seen_in_a_right_one():
     for passes in ("one", "same"):
         assert verdict("inpaint", paint(clean_at_0, passes_at_0=passes)).startswith("yes")
+
+
+@pytest.mark.parametrize("line", [lambda cos: cos > 0.9, lambda cos: cos < -0.9, lambda cos: cos.abs() > 0.9])
+def test_an_arc_that_is_straight_at_some_angles(line, capsys):
+    """Exercise 4.4 with lerp where vectors are nearly parallel or opposite: only far beyond these angles it is one."""
+
+    def slerp(a, b, share):
+        cos = torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1))
+        angle, column = cos.acos().reshape(-1, *[1] * (a.ndim - 1)), (-1, *[1] * (a.ndim - 1))
+        arc = (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
+        return torch.where(line(cos).reshape(column), torch.lerp(a, b.to(a), share), arc.to(a))
+
+    checks.slerp(slerp)
+    assert "4.4 slerp: no" in capsys.readouterr().out
+
+
+def test_the_model_is_called_by_the_names_of_the_statement(capsys):
+    def ancestral_chain(model, betas, x_T, noise):
+        bar, x = torch.cumprod(1 - betas, 0), x_T
+        for t in reversed(range(len(betas))):
+            eps = model(x=x, t=torch.full((len(x),), t))
+            x = (x - betas[t] / (1 - bar[t]).sqrt() * eps) / (1 - betas[t]).sqrt()
+            x = x + betas[t].sqrt() * noise[t] if t > 0 else x
+            yield x
+
+    checks.ancestral_chain(ancestral_chain)
+    assert "4.2 ancestral_chain: yes" in capsys.readouterr().out

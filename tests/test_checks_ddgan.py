@@ -437,3 +437,20 @@ def test_networks_of_the_checks_ask_mps_for_no_float64():
     """It has none: a right answer would be told that it fails there."""
     for kind, dtype in (("mps", torch.float32), ("cpu", torch.float64), ("cuda", torch.float64)):
         assert widest(SimpleNamespace(device=SimpleNamespace(type=kind), to=lambda dtype: dtype)) == dtype
+
+
+def test_a_step_may_stack_the_images_of_one_dtype(capsys):
+    """G answers in the dtype of x_t, as a network does."""
+
+    def ddgan_step(G, x_t, z, t, betas, noise):
+        x_0 = G(x_t, torch.full((len(x_t),), t, device=x_t.device), z)
+        if t == 0:
+            return x_0
+        bar = torch.cumprod(1 - betas, 0)
+        prev, left = bar[t - 1], 1 - bar[t]
+        parts = [prev.sqrt() * betas[t] / left, (1 - betas[t]).sqrt() * (1 - prev) / left]
+        parts.append((betas[t] * (1 - prev) / left).sqrt())
+        return torch.einsum("k, k... -> ...", torch.stack(parts).to(x_t), torch.stack([x_0, x_t, noise]))
+
+    checks.ddgan_step(ddgan_step)
+    assert "5.12 ddgan_step: yes" in capsys.readouterr().out

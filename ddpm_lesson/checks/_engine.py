@@ -51,6 +51,7 @@ class Check:
     torch.no_grad(), too; "" asks for nothing.
     float64: what to do, if float64 arguments must give float64; "" asks for nothing. beside: the argument where new
     tensors are to be made, if a GPU may hold it.
+    inputs: of a class, whose case holds two tuples, the constructor's arguments and forward's: the names of forward's.
     images: the arguments of which the result is a sum of one factor for each image; batch: those with one entry for
     each image. random: the argument that holds the noise.
     tables, terms, places, clues: what the second stage knows of the exercise, see `_explain`.
@@ -81,6 +82,7 @@ class Check:
     grad_mode: str = ""
     float64: str = ""
     beside: str = ""
+    inputs: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     batch: tuple[str, ...] = ()
     random: str = ""
@@ -156,7 +158,8 @@ class Check:
     def _verdict(self, function, modes, outcomes):
         problems = self.problems(outcomes)
         mistake = explain(self, function, modes, outcomes, problems) if any(problems) else ""
-        changed = [name for name in [*self.parameters, YIELDED] if any(name in outcome.changed for outcome in outcomes)]
+        names = *(self.inputs or self.parameters), YIELDED
+        changed = [name for name in names if any(name in outcome.changed for outcome in outcomes)]
         if changed:
             mistake = self._in_place(mistake, " and ".join(changed), bool(one_like(self, outcomes)))
         mistake = mistake or cut_off(self, function, modes) or needs_grad_mode(self, function, modes)

@@ -77,6 +77,8 @@ def run(check, function: Callable, args: tuple, modes: Modes, most: int | None =
         switched = modes.restore()
         engine.restore()
     passed = zip(check.parameters, given, args, strict=False)  # what is left out keeps its default
+    if check.inputs:
+        passed = zip(check.inputs, given[1], args[1], strict=False)
     changed = {name for name, after, before in passed if name not in check.changes and not _same(after, before)}
     return Outcome(tuple(values), tuple(names), trouble, line, changed | altered, switched, seeds.moved())
 

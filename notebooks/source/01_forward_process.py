@@ -165,7 +165,7 @@ def linear_betas(beta_1, beta_T, T):
 linear_betas = checks.linear_betas(linear_betas)
 
 # %% [markdown]
-# **Exercise 1.2 (two stars, 6 minutes).** The whole walk. `x_0` is (B, \*D), `betas` (T,), and `noise` (T, B, \*D): `noise[i]` belongs to the step with `betas[i]`. Return all states, $x_0$ first and $x_T$ last, as (T + 1, B, \*D).
+# **Exercise 1.2 (two stars, 6 minutes).** The whole walk. `x_0` is (B, \*D), `betas` (T,), and `noise` (T, B, \*D): `noise[i]` belongs to the step with `betas[i]`. Return all states, $x_0$ first and $x_T$ last, as (T + 1, B, \*D), without loss of digits: float64 stays float64.
 # <details><summary>Hint 1</summary>Keep the states in a list that starts with x_0. A step is made from the last entry, by (1.1).</details>
 # <details><summary>Hint 2</summary>torch.stack gives the states an axis of their own, in front.</details>
 
@@ -757,7 +757,7 @@ _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center",
 # The result:
 # $$\begin{aligned} q(x_{t-1}\mid x_t,x_0) &= \mathcal N\big(x_{t-1};\ \tilde\mu_t,\ \tilde\beta_t I\big), \\ \tilde\mu_t &= \text{coef1}\cdot x_0 + \text{coef2}\cdot x_t, \\ \text{coef1} &= \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t},\qquad \text{coef2} = \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}, \\ \tilde\beta_t &= \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t . \end{aligned} \tag{1.6: DDPM Eq. 6-7}$$
 #
-# **Exercise 1.8 (two stars, 7 minutes).** Return `(mean, var)` of (1.6), mean (B, \*D) and var (B, 1, …, 1): the variance, not its logarithm. It must be exact at `t = 0`, the papers' $t = 1$. What is $\bar\alpha_{t-1}$ there? Section 1.10 calls your function on a GPU if there is one: make new tensors where `betas` is (`torch.ones_like`, or `device=betas.device`).
+# **Exercise 1.8 (two stars, 7 minutes).** Return `(mean, var)` of (1.6), mean (B, \*D) and var (B, 1, …, 1): the variance, not its logarithm. Float64 stays float64. It must be exact at `t = 0`, the papers' $t = 1$. What is $\bar\alpha_{t-1}$ there? Section 1.10 calls your function on a GPU if there is one: make new tensors where `betas` is (`torch.ones_like`, or `device=betas.device`).
 # <details><summary>Hint 1</summary>It is the empty product. Build the table alphas_bar_prev from alphas_bar by a shift.</details>
 # <details><summary>Hint 2</summary>The roots: over alphas_bar_prev in front of x_0, over alpha in front of x_t, none in the variance.</details>
 

@@ -16,14 +16,14 @@
 # *The course:* 1 forward process → 2 loss → 3 U-Net → 4 sampling → **5 variants**
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 90 minutes, in 4 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
+# **The core path takes 91 minutes, in 4 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
 # | 1 | 5.1 What you will have at the end … 5.3 The hybrid loss: which loss trains what | 25 |
 # | 2 | 5.4 Guidance by a classifier: Bayes' rule for scores … 5.8 What you now have | 25 |
 # | capstone | 5.9 Capstone: a guided sampler, and its scale | 32 |
-# | 3 | 5.21 Four large steps … 5.24 Train it | 31 |
+# | 3 | 5.21 Four large steps … 5.24 Train it | 32 |
 # | 4 | 5.25 Digits in four evaluations · 5.26 The trilemma, measured | 9 |
 # | capstone | 5.27 Capstone of the course: meet the requirements | 17 |
 #
@@ -1300,7 +1300,7 @@ print("clipped after: ", [round(x, 2) for x in guided.clamp(-1, 1).tolist()])
 # %% [markdown] tags=["sitting"]
 # ## 5.21 Four large steps
 #
-# *Sitting 3 of 4, 31 minutes.*
+# *Sitting 3 of 4, 32 minutes.*
 
 # %% tags=["start"]
 import math
@@ -1388,7 +1388,7 @@ for name, bits in lost.items():
 # $$\begin{aligned} p_\theta(x_{t-1}\mid x_t) = \int p(z)\;q\big(&x_{t-1}\mid x_t, \\ &x_0 = G(x_t, z, t)\big)\,dz . \end{aligned} \tag{5.10: DDGAN Section 3.2}$$
 # If $G(x_t, z, t)$ is distributed as $q(x_0\mid x_t)$, the step is exact, however large it is. Nothing else changes: sampling is the loop of notebook 4.
 #
-# **Exercise 5.12 (two stars, 4 minutes).** One reverse step. `t` is an int for the whole batch; `G(x_t, t, z)` wants it as (B,) int64, and returns $x_0$. Return the mean of the posterior (1.6) plus its standard deviation times `noise`; at `t = 0`, what `G` returned. `betas` (T,) is float64.
+# **Exercise 5.12 (two stars, 4 minutes).** One reverse step. `t` is an int for the whole batch; `G(x_t, t, z)` wants it as (B,) int64, and returns $x_0$. Return the mean of the posterior (1.6) plus its standard deviation times `noise`; at `t = 0`, what `G` returned. `betas` (T,) is float64. `G` learns through this step: let gradients pass.
 # <details><summary>Hint 1</summary>torch.full((len(x_t),), t, device=x_t.device) is the (B,) step. alphas_bar = cumprod(1 - betas); alphas_bar_prev is its entry t - 1.</details>
 # <details><summary>Hint 2</summary>coef1 = sqrt(alphas_bar_prev) beta / (1 - alphas_bar) for x_0, coef2 = sqrt(1 - beta) (1 - alphas_bar_prev) / (1 - alphas_bar) for x_t; the variance is beta (1 - alphas_bar_prev) / (1 - alphas_bar).</details>
 

@@ -40,12 +40,12 @@ def _ancestral_chain(model, betas, x_T, noise):
         yield state
 
 
-def _bent(x_t: Tensor, t: Tensor) -> Tensor:
-    """A network for the inputs: no multiple of x_t, and different at every t."""
-    if not isinstance(t, Tensor) or t.shape != x_t.shape[:1] or t.dtype != torch.int64:
+def model(x: Tensor, t: Tensor) -> Tensor:
+    """A network for the inputs: no multiple of x, and different at every t."""
+    if not isinstance(t, Tensor) or t.shape != x.shape[:1] or t.dtype != torch.int64:
         got = f"{tuple(t.shape)} and {t.dtype}" if isinstance(t, Tensor) else type(t).__name__
-        raise TypeError(f"model expects t of shape ({len(x_t)},) and dtype torch.int64, got {got}")
-    return x_t / 2 + x_t**2 / 8 - (t + 1).reshape(-1, *[1] * (x_t.ndim - 1)) / 16
+        raise TypeError(f"model expects t of shape ({len(x)},) and dtype torch.int64, got {got}")
+    return x / 2 + x**2 / 8 - (t + 1).reshape(-1, *[1] * (x.ndim - 1)) / 16
 
 
 ancestral_chain = Check(
@@ -59,7 +59,7 @@ ancestral_chain = Check(
     cases=tuple(
         Case(
             f"x_T of shape {shape}, T = {len(betas)}",
-            (_bent, double(betas), fractions(*shape), fractions(len(betas), *shape, start=11)),
+            (model, double(betas), fractions(*shape), fractions(len(betas), *shape, start=11)),
         )
         for shape, betas in [
             ((2, 1, 4, 4), BETAS[:5]),

@@ -118,19 +118,22 @@ slerp = Check(
     batch=("a", "b"),
     cases=tuple(
         Case(
-            f"a of shape {shape}, share = {share}{', wide angles' * (sign < 0)}",
-            (fractions(*shape), double(sign) * (fractions(*shape, start=11) + fractions(*shape) / 3), share),
+            f"a of shape {shape}, share = {share}{', small angles' * (sign * common > 1)}"
+            f"{', wide angles' * (sign < 0)}",
+            (fractions(*shape), double(sign) * (fractions(*shape, start=11) + fractions(*shape) * common), share),
             coarse=shape[1] == 1,  # angles over one channel are 0 or pi, and what is divided by their sine is chance
         )
-        for shape, share, sign in [
-            ((4, 1, 8, 8), 0.25, 1),
-            ((4, 3, 4, 4), 0.5, 1),
-            ((3, 2), 0.75, -1),
-            ((2, 3, 2, 4, 4), 0.4, 2),
-            ((1, 4, 4, 4), 0.9, 2),
-            ((4, 4), 0.3, 1),
-            ((3, 2, 4, 4), 0.0, 1),
-            ((3, 2, 4, 4), 1.0, -1),
+        for shape, share, sign, common in [
+            ((4, 1, 8, 8), 0.25, 1, 1 / 3),
+            ((4, 3, 4, 4), 0.5, 1, 1 / 3),
+            ((3, 2), 0.75, -1, 1 / 3),
+            ((2, 3, 2, 4, 4), 0.4, 2, 1 / 3),
+            ((1, 4, 4, 4), 0.9, 2, 1 / 3),
+            ((4, 4), 0.3, 1, 1 / 3),
+            ((3, 2, 4, 4), 0.0, 1, 1 / 3),
+            ((3, 2, 4, 4), 1.0, -1, 1 / 3),
+            ((5, 24), 0.4, 1, 3),
+            ((5, 24), 0.4, -1, 3),
         ]
     ),
     among="points, wide angles, share = 0 and share = 1",

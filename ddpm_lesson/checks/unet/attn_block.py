@@ -99,6 +99,7 @@ AttnBlock = Check(
     form=_Built,
     script=script(_AttnBlock, "the identity", lambda block, x: block(x) - x, {}),
     steps=True,
+    inputs=("x",),
     gradients=("x",),
     trained=trained(_AttnBlock),
     cuts={

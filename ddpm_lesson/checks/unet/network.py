@@ -150,6 +150,7 @@ UNet = Check(
     form=_Built,
     script=script(_UNet, "the function 0", lambda unet, x, t: unet(x, t), {"in training": nn.Module.train}),
     steps=True,
+    inputs=("x", "t"),
     gradients=("x",),
     trained=trained(_UNet),
     cuts={

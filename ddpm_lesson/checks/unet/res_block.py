@@ -143,6 +143,7 @@ ResBlock = Check(
         other_sizes,
     ),
     steps=True,
+    inputs=("x", "temb"),
     gradients=("x", "temb"),
     trained=trained(_ResBlock),
     cuts={

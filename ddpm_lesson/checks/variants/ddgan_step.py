@@ -50,7 +50,7 @@ def _ddgan_step(G, x_t, z, t, betas, noise):
 
 
 def generator(x_t: Tensor, t: Tensor, z: Tensor) -> Tensor:
-    """An estimate of x_0, (B, *D), that depends on all three and leaves [-1, 1]."""
+    """An estimate of x_0, (B, *D), in x_t's dtype, that depends on all three and leaves [-1, 1]."""
     if not isinstance(t, Tensor) or t.shape != x_t.shape[:1] or t.dtype != torch.int64:
         got = f"{tuple(t.shape)} and {t.dtype}" if isinstance(t, Tensor) else type(t).__name__
         raise TypeError(f"G expects t of shape ({len(x_t)},) and dtype torch.int64, got {got}")
@@ -59,7 +59,7 @@ def generator(x_t: Tensor, t: Tensor, z: Tensor) -> Tensor:
     x = widest(x_t)
     pattern = fractions(x[0].numel(), start=5).to(x).reshape(x.shape[1:])
     push = (widest(z) @ fractions(LATENT, start=3).to(x)) * (1 + t / (t + 4))
-    return 0.75 * x + push.reshape(-1, *[1] * (x_t.ndim - 1)) * (1 + pattern)
+    return (0.75 * x + push.reshape(-1, *[1] * (x_t.ndim - 1)) * (1 + pattern)).to(x_t.dtype)
 
 
 def _terms(G, x_t, z, t, betas, noise):
@@ -156,8 +156,8 @@ ddgan_step = Check(
         "belongs to x_0.": dict(at_0=above_0(of_x_t, of_x_0), at_t=above_0(of_x_0, of_x_t)),
         "The coefficient of x_0 has sqrt(alpha_bar)<, at t = 0 too>, where sqrt(alpha_bar_prev) belongs. It comes from "
         "the jump q(x_{t-1} | x_0), which ends one step before t.": dict(at_0=late(of_x_0)),
-        "The coefficient of x_0 has sqrt(alpha_bar), where sqrt(alpha_bar_prev) belongs. It comes from the jump "
-        "q(x_{t-1} | x_0), which ends one step before t.": dict(at_0=above_0(late(of_x_0), of_x_0)),
+        "The coefficient of x_0 has sqrt(alpha_bar)<, but not at t = 0>, where sqrt(alpha_bar_prev) belongs. It comes "
+        "from the jump q(x_{t-1} | x_0), which ends one step before t.": dict(at_0=above_0(late(of_x_0), of_x_0)),
         "The coefficient of x_t has sqrt(alpha_bar), where sqrt(alpha) belongs. It comes from a single step, from "
         "x_{t-1} to x_t, and not from the jump.": dict(
             at_t=lambda c: c.a_bar.sqrt() * (1 - c.a_bar_prev) / (1 - c.a_bar)
@@ -174,9 +174,8 @@ ddgan_step = Check(
         "smaller number, 1 - alpha_bar_prev, goes on top.": dict(var=above_0(upside_down, variance)),
         "You took what G returns for the noise eps<, at t = 0 too>. G returns its x_0: put it into the posterior as it "
         "is.": dict(taken=as_eps),
-        "You took what G returns for the noise eps. G returns its x_0: put it into the posterior as it is.": dict(
-            taken=as_eps_above_0
-        ),
+        "You took what G returns for the noise eps<, but not at t = 0>. G returns its x_0: put it into the posterior as "
+        "it is.": dict(taken=as_eps_above_0),
         "In the coefficient of x_0 the root over alpha_bar_prev is missing.": dict(
             at_0=lambda c: c.a_bar_prev * c.beta / (1 - c.a_bar)
         ),
