@@ -16,14 +16,14 @@
 # *The course:* 1 forward process → 2 loss → 3 U-Net → 4 sampling → **5 variants**
 
 # %% [markdown] tags=["sittings"]
-# **The core path takes 91 minutes, in 4 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
+# **The core path takes 90 minutes, in 4 sittings.** Each can be started alone: run the set-up cell, then go to its heading. `checks.carried(name)` is your function of an earlier exercise, if its check said yes in this kernel; else the course's own. If English is not your first language, plan about a third more time. The capstone comes on top.
 #
 # | sitting | sections | minutes |
 # |---|---|---|
 # | 1 | 5.1 What you will have at the end … 5.3 The hybrid loss: which loss trains what | 25 |
 # | 2 | 5.4 Guidance by a classifier: Bayes' rule for scores … 5.8 What you now have | 25 |
 # | capstone | 5.9 Capstone: a guided sampler, and its scale | 32 |
-# | 3 | 5.21 Four large steps … 5.24 Train it | 32 |
+# | 3 | 5.21 Four large steps … 5.24 Train it | 31 |
 # | 4 | 5.25 Digits in four evaluations · 5.26 The trilemma, measured | 9 |
 # | capstone | 5.27 Capstone of the course: meet the requirements | 17 |
 #
@@ -1300,7 +1300,7 @@ print("clipped after: ", [round(x, 2) for x in guided.clamp(-1, 1).tolist()])
 # %% [markdown] tags=["sitting"]
 # ## 5.21 Four large steps
 #
-# *Sitting 3 of 4, 32 minutes.*
+# *Sitting 3 of 4, 31 minutes.*
 
 # %% tags=["start"]
 import math
@@ -1322,9 +1322,9 @@ four = GaussianDiffusion(schedules.vp(4))  # section 5.22 says where these betas
 weights, means, stds = data.eight_gaussians_mixture()
 
 # %% [markdown]
-# *Question.* A good image has cost about ten evaluations of the network so far. Section 1.9 said why: a step is a Gaussian only if it is small. What would it take to go from noise to data in *four* steps?
+# *Question.* A good image has cost about ten evaluations so far. Section 1.9 said why: a step is a Gaussian only if it is small. What would it take to go from noise to data in *four* steps?
 #
-# **New symbols.** $z$ (`z`) is a *latent*: noise that a generator gets besides $x_t$ (in (4.4) $z$ was the noise of a step, now `noise`; notebook 4's latent was $x_T$). $G(x_t, z, t)$ (`G`, 生成器) is a generator of $x_0$ (in code `G(x_t, t, z)`, as for every network here). $D(x_{t-1}, x_t, t)$ (`D`, 判别器) is a discriminator; it returns a *logit*, positive for "real". (In section 4.8 $D$ was an estimate, in notebook 3 $G$ a number of groups.)
+# **New symbols.** $z$ (`z`) is a *latent*: noise that a generator gets besides $x_t$ (in (4.4) $z$ was the noise of a step, now `noise`; notebook 4's latent was $x_T$). $G(x_t, z, t)$ (`G`, 生成器) is a generator of $x_0$ (in code `G(x_t, t, z)`, as for every network here). $D(x_{t-1}, x_t, t)$ (`D`, 判别器) is a discriminator; it returns a *logit*, positive for "real". (In section 4.8 $D$ was an estimate.)
 #
 # First look at such a step. The eight clusters of notebook 2; their noisy densities are known, so Bayes' rule gives the exact step on a grid: $q(x_{t-1}\mid x_t)\propto q(x_t\mid x_{t-1})\,q(x_{t-1})$.
 #

@@ -174,8 +174,8 @@ ddgan_step = Check(
         "smaller number, 1 - alpha_bar_prev, goes on top.": dict(var=above_0(upside_down, variance)),
         "You took what G returns for the noise eps<, at t = 0 too>. G returns its x_0: put it into the posterior as it "
         "is.": dict(taken=as_eps),
-        "You took what G returns for the noise eps<, but not at t = 0>. G returns its x_0: put it into the posterior as "
-        "it is.": dict(taken=as_eps_above_0),
+        "You took what G returns for the noise eps<, but not at t = 0>. G returns its x_0: put it into the posterior "
+        "as it is.": dict(taken=as_eps_above_0),
         "In the coefficient of x_0 the root over alpha_bar_prev is missing.": dict(
             at_0=lambda c: c.a_bar_prev * c.beta / (1 - c.a_bar)
         ),
