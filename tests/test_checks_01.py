@@ -388,7 +388,7 @@ def test_float64_that_becomes_float32_is_told():
     assert "no. Every value is right, but with x_0, betas and noise in float64 your result is float32: digits" in text
     assert text.endswith("give the buffer dtype=x_0.dtype: torch.zeros alone makes float32.")
     text = verdict("walk", lambda *args: walk_by_numpy(*args).float().double())
-    assert "in float64 only the seven digits of float32 are right: expected out[" in text
+    assert "with x_0, betas and noise in float64 digits are missing: expected out[" in text
     text = verdict("posterior", lambda *args: tuple(part.float() for part in right(*args)))
     assert "with x_0, x_t and betas in float64 your mean and var are float32: digits are lost. No .float()" in text
     text = verdict("posterior", lambda *args: (right(*args)[0], right(*args)[1].float()))
@@ -399,3 +399,67 @@ def test_float64_that_becomes_float32_is_told():
         return right(x_0, x_t, t, betas)
 
     assert "with x_0, x_t and betas in float64 your function raised AssertionError" in verdict("posterior", breaks)
+
+
+def posterior_by(divisor):
+    """The posterior with another divisor, a function of 1 - alpha_bar."""
+
+    def posterior(x_0, x_t, t, betas):
+        bar = torch.cumprod(1 - betas, 0)
+        tables = (betas, divisor(1 - bar), torch.cat([torch.ones_like(bar[:1]), bar[:-1]]))
+        beta, below, prev = (look_up(table, t, x_0) for table in tables)
+        mean = prev.sqrt() * beta / below * x_0 + (1 - beta).sqrt() * (1 - prev) / below * x_t
+        return mean, beta * (1 - prev) / below
+
+    return posterior
+
+
+@pytest.mark.parametrize("divisor", [lambda rest: rest + 1e-8, lambda rest: rest.float().double()])
+def test_digits_that_are_missing_in_float64_are_no_proof_of_a_cast(divisor):
+    text = verdict("posterior", posterior_by(divisor))
+    assert "no. Every value is right, but with x_0, x_t and betas in float64 digits are missing: expected " in text
+    assert text.endswith(". Look for a .float(), a tensor of float32, or a small number that you added.")
+    assert "float32 are right" not in text and "No .float()" not in text
+
+
+@pytest.mark.parametrize("number", [1e-4, 1e-5])
+def test_a_small_number_below_the_line_of_the_posterior(number):
+    text = verdict("posterior", posterior_by(lambda rest: rest + number))
+    assert (
+        text
+        == f"no. You added a small number: {number:g} to 1 - alpha_bar. It counts where that is small: leave it out."
+    )
+
+
+SMALL_NUMBERS = {
+    "1 - alpha_bar under the root": lambda x, e, bar, small: (x - (1 - bar + small).sqrt() * e) / bar.sqrt(),
+    "sqrt(1 - alpha_bar)": lambda x, e, bar, small: (x - ((1 - bar).sqrt() + small) * e) / bar.sqrt(),
+    "alpha_bar under the root": lambda x, e, bar, small: (x - (1 - bar).sqrt() * e) / (bar + small).sqrt(),
+    "sqrt(alpha_bar)": lambda x, e, bar, small: (x - (1 - bar).sqrt() * e) / (bar.sqrt() + small),
+}
+
+
+@pytest.mark.parametrize("number", [1e-4, 1e-5, 1e-6])
+@pytest.mark.parametrize("place", SMALL_NUMBERS)
+def test_a_small_number_in_the_estimate_of_x_0(place, number):
+    text = verdict("x_0_from_eps", lambda x, t, eps, bar: SMALL_NUMBERS[place](x, eps, look_up(bar, t, x), number))
+    assert text == f"no. You added a small number: {number:g} to {place}. It counts where that is small: leave it out."
+
+
+def test_a_small_number_under_both_roots():
+    def x_0_from_eps(x_t, t, eps, alphas_bar):
+        signal, spread = (look_up((table + 1e-5).sqrt(), t, x_t) for table in (alphas_bar, 1 - alphas_bar))
+        return (x_t - spread * eps) / signal
+
+    text = verdict("x_0_from_eps", x_0_from_eps)
+    assert "1e-05 to alpha_bar under the root and 1e-05 to 1 - alpha_bar under the root. It counts where these" in text
+
+
+def test_a_small_number_beside_a_wrong_factor_is_not_told_alone():
+    """Its share of the change is not what the factor lacks."""
+
+    def x_0_from_eps(x_t, t, eps, alphas_bar):
+        bar = look_up(alphas_bar, t, x_t)
+        return (x_t - 1.1 * (1 - bar + 1e-5).sqrt() * eps) / bar.sqrt()
+
+    assert "small number" not in verdict("x_0_from_eps", x_0_from_eps)

@@ -243,3 +243,17 @@ def mean_by_precomputed_tables(x_t, t, eps, betas):
 
 def test_the_mean_by_two_tables_is_right():
     assert checks.mean_from_eps.diagnose(mean_by_precomputed_tables)[0] == "yes"
+
+
+@pytest.mark.parametrize("number", [1e-3, 1e-4, 1e-5, 1e-6])
+@pytest.mark.parametrize(
+    ("place", "share"),
+    [
+        ("1 - alpha_bar under the root", lambda beta, rest, number: beta / (rest + number).sqrt()),
+        ("sqrt(1 - alpha_bar)", lambda beta, rest, number: beta / (rest.sqrt() + number)),
+        ("beta", lambda beta, rest, number: (beta + number) / rest.sqrt()),
+    ],
+)
+def test_a_small_number_in_the_mean(place, share, number):
+    text = said("mean_from_eps", mean_by(lambda x, e, beta, a, bar: (x - share(beta, 1 - bar, number) * e) / a.sqrt()))
+    assert text == f"You added a small number: {number:g} to {place}. It counts where that is small: leave it out."

@@ -15,7 +15,10 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from ddpm_lesson import checks, oracle
+from ddpm_lesson.checks._evidence import Evidence
 from ddpm_lesson.checks._misconceptions import Misconception, implemented
+from ddpm_lesson.checks._products import wrong_term
+from ddpm_lesson.checks._state import Modes
 from ddpm_lesson.process import GaussianDiffusion
 
 SOLVED = Path(__file__).parent.parent / "notebooks" / "solutions" / "05_variants.py"
@@ -537,6 +540,47 @@ CLAMPS = {
     "frac": log_var(of_share=lambda share: share.clamp(0, 1)),
     "result": log_var(of_out=lambda out, low, high: torch.maximum(torch.minimum(out, high), low)),
 }
+
+
+def log_var_plus(high, low, first=1):
+    """With numbers added to beta and to the posterior variance, of which index 0 is that of `first`."""
+
+    def learned_log_var(v, t, betas, alphas_bar):
+        var = betas * (1 - F.pad(alphas_bar[:-1], (1, 0), value=1.0)) / (1 - alphas_bar)
+        large, small = (per_image(x.log(), v) for x in ((betas + high)[t], (var + low)[t.clamp(min=first)]))
+        return (v + 1) / 2 * large + (1 - v) / 2 * small
+
+    return learned_log_var
+
+
+@pytest.mark.parametrize("e", [1e-4, 1e-5, 1e-6])
+def test_a_small_number_inside_the_logarithm_is_named(e):
+    start, end = "no. You added a small number inside the logarithm: ", "No variance is 0 here: leave it out."
+    text = verdict("learned_log_var", log_var_plus(e, e))
+    assert text == f"{start}{e:g} to beta and {e:g} to posterior_var. {end}"
+    assert verdict("learned_log_var", log_var_plus(0, 10 * e)) == f"{start}{10 * e:g} to posterior_var. {end}"
+    assert verdict("learned_log_var", log_var_plus(10 * e, 0)) == f"{start}{10 * e:g} to beta. {end}"
+    text = verdict("learned_log_var", log_var_plus(0, e, first=0))
+    assert text.startswith(f"{start}{e:g} to posterior_var. At t = 0 it stands alone: put posterior_var[1] there")
+    assert verdict("learned_log_var", log_var_plus(0, 0)).startswith("yes")
+
+
+@pytest.mark.parametrize("e", [1e-3, 1e-4, 1e-5, -1e-5])
+def test_a_small_number_that_is_added_to_the_log_variance_is_too_many(e):
+    text = verdict("learned_log_var", log_var(of_out=lambda out, low, high: out + e))
+    assert text == f"no. Your result is {e:+.4g} off everywhere. Look for a constant that is missing or too many."
+
+
+def test_a_term_that_is_too_many_is_not_told_as_missing():
+    check, answer = checks.learned_log_var, log_var(of_out=lambda out, low, high: out + 1e-4)
+    evidence = Evidence(check, answer, Modes.now(), check.run(answer), "out")
+    assert "missing" not in wrong_term(evidence)
+
+
+def test_a_mistake_that_is_taken_back_is_not_told():
+    """What is nearly right is 2 times nearly the half."""
+    text = verdict("learned_log_var", log_var_plus(-1e-6, -1e-6))
+    assert text.startswith("no. 7 of 8 inputs come out right.") and "half of what is asked for" not in text
 
 
 @pytest.mark.parametrize("where", CLAMPS)

@@ -10,8 +10,9 @@ from einops import einsum
 from torch.nn import functional as F
 
 from ddpm_lesson import checks
+from ddpm_lesson.checks._inputs import BETAS, double, tables_of_betas
 from ddpm_lesson.checks._misconceptions import ALONE
-from ddpm_lesson.checks._products import as_product
+from ddpm_lesson.checks._products import as_product, told
 from ddpm_lesson.checks._unfilled import Unfilled
 
 pytestmark = pytest.mark.usefixtures("strict")
@@ -111,6 +112,23 @@ def test_a_product_of_positive_tables_is_nowhere_0():
     assert as_product(values**2, {"a": table}, 1) == "a^2"
     values[:3] = 0
     assert as_product(values**2, {"a": table}, 1) == ""
+
+
+def test_tables_whose_product_is_1_are_no_factor():
+    """alpha * alpha_bar_prev is alpha_bar; at t = 0, where 1 - alpha_bar_prev is 0, no table is compared."""
+    tables = tables_of_betas(double(BETAS))
+    steps = torch.arange(10).double()
+    assert as_product(1 + 1e-6 * steps, tables, 3) == as_product(1 + 4e-6 * steps, tables, 3) == ""
+    assert as_product(2 * tables["beta"], tables, 3) == "2 * beta"
+
+
+def test_a_factor_that_is_right_at_most_steps_is_not_told_as_the_mistake():
+    tables = tables_of_betas(double(BETAS))
+    right = tables["1 - alpha_bar"].sqrt()
+    mine = right * (1 + 2e-6 / tables["1 - alpha_bar"])
+    mine[0] *= 1.001
+    assert "is sqrt(1 - alpha_bar)." not in told(mine, right, tables, steps=False)
+    assert told(right, right**2 * tables["beta"], tables, steps=False).endswith(": yours is sqrt(1 - alpha_bar).")
 
 
 @pytest.mark.parametrize(

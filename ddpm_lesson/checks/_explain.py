@@ -2,8 +2,8 @@
 
 The second stage knows no exercise. It asks, from the simplest explanation to the least simple: are these the right
 numbers with something done to them; two listed mistakes at once; right everywhere but in one place; an argument that
-is ignored; an image that depends on another's; one wrong factor; a listed mistake's numbers with something done to
-them?
+is ignored; an image that depends on another's; a small number that was added; one wrong factor; a listed mistake's
+numbers with something done to them?
 Everything it says was seen to hold on all inputs. What an exercise adds are its `tables`, `terms`, `places`, `clues`.
 """
 
@@ -19,6 +19,7 @@ from ddpm_lesson.checks._factors import wrong_at_steps, wrong_factor
 from ddpm_lesson.checks._places import only_wrong_at
 from ddpm_lesson.checks._products import wrong_product, wrong_term
 from ddpm_lesson.checks._run import Outcome
+from ddpm_lesson.checks._small import small_number
 from ddpm_lesson.checks._state import Modes
 from ddpm_lesson.checks._transforms import changed
 
@@ -162,7 +163,11 @@ def _of_a_listed_one(evidence):
         values = _values(evidence, wrong)
         if all(v is None or v.shape != w.shape for v, w in zip(values, evidence.want, strict=True)):
             continue
-        if words := changed(evidence, values, scaled=evidence.check.returns not in (int, list)):
+        scaled = evidence.check.returns not in (int, list)
+        if words := changed(evidence, values, scaled):
+            right = Evidence(evidence.check, evidence.function, evidence.modes, evidence.check.right, evidence.output)
+            if changed(right, values, scaled) == words:  # a mistake that is taken back, as twice the half is
+                continue
             return f"{wrong.made[0].brief} And {evidence.subject[0].lower()}{evidence.subject[1:]}, seen so, {words}"
     return ""
 
@@ -176,6 +181,7 @@ FACTORS = (wrong_factor, wrong_at_steps, wrong_product)
 STAGES = (
     ignored_argument,
     another_image,
+    small_number,
     _clues,
     *FACTORS,
     _in_one_place,

@@ -1,19 +1,29 @@
 """Which factor is wrong, in formulas that are sums of images, each times a coefficient."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor
 
 from ddpm_lesson.checks._evidence import Evidence
 from ddpm_lesson.checks._products import CLOSE, as_product, close, told
+from ddpm_lesson.checks._run import Case
+
+if TYPE_CHECKING:
+    from ddpm_lesson.checks._engine import Check
+
+Factors = dict[str, Tensor]
 
 
 def wrong_factor(evidence: Evidence) -> str:
     """For a result that is a sum of images, each times a factor of its own: which factor is wrong, and how."""
     check = evidence.check
-    probe = _probe(evidence) if check.images else None
-    if probe is None:
+    seen = probe(evidence) if check.images else None
+    if seen is None:
         return ""
-    tables, got, want = probe
+    tables, got, want = seen
     found = {name: _compared(name, got, want, tables) for name in check.images}
     right = [name for name, words in found.items() if words == ""]
     wrong = {name: words for name, words in found.items() if words}
@@ -26,21 +36,28 @@ def wrong_factor(evidence: Evidence) -> str:
     return start + " ".join(f"Your factor of {name} {words}" for name, words in wrong.items())
 
 
-def _probe(evidence):
-    """The factors of each image at every step, the answer's and the right ones; None if the answer is no such sum."""
-    named, pattern = _every_step(evidence)
+def probe(evidence: Evidence, case: Case | None = None) -> tuple[Factors, Factors, Factors] | None:
+    """The tables, and the factors of each image at every step, the answer's and the right ones.
+
+    None if the answer is no such sum. case: the one whose chain it is; None takes a chain of ten.
+    """
+    named, pattern = every_step(evidence, case)
     zero = evidence.calls(*named.values())
     if zero is None or zero.shape != pattern.shape:
         return None
-    got, want, whole = {}, {}, 0
+    got: Factors = {}
+    want: Factors = {}
+    whole = torch.zeros_like(zero)
     for name in evidence.check.images:
-        for factors, call in ((got, evidence.calls), (want, evidence.should)):
-            out = call(*(named | {name: pattern}).values())
-            if out is None or out.shape != pattern.shape:
-                return None
-            factors[name] = (out / pattern).flatten(1).double()
-        whole = whole + evidence.calls(*(named | {name: pattern}).values())
+        args = (named | {name: pattern}).values()
+        mine, right = evidence.calls(*args), evidence.should(*args)
+        if mine is None or right is None or not mine.shape == right.shape == pattern.shape:
+            return None
+        got[name], want[name] = ((out / pattern).flatten(1).double() for out in (mine, right))
+        whole = whole + mine
     both = evidence.calls(*(named | {name: pattern for name in evidence.check.images}).values())
+    if both is None:
+        return None
     rows = torch.stack([*got.values(), both.flatten(1).double(), zero.flatten(1).double()]).isfinite().all(0).all(1)
     sound = [torch.allclose(f[rows], f[rows, :1], rtol=1e-4, atol=1e-6) for f in got.values()]
     sound += [
@@ -52,14 +69,17 @@ def _probe(evidence):
         return None
     if not rows[1:].all():
         return None
-    tables = {name: table[rows] for name, table in _at_every_step(evidence.check, named).items()}
-    return tables, *({name: factor[rows, 0] for name, factor in factors.items()} for factors in (got, want))
+    tables = {name: table[rows] for name, table in at_every_step(evidence.check, named).items()}
+    mine_at, right_at = ({name: factor[rows, 0] for name, factor in factors.items()} for factors in (got, want))
+    return tables, mine_at, right_at
 
 
-def _every_step(evidence):
-    """Arguments with one image of zeros for each step of a chain of ten, and a pattern to put into one of them."""
+def every_step(evidence: Evidence, case: Case | None = None) -> tuple[dict[str, Any], Tensor]:
+    """Arguments with one image of zeros for each step of a chain, and a pattern to put into one of them."""
     check = evidence.check
-    case = max(check.cases, key=lambda case: (_length(evidence.named(case.args)) == 10, len(case.args[0].shape) == 4))
+    case = case or max(
+        check.cases, key=lambda case: (_length(evidence.named(case.args)) == 10, len(case.args[0].shape) == 4)
+    )
     named = evidence.named(case.args)
     T = _length(named)
     pattern = (torch.arange(T * 24, dtype=torch.float64).reshape(T, 1, 4, 6) % 7 + 1) / 8
@@ -71,11 +91,11 @@ def wrong_at_steps(evidence: Evidence) -> str:
     """For an output with one number for each image, as a variance: how it differs from the right one."""
     if not evidence.check.images:
         return ""
-    named, pattern = _every_step(evidence)
+    named, pattern = every_step(evidence)
     got, want = evidence.calls(*named.values()), evidence.should(*named.values())
     if got is None or want is None or got.numel() != len(pattern) or want.numel() != len(pattern):
         return ""
-    words = told(got.flatten().double(), want.flatten().double(), _at_every_step(evidence.check, named))
+    words = told(got.flatten().double(), want.flatten().double(), at_every_step(evidence.check, named))
     return f"{evidence.subject} {words}" if words else ""
 
 
@@ -83,7 +103,8 @@ def _length(named):
     return next(len(arg) for name, arg in named.items() if isinstance(arg, Tensor) and arg.ndim == 1 and name != "t")
 
 
-def _at_every_step(check, named):
+def at_every_step(check: Check, named: dict[str, Any]) -> Factors:
+    """The exercise's tables, by their names."""
     return {name: table.double() for name, table in check.tables(**named).items()} if check.tables else {}
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from ddpm_lesson.checks._run import run
 from ddpm_lesson.checks._state import Modes
 
+CAUSES = "Look for a .float(), a tensor of float32, or a small number that you added."
+
 
 def loses_digits(check, function: Callable, modes: Modes) -> str:
     """The sentence for an answer that is right, but gives float64 arguments another dtype or precision."""
@@ -23,9 +25,10 @@ def loses_digits(check, function: Callable, modes: Modes) -> str:
     *most, last = names
     given = f"with {', '.join(most)}{' and ' * bool(most)}{last} in float64"
     odd = {name: value.dtype for name, value in zip(got.names, got.values, strict=True) if value.dtype != torch.float64}
-    if got.trouble or not odd:
-        start = "" if got.trouble else "only the seven digits of float32 are right: "
-        return f"Every value is right, but {given} {start}{problem}. {check.float64}"
+    if got.trouble:
+        return f"Every value is right, but {given} {problem}. {check.float64}"
+    if not odd:
+        return f"Every value is right, but {given} digits are missing: {problem}. {CAUSES}"
     subject = "your result" if len(check.outputs) == 1 else f"your {' and '.join(odd)}"
     verb = "are" if len(odd) > 1 else "is"
     dtype = str(next(iter(odd.values()))).removeprefix("torch.")

@@ -63,6 +63,8 @@ def told(g, w, tables, steps=True):
             return "is that of the step after, t + 1."
     ratio = as_product(g / w, tables, 2)
     mine = as_product(g, tables, 2)
+    if mine == as_product(w, tables, 2):  # right wherever all tables are positive: no mistake to show
+        mine = ""
     if not ratio and not mine:
         ratio = as_product(g / w, tables, 3)
     if ratio:
@@ -103,13 +105,17 @@ def as_product(values, tables, most):
         simple = POWERS if count < 3 else POWERS[:4] + POWERS[6:8]
         powers = torch.tensor(list(itertools.product(simple, repeat=count)), dtype=torch.float64)  # (tries, count)
         for names in itertools.combinations(logs, count):
-            rest = target - powers @ torch.stack([logs[name] for name in names]) if count else target[None]
+            product = powers @ torch.stack([logs[name] for name in names]) if count else torch.zeros_like(target)[None]
+            rest = target - product
             spread = rest.amax(1) - rest.amin(1)
+            if count:  # tables whose product is the same everywhere, as alpha * alpha_bar_prev / alpha_bar is 1
+                spread[product.amax(1) - product.amin(1) < CLOSE] = math.inf
             if spread.min() < CLOSE:
                 best = spread.argmin()
                 constant = sign * rest[best].mean().exp().item()
-                if count or abs(constant - 1) > CLOSE:
-                    return _product(constant, names, powers[best].tolist())
+                if not count and abs(constant - 1) < CLOSE:
+                    return ""
+                return _product(constant, names, powers[best].tolist())
     return ""
 
 
@@ -159,7 +165,7 @@ def wrong_term(evidence: Evidence) -> str:
     for name, m, r in zip(names, mine, right, strict=True):
         if abs(m - r) > 1e-4:
             place = f"the term {name}" if name != "1" else "the constant"
-            if abs(m) < 1e-4:
+            if abs(m) < 1e-4 < abs(r):
                 words.append(f"{place} is missing")
             elif abs(r) < 1e-4:
                 words.append(f"{place} does not belong there" + (f" (yours has {m:.4g} of it)" if abs(m) != 1 else ""))

@@ -31,7 +31,7 @@ def times_or_plus(evidence: Evidence, originals: list[Tensor | None]) -> str:
         return ""
     values = list(factors.values())
     if max(values) - min(values) <= 2e-4 * abs(values[0]) and abs(values[0] - 1) < 1e-3:
-        return ""
+        return _shifted(found)
     if max(values) - min(values) <= 2e-5 * abs(values[0]):
         return f"is {values[0]:.4g} times what is asked for. Look for a factor."
     for words, sizes in _sizes(evidence).items():

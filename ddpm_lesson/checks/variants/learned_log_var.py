@@ -71,6 +71,30 @@ def _terms(v: Tensor, t: Tensor, betas: Tensor, alphas_bar: Tensor) -> dict[str,
     return both | {"v * log(beta)": v * of_beta, "v * log(posterior_var)": v * of_small, "v": v}
 
 
+def _added(evidence) -> str:
+    """A small number inside a logarithm, seen at every step of a chain of ten."""
+    betas = double(BETAS)
+    alphas_bar, t = torch.cumprod(1 - betas, 0), torch.arange(len(betas))
+    high, low = (evidence.calls(torch.full((len(t), 1), v), t, betas, alphas_bar) for v in (1.0, -1.0))
+    if high is None or low is None or not high.shape == low.shape == (len(t), 1):
+        return ""
+    small = _posterior_var(betas, alphas_bar, before(alphas_bar))
+    added = {"beta": high[:, 0].exp() - betas, "posterior_var": low[:, 0].exp() - small}
+    alone = bool(torch.isclose(added["posterior_var"][:1], added["posterior_var"][1:2], rtol=1e-2))
+    if not alone:  # posterior_var[1] stands at t = 0
+        added["posterior_var"] = added["posterior_var"][1:]
+    found = {name: gaps.mean().item() for name, gaps in added.items() if gaps.abs().max() > 1e-7}
+    if not found or any(not torch.allclose(added[name], double(e), rtol=5e-2, atol=0) for name, e in found.items()):
+        return ""
+    if not all(0 < e < 2e-3 for e in found.values()):
+        return ""
+    places = " and ".join(f"{e:.2g} to {name}" for name, e in found.items())
+    start = f"You added a small number inside the logarithm: {places}."
+    if alone and "posterior_var" in found:
+        return f"{start} At t = 0 it stands alone: put posterior_var[1] there, and no variance is 0. Leave it out."
+    return f"{start} No variance is 0 here: leave it out."
+
+
 learned_log_var = Check(
     number="5.2",
     name="learned_log_var",
@@ -78,6 +102,7 @@ learned_log_var = Check(
     form=_between,
     batch=("v", "t"),
     terms=_terms,
+    clues=(_added,),
     cases=tuple(
         Case(
             f"v of shape {shape}{remark}, t = {t}, T = {len(betas)}",
