@@ -446,6 +446,16 @@ def test_a_small_number_in_the_estimate_of_x_0(place, number):
     assert text == f"no. You added a small number: {number:g} to {place}. It counts where that is small: leave it out."
 
 
+def test_a_small_number_is_seen_through_the_rounding_of_float32():
+    """Where alpha_bar is tiny x_t and eps are multiplied by large factors, whose rounding counts beside the sum."""
+
+    def x_0_from_eps(x_t, t, eps, alphas_bar):
+        bar = look_up(alphas_bar, t, x_t)
+        return ((x_t - (1 - bar + 1e-5).sqrt() * eps) / bar.sqrt()).float()
+
+    assert "no. You added a small number: 1e-05 to 1 - alpha_bar under" in verdict("x_0_from_eps", x_0_from_eps)
+
+
 def test_a_small_number_under_both_roots():
     def x_0_from_eps(x_t, t, eps, alphas_bar):
         signal, spread = (look_up((table + 1e-5).sqrt(), t, x_t) for table in (alphas_bar, 1 - alphas_bar))

@@ -47,24 +47,22 @@ def probe(evidence: Evidence, case: Case | None = None) -> tuple[Factors, Factor
         return None
     got: Factors = {}
     want: Factors = {}
-    whole = torch.zeros_like(zero)
+    whole, size = torch.zeros_like(zero), torch.zeros_like(zero)  # of the terms, which may cancel
     for name in evidence.check.images:
         args = (named | {name: pattern}).values()
         mine, right = evidence.calls(*args), evidence.should(*args)
         if mine is None or right is None or not mine.shape == right.shape == pattern.shape:
             return None
         got[name], want[name] = ((out / pattern).flatten(1).double() for out in (mine, right))
-        whole = whole + mine
+        whole, size = whole + mine, size + mine.abs()
     both = evidence.calls(*(named | {name: pattern for name in evidence.check.images}).values())
     if both is None:
         return None
     rows = torch.stack([*got.values(), both.flatten(1).double(), zero.flatten(1).double()]).isfinite().all(0).all(1)
     sound = [torch.allclose(f[rows], f[rows, :1], rtol=1e-4, atol=1e-6) for f in got.values()]
-    sound += [
-        torch.allclose(
-            both[rows], whole[rows], rtol=1e-4, atol=1e-5 * float(whole[rows].abs().max()) if rows.any() else 0
-        )
-    ]
+    if rows.any():
+        most = 1e-4 * whole.abs() + 1e-5 * whole[rows].abs().max() + 1e-6 * size
+        sound.append(bool(((both - whole).abs() <= most)[rows].all()))
     if rows.sum() < 5 or not all(sound) or zero[rows].abs().max() > 1e-6:
         return None
     if not rows[1:].all():
