@@ -771,22 +771,3 @@ def test_rescaled_eps_has_the_standard_deviation_of_the_labelled():
     assert torch.allclose(stds(out), stds(cond), rtol=1e-6)
     half = checks.rescaled_eps.specification(cond, guided, 0.5)
     assert torch.allclose(half, (out + guided) / 2, rtol=1e-6)
-
-
-@pytest.mark.parametrize("on_the_device", [True, False])
-def test_a_guided_chain_tells_the_time_where_x_T_is(on_the_device, capsys):
-    def guided_chain(model, x_T, y, scale, timesteps, alphas_bar):
-        x = x_T
-        for k in reversed(range(len(timesteps))):
-            t = torch.full((len(x),), timesteps[k], device=x.device if on_the_device else None)
-            without, a = model(x, t, None), alphas_bar[timesteps[k]]
-            eps = without + scale * (model(x, t, y) - without)
-            x_0 = ((x - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-1, 1)
-            eps, a_prev = (x - a.sqrt() * x_0) / (1 - a).sqrt(), alphas_bar[timesteps[k - 1]] if k else 1 + 0 * a
-            x = a_prev.sqrt() * x_0 + (1 - a_prev).sqrt() * eps
-            yield x
-
-    checks.guided_chain(guided_chain)
-    out = capsys.readouterr().out
-    assert ("5.7 guided_chain: yes" in out) == on_the_device
-    assert ("lies on the CPU, even if x_T lies on a GPU" in out) != on_the_device

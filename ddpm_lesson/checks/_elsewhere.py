@@ -75,17 +75,7 @@ def made_elsewhere(check, function: Callable, modes: Modes) -> str:
         with mode:
             out = function(*args)
         left = any(map(mode.is_marked, tensors(out)))
-        return states(out) if isinstance(out, Iterator) else out
-
-    def states(made):
-        nonlocal left
-        while True:
-            with mode:
-                state = next(made, None)
-            if state is None:
-                return
-            left = left or any(map(mode.is_marked, tensors(state)))
-            yield state
+        return out
 
     outcome = run(check, watched, check.cases[0].args, modes)
     if not left and not (mode.met and outcome.trouble):

@@ -80,7 +80,6 @@ guided_chain = Check(
     form=guided_walk,
     script=_each_step,
     steps=True,
-    beside="x_T",
     cases=tuple(
         Case(
             f"x_T of shape {shape}, y = {y}, scale = {scale}, timesteps = {steps}, T = 10",
