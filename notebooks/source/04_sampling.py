@@ -697,9 +697,20 @@ for ax, (name, (sampler, S)) in zip(axes, shown.items()):
 #
 # **Exercise 4.6 (design, 7 minutes).** You have **ten evaluations** for each digit. Choose a sampler and its steps. *Predict* first: which is nearest to the real digits? Does the sampler of the highest order in figure 4.12 win? Then change the line below, *measure*, and *explain*. To choose from:
 #
-# - `"ancestral"`, `"ddim"` (with `eta=`), `"dpmpp_2m"`, `"dpmpp_3m"`, `"dpmpp_2s"`, `"dpmpp_2m_sde"`: S evaluations for S steps;
-# - `"heun"` needs 2S − 1, `"plms"` S + 1: use `steps="leading5"` and `"leading9"`. Both step with ε and make no digits from the last step of this cosine schedule ($\bar\alpha_T = 2\cdot10^{-9}$), so they have to start lower;
-# - `steps=`: `"leading10"` takes every 100th step from 0 and starts sampling at index 900; `"trailing10"` starts at 999; `"log_snr10"` is even in log SNR; `"karras10"` (Karras and others 2022) puts more steps where there is little noise (nearly equal steps may be merged).
+# | sampler | evaluations for S steps |
+# |---|---|
+# | `"ancestral"`, `"ddim"` (with `eta=`), `"dpmpp_2m"`, `"dpmpp_3m"`, `"dpmpp_2s"`, `"dpmpp_2m_sde"` | S |
+# | `"heun"` | 2S − 1: take `steps="leading5"` |
+# | `"plms"` | S + 1: take `steps="leading9"` |
+#
+# | `steps=` | which of the 1000 |
+# |---|---|
+# | `"leading10"` | every 100th from 0; sampling starts at 900 |
+# | `"trailing10"` | every 100th, up to 999 |
+# | `"log_snr10"` | even in log SNR |
+# | `"karras10"` | more where there is little noise (Karras and others 2022); nearly equal steps may be merged |
+#
+# Heun and PLMS step with ε and make no digits from the last step of this cosine schedule ($\bar\alpha_T = 2\cdot10^{-9}$), so they have to start lower.
 #
 # The measure is the Fréchet distance of section 3.8: how far mean and covariance of 100 drawn MNIST digits are from those of the 60,000 real ones, in the features of a small classifier. Small is good. With so few images the distance is biased upwards and varies strongly between seeds, for some samplers by a factor of two. Repeat with another seed before you conclude: differences below a factor of two mean nothing. Do not be surprised that 100 *real* digits score 0.76 in the course's record, with a 95 % interval from 0 to 1.55: they were taken at random, so their classes are unequal, while the drawn ones are even. Compare the bars with each other only.
 
