@@ -555,7 +555,7 @@ for t in reversed(range(1000)):
 ax = plots.image_grid(x.cpu(), ncols=16)
 
 # %% [markdown]
-# *Figure 3.8.* Digits from noise, by three of your blocks, your loss and your mean, after some seconds of training. More than half can be read. Eight convolutions of 3x3, one after the other, make an answer depend on a square of 17x17 pixels, more than the image has. On large images such a stack would see little and cost much: sections 3.5 and 3.6.
+# *Figure 3.8.* Digits from noise, by three of your blocks, your loss and your mean, after some seconds of training. More than half can be read. Through eight convolutions of 3x3, one after the other, a pixel sees a square of 17x17, more than the image has (of the rest a norm tells it averages only). On large images such a stack would see little and cost much: sections 3.5 and 3.6.
 # <!-- alt: Sixteen small grey images; more than half show a readable digit, the others are unclear. -->
 
 # %% [markdown]
