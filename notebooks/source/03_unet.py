@@ -491,7 +491,7 @@ def add_time(h, temb, weight, bias):
 add_time = checks.add_time(add_time)
 
 # %% [markdown]
-# **Exercise 3.4 (two stars, 10 minutes).** Write the whole block as a module: `x` (B, in_ch, H, W), `temb` (B, tdim) → (B, out_ch, H, W). These names make its weights interchangeable with the course's: `block1` (norm, Swish, convolution), `temb_proj` (Swish, linear), `block2` (norm, Swish, dropout, convolution), each an `nn.Sequential`; `shortcut`, an `nn.Identity()` or a 1x1 convolution; and `attn = nn.Identity()`, a placeholder (attention goes there in 3.5), which `forward` applies last, to the sum. One more thing: set weight and bias of the last convolution to 0. Then the block starts as its shortcut, and a deep stack of blocks passes features and gradients on unchanged until training has something to add.
+# **Exercise 3.4 (two stars, 10 minutes).** Write the whole block as a module: `x` (B, in_ch, H, W), `temb` (B, tdim) → (B, out_ch, H, W). These names make its weights interchangeable with the course's: `block1` (norm, Swish, convolution), `temb_proj` (Swish, linear), `block2` (norm, Swish, dropout, convolution), each an `nn.Sequential`; `shortcut`, an `nn.Identity()` or a 1x1 convolution; and `attn = nn.Identity()`, a placeholder (attention goes there in 3.5), which `forward` applies last, to the sum. One more thing: set weight and bias of the last convolution to 0. Then the block starts as its shortcut, and a deep stack of blocks whose shortcut is the identity passes features and gradients on unchanged until training has something to add.
 # <details><summary>Hint 1</summary>nn.GroupNorm(num_groups, in_ch), nn.Conv2d(in_ch, out_ch, 3, padding=1), nn.init.zeros_(self.block2[-1].weight).</details>
 # <details><summary>Hint 2</summary>In forward, h = add_time(self.block1(x), temb, self.temb_proj[1].weight, self.temb_proj[1].bias).</details>
 
@@ -508,7 +508,7 @@ class ResBlock(nn.Module):
 ResBlock = checks.ResBlock(ResBlock)
 
 # %% [markdown]
-# **Your first network.** Your block is enough for one: a convolution from 1 to 32 channels, three of your blocks one after the other, each told the time, and a convolution back to 1 channel. The course's `TimeEmbedding` looks up the row of t in a table like yours, and sends it through two linear layers. Train it with your loss of notebook 2, and draw with your mean, (2.2).
+# **Your first network.** Your block is enough for one: a convolution from 1 to 32 channels, three of your blocks one after the other, each told the time, and a convolution back to 1 channel. The course's `TimeEmbedding` looks up the row of t in a table like yours, and sends it through two linear layers. Train it with the loss of exercise 2.1, `simple_loss`, and draw step by step, (2.3), with the mean of exercise 2.3, `mean_from_eps` (in a new kernel both are the course's).
 
 # %%
 class Stack(nn.Module):
@@ -555,7 +555,7 @@ for t in reversed(range(1000)):
 ax = plots.image_grid(x.cpu(), ncols=16)
 
 # %% [markdown]
-# *Figure 3.8.* Digits from noise, by three of your blocks, your loss and your mean, after some seconds of training. More than half can be read. Through eight convolutions of 3x3, one after the other, a pixel sees a square of 17x17, more than the image has (of the rest a norm tells it averages only). On large images such a stack would see little and cost much: sections 3.5 and 3.6.
+# *Figure 3.8.* Digits from noise, by three of your blocks, with the loss and the mean of notebook 2, after some seconds of training. More than half can be read. Eight convolutions of 3x3 follow each other (two in each block, one before, one after), so a pixel of the result sees a square of 17x17: here, the whole image. On a large image that would be a small part, and of all else the pixel would know only the averages in the norms; and such a stack would cost much. Sections 3.5 and 3.6 show what helps.
 # <!-- alt: Sixteen small grey images; more than half show a readable digit, the others are unclear. -->
 
 # %% [markdown]
@@ -581,7 +581,7 @@ _ = ax.set_xticks(range(6), groups)
 assert changes[-1] < 1e-5 < 0.01 < changes[3]
 
 # %% [markdown]
-# *Figure 3.9.* How much (root mean square) the output of your block changes between t = 0 and t = 900. With one channel to a group (32 groups) the norm removes the time completely. No error is raised, and the loss of such a network falls all the same. **Repair**: fewer groups, 8 for example. The package's `UNet` warns. (Try `Stack(num_groups=32)` above: it trains, and over some of its digits lies a grey veil.)
+# *Figure 3.9.* How much (root mean square) the output of your block changes between t = 0 and t = 900. With one channel to a group (32 groups) the norm removes the time completely. No error is raised, and the loss of such a network falls all the same. **Repair**: fewer groups, 8 for example. The package's `UNet` warns of it. (Try `net = Stack(num_groups=32).to(device)` in your first network, and run from there to its picture: it trains, but the background of some digits is grey.)
 # <!-- alt: Six bars. With 1 to 16 groups the output changes visibly; with 32 groups the bar has no height. -->
 #
 # Exercise 3.5, which counts the block's numbers, is in the next, collapsed section; it is optional.
