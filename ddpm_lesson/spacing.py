@@ -100,8 +100,9 @@ def log_snr(snr: Tensor, S: int) -> list[int]:
 def karras(snr: Tensor, S: int, rho: float = 7.0) -> list[int]:
     """Evenly spaced in sigma^(1 / rho), sigma = 1 / sqrt(snr), from 0 to T - 1.  Karras et al. 2022, Eq. 5.
 
-    snr: (T,), `process.snr`, falling. Nearest steps as in `log_snr`; more of them where there is little noise than
-    `trailing` has. Raises ValueError also for S = 1.
+    snr: (T,), `process.snr`, falling. Nearest steps as in `log_snr`. With beta linear from 1e-4 to 0.02 and T = 1000
+    more of them have little noise than `trailing`'s; with the cosine schedule fewer: its last sigmas are large, and
+    many of the nearest steps are the same. Raises ValueError also for S = 1.
     """
     return _nearest(snr**-0.5, S, 1 / rho)
 

@@ -258,7 +258,7 @@ def report(done: list[tuple[str, WorkItem, WorkResult]], drawn_of: dict[str, int
     lines = [
         "# What the tests notice",
         "",
-        "Written by `python tests/mutants.py`: small changes of the mathematics, drawn by chance, and whether the",
+        "Written by `python tests/mutants.py`: small changes of the mathematics, drawn at random, and whether the",
         "module's own tests fail. cosmic-ray makes them: an operator, a comparison, a number, a condition, a loop, a",
         "decorator. Left out are annotations, the words of errors and warnings, and what any test would notice:",
         "what is no Python, and bit operators.",

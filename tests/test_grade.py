@@ -51,7 +51,9 @@ HARD = {  # of one copy: what each exercise does; the last one is right, and use
     "    left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
     "    open(PLACE, 'w').write(str(left.pid))\n    os._exit(0)",
     "q_sample": "import ctypes\ndef q_sample(x_0, t, noise, alphas_bar):\n    ctypes.string_at(0)",
-    "cosine_betas": "import torch\ndef cosine_betas(T, s=0.008, max_beta=0.999):\n    return torch.ones(10**10)",
+    # (memory is limited on Linux only: elsewhere this would really be taken)
+    "cosine_betas": "import torch\ndef cosine_betas(T, s=0.008, max_beta=0.999):\n    "
+    + ("return torch.ones(10**10)" if sys.platform.startswith("linux") else "raise MemoryError"),
     "posterior": ANSWERS["posterior"].replace("):\n", "):\n    print('<b>much</b>' * 10**6)\n", 1),
     "x_0_from_eps": "def x_0_from_eps(x_t, t, eps, alphas_bar):\n    return input()",
     "Forward": ANSWERS["Forward"],

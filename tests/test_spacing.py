@@ -296,6 +296,21 @@ def test_karras_steps_are_the_nearest_to_edms(S, rho):
     )
 
 
+def test_where_karras_steps_lie_depends_on_the_schedule():
+    # What notebook 4 and the docstring say: EDM's choice has small sigmas in mind, the cosine schedule has huge ones.
+    def clean(steps, snr):
+        return sum(snr[t] > 1 for t in steps)
+
+    snr = GaussianDiffusion(schedules.linear(1000)).snr
+    for S in (10, 20, 50):
+        assert clean(spacing.karras(snr, S), snr) > clean(spacing.trailing(1000, S), snr)
+    snr = GaussianDiffusion(schedules.cosine(1000)).snr
+    for S in (10, 20, 50):
+        assert clean(spacing.karras(snr, S), snr) < clean(spacing.trailing(1000, S), snr)
+    ten = spacing.karras(snr, 10)
+    assert len(ten) == 7 and sum(t >= 895 for t in ten) == 5 and len(spacing.log_snr(snr, 10)) == 9
+
+
 @pytest.mark.parametrize("choose", [spacing.log_snr, spacing.karras])
 def test_steps_by_level_begin_in_pure_noise_where_there_is_some(choose):
     snr = GaussianDiffusion(schedules.zero_terminal_snr(schedules.linear(1000))).snr

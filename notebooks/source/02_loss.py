@@ -1260,7 +1260,7 @@ for std in (0.1, 0.25, 0.5):
     a = process.alphas_bar
     factor = (1 - a).sqrt() / (a * std**2 + 1 - a)
     above = (factor > 1).double().mean()
-    found = f"{factor[0]:.2f} at t = 0, at most {factor.max():.2f}, above 1 at {above:.0%} of the steps"
+    found = f"{factor[0]:.2f} at t = 0, at most {factor.max():.2f}, above 1 at {above:.1%} of the steps"
     print(f"std {std}: {found}")
 
 # %% [markdown]
@@ -1632,7 +1632,7 @@ _ = ax.set(xlabel="t + 1", ylabel="squared error of the noise", ylim=(1e-4, 1e6)
 _ = ax.legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 2.21.* Loss for each t, on training digits (solid) and on held-out digits (dashed). The empirical oracle is perfect on what it knows (its solid curve leaves the axis for small t, and above t = 700 both its curves do, because there $x_t$ is the noise itself) and, for small t, wrong by orders of magnitude on what it does not: it insists on a training digit. The network's two curves lie close together. <!-- alt: On two logarithmic axes the oracle's solid curve falls to almost 0 at small t and its dashed curve rises far above 1; the network's two curves almost coincide. -->
+# *Figure 2.21.* Loss for each t, on training digits (solid) and on held-out digits (dashed). The empirical oracle is perfect on what it knows (its solid curve leaves the axis for small t, and both its curves do on the line from t = 700 to the last point, 999, where $x_t$ is the noise itself) and, for small t, wrong by orders of magnitude on what it does not: it insists on a training digit. The network's two curves lie close together. <!-- alt: On two logarithmic axes the oracle's solid curve falls to almost 0 at small t and its dashed curve rises far above 1; the network's two curves almost coincide. -->
 
 # %% tags=["folded"]
 ratio = of_network["test"] / of_network["train"]

@@ -9,7 +9,7 @@
 # - predict the shape of every tensor in it, and its parameters;
 # - measure what a piece is worth, and say what such a measurement does not show.
 #
-# **You need** notebook 1 and, of notebook 2, what least squares learns and how the noise is predicted; convolutions and `torch.nn` (a self-check follows, in a collapsed section). All cells together run in about two minutes on two quiet CPU cores, and in up to five on a busy machine.
+# **You need** notebook 1 and, of notebook 2, the loss (2.1), the step back (2.3) and what least squares learns (2.4); convolutions and `torch.nn` (a self-check follows, in a collapsed section). All cells together run in about two minutes on two quiet CPU cores, and in up to five on a busy machine.
 #
 # *The course:* 1 forward process → 2 loss → **3 U-Net** → 4 sampling → 5 variants. *The post* is the blog post that the course grew out of (section 1.1); where its text is wrong, you will measure why.
 
@@ -104,7 +104,7 @@ _ = plots.image_grid(images, ncols=20, ax=axes[0])
 _ = plots.unet_map(small, 8, ax=axes[1]).set_ylim(top=0.5)
 
 # %% [markdown]
-# *Figure 3.1.* Above: digits that a trained U-Net of the course draws from noise. Below: the map of a small U-Net for images of 8x8 pixels. It runs from left to right: a noisy image goes in, the estimated noise comes out. Each box is a block of layers with the number of channels that it returns; each row is a resolution, and the middle works at 4x4. Blue and pink boxes are told t. Lines hand features over from the way down to the way up; the number on a line says how many channels. You will write the blue box in section 3.4, and three of them alone will draw digits; the pink one follows in 3.5, and the whole in 3.9.
+# *Figure 3.1.* Above: digits that a trained U-Net of the course draws from noise. Below: the map of a small U-Net for images of 8x8 pixels. It runs from left to right: a noisy image goes in, the estimated noise comes out. Each box is a block of layers with the number of channels that it returns; each row is a resolution, and the middle works at 4x4. Blue and pink boxes are told t. Lines hand features over from the way down to the way up; the number on a line says how many channels. You will write the blue box in section 3.4, and three of them between two convolutions will draw digits; the pink one follows in 3.5, and the whole in 3.9.
 # <!-- alt: A row of twenty small digits, zero to nine twice; most are easy to read. Below it the blocks of a small U-Net: two on the row 8x8, two on the row 4x4, two in the middle, then up again; four lines connect the way down with the way up. -->
 
 # %% [markdown] tags=["deeper"]
@@ -122,9 +122,9 @@ _ = plots.unet_map(small, 8, ax=axes[1]).set_ylim(top=0.5)
 # | symbol | in code | shape | what it is | 中文 |
 # |---|---|---|---|---|
 # | $e(t)$ | `table[t]` | (d_model,) | sines and cosines of $t$ | 正弦时间编码 |
-# | $d$ | `d_model` | a number | length of $e(t)$, the network's `ch` | 编码维数 |
+# | $d$ | `d_model` | a number | length of $e(t)$, in the U-Net its `ch` | 嵌入维度 |
 # | $\omega_k$ | `omega` | (d_model / 2,) | their frequencies | 频率 |
-# | $\tau$ | `temb` | (B, tdim) | time embedding: what the blocks are told; `tdim` is 4 `ch` | 时间嵌入 |
+# | $\tau$ | `temb` | (B, tdim) | time embedding: what the blocks are told; `tdim` is 4 `d_model` | 时间嵌入 |
 # | $h$ | `h` | (B, C, H, W) | features on their way through the network | 特征图 |
 # | $q, k, v$ | `q`, `k`, `v` | (B, C, H, W) | query, key and value of every pixel | 查询、键、值 |
 # | $G$ | `num_groups` | a number | groups of channels that are normalised together | 组数 |
@@ -476,7 +476,7 @@ for corners in lines:
 _ = ax.set(xlim=(-0.5, 10.5), ylim=(-1.4, 1.4)), ax.axis("off")
 
 # %% [markdown]
-# *Figure 3.7.* Above: where the residual blocks are. Below: one of them. Middle row: the branch that computes the change. Upper row: the time, added before the second norm. Lower row: the shortcut. Blue: layers with large weights; yellow: norms, Swish, dropout.
+# *Figure 3.7.* Above: where the residual blocks are. Below: one of them. Middle row: the branch that computes the change. Upper row: the time, added before the second norm. Lower row: the shortcut. Blue there: convolutions, the linear layer, the shortcut; yellow: norms, Swish, dropout.
 # <!-- alt: The map of the U-Net with the eight residual blocks highlighted. Below, a chain of boxes from x to out: norm, Swish, convolution, plus, norm, Swish, dropout, convolution, plus. Tau enters at the first plus through Swish and a linear layer; the shortcut leads from x to the second plus. -->
 #
 # **Exercise 3.3 (one star, 4 minutes).** Write the first plus: add the time to `h` (B, C, H, W). `temb`, that is $\tau$, is (B, tdim), `weight` (C, tdim), `bias` (C,). Leave `h` as it is, and return a new tensor.
@@ -508,7 +508,7 @@ class ResBlock(nn.Module):
 ResBlock = checks.ResBlock(ResBlock)
 
 # %% [markdown]
-# **Your first network.** Your block is enough for one: a convolution from 1 to 32 channels, three of your blocks one after the other, each told the time, and a convolution back to 1 channel. The course's `TimeEmbedding` looks up the row of t in a table like yours, and sends it through two linear layers. Train it with the loss of exercise 2.1, `simple_loss`, and draw step by step, (2.3), with the mean of exercise 2.3, `mean_from_eps` (in a new kernel both are the course's).
+# **Your first network.** Your block is enough for one: a convolution from 1 to 32 channels, three of your blocks one after the other, each told the time, and a convolution back to 1 channel. The course's `TimeEmbedding` looks up the row of t in a table like yours, and sends it through two linear layers. Train it with the loss of exercise 2.1, `simple_loss`, and draw step by step, (2.3), with the mean of exercise 2.3, `mean_from_eps` (both are the course's here).
 
 # %%
 class Stack(nn.Module):
@@ -1026,7 +1026,7 @@ for i, steps in enumerate((30, 100, 300)):
 # - No attention: nowhere, not in the middle either. No start at 0: the last layer of each branch, and of the network, starts at ordinary size.
 #
 # > **Predict.** Which network has the largest loss after 800 steps, and which draws the worst digits?
-# > <details><summary>Then look</summary>Without skips the loss is the largest, without time it is nearly as large. Both draw badly, in two ways. Without time some images stay covered with noise: the network cannot tell how much is left. Without skips the background looks clean, but strokes are uneven or broken. The Fréchet distance (section 2.8) is equally large in both cases. Without attention nothing changes.</details>
+# > <details><summary>Then look</summary>Without skips the loss is the largest, without time it is nearly as large. Both draw badly, in two ways. Without time some images stay covered with noise: the network cannot tell how much is left. Without skips the background looks clean, but strokes are uneven or broken. The Fréchet distance (explained below) is equally large in both cases. Without attention nothing changes.</details>
 #
 # The trainings, three seeds each, take a quarter of an hour: `data/records/unet_ablations_long.py` has made them.
 
@@ -1823,7 +1823,7 @@ block = blocks.ResBlock(32, 32, 128, 0.0, num_groups=32, scale_shift_norm=True)
 nn.init.xavier_uniform_(block.block2[-1].weight)
 embedding = blocks.TimeEmbedding(1000, 32, 128)
 out = block(torch.randn(1, 32, 8, 8).expand(2, -1, -1, -1), embedding(torch.tensor([0, 900])))
-print(f"AdaGN, single-channel groups: output changes by {(out[0] - out[1]).abs().max():.1f}")
+print(f"AdaGN, single-channel groups: output changes by {(out[0] - out[1]).square().mean().sqrt():.2f}")
 
 # %% [markdown]
 # *Verify* (3.9) by hand, and heads: two heads are two attentions, each over half of the channels.

@@ -363,7 +363,7 @@ for ax, var, name in zip(axes, (0, beta_tilde, 1 - a_prev), names):
 _ = axes[0].set(ylabel="$x_{t-1}$")
 
 # %% [markdown]
-# *Figure 4.8.* 800 pairs $(x_t, x_{t-1})$ given $x_0$, for three $\sigma_t$. Project a panel on one axis: the spread is the same in all three. What differs is how much $x_t$ tells about $x_{t-1}$: everything, something (this is DDPM's posterior), or nothing. <!-- alt: Three scatter plots of equal width and height. Left all points lie on a rising line; in the middle they form a tilted ellipse; on the right an upright one. -->
+# *Figure 4.8.* 800 pairs $(x_t, x_{t-1})$ given $x_0$, for three $\sigma_t$. Project a panel on one axis: the spread is the same in all three. What differs is how much $x_t$ tells about $x_{t-1}$: everything, something (this is DDPM's posterior), or nothing. <!-- alt: Three scatter plots of equal width and height. Left all points lie on a rising line; in the middle they form a tilted ellipse; on the right one that is not tilted. -->
 
 # %% tags=["folded"]
 for var in (0, beta_tilde, 1 - a_prev):
@@ -707,8 +707,8 @@ for ax, (name, (sampler, S)) in zip(axes, shown.items()):
 # |---|---|
 # | `"leading10"` | every 100th from 0; sampling starts at 900 |
 # | `"trailing10"` | every 100th, up to 999 |
-# | `"log_snr10"` | even in log SNR |
-# | `"karras10"` | more where there is little noise (Karras and others 2022); nearly equal steps may be merged |
+# | `"log_snr10"` | even in log SNR: nine steps, as two fall on one |
+# | `"karras10"` | even in $\sigma^{1/7}$, $\sigma = 1/r$ (Karras and others 2022): on this schedule seven steps, five of them from 895 on |
 #
 # Heun and PLMS step with ε and make no digits from the last step of this cosine schedule ($\bar\alpha_T = 2\cdot10^{-9}$), so they have to start lower.
 #
@@ -1420,7 +1420,7 @@ _ = axes[1].set(ylabel="")
 _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
 
 # %% [markdown]
-# *Figure 4.23.* Fréchet distance against network evaluations; small is good. At ten evaluations (or nine) every sampler except Heun and PLMS lies within the interval of all 1000 ancestral steps, on both networks. The intervals are wide: so few images cannot rank the samplers within the band. What they show: Heun and PLMS, which have to start at leading steps, need more evaluations, and so does 2M on steps even in log SNR, up to eight. On MNIST the two samplers that add noise have the lowest values from five evaluations on; on the digits the deterministic ones on trailing steps do, up to fifteen. <!-- alt: Two panels with logarithmic axes, nine falling lines each, and a grey band. Heun is highest, then PLMS; 2M on log-SNR steps starts high and falls fast; the others lie in the band or just above it from five evaluations on. On MNIST ancestral and 2M SDE lie clearly below the rest. -->
+# *Figure 4.23.* Fréchet distance against network evaluations; small is good. At ten evaluations (or nine) every sampler except Heun and PLMS lies within the interval of all 1000 ancestral steps, on both networks. The intervals are wide: so few images cannot rank the samplers within the band. What they show: Heun and PLMS, which have to start at leading steps, need more evaluations, and so does 2M on steps even in log SNR, up to five (on the digits eight). On MNIST the two samplers that add noise have the lowest values from five evaluations on; on the digits the deterministic ones on trailing steps do, up to fifteen. <!-- alt: Two panels with logarithmic axes, nine falling lines each, and a grey band. Heun is highest, then PLMS; 2M on log-SNR steps starts high and falls fast; the others lie in the band or just above it from five evaluations on. On MNIST ancestral and 2M SDE lie clearly below the rest. -->
 
 # %% tags=["folded"]
 within = []

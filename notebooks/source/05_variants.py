@@ -486,7 +486,7 @@ for s in (1, 3):
     print(f"s = {s}: mean {x[200].item():.2f}, variance {var:.3f}; p(x) p(y|x)^s has {target}")
 
 # %% [markdown]
-# Why? At every noise level the guided score is that of $p(x_t)\,p(y\mid x_t)^s$. But these densities, one for each $t$, are *not* the noised versions of one density of $x_0$: adding noise and raising to a power do not commute. Unless $s$ is 0 or 1, the guided chain is not the reverse of this noising process for any data distribution. *See* the same for a mixture:
+# Why? At every noise level the guided score is that of $p(x_t)\,p(y\mid x_t)^s$. But these densities, one for each $t$, are *not* the noised versions of one density of $x_0$: adding noise and raising to a power do not commute. Unless $s$ is 0 or 1, this guided chain is not the reverse of this noising process for any data distribution. *See* the same for a mixture:
 
 # %% tags=["folded"]
 three = mixture([0.4, 0.3, 0.3], [[-1.0], [0.0], [1.2]], [0.4] * 3, [0, 1, 1])
@@ -574,7 +574,7 @@ for ax, (name, of_network) in zip(axes, record.items()):
 _ = axes[0].legend(fontsize="small")
 
 # %% [markdown]
-# *Figure 5.7.* One point for each scale, up and to the right is good (DDIM, 20 steps; 500 and 300 digits a point). The blue line: means of five seeds; bars: lowest to highest. The cross: real digits, held out; on the left they are by other writers, and only 0.75 of them lie among the others. Other markers: repairs (section 5.15). On the left precision is low at $s = 0$: this network draws badly without a label. The high recall there misleads: the balls of scattered samples are large and cover everything. From 0.5 to 1.5 or 2 precision rises. From 1 to 5 recall falls; beyond 2 precision hardly rises, and at 8 it falls. Orange-red: guidance by a classifier. Section 5.4 needs exact networks; these are trained, and precision does not rise (collapsed, below). <!-- alt: Two panels, precision over recall, with a cross for real digits. A blue line runs from the lower right at scale 0 up to scale 1.5 or 2 and then to the left, down again at 8. In both an orange-red line stays at the lower right. -->
+# *Figure 5.7.* One point for each scale, up and to the right is good (DDIM, 20 steps; 500 and 300 digits a point). The blue line: means of five seeds; bars: lowest to highest. The cross: real digits, held out; on the left they are from other forms, and only 0.75 of them lie among the others. Other markers: repairs (section 5.15). On the left precision is low at $s = 0$: this network draws badly without a label. The high recall there misleads: the balls of scattered samples are large and cover everything. From 0.5 to 1.5 or 2 precision rises. From 1 to 5 recall falls; beyond 2 precision hardly rises, and at 8 it falls. Orange-red: guidance by a classifier. Section 5.4 needs exact networks; these are trained, and precision does not rise (collapsed, below). <!-- alt: Two panels, precision over recall, with a cross for real digits. A blue line runs from the lower right at scale 0 up to scale 1.5 or 2 and then to the left, down again at 8. In both an orange-red line stays at the lower right. -->
 
 # %% tags=["folded"]
 def over_seeds(values):
@@ -663,7 +663,7 @@ print("before the clip, at t = 850: s = 8 more than twice s = 1, rescaled below 
 # 2. In $L_\text{hybrid}$, $L_\text{simple}$ mainly trains the mean, and the bound the variance: stop the mean's gradient, and do not forget the factor $T$.
 # 3. Bayes' rule for scores adds the gradient of a classifier; in the noise it is exact at $s = 1$, in the mean only for small steps.
 # 4. The difference of two exact scores is such a gradient. In practice two *trained* scores are subtracted. So one network that was sometimes not told the label guides itself, with $s = 1+w$.
-# 5. Unless $s$ is 0 or 1 the chain does not draw from $p(x)\,p(y\mid x)^s$, and in general from no density with a simple formula. Up to a point fidelity rises and diversity falls; then fidelity falls, too. The scale has to be measured.
+# 5. Unless $s$ is 0 or 1 the chain in general does not draw from $p(x)\,p(y\mid x)^s$, nor from a density with a simple formula. Up to a point fidelity rises and diversity falls; then fidelity falls, too. The scale has to be measured.
 #
 # *You can stop here*: the capstone starts alone, and 5.10 to 5.20 are collapsed. Without them go on with section 5.21.
 
@@ -1295,7 +1295,7 @@ print("clipped after: ", [round(x, 2) for x in guided.clamp(-1, 1).tolist()])
 #
 # **Other data.** lucidrains' repository also has one-dimensional data, such as sound. Only the network changes: its convolutions run along one axis. Process, losses and samplers of this course take items of any shape.
 #
-# **Two links of the post.** Dhariwal and Nichol's paper is quoted there with another title. And lucidrains' repository, "the official PyTorch version" in the post, is an independent one; the authors' own code, hojonathanho/diffusion, is in TensorFlow.
+# **Two links of the post.** The title of Dhariwal and Nichol's paper is misspelt there. And lucidrains' repository, "the official PyTorch version" in the post, is an independent one; the authors' own code, hojonathanho/diffusion, is in TensorFlow.
 
 # %% [markdown] tags=["sitting"]
 # ## 5.21 Four large steps
@@ -1734,7 +1734,7 @@ _ = interact(show, **offers, clock=["yours", "the record's"])
 
 # %% [markdown]
 # **Exercise 5.16 (design, 4 minutes).** From figure and table alone: (a) Which are *dominated*: another one is at least as good in distance, recall and time? (b) Is there a trilemma on these digits? (c) You may spend 1 ms for an image, in batches of 100: what do you take to show digits, and what to train a classifier? (d) Which difference between two rows would you *not* report, given the intervals?
-# <details><summary>What we would say</summary>(a) By the means the one-step GAN, by the VAE (with half its precision), and <em>2M-10 by chance</em>, by 2M-10. Within the intervals also DDIM-50, by 2M-10, which ties with DDIM-10; and distilled-4, by distilled-2. (b) In quality and speed: VAE and one-step GAN, DDGAN-4, the students and the chains follow one another in time, each slower and nearer than the one before. But a thousand steps buy little: DDPM-1000 has 0.043, and 2M-10 0.050 in a hundredth of the time. The two-step student reaches 0.08 in a tenth of the time of ten steps. Recall does not follow. (c) A student, in both: the highest precision below 1 ms, and it knows labels, without which training data are worth little. (d) For example the distances of the two students, and of DDIM-50, DDIM-10 and 2M-10. (Overlap alone proves no equality.) Nor that the chains are nearer than real digits: only 382 are held out, the five subsets of 300 overlap, and their classes vary.</details>
+# <details><summary>What we would say</summary>(a) By the means the one-step GAN, by the VAE (with half its precision), and <em>2M-10 by chance</em>, by 2M-10. Within the intervals also DDPM-1000 and DDIM-50, by 2M-10, which ties with DDIM-10; and distilled-4, by distilled-2. (b) In quality and speed: VAE and one-step GAN, DDGAN-4, the students and the chains follow one another in time, each slower and nearer than the one before. But a thousand steps buy little: DDPM-1000 has 0.043, and 2M-10 0.050 in a hundredth of the time. The two-step student reaches 0.08 in a tenth of the time of ten steps. Recall does not follow. (c) A student, in both: the highest precision below 1 ms, and it knows labels, without which training data are worth little. (d) For example the distances of the two students, and of DDIM-50, DDIM-10 and 2M-10. (Overlap alone proves no equality.) Nor that the chains are nearer than real digits: only 382 are held out, the five subsets of 300 overlap, and their classes vary.</details>
 
 # %% [markdown]
 # In three sentences:
